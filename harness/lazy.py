@@ -1,0 +1,27 @@
+"""torch for files that must be read in milliseconds: it is imported when it is first used.
+
+Methods and datasets are read while a config is checked, and a wrong key must be answered at once, so their files
+write ``from harness.lazy import F, torch`` where others write ``import torch``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+else:
+
+    class _Lazy(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            value = getattr(importlib.import_module(self.__name__), name)
+            setattr(self, name, value)
+            return value
+
+    torch = _Lazy("torch")
+    F = _Lazy("torch.nn.functional")
+
+__all__ = ["F", "torch"]

@@ -1,0 +1,70 @@
+"""Which networks there are and how large ours are, without importing torch or timm (which takes seconds)."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from harness.config import Model
+from harness.errors import UserError, did_you_mean
+
+OURS = ("resnet18_cifar", "resnet18_cifar_projection", "vgg16_bn_cifar", "resnet_small")
+"""Networks for small images, built from timm's by harness/networks.py."""
+
+VGG16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+
+
+@cache
+def timm_names() -> frozenset[str]:
+    """Return the names of timm's models, read from its source files (0.1 s; importing timm takes seconds)."""
+    spec = importlib.util.find_spec("timm")
+    assert spec is not None and spec.origin is not None
+    files = (Path(spec.origin).parent / "models").glob("*.py")
+    return frozenset(
+        name for file in files for name in re.findall(r"@register_model\s*\ndef (\w+)\(", file.read_text())
+    )
+
+
+def check(model: Model) -> None:
+    """Raise UserError if there is no such network."""
+    if model.name not in OURS and model.name.split(".")[0] not in timm_names():
+        hint = did_you_mean(model.name, OURS) if "cifar" in model.name or "small" in model.name else ""
+        close = hint or did_you_mean(model.name, timm_names()).split(" allowed:")[0]
+        close = close.removesuffix(";")
+        allowed = "" if hint else f"; allowed: {', '.join(OURS)}"
+        raise UserError(
+            f"model.name: unknown network {model.name!r}{close}{allowed}, or any model of timm {version('timm')}"
+        )
+    if model.width is not None and model.name != "resnet_small":
+        raise UserError(f"model.width: only resnet_small takes a width, got {model.width} for {model.name}")
+    if model.width is not None and model.width % 2:
+        raise UserError(f"model.width: must be even, got {model.width}")
+
+
+def num_parameters(model: Model, channels: int, num_classes: int) -> int:
+    """Return the number of parameters of a network; for one of timm's own it is built, which takes seconds."""
+
+    def resnet(widths: list[int], blocks: int) -> int:
+        total, before = 9 * channels * widths[0] + 2 * widths[0], widths[0]
+        for width in widths:
+            for block in range(blocks):
+                total += 9 * before * width + 9 * width * width + 4 * width
+                if block == 0 and width != widths[0]:
+                    total += before * width + 2 * width
+                before = width
+        return total + (before + 1) * num_classes
+
+    if model.name == "resnet_small":
+        return resnet([(model.width or 16) * 2**stage for stage in range(4)], 1)
+    if model.name.startswith("resnet18_cifar"):
+        return resnet([64, 128, 256, 512], 2) + (512 * 512 if model.name.endswith("projection") else 0)
+    if model.name == "vgg16_bn_cifar":
+        inputs = (channels, *VGG16[:-1])
+        return sum(9 * i * o + 3 * o for i, o in zip(inputs, VGG16, strict=True)) + 513 * num_classes
+    import timm
+
+    body = timm.create_model(model.name, num_classes=num_classes, in_chans=channels)
+    return sum(p.numel() for p in body.parameters())
