@@ -1,0 +1,127 @@
+"""The contract of a method: how the network is trained, and which images it asks labels for.
+
+A method is a pair (training, acquisition), written in the config; the same acquisition can follow any training, which
+is what the paper's ablations are made of. A file in methods/ defines one Training, one Acquisition, or one class that
+is both (a method that brings its own training and can be ranked by nothing else).
+
+Everything is written for tensors [B, C, *S] with the class axis at 1; for image classification S is empty.
+Files of methods take torch from ``harness.lazy`` so that their settings are read in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from harness.lazy import F, torch
+from harness.settings import Strict
+
+if TYPE_CHECKING:
+    from harness.cycle import Cycle
+    from harness.networks import Network, Outputs
+
+    Columns = dict[str, torch.Tensor]
+    """Per-image quantities: name -> tensor [number of images, ...], rows in ascending order of image index."""
+
+
+class Training:
+    """How a cycle's network is trained. The default is plain cross-entropy by the suite's recipe.
+
+    Under warm start one Training object's ``state`` is carried from cycle to cycle; with fresh weights each cycle
+    makes a new one.
+    """
+
+    class Settings(Strict):
+        """No settings."""
+
+    def __init__(self, settings: Any, num_classes: int) -> None:
+        self.settings = settings
+        self.num_classes = num_classes
+
+    def fit(self, cycle: Cycle) -> float:
+        """Train ``cycle.network`` in place and return the last epoch's mean loss. Owns all of its phases."""
+        from harness.learning import fit
+
+        return fit(cycle, self.loss)
+
+    def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        """Return the mean loss of one batch.
+
+        ``labels`` [B, *S] int64; ``progress`` is epoch / epochs, with epoch counted from 0, so it stays below 1.
+        """
+        return F.cross_entropy(outputs.logits, labels)
+
+    def predict(self, network: Network, images: torch.Tensor) -> torch.Tensor:
+        """Return [B, C, *S] whose highest class is the prediction that is tested."""
+        return network(images).logits
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what crosses to the next cycle beside the network's weights."""
+        return {}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over the state of the cycle before (tensors may be on the CPU)."""
+
+    def extra_parameters(self) -> int:
+        """Return how many parameters the training adds to the target network."""
+        return 0
+
+
+class Acquisition:
+    """Which candidates are bought: a map over images, then a choice among its results.
+
+    ``describe`` is a pure function of its arguments, so that it may run on any worker; ``prepare`` and ``choose`` run
+    in the trial.
+    """
+
+    class Settings(Strict):
+        """No settings."""
+
+    @classmethod
+    def sequential(cls, settings: Any) -> bool:
+        """Return True if ``describe`` changes ``prepared`` from batch to batch: one shard, in subset order."""
+        return False
+
+    uses_images: bool = True
+    """False if ``choose`` needs no column at all (random): then nothing is scored."""
+
+    def __init__(self, settings: Any, num_classes: int) -> None:
+        self.settings = settings
+        self.num_classes = num_classes
+
+    @classmethod
+    def check(cls, settings: Any, training: type[Training], training_settings: Any) -> None:
+        """Raise ValueError, with one sentence, if this acquisition can't follow that training."""
+
+    def prepare(self, cycle: Cycle) -> Columns:
+        """Return the tensors that ``describe`` needs beside the network; runs once per cycle, after the training."""
+        return {}
+
+    def describe(
+        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
+    ) -> Columns:
+        """Return columns for a batch of plain images [B, channels, H, W].
+
+        The network is in evaluation mode, without gradients, in the recipe's precision; ``generator`` is keyed by
+        the batch, so random numbers don't depend on which worker draws them.
+        """
+        return {}
+
+    def choose(
+        self, columns: Columns, labelled: Callable[[], Columns], budget: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return ``budget`` row numbers of ``columns``, preferred first: by default the highest ``score``.
+
+        ``columns`` always holds ``index`` [N] int64, the ascending image indices. ``labelled()`` describes the
+        labelled images in the same way (nothing is computed unless it is called).
+        """
+        return highest(columns["score"], budget)
+
+    def extra_parameters(self) -> int:
+        """Return how many parameters the acquisition adds to the target network."""
+        return 0
+
+
+def highest(score: torch.Tensor, budget: int) -> torch.Tensor:
+    """Return the rows of the ``budget`` highest scores, highest first; ties go to the lowest row."""
+    return torch.sort(score, descending=True, stable=True).indices[:budget]

@@ -1,0 +1,165 @@
+"""Target networks: timm models behind one face (logits, penultimate features, stage outputs, last linear layer)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import timm
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.models.resnet import BasicBlock, ResNet
+
+from harness.config import Model
+from harness.data import Facts
+from harness.errors import UserError
+from harness.seeds import key
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives, float32."""
+
+    logits: torch.Tensor
+    """[B, C]"""
+    features: torch.Tensor
+    """[B, D] penultimate features: what the last linear layer is fed."""
+    stages: list[torch.Tensor]
+    """[B, D_s, H_s, W_s] of the last four stages, shallow to deep; empty unless asked for."""
+
+
+class Network(nn.Module):
+    """A timm classification model whose parts are reachable in one way.
+
+    ``precision`` (float32 or bfloat16) is the precision that the network runs in. What it returns is float32, and so
+    is its last linear layer: scores and ISDA's logits hang on small differences that bfloat16 does not hold.
+    """
+
+    def __init__(self, body: Any, projection: nn.Module | None = None) -> None:
+        super().__init__()
+        self.precision = "float32"
+        self.body: Any = body
+        self.projection = projection if projection is not None else nn.Identity()
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last linear layer: weight [C, D], bias [C]."""
+        layer = self.body.get_classifier()
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def forward(self, images: torch.Tensor, stages: bool = False) -> Outputs:
+        """Return the outputs for images [B, channels, H, W]."""
+        taken: list[torch.Tensor] = []
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            if stages:
+                last, taken = self.body.forward_intermediates(images, indices=4)
+            else:
+                last = self.body.forward_features(images)
+            features = self.projection(self.body.forward_head(last, pre_logits=True)).float()
+        layer = self.classifier
+        return Outputs(F.linear(features, layer.weight, layer.bias), features, [stage.float() for stage in taken])
+
+    def to_place(self, device: torch.device, precision: str) -> Network:
+        """Move to a device and set the precision, with the memory format that suits it."""
+        self.precision = precision
+        memory = torch.channels_last if precision == "bfloat16" else torch.contiguous_format
+        return self.to(device=device, memory_format=memory)  # type: ignore[call-overload]
+
+    def num_parameters(self) -> int:
+        """Return the number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+
+class _Projection(nn.Module):
+    """A 1x1 convolution on pooled features: no bias, normalisation or activation."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(features, features, 1, bias=False)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.conv(features[:, :, None, None]).flatten(1)
+
+
+def _small_stem(body: Any, channels: int, width: int) -> Any:
+    """Replace a ResNet's ImageNet stem by a 3x3 convolution of stride 1, without max-pooling."""
+    body.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(body.conv1.weight, mode="fan_out", nonlinearity="relu")
+    body.maxpool = nn.Identity()
+    return body
+
+
+def _resnet18(model: Model, facts: Facts) -> Network:
+    body = timm.create_model(
+        "resnet18",
+        num_classes=facts.num_classes,
+        in_chans=facts.channels,
+        zero_init_last=model.initialisation == "kaiming_zero_last",
+    )
+    return Network(_small_stem(body, facts.channels, 64))
+
+
+def _resnet18_projection(model: Model, facts: Facts) -> Network:
+    return Network(_resnet18(model, facts).body, _Projection(512))
+
+
+def _resnet_small(model: Model, facts: Facts) -> Network:
+    width = model.width or 16
+    body = ResNet(
+        BasicBlock,
+        [1, 1, 1, 1],
+        num_classes=facts.num_classes,
+        in_chans=facts.channels,
+        channels=(width, 2 * width, 4 * width, 8 * width),
+        # the deep stem is the only one that lets timm's ResNet start with other than 64 channels; it is replaced
+        stem_type="deep",
+        stem_width=width // 2,
+        zero_init_last=model.initialisation == "kaiming_zero_last",
+    )
+    return Network(_small_stem(body, facts.channels, width))
+
+
+def _vgg16_bn(model: Model, facts: Facts) -> Network:
+    body = timm.create_model("vgg16_bn", num_classes=facts.num_classes, in_chans=facts.channels)
+    body.pre_logits = nn.Identity()
+    body.head.fc = nn.Linear(512, facts.num_classes)
+    body.head_hidden_size = body.num_features = 512
+    return Network(body)
+
+
+BUILDERS: dict[str, Callable[[Model, Facts], Network]] = {
+    "resnet18_cifar": _resnet18,
+    "resnet18_cifar_projection": _resnet18_projection,
+    "vgg16_bn_cifar": _vgg16_bn,
+    "resnet_small": _resnet_small,
+}
+"""Networks for small images. Sources: ResNet-18 with the 3x3 stem as in the LL4AL and DAST-AL code; ``_projection``
+is DAST-AL's own variant with one more 1x1 convolution before the classifier (11 436 106 parameters for 10 classes);
+VGG-16 with batch norm and one linear 512 -> C as in DAST-AL's code. ``resnet_small`` (four stages of one block,
+``width`` channels in the first) is ours, for CPUs and quick starts."""
+
+
+def build(model: Model, facts: Facts, seed: int) -> Network:
+    """Return a new network; its weights depend on the seed alone, not on what ran before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if model.name in BUILDERS:
+            network = BUILDERS[model.name](model, facts)
+        else:
+            network = Network(
+                timm.create_model(model.name, pretrained=False, num_classes=facts.num_classes, in_chans=facts.channels)
+            )
+            if not isinstance(network.body.get_classifier(), nn.Linear):
+                raise UserError(f"model.name: {model.name!r} does not end in one linear layer")
+        if model.initialisation == "pytorch":
+            for module in network.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+    return network
+
+
+def initial(model: Model, facts: Facts, seed: int, cycle: int) -> Network:
+    """Return the network that a cycle with fresh weights starts from; equal for all methods of a seed."""
+    return build(model, facts, key(seed, "weights", cycle))

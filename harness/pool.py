@@ -1,0 +1,36 @@
+"""Which images are labelled, and which may be bought next."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.config import Protocol
+from harness.seeds import key
+
+Indices = NDArray[np.int64]
+
+
+def _permutation(count: int, seed: int) -> Indices:
+    return np.random.Generator(np.random.PCG64(seed)).permutation(count)
+
+
+def initial_set(protocol: Protocol, num_train: int, seed: int) -> Indices:
+    """Return the labelled images of cycle 0, in the order they were drawn: equal for all methods of a seed.
+
+    With ``per_run`` they are equal for all seeds too (the paper's Cityscapes protocol).
+    """
+    pool_seed = key(seed, "pool") if protocol.initial_set == "per_seed" else key("run", "pool")
+    return _permutation(num_train, pool_seed)[: protocol.initial]
+
+
+def candidates(protocol: Protocol, num_train: int, labelled: Indices, seed: int, cycle: int) -> Indices:
+    """Return the subset that is ranked after a cycle, in the order it was drawn.
+
+    It is the first R unlabelled images of one permutation keyed by seed and cycle alone, so that methods which have
+    bought different images still rank nearly the same candidates, and comparisons are paired.
+    """
+    order = _permutation(num_train, key(seed, "candidates", cycle))
+    is_labelled = np.zeros(num_train, dtype=bool)
+    is_labelled[labelled] = True
+    return order[~is_labelled[order]][: protocol.candidates]

@@ -1,0 +1,82 @@
+"""What is written down of one cycle. Reports are pure functions of these records."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+PHASES = ("setup", "train", "auxiliary", "score", "select", "evaluate", "checkpoint")
+"""Every second of a cycle belongs to one of these. The first is loading and building, the last writing the weights."""
+
+COST_PHASES = ("train", "auxiliary", "score", "select")
+"""What a method costs: the total of the wall-clock tables. Evaluation and checkpointing have columns of their own."""
+
+
+@dataclass(frozen=True)
+class CycleRecord:
+    """One finished cycle of one trial, as it is stored and reported.
+
+    ``chosen`` are the training-set indices bought at the end of this cycle, in the order of preference; empty in the
+    last cycle. ``figures`` are fractions (accuracy 0..1). ``seconds`` has one entry for each of PHASES; in a cycle
+    whose training was shared (``shared_from`` names the unit that did it) train and evaluate are that unit's seconds
+    and ``wall_seconds`` is what this trial itself took.
+    """
+
+    suite: str
+    dataset: str
+    model: str
+    method: str
+    trial: str
+    seed: int
+    cycle: int
+    labelled: int
+    figures: dict[str, float]
+    chosen: list[int]
+    seconds: dict[str, float]
+    wall_seconds: float
+    target_parameters: int
+    """Parameters of the plain target network."""
+    extra_parameters: int
+    """Parameters of the whole system (target network and what the method adds to it) less the plain network's."""
+    peak_memory_bytes: dict[str, int]
+    """Highest memory of this trial so far: ``host`` (resident) and, on a GPU, ``device`` (reserved)."""
+    training_images: int
+    """Image passes of the training of this cycle (labelled images x epochs)."""
+    final_loss: float | None
+    device: str
+    device_share: int
+    """How many trials may have run on this trial's device at once; 1 means that its seconds are exclusive."""
+    threads: int
+    precision: str
+    scoring: dict[str, Any]
+    """``path`` (in_process, ray_data or none) and ``shards``: a list of {pid, images, seconds}."""
+    shared_from: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str = "unknown"
+    data_fingerprint: str = ""
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what must come out the same if this cycle is computed again on the same machine."""
+        return {
+            "cycle": self.cycle,
+            "labelled": self.labelled,
+            "figures": self.figures,
+            "chosen": self.chosen,
+            "data_fingerprint": self.data_fingerprint,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> CycleRecord:
+        """Read a record; unknown keys, of a later version, are left out."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in values.items() if k in known})
+
+    @property
+    def cost_seconds(self) -> float:
+        """Seconds of train, auxiliary, score and select together."""
+        return sum(self.seconds[p] for p in COST_PHASES)

@@ -1,0 +1,116 @@
+"""Describing images by a method: fixed batches in, columns out, the same on any number of workers.
+
+Batches are cut here, before anything is shared out, and random numbers are keyed by a batch's number, so a batch's
+result does not depend on which worker computes it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from harness.config import Recipe
+from harness.cycle import Cycle
+from harness.images import Images
+from harness.learning import evaluating
+from harness.method import Acquisition
+from harness.networks import Network
+from harness.seeds import stream
+
+Columns = dict[str, torch.Tensor]
+
+
+@dataclass
+class Shard:
+    """What one worker did."""
+
+    pid: int
+    images: int
+    seconds: float
+
+
+@dataclass
+class Scored:
+    """Columns for all images, rows in ascending order of index, and who computed them."""
+
+    columns: Columns
+    path: str
+    shards: list[Shard] = field(default_factory=list)
+
+
+class Scorer(Protocol):
+    """A way to describe images: in this process, or on workers."""
+
+    def describe(
+        self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
+    ) -> Scored:
+        """Describe the images with these indices, batch by batch in the order given."""
+        ...
+
+    def close(self) -> None:
+        """Release the workers."""
+        ...
+
+
+def describe_batches(
+    network: Network,
+    images: Images,
+    acquisition: Acquisition,
+    prepared: Columns,
+    batches: Sequence[tuple[int, torch.Tensor]],
+    key: int,
+) -> Columns:
+    """Describe batches of (number, indices); rows in the order given, with a column ``index``."""
+    parts: list[Columns] = []
+    with evaluating(network):
+        for number, indices in batches:
+            generator = stream(key, number, device=images.device)
+            found = acquisition.describe(network, images.plain(indices), prepared, generator)
+            parts.append({"index": indices, **found})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def cut(indices: torch.Tensor, recipe: Recipe) -> list[tuple[int, torch.Tensor]]:
+    """Return numbered batches of indices, in order."""
+    return list(enumerate(indices.split(recipe.inference_batch_size)))
+
+
+def ascending(columns: Columns) -> Columns:
+    """Return the columns with rows in ascending order of index: ties then go to the lowest index."""
+    order = columns["index"].argsort()
+    return {name: column[order] for name, column in columns.items()}
+
+
+class InProcess:
+    """Describes images here, on the trial's own network."""
+
+    def describe(
+        self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
+    ) -> Scored:
+        """Describe the images; see Scorer."""
+        began = time.perf_counter()
+        columns = describe_batches(
+            cycle.network,
+            cycle.images,
+            acquisition,
+            prepared,
+            cut(indices, cycle.recipe),
+            cycle.key(purpose),
+        )
+        shard = Shard(os.getpid(), len(indices), time.perf_counter() - began)
+        return Scored(ascending(columns), "in_process", [shard])
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def as_record(scored: Scored | None) -> dict[str, Any]:
+    """Return what a cycle's record keeps of its scoring."""
+    if scored is None:
+        return {"path": "none", "shards": []}
+    return {"path": scored.path, "shards": [vars(s) for s in scored.shards]}

@@ -1,0 +1,320 @@
+"""A trial is a fold over cycles: train, test, describe, choose, record. It knows no method and no dataset by name."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness import networks, pool, registry
+from harness.config import Part, Trial
+from harness.cycle import Clock, Cycle
+from harness.data import Facts, Problem
+from harness.images import Images
+from harness.learning import accuracy
+from harness.method import Acquisition, Training
+from harness.records import CycleRecord
+from harness.scoring import Columns, InProcess, Scored, Scorer, as_record
+from harness.seeds import key
+from harness.store import RunStore, TrialStore
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a trial runs: nothing in here may change its figures, but for the device and its threads' rounding."""
+
+    device: str = "cpu"
+    threads: int = 1
+    device_share: int = 1
+    suite: str = ""
+    method: str = ""
+
+
+Report = Callable[[CycleRecord], None]
+
+
+def build_method(training: Part, acquisition: Part, num_classes: int) -> tuple[Training, Acquisition]:
+    """Return a method's two halves; one object for a method that brings both."""
+    acquisition_class = registry.find("methods", acquisition.name, Acquisition)
+    training_class = registry.find("methods", training.name, Training)
+    assert acquisition_class is not None and training_class is not None
+    asking = acquisition_class(acquisition_class.Settings(**acquisition.settings), num_classes)
+    if training == acquisition:
+        assert isinstance(asking, Training)
+        return asking, asking
+    return training_class(training_class.Settings(**training.settings), num_classes), asking
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the figures."""
+    found = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}
+    found["python"] = platform.python_version()
+    found["harness"] = version("deep-al-harness") if _installed() else "source"
+    return found
+
+
+def _installed() -> bool:
+    try:
+        return bool(version("deep-al-harness"))
+    except ImportError:
+        return False
+
+
+@cache
+def commit() -> str:
+    """Return the harness's git commit, with '+changes' if its files differ from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(registry.ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start measuring the peak memory anew: a process may run several trials."""
+    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak then is the process's
+        Path("/proc/self/clear_refs").write_text("5")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Return the highest host and device memory, in bytes, since the reset."""
+    found = {}
+    try:
+        status = Path("/proc/self/status").read_text()
+        found["host"] = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
+
+        found["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        found["device"] = torch.cuda.max_memory_reserved(device)
+    return found
+
+
+def facts_of(problem: Problem) -> Facts:
+    """Return the facts of a loaded dataset."""
+    _, height, width, channels = problem.train_images.shape
+    return Facts(
+        len(problem.train_labels), len(problem.test_labels), len(problem.classes), channels, (height, width), ""
+    )
+
+
+def as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
+    """Put an array on a device; on the CPU it is not copied, and must not be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array).to(device)
+
+
+@dataclass
+class _Trained:
+    """A cycle's training: done here, or taken over from the unit that shares it (with that unit's seconds)."""
+
+    figures: dict[str, float]
+    final_loss: float | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    shared_from: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+class Runner:
+    """Runs the cycles of one trial, from where its store left off."""
+
+    def __init__(
+        self, trial: Trial, problem: Problem, store: RunStore, here: Surroundings, scorer: Scorer | None = None
+    ) -> None:
+        self.trial, self.problem, self.store, self.here = trial, problem, store, here
+        self.scorer: Scorer = scorer or InProcess()
+        self.device = torch.device(here.device)
+        self.facts = facts_of(problem)
+        torch.set_num_threads(here.threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+        reset_peak_memory(self.device)
+        self._start_clock()
+        with self.clock.phase("setup"):
+            recipe = trial.recipe
+            self.images = Images(self._tensor(problem.train_images), problem, recipe)
+            self.test_images = Images(self._tensor(problem.test_images), problem, recipe)
+            self.test_labels = self._tensor(problem.test_labels)
+            self.labelled = pool.initial_set(trial.protocol, self.facts.num_train, trial.seed)
+            self._make(0)
+
+    def _tensor(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        return as_tensor(array, self.device)
+
+    def header(self) -> dict[str, Any]:
+        """Return what the store keeps of the trial as a whole."""
+        return {"measured": self.trial.measured(), "data_fingerprint": self.problem.fingerprint}
+
+    def run(self, report: Report) -> None:
+        """Run every cycle that is not finished yet."""
+        store = self.store.trial(self.trial.id)
+        store.open(self.header())
+        finished, state = store.resume_point()
+        records = store.records()
+        for record in records[:finished]:
+            self.labelled = np.concatenate([self.labelled, np.array(record.chosen, dtype=np.int64)])
+            report(record)
+        if state is not None:
+            self._load(state)
+        for number in range(finished, self.trial.protocol.cycles):
+            record = self._cycle(number, store)
+            self.labelled = np.concatenate([self.labelled, np.array(record.chosen, dtype=np.int64)])
+            report(record)
+
+    def run_shared(self) -> None:
+        """Run the first cycle's training alone, for all trials that share it."""
+        store = self.store.shared(self.trial.sharing_key)
+        store.open({"sharing_key": self.trial.sharing_key, "data_fingerprint": self.problem.fingerprint})
+        if store.resume_point()[0] == 0:
+            self._cycle(0, store, choosing=False)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.training.load_state({k: v.to(self.device) for k, v in state["training"].items()})
+
+    def _state(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "training": self.training.state()}
+
+    def _make(self, number: int) -> None:
+        """Make the network and the method of a cycle that starts with fresh weights."""
+        trial, classes = self.trial, self.facts.num_classes
+        network = networks.initial(trial.model, self.facts, trial.seed, number)
+        self.network = network.to_place(self.device, trial.recipe.precision)
+        self.training, self.acquisition = build_method(trial.training, trial.acquisition, classes)
+
+    def _begin(self, number: int) -> Cycle:
+        """Return the cycle, with the network and the carried state that it starts from."""
+        protocol, seed = self.trial.protocol, self.trial.seed
+        if number > 0 and protocol.start == "fresh":
+            self._make(number)
+        torch.manual_seed(key(seed, "global", number))  # for what draws from torch's global stream: dropout
+        drawn = pool.candidates(protocol, self.facts.num_train, self.labelled, seed, number)
+        is_labelled = np.zeros(self.facts.num_train, dtype=bool)
+        is_labelled[self.labelled] = True
+        return Cycle(
+            seed=seed,
+            number=number,
+            network=self.network,
+            images=self.images,
+            labelled=self._tensor(self.labelled),
+            labels=self._tensor(self.problem.train_labels[self.labelled]),
+            unlabelled=self._tensor(np.flatnonzero(~is_labelled)),
+            candidates=self._tensor(drawn),
+            recipe=self.trial.recipe,
+            clock=self.clock,
+            training=self.training,
+        )
+
+    def _train(self, cycle: Cycle) -> _Trained:
+        """Train and test the cycle's network, or take over a shared first cycle."""
+        if cycle.number == 0:
+            shared = self.store.shared(self.trial.sharing_key)
+            finished, state = shared.resume_point()
+            if finished and state is not None:
+                self._load(state)
+                done = shared.records()[0]
+                seconds = {p: done.seconds[p] for p in ("train", "evaluate")}
+                return _Trained(done.figures, done.final_loss, seconds, self.trial.sharing_key, done.warnings)
+        loss = self.training.fit(cycle)
+        with self.clock.phase("evaluate"):
+            recipe, predict = self.trial.recipe, self.training.predict
+            figure = accuracy(self.network, self.test_images, self.test_labels, recipe, predict)
+        return _Trained({"accuracy": figure}, loss)
+
+    def _choose(self, cycle: Cycle) -> tuple[list[int], Scored | None]:
+        """Return the indices to buy, preferred first."""
+        asking, budget = self.acquisition, self.trial.protocol.budget
+        scored: Scored | None = None
+        with self.clock.phase("score"):
+            if asking.uses_images:
+                prepared = asking.prepare(cycle)
+                scored = self.scorer.describe(cycle, asking, prepared, cycle.candidates, "describe")
+                columns = scored.columns
+            else:
+                columns = {"index": cycle.candidates.sort().values}
+
+        def labelled() -> Columns:
+            with self.clock.phase("score"):
+                return self.scorer.describe(cycle, asking, prepared, cycle.labelled, "describe labelled").columns
+
+        with self.clock.phase("select"), torch.no_grad():
+            rows = asking.choose(columns, labelled, budget, cycle.stream("selection"))
+            chosen = columns["index"][rows.to(columns["index"].device)].tolist()
+        assert len(set(chosen)) == budget, (
+            f"{self.trial.acquisition.name} chose {len(set(chosen))} images, not {budget}"
+        )
+        return chosen, scored
+
+    def _cycle(self, number: int, store: TrialStore, choosing: bool = True) -> CycleRecord:
+        """Run one cycle and commit it."""
+        with self.clock.phase("setup"):
+            cycle = self._begin(number)
+            trained = self._train(cycle)
+            last = number == self.trial.protocol.cycles - 1
+            chosen, scored = self._choose(cycle) if choosing and not last else ([], None)
+        with self.clock.phase("checkpoint"):
+            state = store.save_state(number, self._state())
+        target = self.network.num_parameters()
+        halves: set[Training | Acquisition] = {self.training, self.acquisition}  # one object may be both
+        extra = sum(half.extra_parameters() for half in halves)
+        record = CycleRecord(
+            suite=self.here.suite,
+            dataset=self.trial.dataset.name,
+            model=self.trial.model.name,
+            method=self.here.method,
+            trial=self.trial.id,
+            seed=self.trial.seed,
+            cycle=number,
+            labelled=len(self.labelled),
+            figures=trained.figures,
+            chosen=chosen,
+            seconds={**self.clock.seconds, **trained.seconds},
+            wall_seconds=time.perf_counter() - self._began,
+            target_parameters=target,
+            extra_parameters=extra,
+            peak_memory_bytes=peak_memory(self.device),
+            training_images=len(self.labelled) * self.trial.recipe.epochs,
+            final_loss=trained.final_loss,
+            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            device_share=self.here.device_share,
+            threads=self.here.threads,
+            precision=self.trial.recipe.precision,
+            scoring=as_record(scored),
+            shared_from=trained.shared_from,
+            warnings=[*trained.warnings, *cycle.warnings],
+            versions=versions(),
+            commit=commit(),
+            data_fingerprint=self.problem.fingerprint,
+        )
+        store.commit(record, state)
+        self._start_clock()
+        return record
+
+    def _start_clock(self) -> None:
+        self._began = time.perf_counter()
+        self.clock = Clock(self.device)
