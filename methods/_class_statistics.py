@@ -1,0 +1,134 @@
+"""Class-conditional feature statistics, and the C x C table that ISDA and EPMCM need of them.
+
+Both only ever use Q[y, j] = (w_j - w_y)^T Sigma_y (w_j - w_y), which depends on the pair (y, j) and not on the sample.
+So the table is built once per step (or per scoring pass) and indexed, in place of the N x C x A x A tensors of the
+usual code.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.lazy import F, torch
+
+Covariance = Literal["diagonal", "full"]
+
+
+class ClassStatistics:
+    """Running per-class mean and biased covariance of every feature ever fed (Wang et al. 2019, ISDA, Eq. 1-2).
+
+    ``count`` [C] int64, ``mean`` [C, A], ``covariance`` [C, A] (diagonal) or [C, A, A] (full), in the features'
+    precision (float32 or better). Updating with weights n_batch / (n_batch + n_seen) and the between-means term makes
+    it exactly the covariance, with correction 0, of all features so far.
+
+    Differs from the authors' code: counters are 64-bit integers (theirs are float32 and stop counting at 2^24).
+    """
+
+    def __init__(self, num_classes: int, covariance: Covariance) -> None:
+        self.num_classes, self.kind = num_classes, covariance
+        self.count = torch.zeros(num_classes, dtype=torch.int64)
+        self.mean = torch.zeros(0)
+        self.covariance = torch.zeros(0)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors; empty before the first update."""
+        if not self.mean.numel():
+            return {}
+        return {"count": self.count, "mean": self.mean, "covariance": self.covariance}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over the tensors of ``state()``."""
+        if state:
+            self.count, self.mean, self.covariance = state["count"], state["mean"], state["covariance"]
+
+    def _start(self, features: torch.Tensor) -> None:
+        classes, width = self.num_classes, features.shape[1]
+        shape = (classes, width) if self.kind == "diagonal" else (classes, width, width)
+        self.count = self.count.to(features.device)
+        self.mean = features.new_zeros(classes, width)
+        self.covariance = features.new_zeros(shape)
+
+    def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add features [N, A] (float32 or float64) of classes ``labels`` [N]."""
+        features = features.detach()
+        if not self.mean.numel():
+            self._start(features)
+        member = F.one_hot(labels, self.num_classes).T.to(features.dtype)  # [C, N]
+        count = member.sum(1).long()
+        total = self.count + count
+        # 0/0 := 0: a class that is absent keeps its statistics
+        weight = (count.double() / total.clamp(min=1).double()).to(features.dtype)[:, None]
+        mean = member @ features / count.clamp(min=1)[:, None]
+        centred = features - mean[labels]
+        shift = self.mean - mean
+        if self.kind == "diagonal":
+            batch = member @ centred.square() / count.clamp(min=1)[:, None]
+            self.covariance = torch.lerp(self.covariance, batch, weight) + weight * (1 - weight) * shift.square()
+        elif features.device.type == "cpu":
+            for label in labels.unique().tolist():  # only the classes that are present
+                rows, w = centred[labels == label], weight[label]
+                batch = rows.T @ rows / len(rows)
+                self.covariance[label].lerp_(batch, w).addr_(shift[label] * (w * (1 - w)), shift[label])
+        else:  # a fixed shape over all classes: nothing has to wait for the device
+            batch = (member[:, :, None] * centred).transpose(1, 2) @ centred / count.clamp(min=1)[:, None, None]
+            between = shift[:, :, None] * shift[:, None, :]
+            w = weight[:, :, None]
+            self.covariance = torch.lerp(self.covariance, batch, w) + w * (1 - w) * between
+        self.mean = torch.lerp(self.mean, mean, weight)
+        self.count = total
+
+    def table(self, weight: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
+        """Return Q [C, C] for the classifier's weight [C, A]: Q[y, j] = (w_j - w_y)^T Sigma_y (w_j - w_y).
+
+        Differentiable in ``weight``. With ``classes`` only those rows y are computed; the others are 0 and must not
+        be used. In the precision of weight and statistics.
+        """
+        # Q is unchanged when one vector is taken from all rows. Taking the mean removes their common part, which
+        # would cancel, with a loss of digits, in the expanded square below
+        weight = weight - weight.mean(0, keepdim=True)
+        if self.kind == "diagonal":
+            scaled = self.covariance * weight  # [C, A]: Sigma_y w_y
+            own = (scaled * weight).sum(1)
+            table = self.covariance @ weight.square().T - 2 * scaled @ weight.T + own[:, None]
+            return table.clamp(min=0)
+        rows = weight.new_zeros(len(weight), len(weight))
+        which = range(self.num_classes) if classes is None else classes.tolist()
+        found = []
+        for label in which:
+            difference = weight - weight[label]
+            found.append(((difference @ self.covariance[label]) * difference).sum(1))
+        places = torch.tensor(list(which), device=weight.device)
+        return rows.index_copy(0, places, torch.stack(found))
+
+    def logit_covariance(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return S [C, C, C], S[y] = W Sigma_y W^T: the covariance of the logits of class-y features."""
+        weight = weight - weight.mean(0, keepdim=True)  # softmax does not see a common shift of all logits
+        if self.kind == "diagonal":
+            return torch.einsum("ja,ya,ka->yjk", weight, self.covariance, weight)
+        return torch.stack([weight @ covariance @ weight.T for covariance in self.covariance])
+
+
+def logit_covariance(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Return S [C, C, C], the biased covariance of the logits [N, C] of each class's samples.
+
+    It equals W Sigma_y W^T for Sigma_y the full covariance of the same samples' features, without any A x A matrix.
+    A class without samples gets 0.
+    """
+    found = logits.new_zeros(num_classes, num_classes, num_classes)
+    for label in labels.unique().tolist():
+        rows = logits[labels == label]
+        rows = rows - rows.mean(0)
+        found[label] = rows.T @ rows / len(rows)
+    return found
+
+
+def fresh_table(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Return Q [C, C] from logits [N, C] of labelled samples: Q[y, j] = Var over class y of (z_j - z_y).
+
+    Equal to the full-covariance table of the same samples' features; costs O(N C), with no A x A matrix.
+    """
+    found = logits.new_zeros(num_classes, num_classes)
+    for label in labels.unique().tolist():
+        rows = logits[labels == label]
+        found[label] = (rows - rows[:, label : label + 1]).var(0, correction=0)
+    return found

@@ -1,0 +1,9 @@
+"""Plain supervised training: cross-entropy by the suite's recipe."""
+
+from __future__ import annotations
+
+from harness.method import Training
+
+
+class Plain(Training):
+    """Cross-entropy and nothing else: the training of random, uncertainty sampling and Core-set."""

@@ -1,0 +1,24 @@
+"""Random acquisition: the candidates, drawn uniformly without replacement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from harness.lazy import torch
+from harness.method import Acquisition
+
+if TYPE_CHECKING:
+    from harness.method import Columns
+
+
+class Random(Acquisition):
+    """Buys at random; looks at no image."""
+
+    uses_images = False
+
+    def choose(
+        self, columns: Columns, labelled: Callable[[], Columns], budget: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return random rows."""
+        return torch.randperm(len(columns["index"]), generator=generator)[:budget]
