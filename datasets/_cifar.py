@@ -1,0 +1,279 @@
+"""CIFAR-10 and CIFAR-100: the official python archive (or one generated in its format), or a tree of images."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from harness.data import Dataset, Facts, Problem, balanced
+from harness.errors import DataMissing
+from harness.settings import Strict
+
+from ._trees import Tree, class_names, decode, last_of_every, read_tree
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+MARKER = "GENERATED"
+SUFFIXES = (".png", ".jpg", ".jpeg")
+SIZE = 32
+NUM_TRAIN, NUM_TEST = 50_000, 10_000
+STALLED_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tells CIFAR-10 from CIFAR-100. The MD5 sums are those in torchvision.datasets (a test compares)."""
+
+    name: str
+    title: str
+    folder: str
+    archive: str
+    archive_md5: str
+    train: dict[str, str]
+    test: dict[str, str]
+    meta: dict[str, str]
+    prefix: str
+    """What the keys 'labels' and 'label_names' begin with in the files."""
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+CIFAR10 = Kind(
+    name="cifar10",
+    title="CIFAR-10",
+    folder="cifar-10-batches-py",
+    archive="cifar-10-python.tar.gz",
+    archive_md5="c58f30108f718f92721af3b95e74349a",
+    train={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    },
+    test={"test_batch": "40351d587109b95175f43aff81a1287e"},
+    meta={"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
+    prefix="",
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
+)
+CIFAR100 = Kind(
+    name="cifar100",
+    title="CIFAR-100",
+    folder="cifar-100-python",
+    archive="cifar-100-python.tar.gz",
+    archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
+    train={"train": "16019d7e3df5f24257cddd939b257f8d"},
+    test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    meta={"meta": "7973b15100ade9c7d40fb424638fde48"},
+    prefix="fine_",
+    classes=tuple(
+        """
+        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
+        can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
+        dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion
+        lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree
+        pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea
+        seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table
+        tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
+        worm
+        """.split()  # noqa: SIM905 (as a list it would take a hundred lines)
+    ),
+    mean=(0.5071, 0.4867, 0.4408),
+    std=(0.2675, 0.2565, 0.2761),
+)
+KINDS = {kind.name: kind for kind in (CIFAR10, CIFAR100)}
+
+
+class Marker(Strict):
+    """The file GENERATED beside generated batches: their own MD5 sums and counts."""
+
+    note: str
+    md5: dict[str, str]
+    num_train: int
+    num_test: int
+
+
+class Cifar(Dataset):
+    """What cifar10 and cifar100 share. The official archive goes before a tree of images if both are there."""
+
+    kind: ClassVar[Kind]
+
+    def facts(self) -> Facts:
+        """Return counts and shapes; the files of an archive are compared with their MD5 sums."""
+        num_train, num_test, root = NUM_TRAIN, NUM_TEST, self.place.root
+        if self._folder.is_dir():
+            marker = self._checked()
+            source = f"official archive in {root}"
+            if marker is not None:
+                num_train, num_test = marker.num_train, marker.num_test
+                source = f"generated archive (not real images) in {root}"
+        elif self._archive.is_file():
+            _check(self._archive, self.kind.archive_md5)
+            source = f"official archive in {root}"
+        elif place := self._tree_folder():
+            tree = self._tree(place)
+            num_train, num_test = len(tree.train_paths), len(tree.test_paths)
+            source = f"image tree in {place} ({tree.formats})"
+        elif self.place.download:
+            source = f"official archive, to be downloaded to {root}"
+        else:
+            raise DataMissing(f"{self.kind.title} is not in {root}: {self._what_to_do}, or set where.download: true")
+        return Facts(
+            min(num_train, self.settings.limit or num_train),
+            min(num_test, self.settings.test_limit or num_test),
+            len(self.kind.classes),
+            channels=3,
+            size=(SIZE, SIZE),
+            source=source,
+        )
+
+    def fetch(self) -> None:
+        """Download or unpack the archive where that is needed, so that its folder is whole or not there at all."""
+        if self._folder.is_dir() or self._tree_folder():
+            return
+        self.facts()  # raises DataMissing if the archive is damaged, or absent and not to be downloaded
+        import socket
+        from http.client import HTTPException
+
+        from torchvision import datasets
+        from torchvision.datasets import utils
+
+        verb = "unpacked" if self._archive.is_file() else "downloaded"
+        patience = socket.getdefaulttimeout()
+        try:
+            socket.setdefaulttimeout(STALLED_SECONDS)  # torchvision would wait for minutes behind a firewall
+            self.place.root.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self.place.root) as part:
+                if self._archive.is_file():
+                    utils.extract_archive(str(self._archive), part)
+                else:
+                    official = getattr(datasets, self.kind.name.upper())
+                    utils.download_and_extract_archive(official.url, part, md5=self.kind.archive_md5)
+                Path(part, self.kind.folder).rename(self._folder)
+        except (OSError, RuntimeError, HTTPException) as problem:
+            if not self._folder.is_dir():  # where it is, another process was faster
+                raise DataMissing(f"{self.kind.title} could not be {verb} ({problem}): {self._what_to_do}") from problem
+        finally:
+            socket.setdefaulttimeout(patience)
+
+    def load(self) -> Problem:
+        """Return the images, official ones in the archive's order, those of a tree sorted by class and name."""
+        if place := self._tree_folder():
+            tree = self._tree(place)
+            train = _decoded(tree.train_paths, tree.train_labels, self.settings.limit)
+            test = _decoded(tree.test_paths, tree.test_labels, self.settings.test_limit)
+        else:
+            self.fetch()
+            marker = self._checked()
+            train = self._read(True, marker, self.settings.limit)
+            test = self._read(False, marker, self.settings.test_limit)
+        return Problem(*train, *test, self.kind.classes, self.kind.mean, self.kind.std)
+
+    @property
+    def _folder(self) -> Path:
+        return self.place.root / self.kind.folder
+
+    @property
+    def _archive(self) -> Path:
+        return self.place.root / self.kind.archive
+
+    @property
+    def _what_to_do(self) -> str:
+        kind, root = self.kind, self.place.root
+        return (
+            f"get {kind.archive}, the python version of {kind.title} from cs.toronto.edu/~kriz/cifar.html, and "
+            f"put it into {root}, or PNG or JPEG images into {root / kind.name} as train/<class>/, test/<class>/"
+        )
+
+    def _tree_folder(self) -> Path | None:
+        """Return the folder of the tree to be read, or None if there is none or the official files are there."""
+        if self._folder.is_dir() or self._archive.is_file():
+            return None
+        below = self.place.root / self.kind.name
+        if (below / "train").is_dir():
+            return below
+        parts = (self.place.root / "train", self.place.root / "test")
+        return self.place.root if all(class_names(part) == self.kind.classes for part in parts) else None
+
+    def _tree(self, folder: Path) -> Tree:
+        return read_tree(folder, SUFFIXES, self.kind.classes)
+
+    def _checked(self) -> Marker | None:
+        """Return the marker if the batches are generated; raises DataMissing if a file is not what it must be."""
+        marker = None
+        md5 = self.kind.train | self.kind.test | self.kind.meta
+        if (self._folder / MARKER).is_file():
+            try:
+                marker = Marker.model_validate_json((self._folder / MARKER).read_bytes())
+            except ValueError as problem:
+                raise DataMissing(f"{self._folder / MARKER} is damaged: generate the archive again") from problem
+        for name in md5:
+            _check(self._folder / name, marker.md5.get(name, "") if marker else md5[name])
+        return marker
+
+    def _read(self, is_train: bool, marker: Marker | None, limit: int | None) -> Part:
+        from torchvision import datasets
+
+        reader = getattr(datasets, self.kind.name.upper())
+        if marker is not None:  # torchvision reads these too, once it knows their MD5 sums
+            train, test = ([[name, marker.md5[name]] for name in part] for part in (self.kind.train, self.kind.test))
+            meta = reader.meta | {"md5": marker.md5[reader.meta["filename"]]}
+            reader = type(reader.__name__, (reader,), {"train_list": train, "test_list": test, "meta": meta})
+        part = reader(self.place.root, train=is_train)
+        labels = np.array(part.targets, dtype=np.int64)
+        chosen = balanced(labels, limit)
+        return np.ascontiguousarray(part.data[chosen]), labels[chosen]
+
+
+def _decoded(paths: list[Path], labels: NDArray[np.int64], limit: int | None) -> Part:
+    chosen = balanced(labels, limit)
+    return decode([paths[index] for index in chosen], SIZE, resize=False), labels[chosen]
+
+
+def _check(path: Path, md5: str) -> None:
+    if not path.is_file():
+        raise DataMissing(f"{path} is missing: remove {path.parent} and unpack the archive again")
+    with path.open("rb") as file:
+        # usedforsecurity: some systems forbid MD5 otherwise; it is only to find damage
+        if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != md5:
+            raise DataMissing(f"{path} is damaged (its MD5 sum is wrong): remove it and get it again")
+
+
+def write_cifar_archive(root: Path, kind: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    """Write images that are not CIFAR's in the format of its unpacked archive, marked as generated.
+
+    The kind is 'cifar10' or 'cifar100', images are [N, 32, 32, 3], and every sixth of each class becomes a test
+    image. Raises FileExistsError rather than write over an archive.
+    """
+    about = KINDS[kind]
+    folder = root / about.folder
+    folder.mkdir(parents=True)
+    is_test = last_of_every(labels, 6)
+    contents: dict[str, dict[str, object]] = {}
+    for names, chosen in ((about.train, np.flatnonzero(~is_test)), (about.test, np.flatnonzero(is_test))):
+        for name, part in zip(names, np.array_split(chosen, len(names)), strict=True):
+            rows = np.ascontiguousarray(images[part].transpose(0, 3, 1, 2)).reshape(len(part), -1)
+            contents[name] = {"data": rows, f"{about.prefix}labels": labels[part].tolist()}
+    for name in about.meta:
+        contents[name] = {f"{about.prefix}label_names": list(about.classes)}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    marker = Marker(
+        note="generated, not real images",
+        md5={n: hashlib.md5((folder / n).read_bytes(), usedforsecurity=False).hexdigest() for n in contents},
+        num_train=int((~is_test).sum()),
+        num_test=int(is_test.sum()),
+    )
+    (folder / MARKER).write_text(marker.model_dump_json(indent=1))

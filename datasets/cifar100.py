@@ -1,0 +1,16 @@
+"""CIFAR-100: 50000 training and 10000 test images in 100 (fine) classes, 32 x 32 RGB."""
+
+from __future__ import annotations
+
+from harness.data import DatasetSettings
+
+from ._cifar import CIFAR100, Cifar
+
+
+class Cifar100(Cifar):
+    """The official archive, or a tree of images in its classes (any number of images in each)."""
+
+    class Settings(DatasetSettings):
+        """Settings of cifar100: the common ones."""
+
+    kind = CIFAR100

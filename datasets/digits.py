@@ -1,0 +1,46 @@
+"""The 1797 handwritten digits that come with scikit-learn, 8 x 8 grey: small enough to try anything on a CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.data import Dataset, DatasetSettings, Facts, Problem, balanced
+
+from ._trees import last_of_every
+
+# counted and measured once, so that facts needs no scikit-learn (its import takes seconds); a test compares
+NUM_TRAIN, NUM_TEST = 1442, 355
+MEAN, STD = (0.3052,), (0.3760,)
+
+
+class Digits(Dataset):
+    """Within each class every fifth image (the 5th, 10th, ...) is a test image; both parts keep their order."""
+
+    class Settings(DatasetSettings):
+        """Settings of digits: the common ones."""
+
+    def facts(self) -> Facts:
+        """Return the constants: the images come with scikit-learn."""
+        return Facts(
+            min(NUM_TRAIN, self.settings.limit or NUM_TRAIN),
+            min(NUM_TEST, self.settings.test_limit or NUM_TEST),
+            num_classes=10,
+            channels=1,
+            size=(8, 8),
+            source="digits of scikit-learn",
+        )
+
+    def load(self) -> Problem:
+        """Return the images in scikit-learn's order, their 17 grey values spread over 0..255."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+        labels = digits.target.astype(np.int64)
+        is_test = last_of_every(labels, 5)
+        train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+        assert (len(train), len(test)) == (NUM_TRAIN, NUM_TEST), "scikit-learn's digits have changed"
+        train = train[balanced(labels[train], self.settings.limit)]
+        test = test[balanced(labels[test], self.settings.test_limit)]
+        classes = tuple(str(digit) for digit in range(10))
+        return Problem(images[train], labels[train], images[test], labels[test], classes, MEAN, STD)
