@@ -1,0 +1,480 @@
+"""The report: numbers against hand-made records, captions, files, pictures and the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import report
+from harness.records import PHASES, CycleRecord
+from harness.store import RunStore
+
+METHODS = ["Ran", "Ran+", "DAST-AL"]
+LABELLED = [100, 200, 400]
+
+
+def record(method: str, seed: int, cycle: int, accuracy: float | None, **changes: Any) -> CycleRecord:
+    """Make a record; the last of LABELLED buys nothing."""
+    last = cycle == len(LABELLED) - 1
+    values: dict[str, Any] = {
+        "suite": "digits",
+        "dataset": "digits",
+        "model": "resnet_small",
+        "method": method,
+        "trial": f"{method}-{seed}",
+        "seed": seed,
+        "cycle": cycle,
+        "labelled": LABELLED[cycle],
+        "figures": {"accuracy": accuracy},
+        "chosen": [] if last else [1, 2],
+        "seconds": dict(zip(PHASES, (9.0, 20.0, 2.0, 1.0, 0.5, 3.0, 0.25), strict=True)),
+        "wall_seconds": 36.0,
+        "target_parameters": 1000,
+        "extra_parameters": 0,
+        "peak_memory_bytes": {"host": 1},
+        "training_images": 100,
+        "final_loss": None,
+        "device": "cpu",
+        "device_share": 1,
+        "threads": 1,
+        "precision": "bfloat16",
+        "scoring": {"path": "none", "shards": []},
+        "versions": {"torch": "2.11"},
+        "commit": "abc",
+        "data_fingerprint": "3f2a99887766aaaaaa",
+    }
+    return CycleRecord(**(values | changes))
+
+
+def suite(**changes: Any) -> report.Suite:
+    values: dict[str, Any] = {
+        "name": "digits",
+        "title": "Digits",
+        "dataset": "digits",
+        "model": "resnet_small",
+        "recipe": "SGD, 100% of 30_000 steps",
+        "methods": METHODS,
+        "seeds": [0, 1, 2],
+        "labelled": LABELLED,
+        "exclusive": False,
+        "skipped": None,
+        "trials": {f"{m}-{s}": {"method": m, "seed": s} for m in METHODS for s in range(3)},
+    }
+    return report.Suite.from_json(values | changes)
+
+
+def all_records(**changes: Any) -> list[CycleRecord]:
+    return [
+        record(m, s, c, 0.5 + 0.1 * c + 0.01 * s + 0.02 * i, **changes)
+        for i, m in enumerate(METHODS)
+        for s in range(3)
+        for c in range(3)
+    ]
+
+
+def run_dir(path: Path, records: list[CycleRecord], suites: list[report.Suite]) -> Path:
+    """Write a run's folder; the stored records carry another method name than the label in run.json."""
+    for r in records:
+        RunStore(path).trial(r.trial).commit(report.replace(r, method="registry_name"), "state")
+    path.mkdir(exist_ok=True)
+    (path / "run.json").write_text(json.dumps({"name": "quick", "suites": [vars(s) for s in suites]}))
+    return path
+
+
+def tables(records: list[CycleRecord], of: report.Suite | None = None) -> dict[str, report.Table]:
+    return {t.name: t for t in report.suite_tables(of or suite(), records)}
+
+
+def row(table: report.Table, method: str) -> dict[str, str]:
+    return {str(k): str(v) for k, v in table.shown.set_index("method").loc[method].items()}
+
+
+# --- numbers
+
+
+def test_figure_table_mean_and_sample_standard_deviation() -> None:
+    accuracies = [0.8112, 0.8155, 0.8209]
+    table = tables([record("Ran", s, 0, a) for s, a in enumerate(accuracies)])["accuracy"]
+    (values,) = table.numbers[""].to_dict("records")
+    assert values["mean"] == pytest.approx(100 * statistics.mean(accuracies))
+    assert values["std"] == pytest.approx(100 * statistics.stdev(accuracies))  # pstdev would be 0.40, not 0.49
+    assert (values["method"], values["labelled"], values["n"]) == ("Ran", 100, 3)
+    assert row(table, "Ran")["100"] == "81.59±0.49"
+    assert list(table.shown["method"]) == METHODS  # in display order, also those without results
+    assert row(table, "DAST-AL") == {"100": report.NOTHING, "n": "0", "AUBC": report.NOTHING}
+
+
+def test_one_seed_has_no_spread() -> None:
+    found = tables([record("Ran", 0, c, 0.5) for c in range(3)])
+    assert row(found["accuracy"], "Ran") == {
+        "100": "50.00",
+        "200": "50.00",
+        "400": "50.00",
+        "n": "1",
+        "AUBC": "50.00",
+    }
+    assert not any("±" in text for t in found.values() for text in t.shown.to_numpy().ravel())
+
+
+def test_aubc_by_hand() -> None:
+    # (0.4 + 0.6) / 2 * 100 + (0.6 + 0.8) / 2 * 200 = 190; / 300 = 0.6333; the other seed is 0.1 higher throughout
+    records = [record("Ran", s, c, (0.4, 0.6, 0.8)[c] + 0.1 * s) for s in range(2) for c in range(3)]
+    (area,) = tables(records)["accuracy"].numbers["_aubc"].to_dict("records")
+    assert area["mean"] == pytest.approx(100 * (190 / 300 + 0.05))
+    assert area["std"] == pytest.approx(statistics.stdev([0.0, 10.0]))
+    assert area["n"] == 2
+    assert row(tables(records)["accuracy"], "Ran")["AUBC"] == "68.33±7.07"
+
+
+def test_aubc_leaves_out_curves_that_are_shorter_than_the_axis() -> None:
+    records = [r for r in all_records() if (r.method, r.seed, r.cycle) != ("Ran", 2, 2)]
+    records = [r for r in records if r.method != "DAST-AL" or r.cycle < 2]
+    table = tables(records)["accuracy"]
+    assert row(table, "Ran")["AUBC"].endswith("(n=2)")
+    assert row(table, "Ran")["400"].endswith("(n=2)")
+    assert "(n=" not in row(table, "Ran")["200"]
+    assert row(table, "Ran")["n"] == "3"
+    assert row(table, "DAST-AL")["AUBC"] == row(table, "DAST-AL")["400"] == report.NOTHING
+    assert "(n=" not in row(table, "Ran+")["AUBC"]
+
+
+def test_missing_figures_and_phases_are_gaps_not_zeros() -> None:
+    records = [
+        record("Ran", 0, 0, None),
+        record("Ran", 1, 0, 0.75),
+        record("Ran", 2, 0, 0.0, figures={"mIoU": 0.5}),
+    ]
+    records[0].seconds.pop("score")
+    found = tables(records)
+    assert row(found["accuracy"], "Ran")["100"] == "75.00"
+    assert row(found["accuracy"], "Ran")["n"] == "1"
+    assert row(found["mIoU"], "Ran")["100"] == "50.00"  # every figure has a table of its own
+    assert row(found["seconds"], "Ran")["score"] == "1.00±0.00 (n=2)"
+    assert row(found["seconds"], "Ran")["total"] == "23.50±0.00 (n=2)"  # no total of an incomplete cycle
+
+
+def test_seconds_are_means_of_trial_means_over_the_cycles_that_bought() -> None:
+    records = []
+    for seed, trains in enumerate([(10.0, 20.0, 999.0), (12.0, 24.0, 999.0)]):
+        for cycle, train in enumerate(trains):
+            seconds = dict.fromkeys(PHASES, 0.0) | {"train": train, "score": 2.0, "evaluate": 5.0, "setup": 7.0}
+            records.append(record("Ran", seed, cycle, 0.5, seconds=seconds))
+    found = tables(records)
+    deviation = statistics.stdev([15.0, 18.0])
+    assert row(found["seconds"], "Ran") == {
+        "train": f"16.50±{deviation:.2f}",
+        "auxiliary": "0.00±0.00",
+        "score": "2.00±0.00",
+        "select": "0.00±0.00",
+        "total": f"18.50±{deviation:.2f}",  # neither setup nor evaluation is in it
+        "evaluate": "5.00±0.00",
+        "checkpoint": "0.00±0.00",
+        "n": "2",
+    }
+    assert "mean over cycles" in found["seconds"].caption
+    assert "the cycles that bought images" in found["seconds"].caption
+    by_cycle = found["seconds_by_cycle"]
+    assert list(by_cycle.shown["labelled"]) == ["100", "200", "400"]
+    assert list(by_cycle.shown["train"]) == ["11.00±1.41", "22.00±2.83", "999.00±0.00"]
+    assert not by_cycle.printed
+
+
+def test_seconds_of_a_run_that_buys_nothing() -> None:
+    found = tables([record("Ran", 0, 0, 0.5, chosen=[])])["seconds"]
+    assert row(found, "Ran")["train"] == "20.00"
+    assert "namely all cycles" in found.caption
+
+
+def test_cost_table_is_the_first_cycle_in_the_form_of_table_4() -> None:
+    records = []
+    for seed in range(2):
+        for method, extra in (("Ran", 0), ("DAST-AL", 257014)):
+            for cycle in range(2):
+                late = 1000.0 * cycle
+                seconds = dict.fromkeys(PHASES, 77.0) | {
+                    "train": 100.0 + 20 * seed + late,
+                    "auxiliary": 11.0,
+                    "score": 8.0,
+                    "select": 1.0,
+                }
+                records.append(record(method, seed, cycle, 0.5, seconds=seconds, extra_parameters=extra))
+    table = tables(records)["cost"]
+    assert row(table, "DAST-AL") == {
+        "EP": "257,014",
+        "EP (MiB)": "0.98",
+        "TT (s)": "121.00±14.14",
+        "ST (s)": "9.00±0.00",
+        "total (min)": "2.167±0.236",
+        "n": "2",
+    }
+    assert row(table, "Ran")["EP"] == row(table, "Ran")["EP (MiB)"] == report.NOTHING
+    numbers = table.numbers[""].set_index(["method", "quantity"])["mean"]
+    assert numbers["DAST-AL", "EP (MiB)"] == 257014 * 4 / 2**20
+    assert numbers["Ran", "EP"] == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    cells=st.dictionaries(
+        st.tuples(st.sampled_from(METHODS), st.integers(0, 4)),
+        st.lists(st.floats(0, 1), min_size=1, max_size=3),
+        min_size=1,
+    ),
+    shuffling=st.randoms(use_true_random=False),
+)
+def test_any_records(cells: dict[tuple[str, int], list[float]], shuffling: random.Random) -> None:
+    records = [record(m, s, c, a) for (m, s), curve in cells.items() for c, a in enumerate(curve)]
+    found = tables(records)
+    shuffled = records.copy()
+    shuffling.shuffle(shuffled)
+    for name, table in tables(shuffled).items():
+        assert table.caption == found[name].caption
+        assert table.shown.equals(found[name].shown)
+        for ending, numbers in table.numbers.items():
+            assert numbers.to_csv() == found[name].numbers[ending].to_csv()  # to the last bit
+
+    rows = list(csv.DictReader(io.StringIO(found["accuracy"].numbers[""].to_csv(index=False))))
+    assert len(rows) == len({(r.method, r.cycle) for r in records})
+    for values in rows:
+        wanted = [
+            100 * r.figures["accuracy"]
+            for r in records
+            if (r.method, r.labelled) == (values["method"], int(values["labelled"]))
+        ]
+        assert int(values["n"]) == len(wanted)
+        assert float(values["mean"]) == pytest.approx(np.mean(wanted), abs=1e-9)
+        if len(wanted) > 1:
+            assert float(values["std"]) == pytest.approx(np.std(wanted, ddof=1), abs=1e-6)
+        else:
+            assert values["std"] == ""
+
+
+# --- captions
+
+
+def test_every_caption_says_where_the_numbers_come_from() -> None:
+    for table in tables(all_records()).values():
+        assert "Digits: SGD, 100% of 30_000 steps; 3 seeds; dataset digits (data 3f2a99887766); cpu, bfloat16." in (
+            table.caption
+        )
+        assert "unfinished" not in table.caption
+
+
+def test_captions_of_an_unfinished_run_say_so() -> None:
+    table = tables([r for r in all_records() if r.method == "Ran"][:8])["accuracy"]
+    assert table.caption.endswith("; unfinished: 2 of 9 trials finished; 8 cycles of 27.")
+
+
+def test_captions_say_how_devices_were_shared() -> None:
+    def note(**changes: Any) -> str:
+        return report.timing_note([record("Ran", 0, 0, 0.5), record("Ran", 1, 0, 0.5, **changes)])
+
+    assert note() == "one trial per device"
+    assert note(device_share=2) == "up to 2 trials shared a device (cpu, 1 thread each): compare within this table only"
+    assert "(cpu, up to 4 threads)" in note(device_share=2, threads=4)
+    assert note(shared_from="unit") == (
+        "one trial per device; the first cycle's training was shared between methods and is counted for each"
+    )
+    for name in ("seconds", "seconds_by_cycle", "cost"):
+        assert "up to 3 trials shared a device" in tables(all_records(device_share=3))[name].caption
+
+
+def test_mixed_machines_are_warned_of() -> None:
+    records = all_records()
+    assert report.mixtures(records) == []
+    other = record("Ran", 0, 0, 0.5, device="NVIDIA H100", commit="def", versions={"torch": "2.12"})
+    assert report.mixtures([*records, other]) == [
+        "WARNING: these results mix different values of device: NVIDIA H100, cpu",
+        "WARNING: these results mix different values of commit: abc, def",
+        "WARNING: these results mix different values of version of torch: 2.11, 2.12",
+    ]
+
+
+def test_warnings_are_listed_once_with_their_places() -> None:
+    records = [record("Ran", s, c, 0.5, warnings=["a worker died"]) for s in range(2) for c in range(3)]
+    records[0].warnings.extend(["slow disk", "slow disk"])
+    assert report.record_warnings(records) == [
+        "warning: a worker died (Ran-0 cycle 0, Ran-0 cycle 1, Ran-0 cycle 2, Ran-1 cycle 0 and 2 more)",
+        "warning: slow disk (Ran-0 cycle 0)",
+    ]
+
+
+# --- forms
+
+
+def test_printed_text_fits_the_width_and_loses_no_column() -> None:
+    import pandas as pd
+
+    counts = [str(1000 * i) for i in range(1, 16)]
+    shown = pd.DataFrame([{"method": m, **dict.fromkeys(counts, "81.20±0.31"), "n": "3"} for m in METHODS])
+    text = report.plain(shown)
+    assert max(map(len, text.splitlines())) <= 120
+    headers = [block.splitlines()[0].split() for block in text.split("\n\n")]
+    assert len(headers) == 2
+    assert [h[0] for h in headers] == ["method", "method"]
+    assert [c for h in headers for c in h[1:]] == [*counts, "n"]
+    assert report.plain(shown, width=400).count("method") == 1
+
+
+def test_latex_is_escaped() -> None:
+    odd = suite(methods=["A_b & 50%"], trials={"A_b & 50%-0": {"method": "A_b & 50%", "seed": 0}})
+    records = [record("A_b & 50%", s, 0, 0.5 + s / 10) for s in range(2)]
+    table = tables(records, odd)["accuracy"]
+    text = report.latex(table.shown, table.caption, "digits_accuracy")
+    assert r"A\_b \& 50\%" in text
+    assert r"55.00$\pm$7.07" in text
+    assert r"SGD, 100\% of 30\_000 steps" in text
+    assert "±" not in text and report.NOTHING not in text
+    assert not re.search(r"(?<!\\)%", text)
+    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(tmp_path: Path) -> None:
+    body = "".join(
+        report.latex(t.shown, t.caption, f"digits_{name}") for name, t in tables(all_records(device_share=2)).items()
+    )
+    (tmp_path / "t.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}\n"
+    )
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-1500:]
+
+
+# --- the whole report
+
+
+def test_whole_report(tmp_path: Path) -> None:
+    skipped = suite(name="cifar10", title="CIFAR-10", skipped="the images are not there", trials={})
+    folder = run_dir(tmp_path / "run", all_records(), [suite(), skipped])
+    printed = report.write(folder)
+    names = {p.name for p in (folder / "report").iterdir()}
+    wanted = {
+        f"digits_{table}.{kind}"
+        for table in ("accuracy", "seconds", "seconds_by_cycle", "cost")
+        for kind in ("csv", "md", "tex", "txt")
+    }
+    pictures = {"digits_accuracy.png", "digits_accuracy.svg"}
+    assert names == wanted | pictures | {"digits_accuracy_aubc.csv", "report.md"}
+    assert "9 of 9 trials finished; 27 cycles of 27." in printed
+    assert "CIFAR-10\n========\nNot run: the images are not there" in printed
+    assert printed.endswith(str(folder / "report" / "report.md"))
+    assert max(len(line) for line in printed.splitlines() if str(folder) not in line) <= 120
+    assert re.search(r"^DAST-AL +55\.00±1\.00 +65\.00±1\.00 +75\.00±1\.00 +3 ", printed, re.MULTILINE)
+    assert "registry_name" not in printed
+
+    markdown = (folder / "report" / "report.md").read_text()
+    assert "Not run: the images are not there" in markdown
+    assert re.search(r"^\| DAST-AL +\| +55\.00±1\.00 \|", markdown, re.MULTILINE)
+    for link in re.findall(r"\]\((.*?)\)", markdown):
+        assert link in names
+    assert "](digits_accuracy.png)" in markdown
+
+    before = {p.name: p.read_bytes() for p in (folder / "report").iterdir()}
+    assert report.write(folder) == printed
+    assert {p.name: p.read_bytes() for p in (folder / "report").iterdir()} == before  # the SVG too
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    folder = run_dir(tmp_path / "run", all_records(), [suite()])
+    report.write(folder)
+    pixels = imread(folder / "report" / "digits_accuracy.png")
+    assert pixels.shape[0] >= 600 and pixels.shape[1] >= 1000
+    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)):  # a curve of each method
+        assert (np.abs(pixels[..., :3] * 255 - colour).max(axis=-1) < 1).sum() > 500
+    svg = (folder / "report" / "digits_accuracy.svg").read_text()
+    assert "<svg" in svg and "<dc:date>" not in svg
+
+
+def test_bands_are_drawn_only_for_several_seeds() -> None:
+    from harness.plots import learning_curves
+
+    def filled(records: list[CycleRecord]) -> int:
+        (axes,) = learning_curves(tables(records)["accuracy"].numbers[""], METHODS, "t", "c", "y").axes
+        assert len(axes.lines) == len({r.method for r in records})
+        return sum(bool(c.get_paths()) for c in axes.collections)
+
+    assert filled(all_records()) == 3
+    assert filled([r for r in all_records() if r.seed == 0]) == 0
+
+
+def test_unfinished_run(tmp_path: Path) -> None:
+    folder = run_dir(tmp_path / "run", [], [suite()])
+    assert "No cycle is finished yet: 0 of 9 trials finished; 0 cycles of 27." in report.write(folder)
+    for count in (1, 2, 5):  # one point, a line, two seeds of which one is shorter
+        printed = report.write(run_dir(folder, all_records()[:count], [suite()]))
+        assert f"{count} cycles of 27" in printed
+    assert "an unfinished trial's so far" in printed
+
+
+def test_trials_that_run_json_does_not_name_do_not_count(tmp_path: Path) -> None:
+    one = suite(trials={"Ran-0": {"method": "Ran", "seed": 0}})
+    printed = report.write(run_dir(tmp_path / "run", all_records(), [one]))
+    assert "1 of 1 trial finished; 3 cycles of 3." in printed
+    assert "±1.00" not in printed
+
+
+# --- the command line
+
+
+def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "harness.report", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(report.__file__).parents[1],
+    )
+
+
+def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
+    return set(re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, re.MULTILINE))
+
+
+def test_wrong_folder_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    done = command_line(str(tmp_path))
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2
+    assert said == [f"{tmp_path}: not the folder of a run (no readable run.json in it)"]
+    assert done.stdout == ""
+    assert "argparse" in imported(done)
+    assert not imported(done) & {"pandas", "matplotlib", "numpy", "torch", "ray"}
+
+
+def test_damaged_run_json_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text('{"name": ')
+    assert report.main([str(tmp_path)]) == 2
+    assert "run.json: not valid JSON" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = command_line("--help")
+    assert done.returncode == 0
+    assert "RUN_DIR" in done.stdout
+    assert "argparse" in imported(done)
+    assert not imported(done) & {"pandas", "matplotlib", "numpy", "torch", "ray"}
+
+
+def test_report_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    done = command_line(str(run_dir(tmp_path / "run", all_records(), [suite()])))
+    assert done.returncode == 0
+    assert "Digits\n======" in done.stdout
+    assert "pandas" in imported(done)
+    assert not imported(done) & {"torch", "ray"}
