@@ -1,0 +1,147 @@
+"""Scoring on workers: Ray Data shards the batches of indices into actors that live as long as their trial.
+
+The batches are cut by the core and a worker runs the same code as the in-process path, so the result is the same bit
+for bit for any number of shards. Ray Data carries indices only; the pixels lie once per node in the object store.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+
+from harness import networks
+from harness.config import Trial
+from harness.cycle import Cycle
+from harness.images import Images
+from harness.method import Acquisition
+from harness.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches
+from harness.trial import Surroundings, as_tensor, build_method, facts_of
+
+START_SECONDS = 8.0
+"""Start of the workers, once per trial: two processes that import torch and timm (measured on 2 CPU cores)."""
+CALL_SECONDS = 0.2
+"""Overhead of one call on warm workers for 10 000 images (benchmarks/scoring.py)."""
+
+
+class Worker:
+    """Describes its share of the batches. A call carries all it needs, so it can be repeated on a new process."""
+
+    def __init__(self, problem: list[Any], measured: dict[str, Any], threads: int) -> None:
+        trial, loaded = Trial.from_measured(measured), ray.get(problem[0])
+        self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.images = Images(as_tensor(loaded.train_images, self.device), loaded, trial.recipe)
+        facts = facts_of(loaded)
+        self.network = networks.build(trial.model, facts, 0).to_place(self.device, trial.recipe.precision)
+        _, self.acquisition = build_method(trial.training, trial.acquisition, facts.num_classes)
+        self.version = -1
+
+    def describe(
+        self, shard: Any, weights: list[Any], version: int, key: int
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
+        """Return the columns of the shard's batches; the weights are fetched once per version."""
+        if version != self.version:
+            network, self.prepared = (
+                {k: torch.from_numpy(np.array(v)).to(self.device) for k, v in part.items()}
+                for part in ray.get(weights[0])
+            )
+            self.network.load_state_dict(network)
+            self.version = version
+        rows = [
+            row for batch in shard.iter_batches(batch_size=None, batch_format="pyarrow") for row in batch.to_pylist()
+        ]
+        began = time.perf_counter()
+        batches = [(row["number"], torch.tensor(row["indices"], device=self.device)) for row in rows]
+        columns = describe_batches(self.network, self.images, self.acquisition, self.prepared, batches, key)
+        found = {name: column.cpu().numpy() for name, column in columns.items()}
+        return found, Shard(os.getpid(), sum(len(b) for _, b in batches), time.perf_counter() - began)
+
+
+class RayData:
+    """Describes images on ``shards`` workers, which start with the first call."""
+
+    def __init__(self, trial: Trial, problem: Any, here: Surroundings, shards: int, gpus: float) -> None:
+        self.trial, self.problem, self.here, self.shards, self.gpus = trial, problem, here, shards, gpus
+        self.workers: list[Any] = []
+        self.version = 0
+
+    def start(self) -> None:
+        """Start the workers, inside the trial's own reservation (its placement group)."""
+        if not self.workers:
+            # a worker without a GPU of its own needs no bundle; Tune's placement group captures it
+            options = {"num_cpus": 0, "num_gpus": self.gpus, "max_restarts": -1, "max_task_retries": -1}
+            actor: Any = ray.remote(**options)(Worker)
+            self.workers = [
+                actor.remote([self.problem], self.trial.measured(), self.here.threads) for _ in range(self.shards)
+            ]
+
+    def describe(
+        self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
+    ) -> Scored:
+        """Describe the images; see harness.scoring.Scorer."""
+        self.start()
+        self.version += 1
+        weights = ray.put(
+            tuple({k: v.cpu().numpy() for k, v in part.items()} for part in (cycle.network.state_dict(), prepared))
+        )
+        batches = cut(indices, cycle.recipe)
+        groups = [
+            batches[len(batches) * s // self.shards : len(batches) * (s + 1) // self.shards] for s in range(self.shards)
+        ]
+        # from_blocks starts no task of its own: tasks would wait outside the trial's reservation for CPUs that the
+        # trials hold, for ever
+        blocks = [
+            pa.table({"number": [n for n, _ in group], "indices": [i.tolist() for _, i in group]})
+            for group in groups
+            if group
+        ]
+        shards = ray.data.from_blocks(blocks).split(len(blocks))
+        answers = ray.get(
+            [
+                worker.describe.remote(shard.iterator(), [weights], self.version, cycle.key(purpose))
+                for worker, shard in zip(self.workers, shards, strict=False)
+            ]
+        )
+        columns = {
+            name: torch.cat([torch.from_numpy(np.array(found[name])) for found, _ in answers]).to(cycle.device)
+            for name in answers[0][0]
+        }
+        return Scored(ascending(columns), "ray_data", [shard for _, shard in answers])
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self.workers:
+            ray.kill(worker)
+        self.workers = []
+
+
+class Measured:
+    """In process first; on workers once the measured forward time says that they pay for themselves."""
+
+    def __init__(self, workers: RayData, cycles: int) -> None:
+        self.here, self.workers, self.cycles = InProcess(), workers, cycles
+        self.use_workers = False
+
+    def describe(
+        self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
+    ) -> Scored:
+        """Describe the images; see harness.scoring.Scorer."""
+        if self.use_workers and not acquisition.sequential(acquisition.settings):
+            return self.workers.describe(cycle, acquisition, prepared, indices, purpose)
+        scored = self.here.describe(cycle, acquisition, prepared, indices, purpose)
+        calls_left = self.cycles - 2 - cycle.number  # the last cycle scores nothing
+        saved = scored.shards[0].seconds * (1 - 1 / self.workers.shards) - CALL_SECONDS
+        self.use_workers = calls_left * saved > START_SECONDS
+        return scored
+
+    def close(self) -> None:
+        """End the workers, if there are any."""
+        self.workers.close()

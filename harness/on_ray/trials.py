@@ -1,0 +1,315 @@
+"""Ray Tune runs the grid: one actor per unit of work, shared first cycles before the trials that wait for them.
+
+Tune is only the scheduler. What is finished is what the store says: a retried or resumed trial goes on after its last
+finished cycle, and no state of Tune's is ever restored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import harness.on_ray  # noqa: F401 - sets Ray's environment before its import, also in workers
+
+# ruff: isort: split
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+from ray.tune.trainable.function_trainable import wrap_function
+
+from harness.config import Where
+from harness.data import Problem
+from harness.errors import NonFiniteLoss, NotReproduced, UserError
+from harness.grid import Unit
+from harness.records import PHASES, CycleRecord
+from harness.store import RunStore
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one unit of work reserves, and how many can run at once."""
+
+    cpus: int
+    gpus: float
+    workers: int
+    """Scoring workers; with a GPU they hold half of the unit's share of it."""
+    concurrent: int
+    device_share: int
+
+    def bundles(self) -> list[dict[str, float]]:
+        """Return the placement group: the trial itself, then each scoring worker that needs a piece of a GPU."""
+        if not self.gpus:
+            return [{"CPU": self.cpus}]
+        if not self.workers:
+            return [{"CPU": self.cpus, "GPU": self.gpus}]
+        return [{"CPU": self.cpus, "GPU": self.gpus / 2}, *([{"GPU": self.worker_gpus}] * self.workers)]
+
+    @property
+    def worker_gpus(self) -> float:
+        """The share of a GPU that each scoring worker holds."""
+        return self.gpus / (2 * self.workers) if self.workers else 0.0
+
+
+def start(where: Where) -> str:
+    """Start a local Ray or join a cluster; return one line about it for the user."""
+    address = where.address or os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address:
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"where.address: can't join the Ray cluster at {address!r}: {error}") from None
+        return f"Ray: joined the cluster at {address}"
+    os.environ.pop("RAY_ADDRESS", None)
+    local = {"address": "local", "num_cpus": os.cpu_count(), "dashboard_host": "127.0.0.1", **common}
+    missing = ""
+    try:
+        context = ray.init(include_dashboard=where.dashboard, **local)
+    except Exception as error:
+        if "dashboard" not in str(error):
+            raise
+        context, missing = (
+            ray.init(include_dashboard=False, **local),
+            "; install ray[default] for dashboard and metrics",
+        )
+    if context.dashboard_url:
+        return f"Ray: dashboard at http://{context.dashboard_url} (this machine only; token: `ray get-auth-token`)"
+    return f"Ray: without dashboard{missing}"
+
+
+def stop() -> None:
+    """Leave Ray; a local one ends."""
+    ray.shutdown()
+
+
+def resources(where: Where, exclusive: bool, needs_workers: bool) -> Resources:
+    """Return what each unit reserves. Raises UserError if the cluster can't hold one."""
+    total = ray.cluster_resources()
+    gpus_there, cpus_there = total.get("GPU", 0.0), int(total.get("CPU", 0))
+    gpus = where.gpus_per_trial if where.gpus_per_trial is not None else (1.0 if gpus_there else 0.0)
+    if exclusive and gpus:
+        gpus = max(1.0, gpus)
+    cpus = where.cpus_per_trial
+    if gpus > gpus_there or cpus > cpus_there:
+        raise UserError(
+            f"one trial needs {gpus:g} GPUs and {cpus} CPUs (where.gpus_per_trial, where.cpus_per_trial), but the "
+            f"cluster has {gpus_there:g} GPUs and {cpus_there} CPUs"
+        )
+    fitting = cpus_there // cpus
+    if gpus:
+        fitting = min(fitting, int(gpus_there) * int(1 / gpus) if gpus <= 1 else int(gpus_there // gpus))
+    concurrent = min(fitting, where.max_concurrent or fitting)
+    if exclusive and not gpus:
+        concurrent = 1
+    share = min(int(1 / gpus), concurrent) if 0 < gpus <= 1 else (1 if gpus else concurrent)
+    return Resources(cpus, gpus, where.shards if needs_workers else 0, concurrent, share)
+
+
+class _Order(Searcher):
+    """Gives Tune the units in order, holding back those whose shared first cycle has not ended."""
+
+    def __init__(self, units: list[Unit]) -> None:
+        super().__init__(metric="cycle", mode="max")
+        self.waiting = dict(enumerate(units))
+        self.pending = {unit.trial.sharing_key for unit in units if unit.shared}
+        self.shared = {i: unit.trial.sharing_key for i, unit in enumerate(units) if unit.shared}
+        self.running: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next unit, None while all that are left wait, FINISHED when none is left."""
+        if not self.waiting:
+            return Searcher.FINISHED
+        for number, unit in self.waiting.items():
+            if unit.after not in self.pending:
+                del self.waiting[number]
+                self.running[trial_id] = number
+                return {"unit": number}
+        return None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Let those go on that waited for this unit; after a failure they train their first cycle themselves."""
+        self.pending.discard(self.shared.get(self.running.pop(trial_id), ""))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing of Tune's is ever restored."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing of Tune's is ever restored."""
+
+
+def _metrics(unit: Unit) -> Callable[[CycleRecord], None]:
+    """Return a function that publishes a cycle as Ray metrics (accuracy, labelled, cycle, seconds by phase)."""
+    from ray.util.metrics import Gauge
+
+    tags = {"suite": unit.suite, "method": unit.label, "seed": str(unit.trial.seed), "trial": unit.trial.id}
+    keys = tuple(tags)
+    gauges = {n: Gauge(f"al_{n}", tag_keys=keys) for n in ("accuracy", "labelled", "cycle")}
+    phases = Gauge("al_phase_seconds", tag_keys=(*keys, "phase"))
+
+    def publish(record: CycleRecord) -> None:
+        values = {
+            "accuracy": record.figures.get("accuracy", 0),
+            "labelled": record.labelled,
+            "cycle": record.cycle,
+        }
+        for name, value in values.items():
+            gauges[name].set(value, tags=tags)
+        for phase in PHASES:
+            phases.set(record.seconds[phase], tags={**tags, "phase": phase})
+
+    return publish
+
+
+def _run_unit(
+    config: dict[str, Any],
+    units: list[Unit],
+    problems: dict[str, Any],
+    folder: str,
+    where: dict[str, Any],
+    shares: dict[bool, Resources],
+) -> None:
+    """Run one unit in its Tune actor."""
+    from harness.on_ray.scoring import Measured, RayData
+    from harness.trial import Runner, Surroundings
+
+    unit = units[config["unit"]]
+    settings, share = Where(**where), shares[unit.exclusive]
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    here = Surroundings(
+        device="cuda" if ray.get_gpu_ids() else "cpu",
+        threads=share.cpus,
+        device_share=share.device_share,
+        suite=unit.suite,
+        method=unit.label,
+    )
+    problem = problems[unit.suite]
+    scorer: Any = None
+    if share.workers and not unit.shared:
+        workers = RayData(unit.trial, problem, here, share.workers, share.worker_gpus)
+        scorer = workers if settings.scoring == "ray_data" else Measured(workers, unit.trial.protocol.cycles)
+    publish = _metrics(unit)
+    began = time.time()
+
+    def report(record: CycleRecord) -> None:
+        publish(record)
+        tune.report(
+            {
+                "cycle": record.cycle,
+                "labelled": record.labelled,
+                **record.figures,
+                "wall": record.wall_seconds,
+                "cost": record.cost_seconds,
+                "began": began,
+            }
+        )
+
+    try:
+        runner = Runner(unit.trial, ray.get(problem), RunStore(Path(folder)), here, scorer)
+        if unit.shared:
+            runner.run_shared()
+            tune.report({"cycle": -1})
+        else:
+            runner.run(report)
+    except (NonFiniteLoss, NotReproduced, UserError) as error:
+        # the same again on every retry: report it once and go on with the others
+        tune.report({"cycle": -1, "failure": f"{unit.name}: {error}"})
+    finally:
+        if scorer is not None:
+            scorer.close()
+
+
+Listener = Callable[[str, Unit, dict[str, Any]], None]
+"""(event, unit, values): event is start, cycle, end, retry or failed"""
+
+
+class _Listen(tune.Callback):
+    """Hands Tune's events on."""
+
+    def __init__(self, units: list[Unit], listener: Listener) -> None:
+        self.units, self.listener = units, listener
+        self.failures: list[str] = []
+
+    def _tell(self, event: str, trial: Any, values: dict[str, Any]) -> None:
+        self.listener(event, self.units[trial.config["unit"]], values)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell("start", trial, {})
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "failure" in result:
+            self.failures.append(result["failure"])
+            self._tell("failed", trial, result)
+        elif result.get("cycle", -1) >= 0:
+            self._tell("cycle", trial, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell("end", trial, {})
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell("retry", trial, {})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        unit = self.units[trial.config["unit"]]
+        cause = str(trial.get_error() or "its process died").strip().splitlines()[-1]
+        self.failures.append(f"{unit.name}: {cause}")
+        self._tell("failed", trial, {"failure": cause})
+
+
+def run(units: list[Unit], problems: dict[str, Problem], where: Where, folder: Path, listener: Listener) -> list[str]:
+    """Run the units on the Ray that ``start`` started; return one sentence for each that failed."""
+    needs_workers = where.scoring == "ray_data" or (where.scoring == "auto" and where.shards > 1)
+    shares = {exclusive: resources(where, exclusive, needs_workers) for exclusive in (False, True)}
+    put = {id(problem): ray.put(problem) for problem in problems.values()}
+    parameters = {
+        "units": units,
+        "problems": {name: put[id(problem)] for name, problem in problems.items()},
+        "folder": str(folder.resolve()),
+        "where": where.model_dump(),
+        "shares": shares,
+    }
+
+    class Trial(wrap_function(tune.with_parameters(_run_unit, **parameters), name="trial")):  # type: ignore[misc]
+        def __repr__(self) -> str:  # what the dashboard calls the actor
+            return "trial worker" if where.warm_workers else units[self.config["unit"]].name
+
+    limit = (
+        max(share.concurrent for share in shares.values())
+        if any(not u.exclusive for u in units)
+        else shares[True].concurrent
+    )
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(limit)
+    listen = _Listen(units, listener)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            Trial,
+            lambda config: tune.PlacementGroupFactory(shares[units[config["unit"]].exclusive].bundles()),
+        ),
+        tune_config=tune.TuneConfig(
+            search_alg=_Order(units),
+            num_samples=len(units),
+            max_concurrent_trials=limit,
+            reuse_actors=where.warm_workers,
+            trial_name_creator=lambda trial: f"{units[trial.config['unit']].trial.id}",
+            trial_dirname_creator=lambda trial: f"{trial.config['unit']:04d}",
+        ),
+        run_config=tune.RunConfig(
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=str((folder / "ray").resolve()),
+            failure_config=tune.FailureConfig(max_failures=where.retries),
+            callbacks=[listen],
+            verbose=0,
+        ),
+    )
+    for name in ("ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    tuner.fit()
+    sys.stdout.flush()
+    return listen.failures
