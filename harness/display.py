@@ -1,0 +1,114 @@
+"""What the user sees while a run goes on: one live table on a terminal, one line per finished cycle elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TextIO
+
+from harness.grid import Unit
+
+
+class Display:
+    """Follows the units of a run by their events (start, cycle, end, retry, failed)."""
+
+    def __init__(self, units: list[Unit], output: TextIO, workers: int = 1) -> None:
+        self.units, self.output, self.workers = units, output, workers
+        self.began = time.time()
+        self.running: dict[int, dict[str, Any]] = {}
+        self.done_passes = 0
+        self.replayed_passes = 0
+        self.ended = 0
+        self.live: Any = None
+        if output.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(file=output), auto_refresh=False, transient=True)
+            self.live.start()
+
+    def _passes(self, unit: Unit, cycle: int) -> int:
+        if unit.after and cycle == 0:
+            return 0
+        return unit.trial.protocol.labelled()[cycle] * unit.trial.recipe.epochs
+
+    def seconds_left(self) -> float | None:
+        """Return the expected seconds to the end, from the training images per second so far."""
+        total = sum(unit.image_passes for unit in self.units)
+        here = self.done_passes - self.replayed_passes
+        if here <= 0:
+            return None
+        return (time.time() - self.began) * (total - self.done_passes) / here
+
+    def __call__(self, event: str, unit: Unit, values: dict[str, Any]) -> None:
+        """Take an event and show it."""
+        number = self.units.index(unit)
+        if event == "start":
+            self.running.setdefault(number, {"cycle": None})
+        elif event == "cycle":
+            passes = self._passes(unit, values["cycle"])
+            self.done_passes += passes
+            if values.get("began", 0) + values.get("wall", 0) > time.time() + 1:
+                self.replayed_passes += passes  # a finished cycle of an earlier run, reported again
+            self.running[number] = values
+            if self.live is None:
+                figures = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._figures(values).items())
+                self._print(
+                    f"{unit.name}: cycle {values['cycle'] + 1}/{unit.cycles}, {values['labelled']} labelled: {figures}"
+                    f"  ({values['cost']:.1f} s; {self._summary()})"
+                )
+        elif event == "retry":
+            self._print(f"{unit.name}: its process died; it goes on from its last finished cycle")
+        elif event == "failed":
+            self._print(f"{unit.name}: FAILED: {values['failure']}")
+        elif event == "end":
+            self.running.pop(number, None)
+            self.ended += 1
+            if unit.shared:
+                self.done_passes += unit.image_passes
+                if self.live is None:
+                    self._print(f"{unit.name}: trained  ({self._summary()})")
+        self._refresh()
+
+    @staticmethod
+    def _figures(values: dict[str, Any]) -> dict[str, float]:
+        return {k: values[k] for k in ("accuracy", "miou") if k in values}
+
+    def _summary(self) -> str:
+        left = self.seconds_left()
+        expected = "" if left is None else f", about {_duration(left)} left"
+        return f"{self.ended}/{len(self.units)} done, {_duration(time.time() - self.began)} gone{expected}"
+
+    def _print(self, line: str) -> None:
+        if self.live is not None:
+            self.live.console.print(line, markup=False, highlight=False)
+        else:
+            print(f"{time.strftime('%H:%M:%S')} {line}", file=self.output, flush=True)
+
+    def _refresh(self) -> None:
+        if self.live is None:
+            return
+        from rich.table import Table
+
+        table = Table(title=self._summary(), title_justify="left")
+        for head in ("trial", "cycle", "labelled", "accuracy", "s/cycle"):
+            table.add_column(head, justify="left" if head == "trial" else "right")
+        for number, values in sorted(self.running.items()):
+            unit = self.units[number]
+            if values["cycle"] is None:
+                table.add_row(unit.name, f"0/{unit.cycles}", "", "", "")
+            else:
+                figures = " ".join(f"{100 * v:.2f} %" for v in self._figures(values).values())
+                cells = (f"{values['cycle'] + 1}/{unit.cycles}", str(values["labelled"]), figures)
+                table.add_row(unit.name, *cells, f"{values['cost']:.1f}")
+        self.live.update(table, refresh=True)
+
+    def close(self) -> None:
+        """End the live table."""
+        if self.live is not None:
+            self.live.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else (f"{minutes} min {rest:02d} s" if minutes else f"{rest} s")

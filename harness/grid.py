@@ -1,0 +1,130 @@
+"""The grid of a run: its trials, the first cycles that several of them share, and the order they start in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config import Benchmark, Suite, Trial
+from harness.data import Facts
+from harness.errors import DataMissing, UserError
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of work: a whole trial, or the first cycle that several trials share."""
+
+    trial: Trial
+    suite: str
+    label: str
+    exclusive: bool
+    shared: bool
+    """True: only the training of cycle 0, for all trials with this sharing key."""
+    after: str | None
+    """Sharing key of the unit that must have ended first."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        return f"{self.suite} / {self.label} / seed {self.trial.seed}"
+
+    @property
+    def cycles(self) -> int:
+        """How many cycles it runs."""
+        return 1 if self.shared else self.trial.protocol.cycles
+
+    @property
+    def image_passes(self) -> int:
+        """Training images x epochs: what its length is judged by."""
+        if self.shared:
+            return self.trial.protocol.initial * self.trial.recipe.epochs
+        first = self.trial.protocol.initial * self.trial.recipe.epochs if self.after else 0
+        return self.trial.training_images() - first
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a run will do, and what it will skip."""
+
+    units: list[Unit]
+    """Shared first cycles first, then trials; longest first within both."""
+    facts: dict[str, Facts]
+    """By suite."""
+    skipped: dict[str, str]
+    """Suite -> reason."""
+
+
+def expand(benchmark: Benchmark) -> Grid:
+    """Check the data of every suite and return the grid.
+
+    Raises UserError (DataMissing for data) for the first suite that can't run, unless it is optional and only its
+    data is missing.
+    """
+    facts: dict[str, Facts] = {}
+    skipped: dict[str, str] = {}
+    for suite in benchmark.suites:
+        try:
+            facts[suite.name] = suite.open_dataset(benchmark.where).facts()
+        except DataMissing as missing:
+            if not suite.optional:
+                raise DataMissing(f"suite {suite.name}: {missing}") from None
+            skipped[suite.name] = str(missing)
+            continue
+        _check_size(suite, facts[suite.name])
+    running = [suite for suite in benchmark.suites if suite.name not in skipped]
+    groups: dict[str, list[str]] = defaultdict(list)
+    trials: dict[str, tuple[Suite, str, Trial]] = {}
+    for suite in running:
+        for label, trial in suite.trials():
+            if trial.id not in trials:  # two suites may have a trial in common
+                trials[trial.id] = (suite, label, trial)
+                groups[trial.sharing_key].append(trial.id)
+    units = []
+    for key, members in groups.items():
+        if len(members) > 1:
+            suite, _, trial = trials[members[0]]
+            name = f"first cycle of {len(members)} methods ({trial.training.name})"
+            units.append(Unit(trial, suite.name, name, suite.exclusive, True, None))
+        for member in members:
+            suite, label, trial = trials[member]
+            after = key if len(members) > 1 else None
+            units.append(Unit(trial, suite.name, label, suite.exclusive, False, after))
+    units.sort(key=lambda unit: (not unit.shared, -unit.image_passes))
+    return Grid(units, facts, skipped)
+
+
+def _check_size(suite: Suite, facts: Facts) -> None:
+    most = suite.protocol.labelled()[-1]
+    if most > facts.num_train:
+        raise UserError(
+            f"suite {suite.name}: protocol asks for {most} labelled images (initial {suite.protocol.initial} + "
+            f"{suite.protocol.cycles - 1} x budget {suite.protocol.budget}), but {suite.dataset.name} has "
+            f"{facts.num_train} training images"
+        )
+
+
+def manifest(benchmark: Benchmark, grid: Grid) -> dict[str, Any]:
+    """Return run.json: what the report needs to know of a run beside its records."""
+    suites = []
+    for suite in benchmark.suites:
+        protocol, recipe = suite.protocol, suite.recipe
+        candidates = f"subset of {protocol.candidates}" if protocol.candidates else "whole pool"
+        start = {"warm": "warm start", "fresh": "fresh weights each cycle"}[protocol.start]
+        suites.append(
+            {
+                "name": suite.name,
+                "title": suite.title,
+                "dataset": suite.dataset.name,
+                "model": suite.model.name,
+                "recipe": f"{suite.model.name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
+                f"{recipe.precision}, {start}, {candidates}",
+                "methods": list(suite.methods),
+                "seeds": suite.seeds,
+                "labelled": protocol.labelled(),
+                "exclusive": suite.exclusive,
+                "skipped": grid.skipped.get(suite.name),
+                "trials": {t.id: {"method": label, "seed": t.seed} for label, t in suite.trials()},
+            }
+        )
+    return {"name": benchmark.name, "suites": suites}

@@ -1,0 +1,103 @@
+"""--plan: the grid, what it will cost, and which data is missing, without starting anything."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from harness.config import Benchmark
+from harness.grid import Grid
+from harness.network_names import num_parameters
+from harness.records import CycleRecord
+from harness.store import KEPT_STATES, RunStore
+
+SECONDS_PER_HOUR = 3600
+
+
+def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[str, float], int]:
+    """Return seconds per training image of each suite from finished cycles in the output folder, and their count."""
+    store = RunStore(benchmark.output)
+    spent: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    finished = 0
+    for unit in grid.units:
+        if unit.shared:
+            continue
+        records: list[CycleRecord] = store.trial(unit.trial.id).records()
+        finished += len(records)
+        spent[unit.suite] += [(r.training_images, r.cost_seconds) for r in records]
+    rates = {
+        suite: sum(seconds for _, seconds in found) / sum(images for images, _ in found)
+        for suite, found in spent.items()
+        if found
+    }
+    return rates, finished
+
+
+def text(benchmark: Benchmark, grid: Grid) -> str:
+    """Return the plan as text."""
+    from tabulate import tabulate
+
+    where = benchmark.where
+    rates, finished = _measured(benchmark, grid)
+    rows: list[list[Any]] = []
+    disk = 0.0
+    for suite in benchmark.suites:
+        units = [u for u in grid.units if u.suite == suite.name]
+        trials = [u for u in units if not u.shared]
+        labelled = suite.protocol.labelled()
+        training = sum(u.image_passes for u in units)
+        count = len(suite.methods) * len(suite.seeds)
+        row: list[Any] = [suite.name, f"{len(suite.methods)} x {len(suite.seeds)} = {count}", len(labelled)]
+        steps = f" +{suite.protocol.budget}" if len(labelled) > 1 else ""
+        row.append(f"{labelled[0]}{steps} .. {labelled[-1]}")
+        if suite.name in grid.skipped:
+            rows.append([*row, "skipped", "", "", ""])
+            continue
+        facts = grid.facts[suite.name]
+        scoring = sum(u.trial.scoring_images(facts.num_train) for u in trials)
+        parameters = num_parameters(suite.model, facts.channels, facts.num_classes)
+        # weights of the last cycles of each trial, and of each shared first cycle
+        size = sum((1 if u.shared else min(KEPT_STATES, u.cycles)) * parameters * 4 for u in units) / 1e9
+        disk += size
+        hours = f"{rates[suite.name] * training / SECONDS_PER_HOUR:.2f}" if suite.name in rates else "not measured"
+        rows.append([*row, f"{training:,}", f"{scoring:,}", f"{size:.2f}", hours])
+    heads = [
+        "suite",
+        "methods x seeds",
+        "cycles",
+        "labels per cycle",
+        "training images",
+        "scored images",
+        "disk GB",
+        "device hours",
+    ]
+    lines = [
+        f"Plan of {benchmark.name}: nothing is started.",
+        "",
+        tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["left"] * 4 + ["right"] * 4),
+        "",
+    ]
+    shared = sum(u.shared for u in grid.units)
+    trials_left = sum(not u.shared for u in grid.units)
+    lines.append(
+        f"{trials_left} trials; {shared} first cycles are trained once and shared by the trials that start alike."
+    )
+    for suite in benchmark.suites:
+        if suite.name in grid.skipped:
+            lines.append(f"{suite.name}: SKIPPED, its data is missing: {grid.skipped[suite.name]}")
+        else:
+            facts = grid.facts[suite.name]
+            lines.append(
+                f"{suite.name}: {facts.num_train} training and {facts.num_test} test images, {facts.num_classes} "
+                f"classes; {facts.source}"
+            )
+    gpus = "1 where there are GPUs, else 0" if where.gpus_per_trial is None else f"{where.gpus_per_trial:g}"
+    lines.append(f"Per trial: {gpus} GPU, {where.cpus_per_trial} CPU; scoring: {where.scoring}, {where.shards} shards.")
+    lines.append(f"Results: {benchmark.output} ({finished} finished cycles there); about {disk:.2f} GB of weights.")
+    if rates:
+        lines.append(
+            "Device hours: from the seconds per training image of the finished cycles there, for the whole grid."
+        )
+    else:
+        lines.append("Device hours: nothing is measured yet; after the first finished cycles --plan says them.")
+    return "\n".join(lines)

@@ -1,0 +1,233 @@
+"""The command line: config -> trials -> cycles -> records -> report.
+
+python -m harness.run CONFIG.yaml [key.path=value ...] [--plan] [--only dataset=... method=... seed=...] [--resume]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import config
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.data import Problem
+    from harness.display import Display
+    from harness.grid import Grid
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.run", description="Run an active-learning benchmark and print its tables."
+    )
+    parser.add_argument("config", type=Path, nargs="?", help="a YAML file, e.g. configs/quickstart.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replace a value, e.g. recipe.epochs=2")
+    parser.add_argument("--plan", action="store_true", help="print what would be run, and start nothing")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="key=value",
+        help="run a part: suite=..., dataset=..., method=..., seed=...; commas separate alternatives",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the results that are in the output folder")
+    parser.add_argument("--schema", action="store_true", help="print a JSON schema of configs, for editors")
+    found = parser.parse_args(arguments)
+    if found.config is None and not found.schema:
+        parser.error("a config is needed, e.g. configs/quickstart.yaml")
+    return found
+
+
+def _load(benchmark: config.Benchmark, grid: Grid) -> dict[str, Problem]:
+    """Return the data of each suite; suites with the same dataset share it."""
+    loaded: dict[str, Problem] = {}
+    by_suite = {}
+    for suite in benchmark.suites:
+        if suite.name in grid.skipped:
+            continue
+        key = json.dumps(suite.dataset.written(), sort_keys=True)
+        if key not in loaded:
+            loaded[key] = suite.open_dataset(benchmark.where).load()
+            _ = loaded[key].fingerprint  # computed here once, and pickled with the data
+        by_suite[suite.name] = loaded[key]
+    return by_suite
+
+
+def _run_in_process(
+    benchmark: config.Benchmark, grid: Grid, problems: dict[str, Problem], display: Display
+) -> list[str]:
+    """Run the units one after another, here."""
+    import torch
+
+    from harness.errors import NonFiniteLoss, NotReproduced
+    from harness.records import CycleRecord
+    from harness.store import RunStore
+    from harness.trial import Runner, Surroundings
+
+    failures = []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    store = RunStore(benchmark.output)
+    for unit in grid.units:
+        here = Surroundings(device, benchmark.where.cpus_per_trial, 1, unit.suite, unit.label)
+
+        def report(record: CycleRecord, unit: Any = unit) -> None:
+            values = {"cycle": record.cycle, "labelled": record.labelled, "cost": record.cost_seconds}
+            display("cycle", unit, {**values, **record.figures})
+
+        display("start", unit, {})
+        try:
+            runner = Runner(unit.trial, problems[unit.suite], store, here)
+            if unit.shared:
+                runner.run_shared()
+            else:
+                runner.run(report)
+        except (NonFiniteLoss, NotReproduced, UserError) as error:
+            failures.append(f"{unit.name}: {error}")
+            display("failed", unit, {"failure": str(error)})
+        display("end", unit, {})
+    return failures
+
+
+def _left_to_run(benchmark: config.Benchmark, grid: Grid) -> Grid:
+    """Return the grid without what the store already holds in full."""
+    from harness.grid import Grid
+    from harness.store import RunStore
+
+    store = RunStore(benchmark.output)
+    open_keys = {u.after for u in grid.units if u.after and not store.trial(u.trial.id).records()}
+    units = []
+    for unit in grid.units:
+        if unit.shared:
+            missing = unit.trial.sharing_key in open_keys and not store.shared(unit.trial.sharing_key).records()
+        else:
+            missing = len(store.trial(unit.trial.id).records()) < unit.cycles
+        if missing:
+            units.append(unit)
+    return Grid(units, grid.facts, grid.skipped)
+
+
+def _run(benchmark: config.Benchmark, grid: Grid, resume: bool) -> int:
+    from harness import report
+    from harness.display import Display
+    from harness.grid import manifest
+    from harness.store import write_atomically
+
+    output = benchmark.output
+    if (output / "run.json").exists() and not resume:
+        raise UserError(
+            f"{output}: holds results already; add --resume to run what is missing, or where.output=OTHER_FOLDER"
+        )
+    for suite in benchmark.suites:
+        if suite.name not in grid.skipped:
+            suite.open_dataset(benchmark.where).fetch()
+    for name, reason in grid.skipped.items():
+        print(f"suite {name} is SKIPPED: {reason}")
+    if not grid.facts:
+        raise UserError("nothing can run: the data of every suite is missing")
+    listed = manifest(benchmark, grid)
+    try:
+        write_atomically(output / "config.yaml", benchmark.written().encode())
+        write_atomically(output / "run.json", json.dumps(_with_earlier(output, listed), indent=2).encode())
+    except OSError as error:
+        raise UserError(f"where.output: {output} can't be written to: {error.strerror}") from None
+    units = len(grid.units)
+    grid = _left_to_run(benchmark, grid)
+    done = f" ({units - len(grid.units)} done before)" if units != len(grid.units) else ""
+    print(f"{len(grid.units)} units of work{done}; results go to {output}", flush=True)
+    failures: list[str] = []
+    if grid.units:
+        if benchmark.where.trials == "ray":
+            failures = _run_on_ray(benchmark, grid)
+        else:
+            display = Display(grid.units, sys.stdout)
+            try:
+                failures = _run_in_process(benchmark, grid, _load(benchmark, grid), display)
+            finally:
+                display.close()
+    print()
+    print(report.write(output))
+    left = _left_to_run(benchmark, grid)
+    for failure in failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    if left.units:
+        print(f"{len(left.units)} units of work are not finished; --resume goes on with them.", file=sys.stderr)
+    return 1 if left.units or failures else 0
+
+
+def _with_earlier(output: Path, listed: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest that still lists what earlier runs in this folder did and this one does not (--only)."""
+    try:
+        earlier = json.loads((output / "run.json").read_text())
+    except (OSError, ValueError):
+        return listed
+    suites = {suite["name"]: suite for suite in earlier["suites"]}
+    for suite in listed["suites"]:
+        old = suites.get(suite["name"])
+        if old is not None and not suite["skipped"]:
+            comparable = all(old[k] == suite[k] for k in ("dataset", "model", "recipe", "labelled"))
+            if comparable:
+                suite["methods"] = list(dict.fromkeys([*old["methods"], *suite["methods"]]))
+                suite["seeds"] = sorted({*old["seeds"], *suite["seeds"]})
+                suite["trials"] = {**old["trials"], **suite["trials"]}
+        suites[suite["name"]] = suite
+    return {**listed, "suites": list(suites.values())}
+
+
+def _run_on_ray(benchmark: config.Benchmark, grid: Grid) -> list[str]:
+    import harness.on_ray  # noqa: F401 - sets Ray's environment before its import
+    from harness.display import Display
+    from harness.on_ray import trials
+
+    print(trials.start(benchmark.where), flush=True)
+    # checked on the cluster before the data is read: a grid that can't be placed would wait for ever
+    problems = _load(benchmark, grid)
+    display = Display(grid.units, sys.stdout)
+    try:
+        return trials.run(grid.units, problems, benchmark.where, benchmark.output, display)
+    finally:
+        display.close()
+        trials.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, 1 if a trial failed, 2 for what the user can mend."""
+    found = _arguments(arguments)
+    try:
+        if found.schema:
+            print(json.dumps(config.json_schema(), indent=2))
+            return 0
+        benchmark = config.only(config.load(found.config, found.overrides), found.only)
+        from harness import network_names
+        from harness.grid import expand
+
+        for suite in benchmark.suites:
+            try:
+                network_names.check(suite.model)
+            except UserError as error:
+                raise UserError(f"{found.config}: suite {suite.name}: {error}") from None
+        grid = expand(benchmark)
+        if found.plan:
+            from harness import plan
+
+            print(plan.text(benchmark, grid))
+            return 0
+        return _run(benchmark, grid, found.resume)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; finished cycles are kept: --resume goes on with the rest", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code) if code == 130 else sys.exit(code)
