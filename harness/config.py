@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -24,10 +25,12 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
 )
-from pydantic import model_validator as validator
 
-from harness import registry
+from harness import network_names, registry
 from harness.data import DataPlace, Dataset
 from harness.errors import UserError, did_you_mean
 from harness.method import Acquisition, Training
@@ -62,11 +65,13 @@ class Recipe(Strict):
     )
     inference_batch_size: PositiveInt = 500
 
-    @validator(mode="after")
-    def _milestones_ascend(self) -> Recipe:
-        if self.milestones != sorted(set(self.milestones)) or any(m >= self.epochs for m in self.milestones):
-            raise ValueError(f"milestones must ascend and stay below epochs ({self.epochs})")
-        return self
+    @field_validator("milestones")
+    @classmethod
+    def _milestones_ascend(cls, milestones: list[int], before: ValidationInfo) -> list[int]:
+        epochs = before.data.get("epochs")
+        if epochs and (milestones != sorted(set(milestones)) or any(m >= epochs for m in milestones)):
+            raise ValueError(f"must ascend and stay below epochs ({epochs}), got {milestones}")
+        return milestones
 
 
 class Protocol(Strict):
@@ -87,11 +92,13 @@ class Protocol(Strict):
         """Return the number of labelled images of each cycle."""
         return [self.initial + cycle * self.budget for cycle in range(self.cycles)]
 
-    @validator(mode="after")
-    def _budget_fits(self) -> Protocol:
-        if self.candidates is not None and self.candidates < self.budget:
-            raise ValueError(f"candidates ({self.candidates}) must be at least budget ({self.budget})")
-        return self
+    @field_validator("candidates")
+    @classmethod
+    def _budget_fits(cls, candidates: int | None, before: ValidationInfo) -> int | None:
+        budget = before.data.get("budget")
+        if candidates and budget and candidates < budget:
+            raise ValueError(f"must be at least budget ({budget}), got {candidates}")
+        return candidates
 
 
 class Where(Strict):
@@ -116,10 +123,10 @@ class Where(Strict):
     )
     shards: PositiveInt = Field(2, description="workers of the Ray Data path, for each trial")
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _ray_data_needs_ray(self) -> Where:
         if self.trials == "in_process" and self.scoring == "ray_data":
-            raise ValueError("scoring: ray_data needs trials: ray")
+            raise ValueError("scoring: ray_data needs trials: ray, got trials: in_process")
         return self
 
 
@@ -127,20 +134,21 @@ class SuiteKeys(Strict):
     """The keys of a suite as they are written; datasets and methods are checked against their plug-ins."""
 
     title: str = ""
-    dataset: str | dict[str, Any]
+    dataset: Any
     model: Model
     recipe: Recipe
     protocol: Protocol
-    methods: dict[str, str | dict[str, Any]] = Field(min_length=1, description="label -> method")
+    methods: dict[str, Any] = Field(min_length=1, description="label -> method")
     seeds: list[NonNegativeInt] = Field(min_length=1)
     optional: bool = Field(False, description="skip the suite, by name, where its data is missing")
     exclusive: bool = Field(False, description="one trial per device, so that seconds can be compared")
 
-    @validator(mode="after")
-    def _seeds_differ(self) -> SuiteKeys:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must differ, got {self.seeds}")
-        return self
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"must differ, got {seeds}")
+        return seeds
 
 
 @dataclass(frozen=True)
@@ -224,11 +232,15 @@ class Trial:
         """Return the image passes of all trainings."""
         return sum(self.protocol.labelled()) * self.recipe.epochs
 
-    def scoring_images(self, num_train: int) -> int:
-        """Return the image passes of the scoring of candidates (0 if the acquisition looks at no image)."""
+    def scores_images(self) -> bool:
+        """Return whether the acquisition looks at images at all."""
         acquisition = registry.find("methods", self.acquisition.name, Acquisition)
         assert acquisition is not None
-        if not acquisition.uses_images:
+        return acquisition.uses_images and self.protocol.cycles > 1
+
+    def scoring_images(self, num_train: int) -> int:
+        """Return the image passes of the scoring of candidates (0 if the acquisition looks at no image)."""
+        if not self.scores_images():
             return 0
         pools = [num_train - labelled for labelled in self.protocol.labelled()[:-1]]
         return sum(min(pool, self.protocol.candidates or pool) for pool in pools)
@@ -253,6 +265,8 @@ class Suite:
     seeds: list[int]
     optional: bool
     exclusive: bool
+    protocol_at: str = ""
+    """Where its protocol is written, for messages."""
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """Yield (label, trial), methods in the order of the config and seeds within."""
@@ -313,54 +327,104 @@ class Benchmark:
 
 # ---------------------------------------------------------------------------------------------------- reading
 
+LONGEST_VALUE = 60  # characters of a value in a message
+PAIR = {"acquisition", "training"}
 
-class _Source:
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but 1e-3 and 1.5e3 are numbers, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+class Source:
     """The file's values, and the line of each of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines: dict[tuple[str, ...], int] = {}
         self.overridden: dict[tuple[str, ...], str] = {}
+        self.values: Any = None
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.values = self._read(node, ()) if node is not None else {}
+            node = yaml.compose(text, Loader=_Loader)
+            if node is not None:
+                self.values = self._read(node, ())
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
+            mark = error.problem_mark or error.context_mark
             line = f":{mark.line + 1}" if mark else ""
-            raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from None
+            problem = error.problem or error.context or ""
+            problem = f"{error.context}, {problem}" if problem.startswith("but ") else problem
+            raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
+        except yaml.reader.ReaderError as error:
+            line = f":{text.count(chr(10), 0, error.position) + 1}"
+            raise UserError(f"{path}{line}: not valid YAML: {error.reason}") from None
+        except RecursionError:
+            raise UserError(f"{path}: not valid YAML: values are nested too deeply") from None
         if not isinstance(self.values, dict):
-            raise UserError(f"{path}:1: a config is a mapping of keys, got {self.values!r}")
+            got = "the file is empty" if node is None else f"got {_shown(self.values)}"
+            raise UserError(f"{path}:1: a config is a mapping of keys (dataset, model, recipe, ...), {got}")
 
     def _read(self, node: yaml.Node, place: tuple[str, ...]) -> Any:
-        self.lines[place] = node.start_mark.line + 1
+        line = node.start_mark.line + 1
+        self.lines.setdefault(place, line)  # the line of its key, where it has one
         if isinstance(node, yaml.MappingNode):
-            found: dict[Any, Any] = {}
+            found: dict[str, Any] = {}
             for key_node, value_node in node.value:
+                line = key_node.start_mark.line + 1
+                if not isinstance(key_node, yaml.ScalarNode):
+                    raise UserError(f"{self.path}:{line}: a key must be a word, got a list or a mapping")
                 key = str(key_node.value)
                 if key in found:
-                    raise UserError(f"{self.path}:{key_node.start_mark.line + 1}: key {key!r} is there twice")
+                    raise UserError(f"{self.path}:{line}: key {'.'.join((*place, key))!r} is there twice")
+                self.lines[(*place, key)] = line
                 found[key] = self._read(value_node, (*place, key))
-                self.lines[(*place, key)] = key_node.start_mark.line + 1
             return found
         if isinstance(node, yaml.SequenceNode):
             return [self._read(item, (*place, str(i))) for i, item in enumerate(node.value)]
-        return yaml.SafeLoader("").construct_object(node, deep=True)
+        try:
+            return _Loader("").construct_object(node, deep=True)
+        except ValueError as error:  # such as a date with a 13th month
+            problem = f"{node.value!r} can't be read: {error}"
+            raise UserError(f"{self.path}:{line}: {'.'.join(place)}: {problem}") from None
+
+    def at(self, place: Iterable[Any], suite: str | None = None) -> str:
+        """Return where a value was written: its override, or its file, line and keys."""
+        keys = tuple(map(str, place))
+        candidates = ([("suites", suite, *keys)] if suite is not None else []) + [keys]
+        if keys[:1] == ("methods",) and candidates[0][:3] in self.lines:
+            candidates = candidates[:1]  # a suite's methods replace the top level's
+        for candidate in candidates:
+            for length in range(len(candidate), 0, -1):
+                if (text := self.overridden.get(candidate[:length])) is not None:
+                    inside = f": {'.'.join(keys)}" if length < len(candidate) else ""
+                    return f"{text} (command line){inside}"
+        inside = ""
+        if below := [t for p, t in self.overridden.items() if any(p[: len(c)] == c for c in candidates if c)]:
+            inside = f" (with {', '.join(dict.fromkeys(below))})"
+        for left_out in range(len(keys)):  # the most exact place that was written; a suite's before the top level's
+            for candidate in candidates:
+                if (line := self.lines.get(candidate[: len(candidate) - left_out])) is not None:
+                    return f"{self.path}:{line}: {'.'.join(candidate)}{inside}"
+        found = candidates[0] if ("suites", suite) in self.lines else keys
+        line = self.lines.get(("suites", suite or ""), self.lines[()])
+        return ": ".join([f"{self.path}:{line}", *([f"{'.'.join(found)}{inside}"] if found else [])])
 
     def error(self, place: Iterable[Any], problem: str, suite: str | None = None) -> UserError:
         """Return the one sentence for a problem at a place, with the line it was written in."""
-        keys = tuple(map(str, place))
-        for candidate in ([("suites", suite, *keys)] if suite is not None else []) + [keys]:
-            for length in range(len(candidate), 0, -1):
-                if candidate[:length] in self.overridden:
-                    return UserError(f"{self.overridden[candidate[:length]]} (command line): {problem}")
-                if candidate[:length] in self.lines and (length > 2 or candidate[0] != "suites"):
-                    return UserError(f"{self.path}:{self.lines[candidate[:length]]}: {'.'.join(keys)}: {problem}")
-        line = self.lines.get(("suites", suite)) if suite is not None else None
-        return UserError(f"{self.path}{f':{line}' if line else ''}: {'.'.join(keys)}: {problem}")
+        return UserError(f"{self.at(place, suite)}: {problem}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a user would write it, cut short if it is long."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def _model_at(model: Any, place: Iterable[Any]) -> type[BaseModel] | None:
@@ -373,31 +437,62 @@ def _model_at(model: Any, place: Iterable[Any]) -> type[BaseModel] | None:
     return model if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 
+def _literals(annotation: Any) -> list[str]:
+    """Return the allowed words of a type such as Literal["warm", "fresh"] | None."""
+    if get_origin(annotation) is Literal:
+        return [str(word) for word in get_args(annotation)]
+    return [word for part in get_args(annotation) for word in _literals(part)]
+
+
+NEEDED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list, such as [0, 1, 2]",
+    "dict": "a mapping of keys",
+    "model": "a mapping of keys",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_short": "at least {min_length} long",
+}
+"""What must be, by the type of a pydantic error without what follows its first part: int_type and int_parsing."""
+
+
 def _sentence(model: type[BaseModel], error: Any) -> tuple[tuple[Any, ...], str]:
     """Return (place, problem) of a pydantic error in words that name the value and what is allowed."""
-    place, value = tuple(error["loc"]), error["input"]
-    if error["type"] == "extra_forbidden":
+    place, kind, value = tuple(error["loc"]), error["type"], error["input"]
+    if kind == "extra_forbidden":
         parent = _model_at(model, place[:-1]) or model
-        return place, f"unknown key {place[-1]!r}{did_you_mean(str(place[-1]), parent.model_fields)}"
-    if error["type"] == "missing":
+        allowed = did_you_mean(str(place[-1]), parent.model_fields) or "; it has no settings"
+        return place, f"unknown key {str(place[-1])!r}{allowed}"
+    if kind == "missing":
         return place, "this key is required"
-    if error["type"] == "literal_error":
-        parent = _model_at(model, place[:-1]) or model
-        allowed = [str(a) for a in get_args(parent.model_fields[place[-1]].annotation)]
-        return place, f"{value!r} is not allowed{did_you_mean(str(value), allowed)}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return place, message
-    # a union such as "str | dict" adds the tried type to the place: of no use to a reader
-    shown = tuple(p for p in place if not (isinstance(p, str) and ("[" in p or p in ("str", "int", "float"))))
-    return shown, f"{message[0].lower()}{message[1:]}, got {value!r}"
+    if kind == "value_error":
+        return place, error["msg"].removeprefix("Value error, ")
+    # a union such as "int | str" adds the tried type to the place: of no use to a reader
+    place = tuple(p for p in place if not (isinstance(p, str) and ("[" in p or p in ("str", "int", "float", "bool"))))
+    parent = (_model_at(model, place[:-1]) or model) if place else model
+    if kind == "literal_error" and place and place[-1] in parent.model_fields:
+        allowed = did_you_mean(str(value), _literals(parent.model_fields[place[-1]].annotation))
+        return place, f"{_shown(value)} is not allowed{allowed}"
+    needed = NEEDED.get(kind) or NEEDED.get(kind.split("_")[0])
+    if needed is None:
+        return place, f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_shown(value)}"
+    return place, f"must be {needed.format(**error.get('ctx', {}))}, got {_shown(value)}"
 
 
-def _validate(model: type[BaseModel], values: Any, source: _Source, place: tuple[str, ...], suite: str | None) -> Any:
+def _validate(model: type[BaseModel], values: Any, source: Source, place: tuple[str, ...], suite: str | None) -> Any:
     try:
-        return model.model_validate(values)
+        # as JSON, because there strict means "no true for a number", but not "no list for a tuple"
+        return model.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        where, problem = _sentence(model, error.errors()[0])
+        # a misspelt key is also a missing one: its own sentence tells more
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        where, problem = _sentence(model, first)
         raise source.error((*place, *where), problem, suite) from None
 
 
@@ -414,41 +509,49 @@ def _merge(defaults: Any, values: Any) -> Any:
 
 
 def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, text: str) -> None:
+    part = keys[2] if keys[0] == "suites" else keys[0]
     for depth, key in enumerate(keys[:-1]):
         inner = values.get(key)
-        if isinstance(inner, str) and keys[0] in ("dataset", "methods"):
-            inner = {"name": inner}  # a bare plug-in name that now gets a setting
+        if isinstance(inner, str) and part in ("dataset", "methods"):
+            # a bare plug-in name that now gets a setting, or a method that now is a pair
+            inner = {"acquisition" if part == "methods" and keys[depth + 1] in PAIR else "name": inner}
         elif not isinstance(inner, dict | None):
-            raise UserError(f"{text} (command line): {'.'.join(keys[: depth + 1])} is {inner!r}, not a mapping")
+            raise UserError(f"{text} (command line): {'.'.join(keys[: depth + 1])} is {_shown(inner)}, not a mapping")
         values[key] = dict(inner or {})
         values = values[key]
     values[keys[-1]] = value
 
 
-def _override(source: _Source, overrides: Iterable[str]) -> None:
+def _override(source: Source, overrides: Iterable[str]) -> None:
     """Apply ``key.path=value``; a key of a suite without ``suites.`` before it holds for every suite."""
     for text in overrides:
         path, equals, written = text.partition("=")
         keys = tuple(path.split("."))
         if not equals or not all(keys):
-            raise UserError(f"{text!r}: an override is written key.path=value, e.g. recipe.epochs=2")
+            raise UserError(f"{text} (command line): an override is written key.path=value, e.g. recipe.epochs=2")
         if keys[0] not in {"suites", "where", *SuiteKeys.model_fields}:
             raise UserError(
                 f"{text} (command line): unknown key {keys[0]!r}"
                 f"{did_you_mean(keys[0], ['suites', 'where', *SuiteKeys.model_fields])}"
             )
         try:
-            value = yaml.safe_load(written)
-        except yaml.YAMLError:
-            raise UserError(f"{text!r}: the value is not valid YAML") from None
-        if keys[0] == "suites" and (len(keys) < 3 or keys[1] not in source.values.get("suites", {})):
+            value = yaml.load(written, Loader=_Loader)
+        except (yaml.YAMLError, ValueError):
+            raise UserError(f"{text} (command line): {_shown(written)} is not valid YAML") from None
+        suites = source.values.get("suites")
+        suites = suites if isinstance(suites, dict) else {}
+        if keys[0] == "suites" and len(keys) < 3:
+            raise UserError(f"{text} (command line): write suites.NAME.key=value, e.g. suites.NAME.recipe.epochs=2")
+        if keys[0] == "suites" and keys[1] not in suites:
             raise UserError(
-                f"{text} (command line): no such suite"
-                f"{did_you_mean(keys[1] if len(keys) > 1 else '', source.values.get('suites', {}))}"
+                f"{text} (command line): unknown suite {keys[1]!r}"
+                f"{did_you_mean(keys[1], suites) or ', the config has no suites'}"
             )
+        if keys[0] == "suites" and keys[2] == "methods" and len(keys) > 3 and isinstance(suites[keys[1]], dict):
+            suites[keys[1]].setdefault("methods", deepcopy(source.values.get("methods")))  # they replace the defaults
         targets = [keys]
         if keys[0] in SuiteKeys.model_fields:
-            for name, suite in (source.values.get("suites") or {}).items():
+            for name, suite in suites.items():
                 if isinstance(suite, dict) and keys[0] in suite:
                     targets.append(("suites", name, *keys))
         for target in targets:
@@ -458,33 +561,32 @@ def _override(source: _Source, overrides: Iterable[str]) -> None:
 
 
 def _part(
-    written: Any, folder: str, contract: type[Any], source: _Source, place: tuple[str, ...], suite: str
+    written: Any, folder: str, contract: type[Any], source: Source, place: tuple[str, ...], suite: str
 ) -> tuple[Part, type[Any]]:
     """Return a plug-in's name and full settings from ``name`` or ``{name: ..., setting: ...}``."""
     values = {"name": written} if isinstance(written, str) else written
     if not isinstance(values, dict) or not isinstance(values.get("name"), str):
-        raise source.error(place, f"a name or a mapping with a name is needed, got {written!r}", suite)
-    name = values["name"]
-    try:
-        plugin = registry.find(folder, name, contract)
-    except UserError as error:
-        raise source.error(place, str(error), suite) from None
+        raise source.error(place, f"must be a name or a mapping with a name, got {_shown(written)}", suite)
+    name, kind = values["name"], contract.__name__.lower()
+    plugin = registry.find(folder, name, contract) if name in registry.names(folder) else None
     if plugin is None:
         others = [n for n in registry.names(folder) if registry.find(folder, n, contract)]
-        raise source.error(place, f"{name!r} is not a {contract.__name__.lower()}{did_you_mean(name, others)}", suite)
+        problem = f"unknown {kind} {name!r}{did_you_mean(name, others)}"
+        if name in registry.names(folder):
+            article = "an" if kind[0] in "aeiou" else "a"
+            problem = f"{name!r} is not {article} {kind}; allowed: {', '.join(others)}"
+        raise source.error((*place, "name") if values is written else place, problem, suite)
     settings = _validate(plugin.Settings, {k: v for k, v in values.items() if k != "name"}, source, place, suite)
     return Part(name, settings.model_dump()), plugin
 
 
-def _method(written: Any, label: str, source: _Source, suite: str) -> tuple[Part, Part]:
+def _method(written: Any, label: str, source: Source, suite: str) -> tuple[Part, Part]:
     """Return (training, acquisition) of one entry of ``methods``."""
     place: tuple[str, ...] = ("methods", label)
-    if isinstance(written, dict) and ("acquisition" in written or "training" in written):
-        if unknown := set(written) - {"acquisition", "training"}:
+    if isinstance(written, dict) and PAIR & written.keys():
+        if unknown := written.keys() - PAIR:
             key = min(unknown)
-            raise source.error(
-                (*place, key), f"unknown key {key!r}{did_you_mean(key, ['acquisition', 'training'])}", suite
-            )
+            raise source.error((*place, key), f"unknown key {key!r}{did_you_mean(key, PAIR)}", suite)
         if "acquisition" not in written:
             raise source.error((*place, "acquisition"), "this key is required", suite)
         acquired, trained = written["acquisition"], written.get("training", "plain")
@@ -507,14 +609,18 @@ def _method(written: Any, label: str, source: _Source, suite: str) -> tuple[Part
     return training, acquisition
 
 
-def _suite(name: str, values: dict[str, Any], source: _Source, where: Where) -> Suite:
+def _suite(name: str, values: dict[str, Any], source: Source, where: Where) -> Suite:
     keys: SuiteKeys = _validate(SuiteKeys, values, source, (), name)
     dataset, _ = _part(keys.dataset, "datasets", Dataset, source, ("dataset",), name)
+    if problem := network_names.problem(keys.model):
+        raise source.error(("model", problem[0]), problem[1], name)
     methods = {label: _method(written, label, source, name) for label, written in keys.methods.items()}
     for label, (training, acquisition) in methods.items():
         twin = next(other for other in methods if methods[other] == (training, acquisition))
         if twin != label:
-            raise source.error(("methods", label), f"is the same method as {twin!r}", name)
+            raise source.error(
+                ("methods", label), f"is the same method as {twin!r}; change a setting or leave it out", name
+            )
         plugin = registry.find("methods", acquisition.name, Acquisition)
         assert plugin is not None
         if plugin.sequential(plugin.Settings(**acquisition.settings)) and (
@@ -537,27 +643,34 @@ def _suite(name: str, values: dict[str, Any], source: _Source, where: Where) -> 
         keys.seeds,
         keys.optional,
         keys.exclusive,
+        source.at(("protocol",), name),
     )
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Benchmark:
     """Read and check a config. Raises UserError: one sentence with file, line, key, value and what is allowed."""
-    source = _Source(path)
+    source = Source(path)
     _override(source, overrides)
     values = source.values
     top_level = {"suites", "where", *SuiteKeys.model_fields}
     for key in values:
         if key not in top_level:
             raise source.error((key,), f"unknown key {key!r}{did_you_mean(key, top_level)}")
-    where = _validate(Where, values.get("where") or {}, source, ("where",), None)
+    where = _validate(Where, {} if values.get("where") is None else values["where"], source, ("where",), None)
     defaults = {k: v for k, v in values.items() if k in SuiteKeys.model_fields}
     written = values.get("suites", {path.stem: {}})
     if not isinstance(written, dict) or not written:
-        raise source.error(("suites",), f"a mapping of suite names is needed, got {written!r}")
+        raise source.error(("suites",), f"must be a mapping of suite names to suites, got {_shown(written)}")
     for name, suite in written.items():
         if not isinstance(suite, dict):
-            raise source.error(("suites", name), f"a mapping of keys is needed, got {suite!r}")
-    suites = [_suite(name, _merge(defaults, suite), source, where) for name, suite in written.items()]
+            raise source.error(("suites", name), f"must be a mapping of keys, got {_shown(suite)}")
+        if isinstance(suite.get("dataset"), dict) and isinstance(defaults.get("dataset"), str):
+            defaults["dataset"] = {"name": defaults["dataset"]}  # so that the suite can give it settings
+    suites = []
+    for name, suite in written.items():
+        # a suite's methods are a list of their own: merged with the defaults, none could ever be left out
+        own = {"methods": suite["methods"]} if "methods" in suite else {}
+        suites.append(_suite(name, {**_merge(defaults, suite), **own}, source, where))
     return Benchmark(path.stem, suites, where)
 
 
@@ -601,7 +714,7 @@ def json_schema() -> dict[str, Any]:
             if cls is not None:
                 schema = cls.Settings.model_json_schema()
                 schema["properties"] = {"name": {"const": name}, **schema.get("properties", {})}
-                schema["required"] = ["name", *schema.get("required", [])]
+                schema.pop("required", None)
                 found += [{"const": name}, schema]
         return found
 
@@ -612,11 +725,12 @@ def json_schema() -> dict[str, Any]:
     pair = {
         "type": "object",
         "properties": {"acquisition": acquisition, "training": {"anyOf": plugin("methods", Training)}},
-        "required": ["acquisition"],
         "additionalProperties": False,
     }
     suite["properties"]["methods"]["additionalProperties"] = {"anyOf": [pair, acquisition]}
-    suite.pop("required", None)  # any of them may stand at the top level instead
+    # nothing is required: a suite and the top level may each hold a part of a mapping
+    for schema in (suite, *definitions.values()):
+        schema.pop("required", None)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$defs": definitions,

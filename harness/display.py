@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from harness.grid import Unit
 
 
 class Display:
-    """Follows the units of a run by their events (start, cycle, end, retry, failed)."""
+    """Follows the units of a run by their events (start, cycle, end, retry, failed).
 
-    def __init__(self, units: list[Unit], output: TextIO, workers: int = 1) -> None:
-        self.units, self.output, self.workers = units, output, workers
+    ``finished`` are the cycles of each unit that an earlier run finished: they are reported again, but took no time.
+    """
+
+    def __init__(self, units: list[Unit], output: TextIO, finished: Sequence[int] = ()) -> None:
+        self.units, self.output = units, output
+        self.finished = finished or [0] * len(units)
         self.began = time.time()
         self.running: dict[int, dict[str, Any]] = {}
-        self.done_passes = 0
-        self.replayed_passes = 0
-        self.ended = 0
+        self.reached = [0] * len(units)
+        """Cycles of each unit that were reported; a retried unit reports some of them again."""
+        self.over: set[int] = set()
+        self.passes_here = 0
         self.live: Any = None
         if output.isatty():
             from rich.console import Console
@@ -33,11 +39,13 @@ class Display:
 
     def seconds_left(self) -> float | None:
         """Return the expected seconds to the end, from the training images per second so far."""
-        total = sum(unit.image_passes for unit in self.units)
-        here = self.done_passes - self.replayed_passes
-        if here <= 0:
+        if self.passes_here <= 0:
             return None
-        return (time.time() - self.began) * (total - self.done_passes) / here
+        left = 0
+        for number, unit in enumerate(self.units):
+            if number not in self.over:
+                left += unit.image_passes - sum(self._passes(unit, cycle) for cycle in range(self.reached[number]))
+        return (time.time() - self.began) * left / self.passes_here
 
     def __call__(self, event: str, unit: Unit, values: dict[str, Any]) -> None:
         """Take an event and show it."""
@@ -45,29 +53,39 @@ class Display:
         if event == "start":
             self.running.setdefault(number, {"cycle": None})
         elif event == "cycle":
-            passes = self._passes(unit, values["cycle"])
-            self.done_passes += passes
-            if values.get("began", 0) + values.get("wall", 0) > time.time() + 1:
-                self.replayed_passes += passes  # a finished cycle of an earlier run, reported again
-            self.running[number] = values
-            if self.live is None:
-                figures = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._figures(values).items())
-                self._print(
-                    f"{unit.name}: cycle {values['cycle'] + 1}/{unit.cycles}, {values['labelled']} labelled: {figures}"
-                    f"  ({values['cost']:.1f} s; {self._summary()})"
-                )
+            self._cycle(number, values)
         elif event == "retry":
             self._print(f"{unit.name}: its process died; it goes on from its last finished cycle")
         elif event == "failed":
+            self._end(number)
             self._print(f"{unit.name}: FAILED: {values['failure']}")
         elif event == "end":
-            self.running.pop(number, None)
-            self.ended += 1
-            if unit.shared:
-                self.done_passes += unit.image_passes
+            if unit.shared and number not in self.over:
+                self.passes_here += unit.image_passes
+                self._end(number)
                 if self.live is None:
                     self._print(f"{unit.name}: trained  ({self._summary()})")
+            self._end(number)
         self._refresh()
+
+    def _cycle(self, number: int, values: dict[str, Any]) -> None:
+        unit, cycle = self.units[number], values["cycle"]
+        if cycle < self.reached[number]:
+            return  # a retried unit reports its finished cycles again
+        self.reached[number] = cycle + 1
+        if cycle >= self.finished[number]:
+            self.passes_here += self._passes(unit, cycle)
+        self.running[number] = values
+        if self.live is None:
+            figures = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._figures(values).items())
+            self._print(
+                f"{unit.name}: cycle {cycle + 1}/{unit.cycles}, {values['labelled']} labelled: {figures}"
+                f"  ({values['cost']:.1f} s; {self._summary()})"
+            )
+
+    def _end(self, number: int) -> None:
+        self.running.pop(number, None)
+        self.over.add(number)
 
     @staticmethod
     def _figures(values: dict[str, Any]) -> dict[str, float]:
@@ -76,7 +94,7 @@ class Display:
     def _summary(self) -> str:
         left = self.seconds_left()
         expected = "" if left is None else f", about {_duration(left)} left"
-        return f"{self.ended}/{len(self.units)} done, {_duration(time.time() - self.began)} gone{expected}"
+        return f"{len(self.over)}/{len(self.units)} done, {_duration(time.time() - self.began)} gone{expected}"
 
     def _print(self, line: str) -> None:
         if self.live is not None:

@@ -75,9 +75,9 @@ def expand(benchmark: Benchmark) -> Grid:
     running = [suite for suite in benchmark.suites if suite.name not in skipped]
     groups: dict[str, list[str]] = defaultdict(list)
     trials: dict[str, tuple[Suite, str, Trial]] = {}
-    for suite in running:
+    for suite in sorted(running, key=lambda suite: not suite.exclusive):
         for label, trial in suite.trials():
-            if trial.id not in trials:  # two suites may have a trial in common
+            if trial.id not in trials:  # two suites may have a trial in common: it is run as the stricter asks
                 trials[trial.id] = (suite, label, trial)
                 groups[trial.sharing_key].append(trial.id)
     units = []
@@ -98,7 +98,7 @@ def _check_size(suite: Suite, facts: Facts) -> None:
     most = suite.protocol.labelled()[-1]
     if most > facts.num_train:
         raise UserError(
-            f"suite {suite.name}: protocol asks for {most} labelled images (initial {suite.protocol.initial} + "
+            f"{suite.protocol_at}: asks for {most} labelled images (initial {suite.protocol.initial} + "
             f"{suite.protocol.cycles - 1} x budget {suite.protocol.budget}), but {suite.dataset.name} has "
             f"{facts.num_train} training images"
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.config import Model
-from harness.errors import UserError, did_you_mean
+if TYPE_CHECKING:
+    from harness.config import Model
 
 OURS = ("resnet18_cifar", "resnet18_cifar_projection", "vgg16_bn_cifar", "resnet_small")
 """Networks for small images, built from timm's by harness/networks.py."""
@@ -28,20 +30,19 @@ def timm_names() -> frozenset[str]:
     )
 
 
-def check(model: Model) -> None:
-    """Raise UserError if there is no such network."""
-    if model.name not in OURS and model.name.split(".")[0] not in timm_names():
-        hint = did_you_mean(model.name, OURS) if "cifar" in model.name or "small" in model.name else ""
-        close = hint or did_you_mean(model.name, timm_names()).split(" allowed:")[0]
-        close = close.removesuffix(";")
-        allowed = "" if hint else f"; allowed: {', '.join(OURS)}"
-        raise UserError(
-            f"model.name: unknown network {model.name!r}{close}{allowed}, or any model of timm {version('timm')}"
-        )
+def problem(model: Model) -> tuple[str, str] | None:
+    """Return (key, what is wrong with its value), or None if there is such a network."""
+    if model.name not in OURS and model.name not in timm_names():
+        untagged = model.name.split(".")[0]
+        close = get_close_matches(untagged, sorted({*OURS, *timm_names()}), n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        allowed = f"{', '.join(OURS)}, or any model of timm {version('timm')}, without pretrained tag"
+        return "name", f"unknown network {model.name!r}{hint} allowed: {allowed}"
     if model.width is not None and model.name != "resnet_small":
-        raise UserError(f"model.width: only resnet_small takes a width, got {model.width} for {model.name}")
+        return "width", f"only resnet_small takes a width, got {model.width} for {model.name}"
     if model.width is not None and model.width % 2:
-        raise UserError(f"model.width: must be even, got {model.width}")
+        return "width", f"must be even, got {model.width}"
+    return None
 
 
 def num_parameters(model: Model, channels: int, num_classes: int) -> int:

@@ -10,7 +10,8 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import config
 from harness.errors import UserError
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
     from harness.grid import Grid
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in the one sentence that every mistake gets."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the options")
+
+
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.run", description="Run an active-learning benchmark and print its tables."
-    )
+    parser = _Parser(prog="python -m harness.run", description="Run an active-learning benchmark and print its tables.")
     parser.add_argument("config", type=Path, nargs="?", help="a YAML file, e.g. configs/quickstart.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replace a value, e.g. recipe.epochs=2")
     parser.add_argument("--plan", action="store_true", help="print what would be run, and start nothing")
@@ -38,7 +44,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="go on with the results that are in the output folder")
     parser.add_argument("--schema", action="store_true", help="print a JSON schema of configs, for editors")
-    found = parser.parse_args(arguments)
+    found = parser.parse_intermixed_args(arguments)  # overrides may also stand after options
     if found.config is None and not found.schema:
         parser.error("a config is needed, e.g. configs/quickstart.yaml")
     return found
@@ -112,45 +118,60 @@ def _left_to_run(benchmark: config.Benchmark, grid: Grid) -> Grid:
     return Grid(units, grid.facts, grid.skipped)
 
 
+def _check_output(output: Path, resume: bool) -> None:
+    """Raise UserError if the results folder holds results that are not to be resumed, or can't be written to."""
+    try:
+        held = (output / "run.json").is_file()
+        if not held or resume:
+            output.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=output):
+                pass
+    except OSError as error:
+        raise UserError(f"where.output: {output} can't be written to: {error.strerror}") from None
+    if held and not resume:
+        raise UserError(
+            f"where.output: {output} holds results already; add --resume to run what is missing, or "
+            "where.output=OTHER_FOLDER"
+        )
+
+
 def _run(benchmark: config.Benchmark, grid: Grid, resume: bool) -> int:
-    from harness import report
     from harness.display import Display
     from harness.grid import manifest
-    from harness.store import write_atomically
+    from harness.store import RunStore, write_atomically
 
     output = benchmark.output
-    if (output / "run.json").exists() and not resume:
-        raise UserError(
-            f"{output}: holds results already; add --resume to run what is missing, or where.output=OTHER_FOLDER"
-        )
-    for suite in benchmark.suites:
-        if suite.name not in grid.skipped:
-            suite.open_dataset(benchmark.where).fetch()
     for name, reason in grid.skipped.items():
         print(f"suite {name} is SKIPPED: {reason}")
     if not grid.facts:
         raise UserError("nothing can run: the data of every suite is missing")
+    _check_output(output, resume)
+    for suite in benchmark.suites:
+        if suite.name not in grid.skipped:
+            suite.open_dataset(benchmark.where).fetch()
     listed = manifest(benchmark, grid)
-    try:
-        write_atomically(output / "config.yaml", benchmark.written().encode())
-        write_atomically(output / "run.json", json.dumps(_with_earlier(output, listed), indent=2).encode())
-    except OSError as error:
-        raise UserError(f"where.output: {output} can't be written to: {error.strerror}") from None
+    write_atomically(output / "config.yaml", benchmark.written().encode())
+    write_atomically(output / "run.json", json.dumps(_with_earlier(output, listed), indent=2).encode())
     units = len(grid.units)
     grid = _left_to_run(benchmark, grid)
+    store = RunStore(output)
+    finished = [0 if unit.shared else len(store.trial(unit.trial.id).records()) for unit in grid.units]
     done = f" ({units - len(grid.units)} done before)" if units != len(grid.units) else ""
     print(f"{len(grid.units)} units of work{done}; results go to {output}", flush=True)
     failures: list[str] = []
     if grid.units:
         if benchmark.where.trials == "ray":
-            failures = _run_on_ray(benchmark, grid)
+            failures = _run_on_ray(benchmark, grid, finished)
         else:
-            display = Display(grid.units, sys.stdout)
+            problems = _load(benchmark, grid)
+            display = Display(grid.units, sys.stdout, finished)
             try:
-                failures = _run_in_process(benchmark, grid, _load(benchmark, grid), display)
+                failures = _run_in_process(benchmark, grid, problems, display)
             finally:
                 display.close()
     print()
+    from harness import report
+
     print(report.write(output))
     left = _left_to_run(benchmark, grid)
     for failure in failures:
@@ -179,7 +200,7 @@ def _with_earlier(output: Path, listed: dict[str, Any]) -> dict[str, Any]:
     return {**listed, "suites": list(suites.values())}
 
 
-def _run_on_ray(benchmark: config.Benchmark, grid: Grid) -> list[str]:
+def _run_on_ray(benchmark: config.Benchmark, grid: Grid, finished: list[int]) -> list[str]:
     import harness.on_ray  # noqa: F401 - sets Ray's environment before its import
     from harness.display import Display
     from harness.on_ray import trials
@@ -187,7 +208,7 @@ def _run_on_ray(benchmark: config.Benchmark, grid: Grid) -> list[str]:
     print(trials.start(benchmark.where), flush=True)
     # checked on the cluster before the data is read: a grid that can't be placed would wait for ever
     problems = _load(benchmark, grid)
-    display = Display(grid.units, sys.stdout)
+    display = Display(grid.units, sys.stdout, finished)
     try:
         return trials.run(grid.units, problems, benchmark.where, benchmark.output, display)
     finally:
@@ -197,20 +218,14 @@ def _run_on_ray(benchmark: config.Benchmark, grid: Grid) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 if a trial failed, 2 for what the user can mend."""
-    found = _arguments(arguments)
     try:
+        found = _arguments(arguments)
         if found.schema:
             print(json.dumps(config.json_schema(), indent=2))
             return 0
         benchmark = config.only(config.load(found.config, found.overrides), found.only)
-        from harness import network_names
         from harness.grid import expand
 
-        for suite in benchmark.suites:
-            try:
-                network_names.check(suite.model)
-            except UserError as error:
-                raise UserError(f"{found.config}: suite {suite.name}: {error}") from None
         grid = expand(benchmark)
         if found.plan:
             from harness import plan

@@ -1,0 +1,121 @@
+"""Small problems, and runs of whole trials on them in this process."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness import registry
+from harness.config import Model, Part, Protocol, Recipe, Trial
+from harness.data import DataPlace, Dataset, Problem
+from harness.method import Acquisition, Training
+from harness.records import CycleRecord
+from harness.store import RunStore
+from harness.trial import Report, Runner, Surroundings
+
+torch.set_num_threads(1)
+
+Written = str | Part
+"""A plug-in: its name alone stands for its default settings."""
+
+
+def part(written: Written, contract: type[Any], **settings: Any) -> Part:
+    """Return a plug-in with full settings, as the config would."""
+    if isinstance(written, Part):
+        return written
+    plugin = registry.find("methods", written, contract)
+    assert plugin is not None
+    return Part(written, plugin.Settings(**settings).model_dump())
+
+
+def changed(trial: Trial, **keys: Any) -> Trial:
+    """Return the trial with some keys of its model, recipe or protocol changed, or fields of its own."""
+    for name in ("model", "recipe", "protocol"):
+        old = getattr(trial, name)
+        new = {key: keys.pop(key) for key in list(keys) if key in type(old).model_fields}
+        trial = replace(trial, **{name: type(old)(**{**old.model_dump(), **new})})
+    return replace(trial, **keys)
+
+
+def make_trial(training: Written = "plain", acquisition: Written = "random", **keys: Any) -> Trial:
+    """Return a trial of three short cycles of a tiny network."""
+    trial = Trial(
+        dataset=Part("digits", {}),
+        model=Model(name="resnet_small", width=4),
+        recipe=Recipe(epochs=1, batch_size=16, learning_rate=0.05, crop_padding=1, inference_batch_size=64),
+        protocol=Protocol(initial=40, budget=20, cycles=3, candidates=150, start="warm"),
+        training=part(training, Training),
+        acquisition=part(acquisition, Acquisition),
+        seed=3,
+    )
+    return changed(trial, **keys)
+
+
+def nothing(record: CycleRecord) -> None:
+    """Report to nobody."""
+
+
+def run(trial: Trial, problem: Problem, folder: Path, report: Report = nothing) -> list[CycleRecord]:
+    """Run a trial to its end, or go on with it, and return its stored records."""
+    store = RunStore(folder)
+    Runner(trial, problem, store, Surroundings()).run(report)
+    return store.trial(trial.id).records()
+
+
+def outcomes(records: list[CycleRecord]) -> list[dict[str, Any]]:
+    """Return what must come out the same, and the loss, which is finer than the accuracy."""
+    return [{**record.outcome(), "loss": record.final_loss} for record in records]
+
+
+def state_of(trial: Trial, folder: Path) -> dict[str, Any]:
+    """Return the weights and carried state after the last finished cycle."""
+    state = RunStore(folder).trial(trial.id).resume_point()[1]
+    assert state is not None
+    return state
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Return whether two dictionaries of tensors are equal, bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Callable[[], Path]:
+    """Give a new run's folder at each call."""
+    names = iter(range(1000))
+    return lambda: tmp_path / f"run{next(names)}"
+
+
+@pytest.fixture(scope="session")
+def digits() -> Problem:
+    """A part of the handwritten digits."""
+    plugin = registry.find("datasets", "digits", Dataset)
+    assert plugin is not None
+    return plugin(plugin.Settings(limit=300, test_limit=100), DataPlace(Path(), False)).load()
+
+
+@pytest.fixture(scope="session")
+def colours() -> Problem:
+    """Small colour images of five classes that differ in tint and in a stripe, under much noise."""
+    random = np.random.Generator(np.random.PCG64(5))
+    tints = random.uniform(80, 176, (5, 1, 1, 3))
+
+    def split(count: int) -> tuple[Any, Any]:
+        labels = random.permutation(np.arange(count) % 5).astype(np.int64)
+        images = tints[labels] + random.normal(0, 40, (count, 16, 16, 3))
+        for image, label in zip(images, labels, strict=True):
+            image[3 * label : 3 * label + 3] += 50
+        return images.clip(0, 255).astype(np.uint8), labels
+
+    train, test = split(240), split(60)
+    return Problem(*train, *test, tuple("abcde"), (0.5, 0.51, 0.52), (0.2, 0.21, 0.22))

@@ -1,0 +1,791 @@
+"""The command line: every mistake is one sentence, at once; --plan, --schema, run.json, the display, and small runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from harness import config, display, grid, run
+from harness.grid import Unit
+from harness.registry import ROOT
+
+HEAVY = ["torch", "timm", "ray", "pandas", "sklearn", "torchvision", "matplotlib"]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+# lines count from 1: dataset 1, model 2, recipe 3 .. 6, protocol 7 .. 12, methods 13 .. 17, seeds 18, where 19 .. 20
+VALID = """\
+dataset: digits
+model: {name: resnet_small, width: 4}
+recipe:
+  epochs: 2
+  batch_size: 50
+  milestones: [1]
+protocol:
+  initial: 20
+  budget: 10
+  cycles: 3
+  candidates: 100
+  start: warm
+methods:
+  Ran: random
+  LC: least_confidence
+  Ran+: {acquisition: random, training: isda}
+  DAST: {acquisition: epmcm, training: isda}
+seeds: [0, 1]
+where:
+  trials: in_process
+"""
+
+# lines: model 1, recipe 2, protocol 3, methods 4, seeds 5, suites 6, a 7, b 8 .. 11
+SUITES = """\
+model: {name: resnet_small, width: 4}
+recipe: {epochs: 3}
+protocol: {initial: 20, budget: 10, cycles: 3, start: warm}
+methods: {Ran: random}
+seeds: [0]
+suites:
+  a: {dataset: digits}
+  b:
+    recipe:
+      batch_size: 5
+    dataset: {name: digits, limit: 100}
+where: {trials: in_process}
+"""
+
+ACQUISITIONS = "allowed: core_set, entropy, epmcm, least_confidence, margin, maxp, random"
+PLACES = "allowed: dataset, exclusive, methods, model, optional, protocol, recipe, seeds, suites, title, where"
+EMPTY = "a config is a mapping of keys (dataset, model, recipe, ...), "
+NO_CHANGE = ("", "")
+DAST = "DAST: {acquisition: epmcm, training: isda}"
+RAN = "Ran+: {acquisition: random, training: isda}"
+SMALL = "name: resnet_small, width: 4"
+
+Change = str | tuple[str, str]
+"""A whole config, or (a part of VALID, what to write in its place)."""
+
+# name -> (change, command line after the config, the sentence or its beginning)
+MISTAKES: dict[str, tuple[Change, list[str], str]] = {
+    # YAML
+    "not yaml": (("epochs: 2", "epochs: : 2"), [], "c.yaml:4: not valid YAML: mapping values are not allowed here"),
+    "tab": (("  epochs: 2", "\tepochs: 2"), [], "c.yaml:4: not valid YAML: found character '\\t' that cannot start"),
+    "control": (("epochs: 2", "epochs: \x01"), [], "c.yaml:4: not valid YAML: special characters are not allowed"),
+    "date": (("digits", "2020-13-45"), [], "c.yaml:1: dataset: '2020-13-45' can't be read: month must be in 1..12"),
+    "alias of itself": ("recipe: &a\n  b: *a\n", [], "c.yaml: not valid YAML: values are nested too deeply"),
+    "two documents": ("a: 1\n---\nb: 2\n", [], "c.yaml:2: not valid YAML: expected a single document in the stream"),
+    "empty": ("# nothing\n", [], f"c.yaml:1: {EMPTY}the file is empty"),
+    "list": ("- 1\n- 2\n", [], f"c.yaml:1: {EMPTY}got [1, 2]"),
+    "text": ("hello\n", [], f"c.yaml:1: {EMPTY}got 'hello'"),
+    "list as key": (("epochs: 2", "[a, b]: 2"), [], "c.yaml:4: a key must be a word, got a list or a mapping"),
+    "twice": (("epochs: 2", "epochs: 2\n  epochs: 3"), [], "c.yaml:5: key 'recipe.epochs' is there twice"),
+    # keys
+    "key": (("seeds:", "seed:"), [], f"c.yaml:18: seed: unknown key 'seed'; did you mean 'seeds'? {PLACES}"),
+    "nested key": (
+        ("epochs: 2", "epochz: 2"),
+        [],
+        "c.yaml:4: recipe.epochz: unknown key 'epochz'; did you mean 'epochs'? allowed: batch_size, crop_padding, epo",
+    ),
+    "where key": (("trials:", "trails:"), [], "c.yaml:20: where.trails: unknown key 'trails'; did you mean 'trials'?"),
+    "missing key": (("  start: warm\n", ""), [], "c.yaml:7: protocol.start: this key is required"),
+    "missing part": (("seeds: [0, 1]\n", ""), [], "c.yaml:1: seeds: this key is required"),
+    # values
+    "type": (("epochs: 2", "epochs: many"), [], "c.yaml:4: recipe.epochs: must be a whole number, got 'many'"),
+    "true": (("epochs: 2", "epochs: yes"), [], "c.yaml:4: recipe.epochs: must be a whole number, got true"),
+    "half": (("epochs: 2", "epochs: 2.5"), [], "c.yaml:4: recipe.epochs: must be a whole number, got 2.5"),
+    "negative": (("epochs: 2", "epochs: -2"), [], "c.yaml:4: recipe.epochs: must be above 0, got -2"),
+    "null": (("epochs: 2", "epochs:"), [], "c.yaml:4: recipe.epochs: must be a whole number, got null"),
+    "nan": (
+        ("batch_size: 50", "learning_rate: .nan"),
+        [],
+        "c.yaml:5: recipe.learning_rate: must be a finite number, got NaN",
+    ),
+    "literal": (
+        ("start: warm", "start: warn"),
+        [],
+        "c.yaml:12: protocol.start: 'warn' is not allowed; did you mean 'warm'? allowed: fresh, warm",
+    ),
+    "model": ((f"{{{SMALL}}}", "resnet_small"), [], "c.yaml:2: model: must be a mapping of keys, got 'resnet_small'"),
+    "milestones": (
+        ("[1]", "[1, 2]"),
+        [],
+        "c.yaml:6: recipe.milestones: must ascend and stay below epochs (2), got [1, 2]",
+    ),
+    "milestones, epochs": (
+        NO_CHANGE,
+        ["recipe.epochs=1"],
+        "c.yaml:6: recipe.milestones: must ascend and stay below epochs (1), got [1]",
+    ),
+    "candidates": (
+        ("candidates: 100", "candidates: 5"),
+        [],
+        "c.yaml:11: protocol.candidates: must be at least budget (10), got 5",
+    ),
+    "seeds": (("[0, 1]", "[0, 1, 0]"), [], "c.yaml:18: seeds: must differ, got [0, 1, 0]"),
+    "no seeds": (("[0, 1]", "[]"), [], "c.yaml:18: seeds: must be at least 1 long, got []"),
+    "where": (
+        ("trials: in_process", "{trials: in_process, scoring: ray_data}"),
+        [],
+        "c.yaml:19: where: scoring: ray_data needs trials: ray, got trials: in_process",
+    ),
+    # plug-ins
+    "dataset": (
+        ("digits", "digit"),
+        [],
+        "c.yaml:1: dataset: unknown dataset 'digit'; did you mean 'digits'? allowed: cifar10, cifar100, digits, image_",
+    ),
+    "dataset, number": (("digits", "5"), [], "c.yaml:1: dataset: must be a name or a mapping with a name, got 5"),
+    "dataset setting": (
+        ("digits", "{name: digits, limitt: 3}"),
+        [],
+        "c.yaml:1: dataset.limitt: unknown key 'limitt'; did you mean 'limit'? allowed: limit, test_limit",
+    ),
+    "method": (
+        ("least_confidence", "least_confidenc"),
+        [],
+        "c.yaml:15: methods.LC: unknown acquisition 'least_confidenc'; did you mean 'least_confidence'? allowed:",
+    ),
+    "training": (
+        (RAN, RAN.replace("isda", "isdaa")),
+        [],
+        "c.yaml:16: methods.Ran+.training: unknown training 'isdaa'; did you mean 'isda'? allowed: isda, plain",
+    ),
+    "half of a pair": (
+        (RAN, RAN.replace("training", "trainin")),
+        [],
+        "c.yaml:16: methods.Ran+.trainin: unknown key 'trainin'; did you mean 'training'? allowed: acquisition, train",
+    ),
+    "no acquisition": (
+        (RAN, "Ran+: {training: isda}"),
+        [],
+        "c.yaml:16: methods.Ran+.acquisition: this key is required",
+    ),
+    "method setting": (
+        (DAST, DAST.replace("epmcm", "{name: epmcm, statistic: fresh}")),
+        [],
+        "c.yaml:17: methods.DAST.acquisition.statistic: unknown key 'statistic'; did you mean 'statistics'? allowed:",
+    ),
+    "method value": (
+        (DAST, DAST.replace("isda", "{name: isda, lambda_0: -1}")),
+        [],
+        "c.yaml:17: methods.DAST.training.lambda_0: must be at least 0, got -1",
+    ),
+    "no settings": (
+        ("LC: least_confidence", "LC: {name: least_confidence, power: 2}"),
+        [],
+        "c.yaml:15: methods.LC.power: unknown key 'power'; it has no settings",
+    ),
+    "not an acquisition": (
+        ("LC: least_confidence", "LC: plain"),
+        [],
+        f"c.yaml:15: methods.LC: 'plain' is not an acquisition; {ACQUISITIONS}",
+    ),
+    "epmcm alone": (
+        (DAST, "DAST: epmcm"),
+        [],
+        "c.yaml:17: methods.DAST: epmcm with running statistics needs a training that collects them: training: isda",
+    ),
+    "same method": (("LC: least_confidence", "LC: random"), [], "c.yaml:15: methods.LC: is the same method as 'Ran'"),
+    "pseudo-labels": (
+        (DAST, DAST.replace("epmcm", "{name: epmcm, pseudo_labels: true}")),
+        ["where.shards=2"],
+        "c.yaml:17: methods.DAST: epmcm scores batch after batch here, so it needs where.shards: 1",
+    ),
+    "methods list": (
+        re.sub(r"methods:\n(  .*\n)+", "methods: [random]\n", VALID),
+        [],
+        'c.yaml:13: methods: must be a mapping of keys, got ["random"]',
+    ),
+    "no methods": (
+        re.sub(r"methods:\n(  .*\n)+", "methods: {}\n", VALID),
+        [],
+        "c.yaml:13: methods: must be at least 1 long, got {}",
+    ),
+    # networks
+    "network": (
+        (SMALL, "name: resnet18_cifr"),
+        [],
+        "c.yaml:2: model.name: unknown network 'resnet18_cifr'; did you mean 'resnet18_cifar'? allowed: resnet18_cif",
+    ),
+    "timm's": ((SMALL, "name: resnet500"), [], "c.yaml:2: model.name: unknown network 'resnet500'; did you mean 'res"),
+    "timm's tag": (
+        (SMALL, "name: resnet18.a1_in1k"),
+        [],
+        "c.yaml:2: model.name: unknown network 'resnet18.a1_in1k'; did you mean 'resnet18'? allowed:",
+    ),
+    "width": (
+        (SMALL, "name: resnet18_cifar, width: 8"),
+        [],
+        "c.yaml:2: model.width: only resnet_small takes a width, got 8 for resnet18_cifar",
+    ),
+    "odd width": (("width: 4", "width: 5"), [], "c.yaml:2: model.width: must be even, got 5"),
+    # suites
+    "in the defaults": (
+        SUITES.replace("epochs: 3", "epochs: many"),
+        [],
+        "c.yaml:2: recipe.epochs: must be a whole number, got 'many'",
+    ),
+    "in a suite": (
+        SUITES.replace("batch_size: 5", "batch_size: five"),
+        [],
+        "c.yaml:10: suites.b.recipe.batch_size: must be a whole number, got 'five'",
+    ),
+    "missing in a suite": (
+        SUITES.replace("    dataset: {name: digits, limit: 100}\n", ""),
+        [],
+        "c.yaml:8: suites.b.dataset: this key is required",
+    ),
+    "unknown in a suite": (
+        SUITES.replace("    dataset:", "    datase:"),
+        [],
+        "c.yaml:11: suites.b.datase: unknown key 'datase'; did you mean 'dataset'? allowed: dataset, exclusive, method",
+    ),
+    "a suite's own methods": (
+        SUITES.replace("    recipe:", "    methods: {Ran: {training: isda}}\n    recipe:").replace(
+            "{Ran: random}", "{Ran: {acquisition: random}}"
+        ),
+        [],
+        "c.yaml:9: suites.b.methods.Ran.acquisition: this key is required",
+    ),
+    "suite without keys": (
+        SUITES.replace("{dataset: digits}", ""),
+        [],
+        "c.yaml:7: suites.a: must be a mapping of keys, got null",
+    ),
+    "suites list": (
+        SUITES.split("suites:")[0] + "suites: [a]\n",
+        ["recipe.epochs=4"],
+        'c.yaml:6: suites: must be a mapping of suite names to suites, got ["a"]',
+    ),
+    # overrides
+    "no equals": (NO_CHANGE, ["recipe.epochs"], "recipe.epochs (command line): an override is written key.path=value"),
+    "override key": (
+        NO_CHANGE,
+        ["recipes.epochs=3"],
+        "recipes.epochs=3 (command line): unknown key 'recipes'; did you mean 'recipe'? allowed:",
+    ),
+    "override nested key": (
+        SUITES,
+        ["recipe.epochz=3"],
+        "recipe.epochz=3 (command line): unknown key 'epochz'; did you mean 'epochs'? allowed:",
+    ),
+    "override value": (
+        SUITES,
+        ["recipe.epochs=many"],
+        "recipe.epochs=many (command line): must be a whole number, got 'many'",
+    ),
+    "override mapping": (
+        NO_CHANGE,
+        ["recipe={epochs: many}"],
+        "recipe={epochs: many} (command line): recipe.epochs: must be a whole number, got 'many'",
+    ),
+    "override YAML": (NO_CHANGE, ["seeds=[1"], "seeds=[1 (command line): '[1' is not valid YAML"),
+    "through a scalar": (
+        NO_CHANGE,
+        ["recipe.epochs.x=3"],
+        "recipe.epochs.x=3 (command line): recipe.epochs is 2, not a mapping",
+    ),
+    "override suite": (
+        SUITES,
+        ["suites.c.recipe.epochs=3"],
+        "suites.c.recipe.epochs=3 (command line): unknown suite 'c'; allowed: a, b",
+    ),
+    "no suites": (
+        NO_CHANGE,
+        ["suites.a.seeds=[3]"],
+        "suites.a.seeds=[3] (command line): unknown suite 'a', the config has no suites",
+    ),
+    "after an option": (
+        NO_CHANGE,
+        ["--plan", "recipe.epochs=x"],
+        "recipe.epochs=x (command line): must be a whole number, got 'x'",
+    ),
+    # the rest of the command line
+    "option": (NO_CHANGE, ["--plann"], "unrecognized arguments: --plann; --help lists the options"),
+    "only what": (NO_CHANGE, ["--only", "LC"], "--only LC: write suite=..., dataset=..., method=... or seed=..."),
+    "only suite": (SUITES, ["--only", "suite=c"], "--only suite=c: no suite is called 'c'; allowed: a, b"),
+    "only dataset": (NO_CHANGE, ["--only", "dataset=x"], "--only dataset=x: no dataset is called 'x'; allowed: digits"),
+    "only method": (
+        NO_CHANGE,
+        ["--only", "method=Ran,LCC"],
+        "--only method=Ran,LCC: no method is called 'LCC'; did you mean 'LC'? allowed: DAST, LC, Ran, Ran+",
+    ),
+    "only seed": (NO_CHANGE, ["--only", "seed=7"], "--only seed=7: no seed is called '7'; allowed: 0, 1"),
+    # data and results
+    "too many labels": (
+        ("cycles: 3", "cycles: 300"),
+        [],
+        "c.yaml:7: protocol: asks for 3010 labelled images (initial 20 + 299 x budget 10), but digits has 1442 train",
+    ),
+    "too many, overridden": (
+        NO_CHANGE,
+        ["protocol.cycles=300"],
+        "c.yaml:7: protocol (with protocol.cycles=300): asks for 3010 labelled images",
+    ),
+    "no data": (
+        ("dataset: digits", "dataset: cifar10"),
+        ["where.data=there"],
+        "suite c: CIFAR-10 is not in there: get",
+    ),
+    "results there": (
+        NO_CHANGE,
+        ["where.output=used"],
+        "where.output: used holds results already; add --resume to run what is missing, or where.output=OTHER_FOLDER",
+    ),
+    "results below a file": (
+        NO_CHANGE,
+        ["where.output=c.yaml/results"],
+        "where.output: c.yaml/results can't be written to: Not a directory",
+    ),
+}
+
+MANY = """
+import contextlib, io, json, pathlib, sys
+from harness import run
+found = {}
+for name, (text, arguments) in json.load(sys.stdin).items():
+    pathlib.Path("c.yaml").write_text(text)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run.main(arguments)
+    found[name] = code, out.getvalue(), err.getvalue(), [m for m in %r if m in sys.modules]
+print(json.dumps(found))
+""" % (HEAVY,)  # noqa: UP031 (the code has braces)
+
+
+def python(*arguments: str, cwd: Path, text: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "HARNESS_DATA"} | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, input=text, capture_output=True, text=True, env=environment, timeout=120
+    )
+
+
+def changed(change: Change) -> str:
+    if isinstance(change, str):
+        return change
+    assert change[0] in VALID
+    return VALID.replace(*change, 1)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the command line answers to each mistake, all asked in one process."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "used").mkdir()
+    (folder / "used" / "run.json").write_text("{}")
+    asked = {name: (changed(change), ["c.yaml", *rest]) for name, (change, rest, _) in MISTAKES.items()}
+    asked["no config"] = (VALID, [])
+    asked["no file"] = (VALID, ["nope.yaml"])
+    asked["a folder"] = (VALID, ["used"])
+    before = sorted(p.name for p in folder.rglob("*"))
+    done = python("-c", MANY, cwd=folder, text=json.dumps(asked))
+    assert done.returncode == 0, done.stderr
+    assert sorted({*before, "c.yaml"}) == sorted(p.name for p in folder.rglob("*")), "a mistake left files behind"
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_sentence_at_once(answers: dict[str, Any], name: str) -> None:
+    code, out, err, heavy = answers[name]
+    assert code == 2
+    assert out == ""
+    assert err.startswith(f"error: {MISTAKES[name][2]}")
+    assert err.count("\n") == 1 and err.endswith("\n")
+    assert heavy == [], "imported before the answer: seconds of waiting"
+    for jargon in ("Input should", "input should", "None", "<class '", "typing", "Error", "valid integer"):
+        assert jargon not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("no config", "error: a config is needed, e.g. configs/quickstart.yaml; --help lists the options\n"),
+        ("no file", "error: nope.yaml: can't be read: No such file or directory\n"),
+        ("a folder", "error: used: can't be read: Is a directory\n"),
+    ],
+)
+def test_a_config_that_is_not_there(answers: dict[str, Any], name: str, sentence: str) -> None:
+    assert answers[name] == [2, "", sentence, []]
+
+
+def test_the_process_exits_with_2(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(changed(("epochs: 2", "epochz: 2")))
+    done = python("-m", "harness.run", "c.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: c.yaml:4: recipe.epochz: ") and done.stderr.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from harness import run
+try:
+    run.main(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+print([m for m in {HEAVY!r} if m in sys.modules])
+"""
+    done = python("-c", code, cwd=tmp_path)
+    assert "--resume" in done.stdout and "key.path=value" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def write(folder: Path, text: str, name: str = "c.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def expanded(folder: Path, text: str, *overrides: str) -> tuple[config.Benchmark, grid.Grid]:
+    benchmark = config.load(write(folder, text), overrides)
+    return benchmark, grid.expand(benchmark)
+
+
+# ------------------------------------------------------------------------------------------------------- the grid
+
+
+def test_shared_first_cycles_come_first_and_the_longest_before_the_others(tmp_path: Path) -> None:
+    text = SUITES.replace("methods: {Ran: random}", "methods: {Ran: random, LC: least_confidence, DAST: {x}}").replace(
+        "{x}", "{acquisition: epmcm, training: isda}"
+    )
+    _, found = expanded(tmp_path, text, "suites.b.recipe.epochs=7", "suites.a.protocol.initial=30")
+    rows = [(u.suite, u.label, u.shared, bool(u.after), u.cycles, u.image_passes) for u in found.units]
+    plain = "first cycle of 2 methods (plain)"
+    assert rows == [
+        ("b", plain, True, False, 1, 20 * 7),
+        ("a", plain, True, False, 1, 30 * 3),
+        ("b", "DAST", False, False, 3, (20 + 30 + 40) * 7),
+        ("b", "Ran", False, True, 3, (30 + 40) * 7),
+        ("b", "LC", False, True, 3, (30 + 40) * 7),
+        ("a", "DAST", False, False, 3, (30 + 40 + 50) * 3),
+        ("a", "Ran", False, True, 3, (40 + 50) * 3),
+        ("a", "LC", False, True, 3, (40 + 50) * 3),
+    ]
+    shared = {u.trial.sharing_key for u in found.units if u.shared}
+    assert {u.after for u in found.units if u.after} == shared
+    assert found.units[0].name == f"b / {plain} / seed 0"
+
+
+def test_a_trial_of_two_suites_is_run_once(tmp_path: Path) -> None:
+    text = (
+        SUITES.split("suites:")[0]
+        + "suites: {a: {dataset: digits}, b: {dataset: digits, methods: {R2: maxp, R1: random}}}\n"
+    )
+    benchmark, found = expanded(tmp_path, text)
+    assert [(u.suite, u.label) for u in found.units if not u.shared] == [("a", "Ran"), ("b", "R2")]
+    listed = grid.manifest(benchmark, found)["suites"]
+    assert set(listed[0]["trials"]) < set(listed[1]["trials"]), "both suites report it"
+    assert [row["method"] for row in listed[1]["trials"].values()] == ["R2", "R1"]
+
+
+def test_optional_suites_are_skipped_by_name_and_others_refused(tmp_path: Path) -> None:
+    text = SUITES.replace("    dataset: {name: digits, limit: 100}", "    dataset: cifar10\n    optional: true")
+    data = f"where.data={tmp_path}"
+    benchmark, found = expanded(tmp_path, text, data)
+    assert list(found.skipped) == ["b"] and "CIFAR-10 is not in" in found.skipped["b"]
+    assert {u.suite for u in found.units} == {"a"} and list(found.facts) == ["a"]
+    assert [s["skipped"] for s in grid.manifest(benchmark, found)["suites"]] == [None, found.skipped["b"]]
+    with pytest.raises(grid.DataMissing, match=r"^suite b: CIFAR-10 is not in"):
+        expanded(tmp_path, text.replace("optional: true", "optional: false"), data)
+
+
+# --------------------------------------------------------------------------------------------------------- --plan
+
+
+def row_of(plan: str, suite: str) -> list[str]:
+    line = next(line for line in plan.splitlines() if re.match(rf"{suite}\s+\d", line))
+    return re.split(r"\s{2,}", line.strip())
+
+
+def test_the_plan_counts_what_a_hand_counts_and_starts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, VALID)
+    assert run.main(["c.yaml", "--plan"]) == 0
+    plan = capsys.readouterr().out
+    # plain and isda: one shared first cycle each, for both seeds; 4 methods x 2 seeds go on with 30 and 40 labels
+    training = 2 * 2 * 20 * 2 + 8 * (30 + 40) * 2
+    scored = 4 * (100 + 100)  # LC and DAST on two seeds, two rankings of 100 candidates; random scores nothing
+    row = row_of(plan, "c")
+    assert row[1:6] == ["4 x 2 = 8", "3", "20 +10 .. 40", f"{training:,}", f"{scored:,}"]
+    assert row[-1] == "not measured"
+    assert "nothing is started" in plan and "1442 training and 355 test images" in plan
+    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_the_plan_ranks_the_whole_pool_without_candidates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = VALID.replace("  candidates: 100\n", "").replace("dataset: digits", "dataset: {name: digits, limit: 200}")
+    write(tmp_path, text)
+    assert run.main(["c.yaml", "--plan", "--only", "method=LC,Ran", "seed=1"]) == 0
+    row = row_of(capsys.readouterr().out, "c")
+    assert row[1:6] == ["2 x 1 = 2", "3", "20 +10 .. 40", str(20 * 2 + 2 * 70 * 2), str(180 + 170)]
+
+
+def test_the_plan_names_missing_data_of_optional_suites(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    write(
+        tmp_path, SUITES.replace("    dataset: {name: digits, limit: 100}", "    dataset: cifar10\n    optional: true")
+    )
+    assert run.main(["c.yaml", "--plan"]) == 0
+    plan = capsys.readouterr().out
+    assert "b: SKIPPED, its data is missing: CIFAR-10 is not in" in plan
+    assert row_of(plan, "b")[-1] == "skipped"
+    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
+
+
+# ------------------------------------------------------------------------------------------------------- --schema
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    captured = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", captured)
+        assert run.main(["--schema"]) == 0
+    found: dict[str, Any] = json.loads(captured.getvalue())
+    jsonschema.Draft202012Validator.check_schema(found)
+    return found
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_schema_accepts_every_config(schema: dict[str, Any], path: Path) -> None:
+    jsonschema.validate(config.Source(path).values, schema)
+
+
+@pytest.mark.parametrize("text", [VALID, SUITES, SUITES.replace("dataset: {name: digits, ", "dataset: {")])
+def test_the_schema_accepts_parts_of_mappings(schema: dict[str, Any], tmp_path: Path, text: str) -> None:
+    jsonschema.validate(config.Source(write(tmp_path, text)).values, schema)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "key",
+        "nested key",
+        "where key",
+        "type",
+        "true",
+        "negative",
+        "literal",
+        "dataset",
+        "dataset setting",
+        "method",
+        "training",
+        "method setting",
+        "method value",
+        "no settings",
+        "not an acquisition",
+        "in a suite",
+        "no seeds",
+    ],
+)
+def test_the_schema_refuses_mistakes(schema: dict[str, Any], tmp_path: Path, name: str) -> None:
+    values = config.Source(write(tmp_path, changed(MISTAKES[name][0]))).values
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(values, schema)
+
+
+# ------------------------------------------------------------------------------------------------------- run.json
+
+
+def listed(folder: Path, text: str, *only: str) -> dict[str, Any]:
+    benchmark = config.only(config.load(write(folder, text)), only)
+    return grid.manifest(benchmark, grid.expand(benchmark))
+
+
+def merged(folder: Path, *manifests: dict[str, Any]) -> dict[str, Any]:
+    """Return run.json after runs with these manifests, one after another."""
+    found: dict[str, Any] = {}
+    for manifest in manifests:
+        found = run._with_earlier(folder, manifest)
+        (folder / "run.json").write_text(json.dumps(found))
+    return found
+
+
+def test_parts_run_one_after_another_give_the_run_json_of_the_whole(tmp_path: Path) -> None:
+    parts = [listed(tmp_path, VALID, *only) for only in (["method=Ran", "seed=1"], ["method=LC,Ran+"], ["seed=0,1"])]
+    assert merged(tmp_path, *parts) == listed(tmp_path, VALID)
+
+
+def test_a_later_part_keeps_what_earlier_ones_did(tmp_path: Path) -> None:
+    first, second = listed(tmp_path, SUITES, "suite=a"), listed(tmp_path, SUITES, "suite=b")
+    both = merged(tmp_path, first, second)
+    assert [s["name"] for s in both["suites"]] == ["a", "b"]
+    again = merged(tmp_path, listed(tmp_path, VALID, "seed=1"), listed(tmp_path, VALID, "method=LC", "seed=0"))
+    suite = next(s for s in again["suites"] if s["name"] == "c")
+    assert suite["methods"] == ["Ran", "LC", "Ran+", "DAST"] and suite["seeds"] == [0, 1]
+    assert len(suite["trials"]) == 4 + 1
+
+
+def test_another_protocol_in_the_same_folder_replaces_a_suite(tmp_path: Path) -> None:
+    other = listed(tmp_path, VALID.replace("budget: 10", "budget: 20"))
+    assert merged(tmp_path, listed(tmp_path, VALID), other) == other
+
+
+# ---------------------------------------------------------------------------------------------------- the display
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    class Clock:
+        now = 1000.0
+
+        def time(self) -> float:
+            return self.now
+
+        def strftime(self, form: str) -> str:
+            return "12:00:00"
+
+    found = Clock()
+    monkeypatch.setattr(display, "time", found)
+    return found
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> list[Unit]:
+    """One shared first cycle (40 image passes), then Ran and LC (60 + 80 passes each)."""
+    text = VALID.replace(f"  {RAN}\n  {DAST}\n", "").replace("[0, 1]", "[0]")
+    return expanded(tmp_path, text)[1].units
+
+
+def cycle(number: int) -> dict[str, Any]:
+    return {"cycle": number, "labelled": 20 + 10 * number, "cost": 1.25, "accuracy": 0.5}
+
+
+def test_one_line_per_cycle_where_there_is_no_terminal(clock: Any, units: list[Unit]) -> None:
+    shared, ran, _ = units
+    output = io.StringIO()
+    show = display.Display(units, output)
+    show("start", shared, {})
+    clock.now += 4
+    show("end", shared, {})
+    show("start", ran, {})
+    for number in range(3):
+        show("cycle", ran, cycle(number))
+    clock.now += 6
+    show("end", ran, {})
+    show.close()
+    # 40 passes took 4 s, so 280 passes take 28 s more; cycle 0 was the shared one; 60 passes later it is 220 in 1.6 s
+    assert output.getvalue().splitlines() == [
+        "12:00:00 c / first cycle of 2 methods (plain) / seed 0: trained  (1/3 done, 4 s gone, about 28 s left)",
+        *(
+            f"12:00:00 c / Ran / seed 0: cycle {number}/3, {labelled} labelled: accuracy 50.00 %"
+            f"  (1.2 s; 1/3 done, 4 s gone, about {left} s left)"
+            for number, labelled, left in ((1, 20, 28), (2, 30, 9), (3, 40, 3))
+        ),
+    ]
+
+
+def test_nothing_is_expected_before_anything_is_measured(clock: Any, units: list[Unit]) -> None:
+    show = display.Display(units, io.StringIO())
+    assert show.seconds_left() is None
+    show("start", units[0], {})
+    assert show.seconds_left() is None
+
+
+def test_cycles_of_an_earlier_run_and_of_a_retry_count_once_and_take_no_time(clock: Any, units: list[Unit]) -> None:
+    _, ran, lc = units
+    output = io.StringIO()
+    show = display.Display([ran, lc], output, finished=[2, 0])
+    show("start", ran, {})
+    show("cycle", ran, cycle(0))
+    show("cycle", ran, cycle(1))
+    assert show.seconds_left() is None, "nothing was done in this run yet"
+    clock.now += 8
+    show("cycle", ran, cycle(2))  # 80 passes in 8 s; LC's 140 are left
+    assert show.seconds_left() == pytest.approx(14)
+    show("end", ran, {})
+    show("start", lc, {})
+    clock.now += 6
+    show("cycle", lc, cycle(0))
+    show("cycle", lc, cycle(1))  # 140 passes in 14 s; 80 left
+    show("retry", lc, {})
+    show("start", lc, {})
+    lines = output.getvalue().count("\n")
+    show("cycle", lc, cycle(0))
+    show("cycle", lc, cycle(1))
+    assert output.getvalue().count("\n") == lines
+    assert show.seconds_left() == pytest.approx(8)
+    assert "its process died; it goes on from its last finished cycle" in output.getvalue()
+
+
+def test_a_failed_unit_is_over(clock: Any, units: list[Unit]) -> None:
+    shared, ran, lc = units
+    output = io.StringIO()
+    show = display.Display(units, output)
+    show("start", shared, {})
+    clock.now += 4
+    show("end", shared, {})
+    show("start", ran, {})
+    show("failed", ran, {"failure": "the loss is not finite"})
+    assert "c / Ran / seed 0: FAILED: the loss is not finite" in output.getvalue()
+    assert show.seconds_left() == pytest.approx(14), "only LC is left"
+    show("end", ran, {})  # in-process runs tell the end too
+    assert not show.running and len(show.over) == 2
+    show("failed", lc, {"failure": "so too"})
+    assert show.seconds_left() == 0
+
+
+def test_the_terminal_gets_a_live_table(clock: Any, units: list[Unit]) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    output = Terminal()
+    show = display.Display(units, output)
+    show("start", units[1], {})
+    show("cycle", units[1], cycle(0))
+    show("cycle", units[1], cycle(1))
+    show.close()
+    assert "c / Ran / seed 0" in output.getvalue() and "2/3" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.2, "0 s"), (59.7, "1 min 00 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")]
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert display._duration(seconds) == said
+
+
+# ------------------------------------------------------------------------------------------------------ small runs
+
+
+def test_a_run_in_parts_then_as_a_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = VALID.replace("dataset: digits", "dataset: {name: digits, limit: 120, test_limit: 40}")
+    write(
+        tmp_path, text.replace("epochs: 2", "epochs: 2\n  crop_padding: 0").replace("candidates: 100", "candidates: 40")
+    )
+    assert run.main(["c.yaml", "--only", "method=Ran", "seed=0"]) == 0
+    first = capsys.readouterr().out
+    assert "1 units of work; results go to runs/c" in first
+    assert first.count(" labelled: accuracy ") == 3
+    assert run.main(["c.yaml"]) == 2
+    assert "runs/c holds results already; add --resume" in capsys.readouterr().err
+    assert run.main(["c.yaml", "--resume", "--only", "method=Ran,LC", "seed=0"]) == 0
+    second = capsys.readouterr().out
+    assert "2 units of work (1 done before)" in second and "c / LC / seed 0: cycle 3/3" in second
+    manifest = json.loads((tmp_path / "runs" / "c" / "run.json").read_text())
+    assert manifest["suites"][0]["methods"] == ["Ran", "LC"] and len(manifest["suites"][0]["trials"]) == 2
+    assert run.main(["c.yaml", "--plan"]) == 0
+    planned = capsys.readouterr().out
+    assert "(6 finished cycles there)" in planned and row_of(planned, "c")[-1] != "not measured"
+    again = config.load(tmp_path / "runs" / "c" / "config.yaml")
+    assert [t.id for _, t in again.suites[0].trials()] == list(manifest["suites"][0]["trials"])
