@@ -41,20 +41,21 @@ def k_center(points: torch.Tensor, centers: torch.Tensor, budget: int) -> torch.
     Squared Euclidean distances. Only running minima are kept: O(N) memory beyond the features, O(N D) time per pick,
     never an N x N matrix. Ties go to the lowest row.
     """
-    # centred: |x|^2 - 2 x.c + |c|^2 cancels least when the points lie around the origin
+    # |x|^2 - 2 x.c + |c|^2 only says which center is nearest: it cancels, least when the points lie around the origin.
+    # Distances come from differences, so equal rows have equal distances and a copy of a center has distance 0
     mean = points.mean(0)
     points, centers = points - mean, centers - mean
-    norms, center_norms = points.square().sum(1), centers.square().sum(1)
-    nearest = torch.full_like(norms, float("inf"))
-    for rows, row_norms, minimum in zip(points.split(CHUNK), norms.split(CHUNK), nearest.split(CHUNK), strict=True):
+    center_norms = centers.square().sum(1)
+    nearest = torch.full_like(points[:, 0], float("inf"))
+    for rows, minimum in zip(points.split(CHUNK), nearest.split(CHUNK), strict=True):
         for some, some_norms in zip(centers.split(CHUNK), center_norms.split(CHUNK), strict=True):
-            block = torch.addmm(some_norms[None], rows, some.T, alpha=-2).amin(1)
-            torch.minimum(minimum, block + row_norms, out=minimum)
+            closest = torch.addmm(some_norms[None], rows, some.T, alpha=-2).argmin(1)
+            torch.minimum(minimum, (rows - some[closest]).square_().sum(1), out=minimum)
     picks = torch.empty(budget, dtype=torch.int64, device=points.device)
     for pick in range(budget):
         farthest = nearest.argmax()
         picks[pick] = farthest
-        distances = torch.addmv(norms + norms[farthest], points, points[farthest], alpha=-2)
-        nearest = torch.minimum(nearest, distances)
+        distances = [(rows - points[farthest]).square_().sum(1) for rows in points.split(CHUNK)]
+        nearest = torch.minimum(nearest, torch.cat(distances))
         nearest[farthest] = float("-inf")  # never twice, even when all distances are 0
     return picks
