@@ -18,8 +18,8 @@ class CycleRecord:
 
     ``chosen`` are the training-set indices bought at the end of this cycle, in the order of preference; empty in the
     last cycle. ``figures`` are fractions (accuracy 0..1). ``seconds`` has one entry for each of PHASES; in a cycle
-    whose training was shared (``shared_from`` names the unit that did it) train and evaluate are that unit's seconds
-    and ``wall_seconds`` is what this trial itself took.
+    whose training was shared (``shared_from`` names the unit that did it) train, auxiliary and evaluate hold that
+    unit's seconds and ``wall_seconds`` is what this trial itself took.
     """
 
     suite: str

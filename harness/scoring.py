@@ -52,6 +52,10 @@ class Scorer(Protocol):
         """Describe the images with these indices, batch by batch in the order given."""
         ...
 
+    def start(self) -> None:
+        """Wait until the workers, if there are any, are ready: their start is no part of a method's seconds."""
+        ...
+
     def close(self) -> None:
         """Release the workers."""
         ...
@@ -104,6 +108,9 @@ class InProcess:
         )
         shard = Shard(os.getpid(), len(indices), time.perf_counter() - began)
         return Scored(ascending(columns), "in_process", [shard])
+
+    def start(self) -> None:
+        """Nothing to start."""
 
     def close(self) -> None:
         """Nothing to release."""

@@ -173,18 +173,20 @@ class Runner:
     def run(self, report: Report) -> None:
         """Run every cycle that is not finished yet."""
         store = self.store.trial(self.trial.id)
-        store.open(self.header())
-        finished, state = store.resume_point()
-        records = store.records()
-        for record in records[:finished]:
-            self.labelled = np.concatenate([self.labelled, np.array(record.chosen, dtype=np.int64)])
-            report(record)
-        if state is not None:
-            self._load(state)
+        with self.clock.phase("setup"):
+            store.open(self.header())
+            finished, state = store.resume_point()
+            records = store.records()
+            for record in records[:finished]:
+                self.labelled = np.concatenate([self.labelled, np.array(record.chosen, dtype=np.int64)])
+                report(record)
+            if state is not None:
+                self._load(state)
         for number in range(finished, self.trial.protocol.cycles):
             record = self._cycle(number, store)
             self.labelled = np.concatenate([self.labelled, np.array(record.chosen, dtype=np.int64)])
             report(record)
+            self._start_clock()  # only now: what reporting takes is no cycle's
 
     def run_shared(self) -> None:
         """Run the first cycle's training alone, for all trials that share it."""
@@ -238,7 +240,7 @@ class Runner:
             if finished and state is not None:
                 self._load(state)
                 done = shared.records()[0]
-                seconds = {p: done.seconds[p] for p in ("train", "evaluate")}
+                seconds = {p: done.seconds[p] for p in ("train", "auxiliary", "evaluate")}
                 return _Trained(done.figures, done.final_loss, seconds, self.trial.sharing_key, done.warnings)
         loss = self.training.fit(cycle)
         with self.clock.phase("evaluate"):
@@ -250,6 +252,9 @@ class Runner:
         """Return the indices to buy, preferred first."""
         asking, budget = self.acquisition, self.trial.protocol.budget
         scored: Scored | None = None
+        if asking.uses_images:
+            with self.clock.phase("setup"):
+                self.scorer.start()
         with self.clock.phase("score"):
             if asking.uses_images:
                 prepared = asking.prepare(cycle)
@@ -293,7 +298,7 @@ class Runner:
             labelled=len(self.labelled),
             figures=trained.figures,
             chosen=chosen,
-            seconds={**self.clock.seconds, **trained.seconds},
+            seconds={p: own + trained.seconds.get(p, 0.0) for p, own in self.clock.seconds.items()},
             wall_seconds=time.perf_counter() - self._began,
             target_parameters=target,
             extra_parameters=extra,
@@ -312,7 +317,6 @@ class Runner:
             data_fingerprint=self.problem.fingerprint,
         )
         store.commit(record, state)
-        self._start_clock()
         return record
 
     def _start_clock(self) -> None:

@@ -44,6 +44,9 @@ class Worker:
         _, self.acquisition = build_method(trial.training, trial.acquisition, facts.num_classes)
         self.version = -1
 
+    def ready(self) -> None:
+        """Return once the constructor has."""
+
     def describe(
         self, shard: Any, weights: list[Any], version: int, key: int
     ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
@@ -66,15 +69,15 @@ class Worker:
 
 
 class RayData:
-    """Describes images on ``shards`` workers, which start with the first call."""
+    """Describes images on ``shards`` workers."""
 
     def __init__(self, trial: Trial, problem: Any, here: Surroundings, shards: int, gpus: float) -> None:
         self.trial, self.problem, self.here, self.shards, self.gpus = trial, problem, here, shards, gpus
         self.workers: list[Any] = []
         self.version = 0
 
-    def start(self) -> None:
-        """Start the workers, inside the trial's own reservation (its placement group)."""
+    def prestart(self) -> None:
+        """Start the workers, inside the trial's own reservation (its placement group), without waiting for them."""
         if not self.workers:
             # a worker without a GPU of its own needs no bundle; Tune's placement group captures it
             options = {"num_cpus": 0, "num_gpus": self.gpus, "max_restarts": -1, "max_task_retries": -1}
@@ -83,11 +86,15 @@ class RayData:
                 actor.remote([self.problem], self.trial.measured(), self.here.threads) for _ in range(self.shards)
             ]
 
+    def start(self) -> None:
+        """Start the workers and wait for them."""
+        self.prestart()
+        ray.get([worker.ready.remote() for worker in self.workers])
+
     def describe(
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
     ) -> Scored:
         """Describe the images; see harness.scoring.Scorer."""
-        self.start()
         self.version += 1
         weights = ray.put(
             tuple({k: v.cpu().numpy() for k, v in part.items()} for part in (cycle.network.state_dict(), prepared))
@@ -141,6 +148,11 @@ class Measured:
         saved = scored.shards[0].seconds * (1 - 1 / self.workers.shards) - CALL_SECONDS
         self.use_workers = calls_left * saved > START_SECONDS
         return scored
+
+    def start(self) -> None:
+        """Start the workers where they are used."""
+        if self.use_workers:
+            self.workers.start()
 
     def close(self) -> None:
         """End the workers, if there are any."""

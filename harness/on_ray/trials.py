@@ -36,6 +36,7 @@ class Resources:
     """What one unit of work reserves, and how many can run at once."""
 
     cpus: int
+    threads: int
     gpus: float
     workers: int
     """Scoring workers; with a GPU they hold half of the unit's share of it."""
@@ -106,9 +107,10 @@ def resources(where: Where, exclusive: bool, needs_workers: bool) -> Resources:
         fitting = min(fitting, int(gpus_there) * int(1 / gpus) if gpus <= 1 else int(gpus_there // gpus))
     concurrent = min(fitting, where.max_concurrent or fitting)
     if exclusive and not gpus:
-        concurrent = 1
+        concurrent, cpus = 1, cpus_there  # the device is all of the machine's processors
     share = min(int(1 / gpus), concurrent) if 0 < gpus <= 1 else (1 if gpus else concurrent)
-    return Resources(cpus, gpus, where.shards if needs_workers else 0, concurrent, share)
+    workers = where.shards if needs_workers else 0
+    return Resources(cpus, where.cpus_per_trial, gpus, workers, concurrent, share)
 
 
 class _Order(Searcher):
@@ -183,7 +185,7 @@ def _run_unit(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     here = Surroundings(
         device="cuda" if ray.get_gpu_ids() else "cpu",
-        threads=share.cpus,
+        threads=share.threads,
         device_share=share.device_share,
         suite=unit.suite,
         method=unit.label,
@@ -193,6 +195,8 @@ def _run_unit(
     if share.workers and not unit.shared:
         workers = RayData(unit.trial, problem, here, share.workers, share.worker_gpus)
         scorer = workers if settings.scoring == "ray_data" else Measured(workers, unit.trial.protocol.cycles)
+        if scorer is workers and unit.trial.scores_images():
+            workers.prestart()  # while the first cycle trains
     publish = _metrics(unit)
     began = time.time()
 
@@ -280,11 +284,7 @@ def run(units: list[Unit], problems: dict[str, Problem], where: Where, folder: P
         def __repr__(self) -> str:  # what the dashboard calls the actor
             return "trial worker" if where.warm_workers else units[self.config["unit"]].name
 
-    limit = (
-        max(share.concurrent for share in shares.values())
-        if any(not u.exclusive for u in units)
-        else shares[True].concurrent
-    )
+    limit = max(shares[unit.exclusive].concurrent for unit in units)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(limit)
     listen = _Listen(units, listener)
     tuner = tune.Tuner(
