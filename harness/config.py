@@ -51,7 +51,7 @@ class Recipe(Strict):
     """How every network of a suite is trained and run: the same for all methods."""
 
     epochs: PositiveInt
-    batch_size: PositiveInt = 128
+    batch_size: int = Field(128, ge=2, description="at least 2: batch norm can't normalise a single image")
     learning_rate: PositiveFloat = 0.1
     milestones: list[PositiveInt] = Field([], description="epochs at which the learning rate is multiplied by gamma")
     gamma: PositiveFloat = 0.1
@@ -77,7 +77,7 @@ class Recipe(Strict):
 class Protocol(Strict):
     """The active-learning loop: the same for all methods."""
 
-    initial: PositiveInt = Field(description="labelled images of cycle 0")
+    initial: int = Field(ge=2, description="labelled images of cycle 0")
     budget: PositiveInt = Field(description="images bought after each cycle but the last")
     cycles: PositiveInt = Field(description="trainings; the last one has initial + (cycles - 1) x budget labels")
     candidates: PositiveInt | None = Field(

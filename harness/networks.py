@@ -92,12 +92,7 @@ def _small_stem(body: Any, channels: int, width: int) -> Any:
 
 
 def _resnet18(model: Model, facts: Facts) -> Network:
-    body = timm.create_model(
-        "resnet18",
-        num_classes=facts.num_classes,
-        in_chans=facts.channels,
-        zero_init_last=model.initialisation == "kaiming_zero_last",
-    )
+    body = timm.create_model("resnet18", num_classes=facts.num_classes, in_chans=facts.channels)
     return Network(_small_stem(body, facts.channels, 64))
 
 
@@ -116,7 +111,6 @@ def _resnet_small(model: Model, facts: Facts) -> Network:
         # the deep stem is the only one that lets timm's ResNet start with other than 64 channels; it is replaced
         stem_type="deep",
         stem_width=width // 2,
-        zero_init_last=model.initialisation == "kaiming_zero_last",
     )
     return Network(_small_stem(body, facts.channels, width))
 
@@ -141,6 +135,23 @@ VGG-16 with batch norm and one linear 512 -> C as in DAST-AL's code. ``resnet_sm
 ``width`` channels in the first) is ours, for CPUs and quick starts."""
 
 
+def _set_last_gammas(network: Network, model: Model) -> None:
+    """Set the gamma of the last batch norm of each residual block: 1, or with kaiming_zero_last 0.
+
+    timm's own default is 0 for some networks and not an argument of others, so neither is left to it.
+    """
+    blocks = [module for module in network.modules() if hasattr(module, "zero_init_last")]
+    if model.initialisation == "kaiming_zero_last":
+        if not blocks:
+            raise UserError(f"model.initialisation: {model.name!r} has no residual blocks of timm's to zero")
+        for block in blocks:
+            block.zero_init_last()  # type: ignore[operator]
+    else:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+                nn.init.ones_(module.weight)
+
+
 def build(model: Model, facts: Facts, seed: int) -> Network:
     """Return a new network; its weights depend on the seed alone, not on what ran before."""
     with torch.random.fork_rng(devices=[]):
@@ -153,6 +164,7 @@ def build(model: Model, facts: Facts, seed: int) -> Network:
             )
             if not isinstance(network.body.get_classifier(), nn.Linear):
                 raise UserError(f"model.name: {model.name!r} does not end in one linear layer")
+        _set_last_gammas(network, model)
         if model.initialisation == "pytorch":
             for module in network.modules():
                 if callable(reset := getattr(module, "reset_parameters", None)):

@@ -33,9 +33,9 @@ KEPT_STATES = 2  # the last cycle's weights, and the ones before in case the las
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is either whole or absent, also after a crash or power loss."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
