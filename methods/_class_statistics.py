@@ -14,6 +14,11 @@ from harness.lazy import F, torch
 Covariance = Literal["diagonal", "full"]
 
 
+def _may_loop(features: torch.Tensor) -> bool:
+    """Return True where asking which classes are present costs no wait for the device."""
+    return features.device.type == "cpu"
+
+
 class ClassStatistics:
     """Running per-class mean and biased covariance of every feature ever fed (Wang et al. 2019, ISDA, Eq. 1-2).
 
@@ -64,7 +69,7 @@ class ClassStatistics:
         if self.kind == "diagonal":
             batch = member @ centred.square() / count.clamp(min=1)[:, None]
             self.covariance = torch.lerp(self.covariance, batch, weight) + weight * (1 - weight) * shift.square()
-        elif features.device.type == "cpu":
+        elif _may_loop(features):
             for label in labels.unique().tolist():  # only the classes that are present
                 rows, w = centred[labels == label], weight[label]
                 batch = rows.T @ rows / len(rows)
@@ -101,8 +106,11 @@ class ClassStatistics:
         return rows.index_copy(0, places, torch.stack(found))
 
     def logit_covariance(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return S [C, C, C], S[y] = W Sigma_y W^T: the covariance of the logits of class-y features."""
-        weight = weight - weight.mean(0, keepdim=True)  # softmax does not see a common shift of all logits
+        """Return S [C, C, C], S[y] = V Sigma_y V^T with V the weight less its mean row.
+
+        That is the covariance of the logits of class-y features, less the logits' mean: softmax does not see it.
+        """
+        weight = weight - weight.mean(0, keepdim=True)
         if self.kind == "diagonal":
             return torch.einsum("ja,ya,ka->yjk", weight, self.covariance, weight)
         return torch.stack([weight @ covariance @ weight.T for covariance in self.covariance])

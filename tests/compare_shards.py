@@ -1,0 +1,45 @@
+"""Describe the candidates of CONFIG's Core-set and Sampled methods here and on 1, 2 and 4 shards, and compare."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import harness.on_ray  # noqa: F401 - sets Ray's environment before its import
+
+# ruff: isort: split
+import ray
+import torch
+
+from harness import config
+from harness.on_ray.scoring import RayData
+from harness.store import RunStore
+from harness.trial import Runner, Surroundings
+
+path = Path(sys.argv[1])
+suite = config.load(path).suites[0]
+problem = suite.open_dataset(config.Where()).load()
+here = Surroundings()
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+put = ray.put(problem)
+for label, trial in suite.trials():
+    if label not in ("Core-set", "Sampled"):
+        continue
+    runner = Runner(trial, problem, RunStore(path.parent / "compared"), here)
+    cycle = runner._begin(0)
+    runner.training.fit(cycle)
+    prepared = runner.acquisition.prepare(cycle)
+    arguments = (cycle, runner.acquisition, prepared, cycle.candidates, "describe")
+    plain = runner.scorer.describe(*arguments)
+    scorer = RayData(trial, put, here, 4, 0.0)
+    scorer.start()
+    for scorer.shards in (1, 2, 4):
+        found = scorer.describe(*arguments)
+        assert len(found.shards) == scorer.shards
+        assert os.getpid() not in {shard.pid for shard in found.shards}
+        for name, column in plain.columns.items():
+            assert torch.equal(column, found.columns[name]), (label, scorer.shards, name)
+        assert torch.equal(plain.columns["index"], cycle.candidates.sort().values)
+        print(label, scorer.shards, "same")
+    scorer.close()

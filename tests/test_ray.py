@@ -1,0 +1,241 @@
+"""The Ray edge: the same figures as one plain process, in every layout, through kills and beside foreign packages.
+
+Whole runs are made as a user makes them, in processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import config, registry
+from harness.records import CycleRecord
+from harness.store import RunStore
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).resolve().parent.parent
+
+GRID = """
+dataset: {name: digits, limit: 300, test_limit: 100}
+model: {name: resnet_small, width: 4}
+recipe: {epochs: 2, batch_size: 32, crop_padding: 1, flip: false, inference_batch_size: 40}
+protocol: {initial: 40, budget: 20, cycles: 3, candidates: 200, start: warm}
+methods:
+  Ran: random
+  Core-set: core_set
+  Sampled: {acquisition: {name: epmcm, form: sampled, samples: 20}, training: isda}
+  DAST-AL: {acquisition: epmcm, training: isda}
+seeds: [0]
+where: {dashboard: false, warm_workers: true}
+"""
+
+
+def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    env = {**os.environ, **environment}
+    env.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness.run", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        cwd=ROOT,
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, out[-3000:] + err[-3000:]
+    return out, err
+
+
+def outcomes(folder: Path) -> dict[str, list[dict[str, object]]]:
+    """Return what each trial came to: figures and picks, without times."""
+    manifest = json.loads((folder / "run.json").read_text())
+    trials = [trial for suite in manifest["suites"] for trial in suite["trials"]]
+    return {trial: [record.outcome() for record in RunStore(folder).trial(trial).records()] for trial in trials}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("grid") / "grid.yaml"
+    path.write_text(GRID)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(grid: Path) -> dict[str, list[dict[str, object]]]:
+    """The grid in one plain process: what every run on Ray must come to."""
+    folder = grid.parent / "plain"
+    finish(command(str(grid), "where.trials=in_process", f"where.output={folder}"))
+    found = outcomes(folder)
+    assert len(found) == 4 and all(len(cycles) == 3 for cycles in found.values())
+    return found
+
+
+def test_two_trials_at_once_on_two_cpus_score_on_two_shards_each(
+    grid: Path, expected: dict[str, list[dict[str, object]]]
+) -> None:
+    folder = grid.parent / "ray"
+    out, _ = finish(command(str(grid), "where.scoring=ray_data", "where.shards=2", f"where.output={folder}"))
+    assert outcomes(folder) == expected
+    assert "Ray: without dashboard" in out and "accuracy (%)" in out
+    for trial in expected:
+        first, *_, last = RunStore(folder).trial(trial).records()
+        assert last.scoring == {"path": "none", "shards": []}  # nothing is bought after the last cycle
+        if "random" not in trial:
+            shards = first.scoring["shards"]
+            assert first.scoring["path"] == "ray_data"
+            assert len({shard["pid"] for shard in shards}) == 2
+            assert sum(shard["images"] for shard in shards) == 200
+            assert all(shard["seconds"] > 0 for shard in shards)
+
+
+def _wait_for_cycles(process: subprocess.Popen[str], folder: Path, count: int) -> None:
+    deadline = time.time() + 120
+    while len(list(folder.glob("trials/*/cycle_*.json"))) < count:
+        if process.poll() is not None:
+            raise AssertionError("\n".join(process.communicate()))
+        assert time.time() < deadline, "no cycle was finished in two minutes"
+        time.sleep(0.1)
+
+
+def _trial_processes(driver: int) -> list[int]:
+    """Return the pids of the driver's Ray workers that run trials: busy descendants of it."""
+    parents, busy = {}, []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (place / "cmdline").read_bytes().decode(errors="replace")
+            status = (place / "status").read_text()
+        except OSError:
+            continue
+        pid = int(place.name)
+        parents[pid] = int(status.split("PPid:")[1].split()[0])
+        if line.startswith("ray::") and "IDLE" not in line and "Agent" not in line:
+            busy.append(pid)
+
+    def belongs(pid: int) -> bool:
+        while pid in parents and pid != driver:
+            pid = parents[pid]
+        return pid == driver
+
+    return [pid for pid in busy if belongs(pid)]
+
+
+def test_killed_trials_and_a_killed_driver_lose_nothing(
+    grid: Path, expected: dict[str, list[dict[str, object]]]
+) -> None:
+    folder = grid.parent / "killed"
+    arguments = (str(grid), "where.scoring=in_process", f"where.output={folder}", "recipe.epochs=40")
+    plain = grid.parent / "plain40"
+    finish(command(str(grid), "where.trials=in_process", f"where.output={plain}", "recipe.epochs=40"))
+
+    process = command(*arguments)
+    _wait_for_cycles(process, folder, 1)
+    killed = _trial_processes(process.pid)
+    assert killed, "no trial process was found to kill"
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    _wait_for_cycles(process, folder, 3)
+    process.kill()  # the driver, without a chance to clean up
+    process.communicate()
+    finished = sum(len(cycles) for cycles in outcomes(folder).values())
+    assert 3 <= finished < 12
+
+    refused, message = command(*arguments).communicate(timeout=60)
+    assert "--resume" in message and not refused.startswith("Ray")
+    out, _ = finish(command(*arguments, "--resume"))
+    assert outcomes(folder) == outcomes(plain)
+    assert "done before" in out or finished < 3
+
+
+def test_a_resumed_run_takes_up_methods_and_seeds_that_were_added(
+    grid: Path, expected: dict[str, list[dict[str, object]]]
+) -> None:
+    folder = grid.parent / "grown"
+    part = ("--only", "method=Ran,DAST-AL", "seed=0")
+    finish(command(str(grid), f"where.output={folder}", *part))
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/cycle_*.json")}
+    assert len(written) == 6
+    finish(command(str(grid), f"where.output={folder}", "--resume"))
+    assert outcomes(folder) == expected
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # nothing was done twice
+
+
+def test_a_trial_that_does_not_fit_is_refused_at_once(grid: Path) -> None:
+    process = command(str(grid), "where.cpus_per_trial=999", f"where.output={grid.parent / 'large'}")
+    _, err = finish(process, code=2)
+    assert "999 CPUs" in err and "where.cpus_per_trial" in err
+
+
+def test_a_foreign_package_called_datasets_does_no_harm(
+    grid: Path, expected: dict[str, list[dict[str, object]]], tmp_path: Path
+) -> None:
+    foreign = tmp_path / "site" / "datasets"
+    foreign.mkdir(parents=True)
+    (foreign / "__init__.py").write_text("FOREIGN = True\n")
+    # sitecustomize imports it before anything else, in the driver and in every Ray worker
+    (foreign.parent / "sitecustomize.py").write_text("import datasets\nassert datasets.FOREIGN\n")
+    folder = tmp_path / "run"
+    arguments = (str(grid), "where.scoring=ray_data", "where.shards=1", f"where.output={folder}")
+    finish(command(*arguments, "--only", "method=DAST-AL", PYTHONPATH=f"{foreign.parent}{os.pathsep}{ROOT}"))
+    (trial,) = outcomes(folder)
+    assert outcomes(folder)[trial] == expected[trial]
+
+
+def test_the_headline_command_starts_where_only_official_archives_exist(tmp_path: Path) -> None:
+    registry.load("datasets", "cifar10")
+    write_cifar_archive = sys.modules["harness_datasets._cifar"].write_cifar_archive
+    draw = np.random.default_rng(0)
+    for kind, classes in (("cifar10", 10), ("cifar100", 100)):
+        labels = np.repeat(np.arange(classes), 8)
+        images = draw.integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
+        write_cifar_archive(tmp_path, kind, images, labels)
+    overrides = (
+        "model={name: resnet_small, width: 4}",
+        "recipe.epochs=1",
+        "recipe.milestones=[]",
+        "protocol={initial: 20, budget: 10, cycles: 2, candidates: 30, start: warm}",
+        "seeds=[0]",
+        "where.shards=1",
+        "where.dashboard=false",
+        "where.warm_workers=true",
+        "where.download=false",
+        f"where.data={tmp_path}",
+        f"where.output={tmp_path / 'run'}",
+    )
+    path = ROOT / "configs" / "full_benchmark.yaml"
+    out, _ = finish(command(str(path), *overrides, "--only", "method=Ran,LC,DAST-AL"))
+    suites = config.load(path).suites
+    for suite in suites:
+        assert suite.title in out
+    found = outcomes(tmp_path / "run")
+    assert found and all(len(cycles) == 2 for cycles in found.values())
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    exclusive = [trial for suite in manifest["suites"] if suite["exclusive"] for trial in suite["trials"]]
+    assert exclusive
+    for trial in exclusive:  # Table 4's seconds are nobody else's
+        assert {r.device_share for r in RunStore(tmp_path / "run").trial(trial).records()} == {1}
+
+
+def test_any_number_of_shards_gives_the_same_columns_bit_for_bit(grid: Path) -> None:
+    script = ROOT / "tests" / "compare_shards.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(grid)], capture_output=True, text=True, timeout=300, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert done.stdout.count("same") == 6  # two methods, three numbers of shards
+
+
+def test_records_are_readable(grid: Path, expected: dict[str, list[dict[str, object]]]) -> None:
+    for path in (grid.parent / "plain").glob("trials/*/records.jsonl"):
+        lines = [CycleRecord.from_json(json.loads(line)) for line in path.read_text().splitlines()]
+        assert [line.outcome() for line in lines] == expected[path.parent.name]

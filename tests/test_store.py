@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_trial, outcomes, run, same, state_of
+
+from harness.config import Trial
+from harness.data import Problem
+from harness.errors import NotReproduced, UserError
+from harness.records import PHASES, CycleRecord
+from harness.store import RunStore, TrialStore, write_atomically
+
+
+def record(cycle: int, **changes: Any) -> CycleRecord:
+    values: dict[str, Any] = {
+        "suite": "s",
+        "dataset": "d",
+        "model": "m",
+        "method": "x",
+        "trial": "t",
+        "seed": 0,
+        "cycle": cycle,
+        "labelled": 10 + cycle,
+        "figures": {"accuracy": 1 / 3},
+        "chosen": [cycle, 7],
+        "seconds": dict.fromkeys(PHASES, 0.1),
+        "wall_seconds": 0.7,
+        "target_parameters": 1,
+        "extra_parameters": 0,
+        "peak_memory_bytes": {"host": 1},
+        "training_images": 1,
+        "final_loss": 0.25,
+        "device": "cpu",
+        "device_share": 1,
+        "threads": 1,
+        "precision": "float32",
+        "scoring": {"path": "none", "shards": []},
+    }
+    return CycleRecord(**{**values, **changes})
+
+
+def weights(value: float) -> dict[str, Any]:
+    return {"network": {"w": torch.full((3,), value)}, "training": {}}
+
+
+def flip_byte(path: Path, place: float = 0.5) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TrialStore:
+    """Four finished cycles."""
+    found = TrialStore(tmp_path / "trial")
+    for cycle in range(4):
+        found.commit(record(cycle), found.save_state(cycle, weights(cycle)))
+    return found
+
+
+@pytest.fixture
+def trial() -> Trial:
+    return make_trial("isda", "epmcm")
+
+
+def test_an_empty_store(tmp_path: Path) -> None:
+    found = TrialStore(tmp_path / "none")
+    assert found.records() == []
+    assert found.resume_point() == (0, None)
+
+
+def test_what_is_committed_is_read_back(store: TrialStore) -> None:
+    assert store.records() == [record(cycle) for cycle in range(4)]
+    finished, state = store.resume_point()
+    assert finished == 4
+    assert state is not None
+    assert same(state["network"], weights(3)["network"])
+    assert sorted(p.name for p in store.folder.glob("state_*")) == ["state_002.pt", "state_003.pt"]
+    assert not list(store.folder.glob("*.tmp"))
+
+
+def test_the_readable_copy_is_the_records(store: TrialStore) -> None:
+    lines = (store.folder / "records.jsonl").read_text().splitlines()
+    assert [CycleRecord.from_json(json.loads(line)) for line in lines] == store.records()
+    (store.folder / "records.jsonl").write_text("nonsense")
+    assert len(store.records()) == 4, "it is never read"
+
+
+def test_keys_of_a_later_version_are_left_out() -> None:
+    assert CycleRecord.from_json({**record(0).to_json(), "colour": "blue"}) == record(0)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_damaged_cycle_ends_what_is_finished(store: TrialStore, place: float) -> None:
+    flip_byte(store.folder / "cycle_002.json", place)
+    assert store.records() == [record(0), record(1)]
+    assert store.resume_point() == (0, None), "the weights of cycle 1 are gone: all is computed again"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "null", "remove"])
+def test_other_damage_to_the_last_cycle(store: TrialStore, damage: str) -> None:
+    path = store.folder / "cycle_003.json"
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes({"truncate": path.read_bytes()[:-9], "empty": b"", "null": b"null"}[damage])
+    assert len(store.records()) == 3
+    finished, state = store.resume_point()
+    assert finished == 3
+    assert state is not None
+    assert same(state["network"], weights(2)["network"])
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_damaged_weights_fall_back_one_cycle(store: TrialStore, damage: str) -> None:
+    path = store.folder / "state_003.pt"
+    if damage == "flip":
+        flip_byte(path)
+    else:
+        path.unlink()
+    finished, state = store.resume_point()
+    assert finished == 3
+    assert state is not None
+    assert same(state["network"], weights(2)["network"])
+    assert len(store.records()) == 4, "what is recorded stays so"
+
+
+def test_a_cycle_is_written_once(store: TrialStore) -> None:
+    again = record(3, wall_seconds=99.0, device="another", final_loss=0.5)
+    store.commit(again, store.save_state(3, weights(3)))
+    assert store.records()[3] == record(3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"figures": {"accuracy": 1 / 3 + 1e-15}}, {"chosen": [7, 3]}, {"labelled": 12}, {"data_fingerprint": "other"}],
+)
+def test_another_result_of_the_same_cycle_is_refused(store: TrialStore, changes: dict[str, Any]) -> None:
+    with pytest.raises(NotReproduced, match=f"cycle_003.json: .*{next(iter(changes))}"):
+        store.commit(record(3, **changes), store.save_state(3, weights(3)))
+    assert store.records()[3] == record(3)
+
+
+def test_two_writers_of_the_same_cycle(tmp_path: Path) -> None:
+    """Both train the cycle at the same time: the first to commit wins, and what is there stays whole."""
+    one, other = TrialStore(tmp_path), TrialStore(tmp_path)
+    states = [writer.save_state(0, weights(1)) for writer in (one, other)]
+    one.commit(record(0, wall_seconds=1.0), states[0])
+    other.commit(record(0, wall_seconds=2.0), states[1])
+    other.commit(record(1), other.save_state(1, weights(2)))
+    one.commit(record(1), one.save_state(1, weights(2)))
+    for found in (one, other):
+        assert [r.wall_seconds for r in found.records()] == [1.0, 0.7]
+        assert found.resume_point()[0] == 2
+
+
+def test_a_header_of_something_else_is_refused(tmp_path: Path) -> None:
+    found = TrialStore(tmp_path)
+    found.open({"measured": {"seed": 1}, "data_fingerprint": "abc"})
+    found.open({"measured": {"seed": 1}, "data_fingerprint": "abc"})
+    with pytest.raises(UserError, match=r"trial\.json: .*data_fingerprint.*'abc', now 'def'.*where\.output"):
+        found.open({"measured": {"seed": 1}, "data_fingerprint": "def"})
+    with pytest.raises(UserError, match="measured"):
+        found.open({"measured": {"seed": 2}, "data_fingerprint": "abc"})
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "replace", full)))
+    with pytest.raises(RuntimeError, match=f"no space left on the disk of {tmp_path}.*--resume"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_another_error_of_the_disk_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="broken"):
+        write_atomically(tmp_path / "file", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------- whole trials
+
+
+def folder_of(trial: Trial, folder: Path) -> Path:
+    return RunStore(folder).trial(trial.id).folder
+
+
+def test_a_trial_with_damaged_weights_is_computed_again_alike(
+    trial: Trial, digits: Problem, folders: Callable[[], Path]
+) -> None:
+    folder = folders()
+    first, end = run(trial, digits, folder), state_of(trial, folder)
+    flip_byte(folder_of(trial, folder) / "state_002.pt")
+    reported: list[int] = []
+    again = run(trial, digits, folder, lambda r: reported.append(r.cycle))
+    assert again == first, "with the seconds of the first time"
+    assert reported == [0, 1, 2]
+    assert same(state_of(trial, folder)["network"], end["network"])
+    for name in ("state_001.pt", "state_002.pt", "cycle_000.json"):
+        flip_byte(folder_of(trial, folder) / name)
+    again = run(trial, digits, folder)
+    assert outcomes(again) == outcomes(first)
+    assert again[0] != first[0], "its file was damaged and is written anew"
+    assert again[1:] == first[1:]
+    assert same(state_of(trial, folder)["network"], end["network"])
+
+
+def test_a_trial_that_comes_out_different_stops(trial: Trial, digits: Problem, folders: Callable[[], Path]) -> None:
+    folder = folders()
+    run(trial, digits, folder)
+    path = folder_of(trial, folder) / "cycle_002.json"
+    body = json.loads(path.read_text())["body"]
+    body["record"]["figures"]["accuracy"] += 0.01
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"sha256": digest, "body": body}))
+    run(trial, digits, folder)  # finished: nothing is computed again
+    flip_byte(folder_of(trial, folder) / "state_002.pt")
+    with pytest.raises(NotReproduced, match="figures came out different"):
+        run(trial, digits, folder)
+
+
+def test_a_trial_on_changed_data_is_refused(trial: Trial, digits: Problem, folders: Callable[[], Path]) -> None:
+    folder = folders()
+    run(trial, digits, folder)
+    labels = digits.test_labels.copy()
+    labels[0] = (labels[0] + 1) % 10
+    with pytest.raises(UserError, match="data_fingerprint"):
+        run(trial, replace(digits, test_labels=labels), folder)

@@ -1,0 +1,465 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import changed, make_trial, outcomes, run, same, state_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import cycle as cycle_module
+from harness import pool, registry
+from harness.config import Part, Protocol, Recipe, Trial
+from harness.cycle import Clock, Cycle
+from harness.data import Problem
+from harness.errors import NonFiniteLoss
+from harness.learning import accuracy, batches, evaluating, fit, learning_rate
+from harness.method import Acquisition, Training
+from harness.networks import Outputs
+from harness.records import PHASES, CycleRecord
+from harness.scoring import InProcess
+from harness.seeds import key, stream
+from harness.store import RunStore
+from harness.trial import Runner, Surroundings
+
+Folders = Callable[[], Path]
+
+
+def with_default_settings(name: str) -> bool:
+    """Return whether the acquisition follows plain training without more ado."""
+    plugin = registry.find("methods", name, Acquisition)
+    plain = registry.find("methods", "plain", Training)
+    if plugin is None or plain is None or issubclass(plugin, Training):
+        return False
+    try:
+        plugin.check(plugin.Settings(), plain, plain.Settings())
+    except ValueError:
+        return False
+    return True
+
+
+AFTER_PLAIN = [name for name in registry.names("methods") if with_default_settings(name)]
+
+
+def runner_of(trial: Trial, problem: Problem, folder: Path) -> Runner:
+    return Runner(trial, problem, RunStore(folder), Surroundings())
+
+
+# ----------------------------------------------------------------------------------------------------- one start
+
+
+def test_methods_of_one_training_start_alike(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(AFTER_PLAIN) >= 6
+    seen: list[Any] = []
+    real = Training.fit
+
+    def spy(self: Training, cycle: Cycle) -> float:
+        seen.append((cycle.labelled.tolist(), cycle.labels.tolist(), cycle.candidates.tolist()))
+        return real(self, cycle)
+
+    monkeypatch.setattr(Training, "fit", spy)
+    for acquisition in AFTER_PLAIN:
+        seen.clear()
+        records = run(make_trial("plain", acquisition, cycles=2), digits, folders())
+        found = (records[0].figures, records[0].final_loss, seen[0])
+        if acquisition == AFTER_PLAIN[0]:
+            first = found
+        assert found == first
+    labelled, labels, candidates = first[2]
+    assert labels == digits.train_labels[labelled].tolist()
+    assert len(labelled) == 40
+    assert len(candidates) == 150
+    assert not set(labelled) & set(candidates)
+
+
+def test_a_cycle_knows_labelled_and_unlabelled_images(digits: Problem, folders: Folders) -> None:
+    runner = runner_of(make_trial(), digits, folders())
+    cycle = runner._begin(0)
+    assert sorted([*cycle.labelled.tolist(), *cycle.unlabelled.tolist()]) == list(range(300))
+    assert (cycle.unlabelled.diff() > 0).all()
+    assert not any(isinstance(value, Problem) for value in vars(cycle).values())
+
+
+def test_bought_images_are_trained_on_next(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = Training.fit
+
+    def spy(self: Training, cycle: Cycle) -> float:
+        seen.append((cycle.labelled.tolist(), cycle.labels.tolist()))
+        return real(self, cycle)
+
+    monkeypatch.setattr(Training, "fit", spy)
+    records = run(make_trial("plain", "entropy"), digits, folders())
+    for number in (1, 2):
+        labelled, labels = seen[number]
+        assert labelled == seen[number - 1][0] + records[number - 1].chosen
+        assert labels == digits.train_labels[labelled].tolist()
+
+
+@pytest.mark.parametrize(("training", "acquisition"), [("plain", "entropy"), ("isda", "epmcm")])
+@pytest.mark.parametrize("start", ["warm", "fresh"])
+def test_a_shared_first_cycle_is_the_cycle_itself(
+    training: str, acquisition: str, start: str, digits: Problem, folders: Folders
+) -> None:
+    trial = make_trial(training, acquisition, start=start)
+    alone_in, folder = folders(), folders()
+    alone = run(trial, digits, alone_in)
+    first = runner_of(make_trial(training, "random", start=start), digits, folder)
+    first.run_shared()
+    shared = RunStore(folder).shared(trial.sharing_key).records()
+    assert [(r.cycle, r.chosen, r.scoring["path"]) for r in shared] == [(0, [], "none")]
+    records = run(trial, digits, folder)
+    assert outcomes(records) == outcomes(alone)
+    assert same(state_of(trial, folder)["network"], state_of(trial, alone_in)["network"])
+    assert same(state_of(trial, folder)["training"], state_of(trial, alone_in)["training"])
+    assert [r.shared_from for r in records] == [trial.sharing_key, None, None]
+    assert [r.shared_from for r in alone] == [None] * 3
+    for phase in ("train", "evaluate"):
+        assert records[0].seconds[phase] == shared[0].seconds[phase] > 0
+    assert records[0].seconds["score"] > 0
+    assert records[0].wall_seconds < sum(records[0].seconds.values())
+    before = RunStore(folder).shared(trial.sharing_key).records()
+    runner_of(trial, digits, folder).run_shared()  # finished: not trained again
+    assert RunStore(folder).shared(trial.sharing_key).records() == before
+
+
+def test_auxiliary_seconds_of_a_shared_training_are_its_cost(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Training.fit
+
+    def with_another_network(self: Training, cycle: Cycle) -> float:
+        with cycle.clock.phase("auxiliary"):
+            time.sleep(0.05)
+        return real(self, cycle)
+
+    monkeypatch.setattr(Training, "fit", with_another_network)
+    folder, trial = folders(), make_trial("plain", "entropy", cycles=2)
+    runner_of(trial, digits, folder).run_shared()
+    shared = RunStore(folder).shared(trial.sharing_key).records()[0]
+    records = run(trial, digits, folder)
+    assert records[0].seconds["auxiliary"] == shared.seconds["auxiliary"] >= 0.05
+    assert records[1].seconds["auxiliary"] >= 0.05
+
+
+def test_sharing_needs_the_same_training() -> None:
+    trial = make_trial()
+    alike = [make_trial("plain", "entropy"), make_trial(budget=5), make_trial(cycles=9), make_trial(start="fresh")]
+    others = [
+        make_trial("isda"),
+        make_trial(seed=4),
+        make_trial(epochs=2),
+        make_trial(initial=41),
+        make_trial(candidates=None),
+        make_trial(width=6),
+        make_trial(dataset=Part("digits", {"limit": 9})),
+    ]
+    assert {t.sharing_key for t in alike} == {trial.sharing_key}
+    assert trial.sharing_key not in {t.sharing_key for t in others}
+    assert len({t.id for t in [trial, *alike, *others]}) == 12
+
+
+# ------------------------------------------------------------------------------------------------- what is not done
+
+
+def test_nothing_is_selected_after_the_last_cycle(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin: Any = registry.find("methods", "core_set", Acquisition)
+    calls: list[str] = []
+    for name in ("prepare", "describe", "choose"):
+        real = getattr(plugin, name)
+
+        def spy(self: Any, *arguments: Any, name: str = name, real: Any = real) -> Any:
+            calls.append(name)
+            return real(self, *arguments)
+
+        monkeypatch.setattr(plugin, name, spy)
+    records = run(make_trial("plain", "core_set"), digits, folders())
+    assert calls == ["prepare", "describe", "describe", "describe", "choose", "describe"] * 2
+    assert [r.scoring["path"] for r in records] == ["in_process", "in_process", "none"]
+    assert [[s["images"] for s in r.scoring["shards"]] for r in records] == [[150], [150], []]
+    assert [len(r.chosen) for r in records] == [20, 20, 0]
+    assert records[2].seconds["score"] == records[2].seconds["select"] == 0
+    assert min(records[1].seconds["score"], records[1].seconds["select"]) > 0
+
+
+def test_random_looks_at_no_image(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: Any) -> None:
+        raise AssertionError("nothing is to be described")
+
+    monkeypatch.setattr(InProcess, "describe", never)
+    records = run(make_trial("plain", "random"), digits, folders())
+    assert [r.scoring for r in records] == [{"path": "none", "shards": []}] * 3
+    assert len(set(records[0].chosen + records[1].chosen)) == 40
+
+
+def test_the_whole_pool_can_be_bought(digits: Problem, folders: Folders) -> None:
+    records = run(make_trial("plain", "margin", initial=280, budget=10, candidates=None), digits, folders())
+    assert [r.labelled for r in records] == [280, 290, 300]
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+def test_a_loss_that_is_not_finite_stops_the_trial(digits: Problem, folders: Folders) -> None:
+    trial, folder = make_trial(learning_rate=1e30, epochs=3), folders()
+    with pytest.raises(NonFiniteLoss, match=r"cycle 0, epoch \d, step \d: the loss is (nan|inf).*learning_rate"):
+        run(trial, digits, folder)
+    assert RunStore(folder).trial(trial.id).records() == []
+
+
+def test_the_step_of_a_loss_that_is_not_finite_is_named(digits: Problem, folders: Folders) -> None:
+    cycle = replace(runner_of(make_trial(epochs=4), digits, folders())._begin(0), number=5)
+    steps = []
+
+    def loss(outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        steps.append(progress)
+        return outputs.logits.square().mean() * (float("inf") if len(steps) == 3 + 2 else 1.0)
+
+    with pytest.raises(NonFiniteLoss, match="cycle 5, epoch 1, step 1: the loss is inf"):
+        fit(cycle, loss)
+    assert len(steps) == 6, "the epoch in which it happened is the last"
+
+
+@pytest.mark.parametrize("initial", [33, 17, 16, 5])
+def test_a_last_batch_of_one_image(initial: int, digits: Problem, folders: Folders) -> None:
+    (record,) = run(make_trial(initial=initial, cycles=1), digits, folders())
+    assert record.training_images == initial
+    assert np.isfinite(record.final_loss or 0.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(1, 60), size=st.integers(2, 20))
+def test_an_epoch_has_every_image_once(count: int, size: int) -> None:
+    drawn = torch.Generator().manual_seed(1)
+    parts = batches(count, Recipe(epochs=1, batch_size=size), drawn)
+    assert sorted(torch.cat(parts).tolist()) == list(range(count))
+    assert all(len(part) == size for part in parts[:-1])
+    assert 1 < len(parts[-1]) <= size + 1 or count == 1
+    again = batches(count, Recipe(epochs=1, batch_size=size), drawn)
+    assert count < 8 or torch.cat(again).tolist() != torch.cat(parts).tolist(), "the next epoch is shuffled anew"
+
+
+def test_learning_rate_schedule(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(epochs=6, learning_rate=0.2, milestones=[2, 5], gamma=0.1)
+    expected = [0.2, 0.2, 0.02, 0.02, 0.02, 0.002]
+    assert [learning_rate(recipe, epoch) for epoch in range(6)] == pytest.approx(expected)
+    used: list[Any] = []
+    real = torch.optim.SGD.step
+
+    def spy(self: torch.optim.SGD, *arguments: Any) -> Any:
+        used.append({k: self.param_groups[0][k] for k in ("lr", "momentum", "weight_decay")})
+        return real(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    keys = {"epochs": 6, "learning_rate": 0.2, "milestones": [2, 5], "momentum": 0.8, "weight_decay": 0.01}
+    runner = runner_of(make_trial(**keys), digits, folders())
+    cycle = runner._begin(0)
+    runner.training.fit(cycle)
+    assert [group["lr"] for group in used] == pytest.approx([lr for lr in expected for _ in range(3)])
+    assert {(group["momentum"], group["weight_decay"]) for group in used} == {(0.8, 0.01)}
+
+
+def test_the_loss_of_the_last_epoch_is_returned(digits: Problem, folders: Folders) -> None:
+    cycle = runner_of(make_trial(epochs=3), digits, folders())._begin(0)
+    values: list[float] = []
+
+    def loss(outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        assert cycle.network.training
+        value = F.cross_entropy(outputs.logits, labels)
+        values.append(float(value.detach()))
+        return value
+
+    assert fit(cycle, loss) == pytest.approx(sum(values[-3:]) / 3, rel=1e-6)
+    assert not cycle.network.training
+
+
+def test_accuracy_counts_right_answers(digits: Problem, folders: Folders) -> None:
+    runner = runner_of(make_trial(), digits, folders())
+    runner.network.train()
+    answers = torch.eye(10)[runner.test_labels].clone()
+    answers[::4] = answers[::4].roll(1, 1)
+    asked: list[int] = []
+
+    def predict(network: Any, images: torch.Tensor) -> torch.Tensor:
+        assert not network.training
+        assert not torch.is_grad_enabled()
+        start = sum(asked)
+        asked.append(len(images))
+        return answers[start : start + len(images)]
+
+    found = accuracy(runner.network, runner.test_images, runner.test_labels, runner.trial.recipe, predict)
+    assert found == 0.75
+    assert asked == [64, 36]
+    assert runner.network.training, "left as it was"
+    with pytest.raises(ZeroDivisionError), evaluating(runner.network):
+        _ = 1 / 0
+    assert runner.network.training
+
+
+def test_warm_start_carries_the_weights(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def spy(cycle: Cycle, loss: Any) -> float:
+        for step in (lambda: 0.0, lambda: fit(cycle, loss)):
+            found = step()
+            seen.append({k: v.clone() for k, v in cycle.network.state_dict().items()})
+        return found
+
+    monkeypatch.setattr("harness.learning.fit", spy)
+    for start in ("warm", "fresh"):
+        seen.clear()
+        run(make_trial(start=start), digits, folders())
+        assert same(seen[2], seen[1]) is same(seen[4], seen[3]) is (start == "warm")
+        assert not same(seen[0], seen[2])
+
+
+def test_what_draws_from_torchs_global_stream_is_reproduced(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As dropout does."""
+
+    def loss(self: Training, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        return F.cross_entropy(F.dropout(outputs.logits), labels)
+
+    monkeypatch.setattr(Training, "loss", loss)
+    trial, folder = make_trial("plain", "entropy"), folders()
+    torch.manual_seed(1)
+    first = run(trial, digits, folder)
+    torch.manual_seed(2)
+    assert outcomes(run(trial, digits, folders())) == outcomes(first)
+    for path in RunStore(folder).trial(trial.id).folder.glob("*_002.*"):
+        path.unlink()
+    torch.manual_seed(3)
+    assert outcomes(run(trial, digits, folder)) == outcomes(first), "also from its last cycle on"
+
+
+# ------------------------------------------------------------------------------------------------------------ pool
+
+
+def protocol(**keys: Any) -> Protocol:
+    return Protocol(**{"initial": 20, "budget": 5, "cycles": 3, "start": "warm", **keys})
+
+
+def test_initial_set() -> None:
+    found = pool.initial_set(protocol(), 100, 1)
+    assert found.tolist() == pool.initial_set(protocol(candidates=50, budget=7), 100, 1).tolist()
+    assert len(set(found.tolist())) == 20
+    assert found.max() < 100
+    assert found.tolist() != sorted(found.tolist()), "in the order they were drawn"
+    assert set(found) != set(pool.initial_set(protocol(), 100, 2))
+    assert found.tolist() == pool.initial_set(protocol(initial=30), 100, 1)[:20].tolist()
+    for_all = [pool.initial_set(protocol(initial_set="per_run"), 100, seed).tolist() for seed in range(3)]
+    assert for_all[0] == for_all[1] == for_all[2]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), cycle=st.integers(0, 5), labelled=st.integers(0, 60), count=st.integers(1, 60))
+def test_candidates_are_the_first_unlabelled_of_one_permutation(
+    seed: int, cycle: int, labelled: int, count: int
+) -> None:
+    of = protocol(candidates=count, budget=1)
+    order = pool.candidates(protocol(), 60, np.array([], dtype=np.int64), seed, cycle)
+    assert sorted(order.tolist()) == list(range(60))
+    bought = pool.initial_set(protocol(initial=60), 60, seed)[:labelled]
+    found = pool.candidates(of, 60, bought, seed, cycle)
+    assert found.tolist() == [index for index in order if index not in bought][:count]
+
+
+def test_candidates_are_mostly_shared_between_methods() -> None:
+    one, other = np.arange(0, 300), np.arange(300, 600)
+    of = protocol(candidates=500)
+    found = [set(pool.candidates(of, 5000, labelled, 1, 2).tolist()) for labelled in (one, other)]
+    assert len(found[0] & found[1]) > 400
+    assert found[0] != set(pool.candidates(of, 5000, one, 1, 3).tolist()), "another cycle draws anew"
+    assert found[0] != set(pool.candidates(of, 5000, one, 2, 2).tolist())
+
+
+def test_streams_are_named() -> None:
+    assert key(1, "order", 2) == key(1, "order", 2)
+    assert len({key(1, "order", 2), key(12, "order"), key(1, "order", 3), key(1, "augmentation", 2)}) == 4
+    drawn = [torch.rand(3, generator=stream(0, "x", n)).tolist() for n in (1, 2, 1)]
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+# ----------------------------------------------------------------------------------------------------------- clock
+
+
+def test_clock_books_nested_phases_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(cycle_module.time, "perf_counter", lambda: now[0])
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    clock = Clock(torch.device("cpu"))
+    wait(1000)  # no phase is open
+    with clock.phase("setup"):
+        wait(1)
+        with clock.phase("train"):
+            wait(2)
+            with clock.phase("auxiliary"):
+                wait(4)
+            wait(8)
+        with pytest.raises(ZeroDivisionError), clock.phase("score"):
+            wait(16)
+            _ = 1 / 0
+        wait(32)
+    wait(1000)
+    with clock.phase("train"):
+        wait(64)
+    expected = {"setup": 33, "train": 74, "auxiliary": 4, "score": 16}
+    assert clock.seconds == {phase: expected.get(phase, 0) for phase in PHASES}
+    with pytest.raises(AssertionError, match="not a phase"), clock.phase("lunch"):
+        pass
+
+
+def test_phases_of_a_record_make_up_its_wall_time(digits: Problem, folders: Folders) -> None:
+    trial = make_trial("plain", "core_set", epochs=2)
+
+    def report(record: CycleRecord) -> None:
+        time.sleep(0.15)  # what is done with a record is no cycle's time
+
+    store = RunStore(folders())
+    Runner(trial, digits, store, Surroundings()).run(report)
+    records = store.trial(trial.id).records()
+    (store.trial(trial.id).folder / "cycle_002.json").unlink()
+    Runner(trial, digits, store, Surroundings()).run(report)  # resumed: two reports before it
+    records = [*records, store.trial(trial.id).records()[2]]
+    assert len(records) == 4
+    for record in records:
+        assert record.seconds.keys() == set(PHASES)
+        total = sum(record.seconds.values())
+        assert total <= record.wall_seconds
+        assert record.wall_seconds - total < 0.02 * record.wall_seconds + 0.02
+
+
+def test_a_record_says_what_it_was(digits: Problem, folders: Folders) -> None:
+    folder, trial = folders(), changed(make_trial("isda", "epmcm"), epochs=2)
+    store = RunStore(folder)
+    here = Surroundings(suite="suite", method="label", device_share=3)
+    Runner(trial, digits, store, here).run(lambda record: None)
+    record = store.trial(trial.id).records()[1]
+    assert (record.suite, record.method, record.dataset, record.model) == ("suite", "label", "digits", "resnet_small")
+    assert (record.trial, record.seed, record.cycle, record.labelled) == (trial.id, 3, 1, 60)
+    assert (record.device, record.device_share, record.threads) == ("cpu", 3, 1)
+    assert record.training_images == 120
+    assert record.extra_parameters == 0
+    assert record.target_parameters == sum(
+        value.numel()
+        for name, value in state_of(trial, folder)["network"].items()
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    )
+    assert record.peak_memory_bytes["host"] > 2**20
+    assert record.data_fingerprint == digits.fingerprint
+    assert {"torch", "timm", "python"} <= record.versions.keys()
