@@ -42,22 +42,22 @@ class Worker:
         facts = facts_of(loaded)
         self.network = networks.build(trial.model, facts, 0).to_place(self.device, trial.recipe.precision)
         _, self.acquisition = build_method(trial.training, trial.acquisition, facts.num_classes)
-        self.version = -1
+        self.cycle = -1
 
     def ready(self) -> None:
         """Return once the constructor has."""
 
     def describe(
-        self, shard: Any, weights: list[Any], version: int, key: int
+        self, shard: Any, weights: list[Any], cycle: int, key: int
     ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
-        """Return the columns of the shard's batches; the weights are fetched once per version."""
-        if version != self.version:
+        """Return the columns of the shard's batches; a cycle's weights are fetched once."""
+        if cycle != self.cycle:
             network, self.prepared = (
                 {k: torch.from_numpy(np.array(v)).to(self.device) for k, v in part.items()}
                 for part in ray.get(weights[0])
             )
             self.network.load_state_dict(network)
-            self.version = version
+            self.cycle = cycle
         rows = [
             row for batch in shard.iter_batches(batch_size=None, batch_format="pyarrow") for row in batch.to_pylist()
         ]
@@ -74,7 +74,9 @@ class RayData:
     def __init__(self, trial: Trial, problem: Any, here: Surroundings, shards: int, gpus: float) -> None:
         self.trial, self.problem, self.here, self.shards, self.gpus = trial, problem, here, shards, gpus
         self.workers: list[Any] = []
-        self.version = 0
+        self.weights: Any = None
+        self.shipped = -1
+        """The cycle whose weights the workers are given; they are put into the object store once per cycle."""
 
     def prestart(self) -> None:
         """Start the workers, inside the trial's own reservation (its placement group), without waiting for them."""
@@ -95,10 +97,10 @@ class RayData:
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
     ) -> Scored:
         """Describe the images; see harness.scoring.Scorer."""
-        self.version += 1
-        weights = ray.put(
-            tuple({k: v.cpu().numpy() for k, v in part.items()} for part in (cycle.network.state_dict(), prepared))
-        )
+        if cycle.number != self.shipped:
+            both = (cycle.network.state_dict(), prepared)
+            self.weights = ray.put(tuple({k: v.cpu().numpy() for k, v in part.items()} for part in both))
+            self.shipped = cycle.number
         batches = cut(indices, cycle.recipe)
         groups = [
             batches[len(batches) * s // self.shards : len(batches) * (s + 1) // self.shards] for s in range(self.shards)
@@ -113,7 +115,7 @@ class RayData:
         shards = ray.data.from_blocks(blocks).split(len(blocks))
         answers = ray.get(
             [
-                worker.describe.remote(shard.iterator(), [weights], self.version, cycle.key(purpose))
+                worker.describe.remote(shard.iterator(), [self.weights], self.shipped, cycle.key(purpose))
                 for worker, shard in zip(self.workers, shards, strict=False)
             ]
         )
