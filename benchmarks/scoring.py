@@ -21,10 +21,11 @@ import numpy as np
 import ray
 from tabulate import tabulate
 
-from harness.config import Model, Part, Protocol, Recipe, Trial
 from harness.data import Problem
 from harness.on_ray.scoring import RayData
+from harness.settings import Model, Protocol, Recipe
 from harness.store import RunStore
+from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness.config import Recipe
 from harness.images import Images
 from harness.networks import Network
 from harness.records import PHASES
 from harness.seeds import key, stream
+from harness.settings import Recipe
 
 
 class Clock:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Benchmark, Suite, Trial
 from harness.data import Facts
 from harness.errors import DataMissing, UserError
+from harness.suite import Benchmark, Suite, Trial
 
 
 @dataclass(frozen=True)

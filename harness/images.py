@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from harness.config import Recipe
 from harness.data import Problem
+from harness.settings import Recipe
 
 
 class Images:

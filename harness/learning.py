@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import torch
 
-from harness.config import Recipe
 from harness.cycle import Cycle
 from harness.errors import NonFiniteLoss
 from harness.images import Images
 from harness.networks import Network, Outputs
+from harness.settings import Recipe
 
 Loss = Callable[[Outputs, torch.Tensor, float], torch.Tensor]
 """(outputs, labels, progress) -> mean loss of the batch"""

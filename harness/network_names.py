@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.config import Model
+    from harness.settings import Model
 
 OURS = ("resnet18_cifar", "resnet18_cifar_projection", "vgg16_bn_cifar", "resnet_small")
 """Networks for small images, built from timm's by harness/networks.py."""

@@ -11,10 +11,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.models.resnet import BasicBlock, ResNet
 
-from harness.config import Model
 from harness.data import Facts
 from harness.errors import UserError
 from harness.seeds import key
+from harness.settings import Model
 
 
 class Outputs(NamedTuple):

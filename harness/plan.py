@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from harness.config import Benchmark
 from harness.grid import Grid
 from harness.network_names import num_parameters
 from harness.records import CycleRecord
 from harness.store import KEPT_STATES, RunStore
+from harness.suite import Benchmark
 
 SECONDS_PER_HOUR = 3600
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.config import Protocol
 from harness.seeds import key
+from harness.settings import Protocol
 
 Indices = NDArray[np.int64]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from harness.data import Problem
     from harness.display import Display
     from harness.grid import Grid
+    from harness.suite import Benchmark
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +51,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     return found
 
 
-def _load(benchmark: config.Benchmark, grid: Grid) -> dict[str, Problem]:
+def _load(benchmark: Benchmark, grid: Grid) -> dict[str, Problem]:
     """Return the data of each suite; suites with the same dataset share it."""
     loaded: dict[str, Problem] = {}
     by_suite = {}
@@ -65,9 +66,7 @@ def _load(benchmark: config.Benchmark, grid: Grid) -> dict[str, Problem]:
     return by_suite
 
 
-def _run_in_process(
-    benchmark: config.Benchmark, grid: Grid, problems: dict[str, Problem], display: Display
-) -> list[str]:
+def _run_in_process(benchmark: Benchmark, grid: Grid, problems: dict[str, Problem], display: Display) -> list[str]:
     """Run the units one after another, here."""
     import torch
 
@@ -100,7 +99,7 @@ def _run_in_process(
     return failures
 
 
-def _left_to_run(benchmark: config.Benchmark, grid: Grid) -> Grid:
+def _left_to_run(benchmark: Benchmark, grid: Grid) -> Grid:
     """Return the grid without what the store already holds in full."""
     from harness.grid import Grid
     from harness.store import RunStore
@@ -135,7 +134,7 @@ def _check_output(output: Path, resume: bool) -> None:
         )
 
 
-def _run(benchmark: config.Benchmark, grid: Grid, resume: bool) -> int:
+def _run(benchmark: Benchmark, grid: Grid, resume: bool) -> int:
     from harness.display import Display
     from harness.grid import manifest
     from harness.store import RunStore, write_atomically
@@ -200,7 +199,7 @@ def _with_earlier(output: Path, listed: dict[str, Any]) -> dict[str, Any]:
     return {**listed, "suites": list(suites.values())}
 
 
-def _run_on_ray(benchmark: config.Benchmark, grid: Grid, finished: list[int]) -> list[str]:
+def _run_on_ray(benchmark: Benchmark, grid: Grid, finished: list[int]) -> list[str]:
     import harness.on_ray  # noqa: F401 - sets Ray's environment before its import
     from harness.display import Display
     from harness.on_ray import trials
@@ -221,7 +220,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = _arguments(arguments)
         if found.schema:
-            print(json.dumps(config.json_schema(), indent=2))
+            from harness.schema import json_schema
+
+            print(json.dumps(json_schema(), indent=2))
             return 0
         benchmark = config.only(config.load(found.config, found.overrides), found.only)
         from harness.grid import expand

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import torch
 
-from harness.config import Recipe
 from harness.cycle import Cycle
 from harness.images import Images
 from harness.learning import evaluating
 from harness.method import Acquisition
 from harness.networks import Network
 from harness.seeds import stream
+from harness.settings import Recipe
 
 Columns = dict[str, torch.Tensor]
 

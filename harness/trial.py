@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from harness import networks, pool, registry
-from harness.config import Part, Trial
 from harness.cycle import Clock, Cycle
 from harness.data import Facts, Problem
 from harness.images import Images
@@ -28,6 +27,7 @@ from harness.records import CycleRecord
 from harness.scoring import Columns, InProcess, Scored, Scorer, as_record
 from harness.seeds import key
 from harness.store import RunStore, TrialStore
+from harness.suite import Part, Trial
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ import torch
 
 from harness import config
 from harness.on_ray.scoring import RayData
+from harness.settings import Where
 from harness.store import RunStore
 from harness.trial import Runner, Surroundings
 
 path = Path(sys.argv[1])
 suite = config.load(path).suites[0]
-problem = suite.open_dataset(config.Where()).load()
+problem = suite.open_dataset(Where()).load()
 here = Surroundings()
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 put = ray.put(problem)

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from harness import registry
-from harness.config import Model, Part, Protocol, Recipe, Trial
 from harness.data import DataPlace, Dataset, Problem
 from harness.method import Acquisition, Training
 from harness.records import CycleRecord
+from harness.settings import Model, Protocol, Recipe
 from harness.store import RunStore
+from harness.suite import Part, Trial
 from harness.trial import Report, Runner, Surroundings
 
 torch.set_num_threads(1)

@@ -17,6 +17,7 @@ import pytest
 from harness import config, display, grid, run
 from harness.grid import Unit
 from harness.registry import ROOT
+from harness.suite import Benchmark
 
 HEAVY = ["torch", "timm", "ray", "pandas", "sklearn", "torchvision", "matplotlib"]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -444,7 +445,7 @@ def write(folder: Path, text: str, name: str = "c.yaml") -> Path:
     return path
 
 
-def expanded(folder: Path, text: str, *overrides: str) -> tuple[config.Benchmark, grid.Grid]:
+def expanded(folder: Path, text: str, *overrides: str) -> tuple[Benchmark, grid.Grid]:
     benchmark = config.load(write(folder, text), overrides)
     return benchmark, grid.expand(benchmark)
 

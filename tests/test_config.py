@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import config, network_names
-from harness.config import Benchmark, Model, Trial
 from harness.errors import UserError
 from harness.registry import ROOT
+from harness.settings import Model, Where
+from harness.suite import Benchmark, Trial
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -156,7 +157,7 @@ def test_text_is_utf_8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["where:\n", "where: {}\n", ""])
 def test_where_may_be_empty(tmp_path: Path, where: str) -> None:
-    assert load(tmp_path, yaml.safe_dump(base()) + where).where == config.Where()
+    assert load(tmp_path, yaml.safe_dump(base()) + where).where == Where()
 
 
 # ------------------------------------------------------------------------------------------------------------ ids
@@ -281,14 +282,14 @@ def suites(draw: st.DrawFn) -> dict[str, Any]:
     budget = draw(st.integers(1, 20))
     milestones = st.lists(st.integers(1, max(1, epochs - 1)), unique=True, max_size=3).map(sorted)
     recipe = {"epochs": epochs} | some(
-        batch_size=st.integers(1, 500), learning_rate=fraction, gamma=fraction, momentum=fraction, weight_decay=fraction
+        batch_size=st.integers(2, 500), learning_rate=fraction, gamma=fraction, momentum=fraction, weight_decay=fraction
     )
     recipe |= some(
         crop_padding=st.integers(0, 4), flip=st.booleans(), precision=st.sampled_from(["float32", "bfloat16"])
     )
     if epochs > 1:
         recipe |= some(milestones=milestones)
-    protocol = {"initial": draw(st.integers(1, 50)), "budget": budget, "cycles": draw(st.integers(1, 6))}
+    protocol = {"initial": draw(st.integers(2, 50)), "budget": budget, "cycles": draw(st.integers(1, 6))}
     protocol |= {"start": draw(st.sampled_from(["warm", "fresh"]))}
     protocol |= some(
         candidates=st.none() | st.integers(budget, 500), initial_set=st.sampled_from(["per_seed", "per_run"])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config import Recipe
 from harness.data import Problem
 from harness.images import Images
+from harness.settings import Recipe
 
 MEAN, STD = (0.4, 0.5, 0.3), (0.2, 0.25, 0.1)
 

@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import config, registry
-from harness.config import Part
 from harness.data import Problem
 from harness.errors import UserError
 from harness.method import Acquisition, Training, highest
@@ -29,6 +28,7 @@ from harness.records import CycleRecord
 from harness.scoring import cut, describe_batches
 from harness.seeds import stream
 from harness.store import RunStore
+from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings, peak_memory, reset_peak_memory
 
 core_set = registry.load("methods", "core_set")
@@ -97,7 +97,7 @@ class Stop(Exception):
     """The process ends here."""
 
 
-def run_with_stops(trial: config.Trial, problem: Problem, folder: Path) -> list[CycleRecord]:
+def run_with_stops(trial: Trial, problem: Problem, folder: Path) -> list[CycleRecord]:
     """Run a trial in as many processes' worth of runners as it has cycles."""
     for last in range(trial.protocol.cycles - 1):
         seen = []

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from conftest import same
 
 from harness import network_names
-from harness.config import Model
 from harness.data import Facts
 from harness.errors import UserError
 from harness.networks import Network, build, initial
+from harness.settings import Model
 
 CPU = torch.device("cpu")
 SMALL = Model(name="resnet_small", width=4)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from harness import cycle as cycle_module
 from harness import pool, registry
-from harness.config import Part, Protocol, Recipe, Trial
 from harness.cycle import Clock, Cycle
 from harness.data import Problem
 from harness.errors import NonFiniteLoss
@@ -26,7 +25,9 @@ from harness.networks import Outputs
 from harness.records import PHASES, CycleRecord
 from harness.scoring import InProcess
 from harness.seeds import key, stream
+from harness.settings import Protocol, Recipe
 from harness.store import RunStore
+from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings
 
 Folders = Callable[[], Path]

@@ -17,11 +17,11 @@ import ray.data
 import torch
 
 from harness import networks
-from harness.config import Trial
 from harness.cycle import Cycle
 from harness.images import Images
 from harness.method import Acquisition
 from harness.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches
+from harness.suite import Trial
 from harness.trial import Surroundings, as_tensor, build_method, facts_of
 
 START_SECONDS = 8.0

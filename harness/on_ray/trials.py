@@ -23,11 +23,11 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 
-from harness.config import Where
 from harness.data import Problem
 from harness.errors import NonFiniteLoss, NotReproduced, UserError
 from harness.grid import Unit
 from harness.records import PHASES, CycleRecord
+from harness.settings import Where
 from harness.store import RunStore
 
 

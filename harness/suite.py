@@ -1,0 +1,191 @@
+"""A checked config: suites, and the trials they are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import registry
+from harness.data import DataPlace, Dataset
+from harness.method import Acquisition
+from harness.settings import Model, Protocol, Recipe, Where
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plug-in by name, with all of its settings."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def written(self) -> dict[str, Any]:
+        """Return it as it is written in YAML."""
+        return {"name": self.name, **self.settings}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the grid: (dataset, model, recipe, protocol, training, acquisition, seed)."""
+
+    dataset: Part
+    model: Model
+    recipe: Recipe
+    protocol: Protocol
+    training: Part
+    acquisition: Part
+    seed: int
+
+    def measured(self) -> dict[str, Any]:
+        """Return everything that decides the trial's figures, as plain values."""
+        return {
+            "dataset": self.dataset.written(),
+            "model": self.model.model_dump(),
+            "recipe": self.recipe.model_dump(),
+            "protocol": self.protocol.model_dump(),
+            "training": self.training.written(),
+            "acquisition": self.acquisition.written(),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_measured(cls, values: dict[str, Any]) -> Trial:
+        """Return the trial whose ``measured()`` is ``values``."""
+
+        def part(written: dict[str, Any]) -> Part:
+            return Part(written["name"], {k: v for k, v in written.items() if k != "name"})
+
+        return cls(
+            dataset=part(values["dataset"]),
+            model=Model(**values["model"]),
+            recipe=Recipe(**values["recipe"]),
+            protocol=Protocol(**values["protocol"]),
+            training=part(values["training"]),
+            acquisition=part(values["acquisition"]),
+            seed=values["seed"],
+        )
+
+    @property
+    def id(self) -> str:
+        """A readable name that ends in a hash of ``measured()``."""
+        method = (
+            self.training.name
+            if self.training.name == self.acquisition.name
+            else (f"{self.training.name}-{self.acquisition.name}")
+        )
+        return f"{self.dataset.name}.{self.model.name}.{method}.s{self.seed}.{_hash(self.measured())}".replace("/", "_")
+
+    @property
+    def sharing_key(self) -> str:
+        """Equal for trials whose first cycle is one and the same training.
+
+        It holds all that decides that training: data, network, recipe, labelled set, candidate subset (which a
+        training may look at), loss and seed.
+        """
+        decides = self.measured()
+        del decides["acquisition"]
+        decides["protocol"] = {k: decides["protocol"][k] for k in ("initial", "initial_set", "candidates")}
+        return f"{self.dataset.name}.{self.model.name}.{self.training.name}.s{self.seed}.{_hash(decides)}".replace(
+            "/", "_"
+        )
+
+    def training_images(self) -> int:
+        """Return the image passes of all trainings."""
+        return sum(self.protocol.labelled()) * self.recipe.epochs
+
+    def scores_images(self) -> bool:
+        """Return whether the acquisition looks at images at all."""
+        acquisition = registry.find("methods", self.acquisition.name, Acquisition)
+        assert acquisition is not None
+        return acquisition.uses_images and self.protocol.cycles > 1
+
+    def scoring_images(self, num_train: int) -> int:
+        """Return the image passes of the scoring of candidates (0 if the acquisition looks at no image)."""
+        if not self.scores_images():
+            return 0
+        pools = [num_train - labelled for labelled in self.protocol.labelled()[:-1]]
+        return sum(min(pool, self.protocol.candidates or pool) for pool in pools)
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite and its trials."""
+
+    name: str
+    title: str
+    dataset: Part
+    model: Model
+    recipe: Recipe
+    protocol: Protocol
+    methods: dict[str, tuple[Part, Part]]
+    """label -> (training, acquisition)"""
+    seeds: list[int]
+    optional: bool
+    exclusive: bool
+    protocol_at: str = ""
+    """Where its protocol is written, for messages."""
+
+    def trials(self) -> Iterator[tuple[str, Trial]]:
+        """Yield (label, trial), methods in the order of the config and seeds within."""
+        for label, (training, acquisition) in self.methods.items():
+            for seed in self.seeds:
+                yield (
+                    label,
+                    Trial(self.dataset, self.model, self.recipe, self.protocol, training, acquisition, seed),
+                )
+
+    def written(self) -> dict[str, Any]:
+        """Return the suite as it would be written in YAML, with nothing left to defaults."""
+        return {
+            "title": self.title,
+            "dataset": self.dataset.written(),
+            "model": self.model.model_dump(),
+            "recipe": self.recipe.model_dump(),
+            "protocol": self.protocol.model_dump(),
+            "methods": {
+                label: {"training": training.written(), "acquisition": acquisition.written()}
+                for label, (training, acquisition) in self.methods.items()
+            },
+            "seeds": self.seeds,
+            "optional": self.optional,
+            "exclusive": self.exclusive,
+        }
+
+    def open_dataset(self, where: Where) -> Dataset:
+        """Return the suite's dataset on this machine."""
+        return open_dataset(self.dataset, where)
+
+
+def open_dataset(part: Part, where: Where) -> Dataset:
+    """Return a dataset, not yet loaded."""
+    dataset = registry.find("datasets", part.name, Dataset)
+    assert dataset is not None
+    return dataset(dataset.Settings(**part.settings), DataPlace.of(where.data, where.download))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A whole config, checked."""
+
+    name: str
+    suites: list[Suite]
+    where: Where
+
+    @property
+    def output(self) -> Path:
+        """The results folder."""
+        return Path(self.where.output or Path("runs") / self.name)
+
+    def written(self) -> str:
+        """Return the resolved config as YAML."""
+        values = {"suites": {s.name: s.written() for s in self.suites}, "where": self.where.model_dump()}
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
