@@ -65,7 +65,7 @@ CIFAR10 = Kind(
     meta={"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
     prefix="",
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    mean=(0.4914, 0.4822, 0.4465),
+    mean=(0.4914, 0.4822, 0.4465),  # as in the code of LL4AL and DAST-AL
     std=(0.2023, 0.1994, 0.2010),
 )
 CIFAR100 = Kind(
@@ -90,7 +90,7 @@ CIFAR100 = Kind(
         worm
         """.split()  # noqa: SIM905 (as a list it would take a hundred lines)
     ),
-    mean=(0.5071, 0.4867, 0.4408),
+    mean=(0.5071, 0.4867, 0.4408),  # as in the code of LL4AL
     std=(0.2675, 0.2565, 0.2761),
 )
 KINDS = {kind.name: kind for kind in (CIFAR10, CIFAR100)}
@@ -193,7 +193,7 @@ class Cifar(Dataset):
     def _what_to_do(self) -> str:
         kind, root = self.kind, self.place.root
         return (
-            f"get {kind.archive}, the python version of {kind.title} from cs.toronto.edu/~kriz/cifar.html, and "
+            f"get {kind.archive}, the python version on the home page of {kind.title}, and "
             f"put it into {root}, or PNG or JPEG images into {root / kind.name} as train/<class>/, test/<class>/"
         )
 

@@ -108,16 +108,19 @@ class Display:
         from rich.table import Table
 
         table = Table(title=self._summary(), title_justify="left")
-        for head in ("trial", "cycle", "labelled", "accuracy", "s/cycle"):
+        for head in ("trial", "cycle", "labelled", "accuracy", "s/cycle", "time left"):
             table.add_column(head, justify="left" if head == "trial" else "right")
         for number, values in sorted(self.running.items()):
             unit = self.units[number]
             if values["cycle"] is None:
-                table.add_row(unit.name, f"0/{unit.cycles}", "", "", "")
+                table.add_row(unit.name, f"0/{unit.cycles}", "", "", "", "")
             else:
                 figures = " ".join(f"{100 * v:.2f} %" for v in self._figures(values).values())
                 cells = (f"{values['cycle'] + 1}/{unit.cycles}", str(values["labelled"]), figures)
-                table.add_row(unit.name, *cells, f"{values['cost']:.1f}")
+                # the cycles to come cost as much per training image as the last one did
+                labelled = unit.trial.protocol.labelled()
+                left = values["cost"] * sum(labelled[values["cycle"] + 1 :]) / values["labelled"]
+                table.add_row(unit.name, *cells, f"{values['cost']:.1f}", _duration(left))
         self.live.update(table, refresh=True)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -55,22 +56,29 @@ class Grid:
     """Suite -> reason."""
 
 
-def expand(benchmark: Benchmark) -> Grid:
+def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) -> Grid:
     """Check the data of every suite and return the grid.
 
-    Raises UserError (DataMissing for data) for the first suite that can't run, unless it is optional and only its
-    data is missing.
+    ``fetch``: also download what is absent and may be downloaded. Raises UserError (DataMissing for data) for the
+    first suite that can't run, unless only its data is missing and it is optional or this is for ``planning``.
     """
     facts: dict[str, Facts] = {}
     skipped: dict[str, str] = {}
+    known: dict[str, Facts] = {}  # suites with the same data: its checksums are taken once
     for suite in benchmark.suites:
+        data = json.dumps(suite.dataset.written(), sort_keys=True)
         try:
-            facts[suite.name] = suite.open_dataset(benchmark.where).facts()
+            if data not in known:
+                dataset = suite.open_dataset(benchmark.where)
+                known[data] = dataset.facts()
+                if fetch:
+                    dataset.fetch()
         except DataMissing as missing:
-            if not suite.optional:
+            if not (suite.optional or planning):
                 raise DataMissing(f"suite {suite.name}: {missing}") from None
             skipped[suite.name] = str(missing)
             continue
+        facts[suite.name] = known[data]
         _check_size(suite, facts[suite.name])
     running = [suite for suite in benchmark.suites if suite.name not in skipped]
     groups: dict[str, list[str]] = defaultdict(list)
@@ -104,6 +112,32 @@ def _check_size(suite: Suite, facts: Facts) -> None:
         )
 
 
+SETTINGS = ("dataset", "model", "recipe", "protocol")  # of a suite: equal where trials may share a table
+
+
+def with_earlier(earlier: dict[str, Any], listed: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest that still lists what earlier runs in its folder did and this one does not (--only).
+
+    Earlier trials stay in a suite's tables only if they were made with its settings and, under the label of one of
+    its methods, with that method: a table row never mixes two experiments.
+    """
+    suites = {suite["name"]: suite for suite in earlier["suites"]}
+    for suite in listed["suites"]:
+        old = suites.get(suite["name"])
+        if old is not None and suite["skipped"] and not old["skipped"]:
+            continue  # its data is gone, its results are not
+        if old is not None and old["settings"] == suite["settings"]:
+            pairs = {**old["pairs"], **suite["pairs"]}
+            same = {label for label, pair in old["pairs"].items() if pair == pairs[label]}
+            kept = {trial: what for trial, what in old["trials"].items() if what["method"] in same}
+            suite["methods"] = list(dict.fromkeys([*old["methods"], *suite["methods"]]))
+            suite["seeds"] = sorted({*old["seeds"], *suite["seeds"]})
+            suite["trials"] = {**kept, **suite["trials"]}
+            suite["pairs"] = pairs
+        suites[suite["name"]] = suite
+    return {**listed, "suites": list(suites.values())}
+
+
 def manifest(benchmark: Benchmark, grid: Grid) -> dict[str, Any]:
     """Return run.json: what the report needs to know of a run beside its records."""
     suites = []
@@ -115,6 +149,7 @@ def manifest(benchmark: Benchmark, grid: Grid) -> dict[str, Any]:
             {
                 "name": suite.name,
                 "title": suite.title,
+                "settings": {k: v for k, v in suite.written().items() if k in SETTINGS},
                 "dataset": suite.dataset.name,
                 "model": suite.model.name,
                 "recipe": f"{suite.model.name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
@@ -124,6 +159,7 @@ def manifest(benchmark: Benchmark, grid: Grid) -> dict[str, Any]:
                 "labelled": protocol.labelled(),
                 "exclusive": suite.exclusive,
                 "skipped": grid.skipped.get(suite.name),
+                "pairs": suite.written()["methods"],
                 "trials": {t.id: {"method": label, "seed": t.seed} for label, t in suite.trials()},
             }
         )

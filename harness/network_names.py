@@ -38,6 +38,11 @@ def problem(model: Model) -> tuple[str, str] | None:
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         allowed = f"{', '.join(OURS)}, or any model of timm {version('timm')}, without pretrained tag"
         return "name", f"unknown network {model.name!r}{hint} allowed: {allowed}"
+    if model.name == "vgg16_bn_cifar" and model.initialisation == "kaiming_zero_last":
+        return (
+            "initialisation",
+            f"kaiming_zero_last is for residual networks, not {model.name}; allowed: kaiming, pytorch",
+        )
     if model.width is not None and model.name != "resnet_small":
         return "width", f"only resnet_small takes a width, got {model.width} for {model.name}"
     if model.width is not None and model.width % 2:

@@ -53,12 +53,17 @@ class Network(nn.Module):
         taken: list[torch.Tensor] = []
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             if stages:
-                last, taken = self.body.forward_intermediates(images, indices=4)
+                last, taken = self._with_stages(images)
             else:
                 last = self.body.forward_features(images)
             features = self.projection(self.body.forward_head(last, pre_logits=True)).float()
         layer = self.classifier
         return Outputs(F.linear(features, layer.weight, layer.bias), features, [stage.float() for stage in taken])
+
+    def _with_stages(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the last feature map and the outputs of the last four stages."""
+        last, taken = self.body.forward_intermediates(images, indices=4)
+        return last, taken
 
     def to_place(self, device: torch.device, precision: str) -> Network:
         """Move to a device and set the precision, with the memory format that suits it."""
@@ -69,6 +74,18 @@ class Network(nn.Module):
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""
         return sum(p.numel() for p in self.parameters())
+
+
+class _VGG(Network):
+    """A VGG, whose stages end in the last ReLU before each max-pooling (timm takes them after it)."""
+
+    def _with_stages(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        taken, here = [], images
+        for layer in self.body.features:
+            if isinstance(layer, nn.MaxPool2d):
+                taken.append(here)
+            here = layer(here)
+        return here, taken[-4:]
 
 
 class _Projection(nn.Module):
@@ -120,7 +137,7 @@ def _vgg16_bn(model: Model, facts: Facts) -> Network:
     body.pre_logits = nn.Identity()
     body.head.fc = nn.Linear(512, facts.num_classes)
     body.head_hidden_size = body.num_features = 512
-    return Network(body)
+    return _VGG(body)
 
 
 BUILDERS: dict[str, Callable[[Model, Facts], Network]] = {
@@ -170,6 +187,19 @@ def build(model: Model, facts: Facts, seed: int) -> Network:
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset()
     return network
+
+
+def check(model: Model, facts: Facts) -> None:
+    """Try a network on two images of the dataset's size. Raises UserError, with timm's own reason, if it fails."""
+    network = build(model, facts, 0).eval()
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(2, facts.channels, *facts.size)).logits
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model.name: {model.name!r} can't take {facts.size} images: {reason}") from None
+    if logits.shape != (2, facts.num_classes):
+        raise UserError(f"model.name: {model.name!r} gives {tuple(logits.shape)} for 2 images")
 
 
 def initial(model: Model, facts: Facts, seed: int, cycle: int) -> Network:

@@ -15,7 +15,7 @@ SECONDS_PER_HOUR = 3600
 
 
 def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[str, float], int]:
-    """Return seconds per training image of each suite from finished cycles in the output folder, and their count."""
+    """Return device seconds per training image of each suite, from its finished cycles, and how many those are."""
     store = RunStore(benchmark.output)
     spent: dict[str, list[tuple[int, float]]] = defaultdict(list)
     finished = 0
@@ -24,7 +24,8 @@ def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[str, float], int]:
             continue
         records: list[CycleRecord] = store.trial(unit.trial.id).records()
         finished += len(records)
-        spent[unit.suite] += [(r.training_images, r.cost_seconds) for r in records]
+        # trials that ran side by side each had a part of the device
+        spent[unit.suite] += [(r.training_images, r.cost_seconds / r.device_share) for r in records]
     rates = {
         suite: sum(seconds for _, seconds in found) / sum(images for images, _ in found)
         for suite, found in spent.items()
@@ -51,7 +52,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         steps = f" +{suite.protocol.budget}" if len(labelled) > 1 else ""
         row.append(f"{labelled[0]}{steps} .. {labelled[-1]}")
         if suite.name in grid.skipped:
-            rows.append([*row, "skipped", "", "", ""])
+            rows.append([*row, "no data", "", "", ""])
             continue
         facts = grid.facts[suite.name]
         scoring = sum(u.trial.scoring_images(facts.num_train) for u in trials)
@@ -84,7 +85,8 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
     )
     for suite in benchmark.suites:
         if suite.name in grid.skipped:
-            lines.append(f"{suite.name}: SKIPPED, its data is missing: {grid.skipped[suite.name]}")
+            word = "will be SKIPPED" if suite.optional else "CAN'T RUN"
+            lines.append(f"{suite.name} {word}: {grid.skipped[suite.name]}")
         else:
             facts = grid.facts[suite.name]
             lines.append(

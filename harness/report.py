@@ -478,7 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(write(parser.parse_args(arguments).run_dir))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -6,9 +6,11 @@ python -m harness.run CONFIG.yaml [key.path=value ...] [--plan] [--only dataset=
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -52,11 +54,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _load(benchmark: Benchmark, grid: Grid) -> dict[str, Problem]:
-    """Return the data of each suite; suites with the same dataset share it."""
+    """Return the data of each suite that has units; suites with the same dataset share it."""
     loaded: dict[str, Problem] = {}
     by_suite = {}
     for suite in benchmark.suites:
-        if suite.name in grid.skipped:
+        if all(unit.suite != suite.name for unit in grid.units):
             continue
         key = json.dumps(suite.dataset.written(), sort_keys=True)
         if key not in loaded:
@@ -134,9 +136,9 @@ def _check_output(output: Path, resume: bool) -> None:
         )
 
 
-def _run(benchmark: Benchmark, grid: Grid, resume: bool) -> int:
-    from harness.display import Display
-    from harness.grid import manifest
+def _run(asked: Benchmark, benchmark: Benchmark, grid: Grid) -> int:
+    """Run ``benchmark``, the part of ``asked`` that --only names."""
+    from harness.grid import manifest, with_earlier
     from harness.store import RunStore, write_atomically
 
     output = benchmark.output
@@ -144,30 +146,33 @@ def _run(benchmark: Benchmark, grid: Grid, resume: bool) -> int:
         print(f"suite {name} is SKIPPED: {reason}")
     if not grid.facts:
         raise UserError("nothing can run: the data of every suite is missing")
-    _check_output(output, resume)
-    for suite in benchmark.suites:
-        if suite.name not in grid.skipped:
-            suite.open_dataset(benchmark.where).fetch()
-    listed = manifest(benchmark, grid)
-    write_atomically(output / "config.yaml", benchmark.written().encode())
-    write_atomically(output / "run.json", json.dumps(_with_earlier(output, listed), indent=2).encode())
-    units = len(grid.units)
-    grid = _left_to_run(benchmark, grid)
+    _check_networks(benchmark, grid)
+    left = _left_to_run(benchmark, grid)
+    problems = _load(benchmark, left)
     store = RunStore(output)
-    finished = [0 if unit.shared else len(store.trial(unit.trial.id).records()) for unit in grid.units]
-    done = f" ({units - len(grid.units)} done before)" if units != len(grid.units) else ""
-    print(f"{len(grid.units)} units of work{done}; results go to {output}", flush=True)
-    failures: list[str] = []
-    if grid.units:
-        if benchmark.where.trials == "ray":
-            failures = _run_on_ray(benchmark, grid, finished)
-        else:
-            problems = _load(benchmark, grid)
-            display = Display(grid.units, sys.stdout, finished)
-            try:
-                failures = _run_in_process(benchmark, grid, problems, display)
-            finally:
-                display.close()
+    finished = [0 if unit.shared else len(store.trial(unit.trial.id).records()) for unit in left.units]
+
+    def begin() -> Display:
+        """Write what the run is, now that nothing the user can mend stands in its way."""
+        from harness.display import Display
+
+        listed = manifest(benchmark, grid)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            listed = with_earlier(json.loads((output / "run.json").read_text()), listed)
+        write_atomically(output / "config.yaml", asked.written().encode())
+        write_atomically(output / "run.json", json.dumps(listed, indent=2).encode())
+        done = f" ({len(grid.units) - len(left.units)} done before)" if len(grid.units) != len(left.units) else ""
+        print(f"{len(left.units)} units of work{done}; results go to {output}", flush=True)
+        return Display(left.units, sys.stdout, finished)
+
+    if left.units and benchmark.where.trials == "ray":
+        failures = _run_on_ray(benchmark, left, problems, begin)
+    else:
+        display = begin()
+        try:
+            failures = _run_in_process(benchmark, left, problems, display)
+        finally:
+            display.close()
     print()
     from harness import report
 
@@ -180,38 +185,34 @@ def _run(benchmark: Benchmark, grid: Grid, resume: bool) -> int:
     return 1 if left.units or failures else 0
 
 
-def _with_earlier(output: Path, listed: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest that still lists what earlier runs in this folder did and this one does not (--only)."""
-    try:
-        earlier = json.loads((output / "run.json").read_text())
-    except (OSError, ValueError):
-        return listed
-    suites = {suite["name"]: suite for suite in earlier["suites"]}
-    for suite in listed["suites"]:
-        old = suites.get(suite["name"])
-        if old is not None and not suite["skipped"]:
-            comparable = all(old[k] == suite[k] for k in ("dataset", "model", "recipe", "labelled"))
-            if comparable:
-                suite["methods"] = list(dict.fromkeys([*old["methods"], *suite["methods"]]))
-                suite["seeds"] = sorted({*old["seeds"], *suite["seeds"]})
-                suite["trials"] = {**old["trials"], **suite["trials"]}
-        suites[suite["name"]] = suite
-    return {**listed, "suites": list(suites.values())}
+def _check_networks(benchmark: Benchmark, grid: Grid) -> None:
+    """Try the networks that are not ours on the suites' images, before anything starts."""
+    from harness.network_names import OURS
+
+    for suite in benchmark.suites:
+        if suite.name in grid.facts and suite.model.name not in OURS:
+            from harness import networks
+
+            networks.check(suite.model, grid.facts[suite.name])
 
 
-def _run_on_ray(benchmark: Benchmark, grid: Grid, finished: list[int]) -> list[str]:
-    import harness.on_ray  # noqa: F401 - sets Ray's environment before its import
-    from harness.display import Display
+def _run_on_ray(
+    benchmark: Benchmark, grid: Grid, problems: dict[str, Problem], begin: Callable[[], Display]
+) -> list[str]:
+    from harness import on_ray
+
+    on_ray.prepare(joining=bool(benchmark.where.address or os.environ.get("RAY_ADDRESS")))
     from harness.on_ray import trials
 
     print(trials.start(benchmark.where), flush=True)
-    # checked on the cluster before the data is read: a grid that can't be placed would wait for ever
-    problems = _load(benchmark, grid)
-    display = Display(grid.units, sys.stdout, finished)
     try:
-        return trials.run(grid.units, problems, benchmark.where, benchmark.output, display)
+        trials.check(benchmark.where, grid.units, benchmark.output)
+        display = begin()
+        try:
+            return trials.run(grid.units, problems, benchmark.where, benchmark.output, display)
+        finally:
+            display.close()
     finally:
-        display.close()
         trials.stop()
 
 
@@ -224,16 +225,18 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(json.dumps(json_schema(), indent=2))
             return 0
-        benchmark = config.only(config.load(found.config, found.overrides), found.only)
+        asked = config.load(found.config, found.overrides)
+        benchmark = config.only(asked, found.only)
         from harness.grid import expand
 
-        grid = expand(benchmark)
         if found.plan:
             from harness import plan
 
-            print(plan.text(benchmark, grid))
+            print(plan.text(benchmark, expand(benchmark, planning=True)))
             return 0
-        return _run(benchmark, grid, found.resume)
+        expand(benchmark)  # all that is cheap to check comes before the folder and the downloads
+        _check_output(benchmark.output, found.resume)
+        return _run(asked, benchmark, expand(benchmark, fetch=True))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

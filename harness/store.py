@@ -82,7 +82,10 @@ class TrialStore:
         """
         path = self.folder / "trial.json"
         if path.exists():
-            found = json.loads(path.read_text())
+            try:
+                found = json.loads(path.read_text())
+            except ValueError:
+                raise UserError(f"{path}: is damaged; remove {self.folder} to run this trial anew") from None
             wrong = [k for k in header if found.get(k) != header[k]]
             if wrong:
                 raise UserError(
@@ -145,7 +148,7 @@ class TrialStore:
                 wrong = [k for k in new if old[k] != new[k]]
                 raise NotReproduced(
                     f"{self._cycle_path(record.cycle)}: computed again, and {', '.join(wrong)} came out different; "
-                    "the machine, its libraries or the code changed since"
+                    f"the machine, its libraries or the code changed since; remove {self.folder} to run this trial anew"
                 )
             record = CycleRecord.from_json(stored["record"])
         body = {"record": record.to_json(), "state": state}

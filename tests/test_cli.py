@@ -14,8 +14,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from harness import config, display, grid, run
+from harness import config, display, grid, registry, run
 from harness.grid import Unit
+from harness.method import Acquisition, Training
 from harness.registry import ROOT
 from harness.suite import Benchmark
 
@@ -62,7 +63,8 @@ suites:
 where: {trials: in_process}
 """
 
-ACQUISITIONS = "allowed: core_set, entropy, epmcm, least_confidence, margin, maxp, random"
+ACQUISITIONS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Acquisition))
+TRAININGS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Training))
 PLACES = "allowed: dataset, exclusive, methods, model, optional, protocol, recipe, seeds, suites, title, where"
 EMPTY = "a config is a mapping of keys (dataset, model, recipe, ...), "
 NO_CHANGE = ("", "")
@@ -156,7 +158,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "training": (
         (RAN, RAN.replace("isda", "isdaa")),
         [],
-        "c.yaml:16: methods.Ran+.training: unknown training 'isdaa'; did you mean 'isda'? allowed: isda, plain",
+        f"c.yaml:16: methods.Ran+.training: unknown training 'isdaa'; did you mean 'isda'? {TRAININGS}",
     ),
     "half of a pair": (
         (RAN, RAN.replace("training", "trainin")),
@@ -534,18 +536,18 @@ def test_the_plan_ranks_the_whole_pool_without_candidates(
     assert row[1:6] == ["2 x 1 = 2", "3", "20 +10 .. 40", str(20 * 2 + 2 * 70 * 2), str(180 + 170)]
 
 
-def test_the_plan_names_missing_data_of_optional_suites(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("optional", "words"), [("true", "will be SKIPPED"), ("false", "CAN'T RUN")])
+def test_the_plan_names_missing_data_and_how_to_get_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, optional: str, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HARNESS_DATA", raising=False)
-    write(
-        tmp_path, SUITES.replace("    dataset: {name: digits, limit: 100}", "    dataset: cifar10\n    optional: true")
-    )
+    other = f"    dataset: cifar10\n    optional: {optional}"
+    write(tmp_path, SUITES.replace("    dataset: {name: digits, limit: 100}", other))
     assert run.main(["c.yaml", "--plan"]) == 0
     plan = capsys.readouterr().out
-    assert "b: SKIPPED, its data is missing: CIFAR-10 is not in" in plan
-    assert row_of(plan, "b")[-1] == "skipped"
+    assert f"b {words}: CIFAR-10 is not in" in plan and "get cifar-10-python.tar.gz" in plan
+    assert row_of(plan, "b")[-1] == "no data"
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 
 
@@ -611,10 +613,9 @@ def listed(folder: Path, text: str, *only: str) -> dict[str, Any]:
 
 def merged(folder: Path, *manifests: dict[str, Any]) -> dict[str, Any]:
     """Return run.json after runs with these manifests, one after another."""
-    found: dict[str, Any] = {}
-    for manifest in manifests:
-        found = run._with_earlier(folder, manifest)
-        (folder / "run.json").write_text(json.dumps(found))
+    found, *others = manifests
+    for manifest in others:
+        found = grid.with_earlier(json.loads(json.dumps(found)), manifest)
     return found
 
 
@@ -633,9 +634,41 @@ def test_a_later_part_keeps_what_earlier_ones_did(tmp_path: Path) -> None:
     assert len(suite["trials"]) == 4 + 1
 
 
-def test_another_protocol_in_the_same_folder_replaces_a_suite(tmp_path: Path) -> None:
-    other = listed(tmp_path, VALID.replace("budget: 10", "budget: 20"))
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("protocol.budget", "11"),
+        ("protocol.initial_set", "per_run"),
+        ("recipe.learning_rate", "0.011"),
+        ("recipe.flip", "false"),
+        ("model.initialisation", "pytorch"),
+        ("dataset.limit", "99"),
+    ],
+)
+def test_other_settings_in_the_same_folder_replace_a_suite(tmp_path: Path, key: str, value: str) -> None:
+    """A row of a table must never mix two experiments."""
+    path = write(tmp_path, VALID)
+    benchmark = config.load(path, [f"{key}={value}"])
+    other = grid.manifest(benchmark, grid.expand(benchmark))
     assert merged(tmp_path, listed(tmp_path, VALID), other) == other
+
+
+def test_another_method_under_the_same_label_replaces_it(tmp_path: Path) -> None:
+    path = write(tmp_path, VALID)
+    label = next(iter(config.load(path).suites[0].methods))
+    benchmark = config.only(config.load(path, [f"methods.{label}=margin"]), [f"method={label}"])
+    changed = merged(tmp_path, listed(tmp_path, VALID), grid.manifest(benchmark, grid.expand(benchmark)))["suites"][0]
+    whole = listed(tmp_path, VALID)["suites"][0]
+    assert changed["methods"] == whole["methods"]
+    of_label = [trial for trial, what in changed["trials"].items() if what["method"] == label]
+    assert len(of_label) == len(whole["seeds"]) and all("plain-margin" in trial for trial in of_label)
+
+
+def test_a_suite_whose_data_has_gone_keeps_its_results(tmp_path: Path) -> None:
+    before = listed(tmp_path, VALID)
+    gone = json.loads(json.dumps(before))
+    gone["suites"][0].update(skipped="its folder is empty", trials={})
+    assert merged(tmp_path, before, gone) == before
 
 
 # ---------------------------------------------------------------------------------------------------- the display
@@ -789,4 +822,5 @@ def test_a_run_in_parts_then_as_a_whole(
     planned = capsys.readouterr().out
     assert "(6 finished cycles there)" in planned and row_of(planned, "c")[-1] != "not measured"
     again = config.load(tmp_path / "runs" / "c" / "config.yaml")
-    assert [t.id for _, t in again.suites[0].trials()] == list(manifest["suites"][0]["trials"])
+    whole = config.load(tmp_path / "c.yaml")  # config.yaml is the whole config, whatever part was run
+    assert [t.id for _, t in again.suites[0].trials()] == [t.id for _, t in whole.suites[0].trials()]

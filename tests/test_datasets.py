@@ -271,7 +271,7 @@ def test_absent(tmp_path: Path, kind: str) -> None:
         with pytest.raises(DataMissing) as caught:
             call()
         ours = cifar.KINDS[kind]
-        for word in (f"the python version of {ours.title} from cs.toronto.edu/~kriz/cifar.html", ours.archive):
+        for word in (f"the python version on the home page of {ours.title}", ours.archive):
             assert word in str(caught.value)
         assert str(tmp_path) in str(caught.value) and "where.download" in str(caught.value)
         assert "\n" not in str(caught.value)

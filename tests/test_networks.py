@@ -28,7 +28,7 @@ def weights(network: Network) -> dict[str, torch.Tensor]:
     [
         ("resnet18_cifar", None, 32, 11_173_962, [32, 16, 8, 4]),
         ("resnet18_cifar_projection", None, 32, 11_436_106, [32, 16, 8, 4]),
-        ("vgg16_bn_cifar", None, 32, 14_728_266, [8, 4, 2, 1]),
+        ("vgg16_bn_cifar", None, 32, 14_728_266, [16, 8, 4, 2]),
         ("resnet_small", 4, 16, None, [16, 8, 4, 2]),
         ("resnet10t", None, 64, None, [16, 8, 4, 2]),
         ("mobilenetv3_small_050", None, 64, None, [16, 8, 4, 2]),

@@ -452,7 +452,7 @@ def test_wrong_folder_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     done = command_line(str(tmp_path))
     said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2
-    assert said == [f"{tmp_path}: not the folder of a run (no readable run.json in it)"]
+    assert said == [f"error: {tmp_path}: not the folder of a run (no readable run.json in it)"]
     assert done.stdout == ""
     assert "argparse" in imported(done)
     assert not imported(done) & {"pandas", "matplotlib", "numpy", "torch", "ray"}

@@ -150,8 +150,8 @@ def test_another_result_of_the_same_cycle_is_refused(store: TrialStore, changes:
     assert store.records()[3] == record(3)
 
 
-def test_two_writers_of_the_same_cycle(tmp_path: Path) -> None:
-    """Both train the cycle at the same time: the first to commit wins, and what is there stays whole."""
+def test_a_second_writer_of_a_cycle_changes_nothing(tmp_path: Path) -> None:
+    """A trial that was given up for dead goes on beside its retry: the first to commit wins."""
     one, other = TrialStore(tmp_path), TrialStore(tmp_path)
     states = [writer.save_state(0, weights(1)) for writer in (one, other)]
     one.commit(record(0, wall_seconds=1.0), states[0])
