@@ -97,7 +97,7 @@ class Where(Strict):
     trials: Literal["ray", "in_process"] = Field("ray", description="in_process: one after another, without Ray")
     address: str | None = Field(None, description="Ray cluster; default $RAY_ADDRESS, else a local Ray is started")
     dashboard: bool = Field(True, description="dashboard of a local Ray, on the loopback address")
-    gpus_per_trial: NonNegativeFloat | None = Field(None, description="default: 1 where there are GPUs, else 0")
+    gpus_per_trial: float | None = Field(None, ge=0, le=1, description="default: 1 where there are GPUs, else 0")
     cpus_per_trial: PositiveInt = Field(1, description="also the number of torch threads of a trial")
     max_concurrent: PositiveInt | None = Field(None, description="trials at once; default: as many as fit")
     retries: NonNegativeInt = Field(2, description="how often a crashed trial goes on from its last finished cycle")

@@ -22,7 +22,7 @@ path = Path(sys.argv[1])
 suite = config.load(path).suites[0]
 problem = suite.open_dataset(Where()).load()
 here = Surroundings()
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 put = ray.put(problem)
 for label, trial in suite.trials():
     if label not in ("Core-set", "Sampled"):
@@ -33,7 +33,7 @@ for label, trial in suite.trials():
     prepared = runner.acquisition.prepare(cycle)
     arguments = (cycle, runner.acquisition, prepared, cycle.candidates, "describe")
     plain = runner.scorer.describe(*arguments)
-    scorer = RayData(trial, put, here, 4, 0.0)
+    scorer = RayData(trial, put, here, 4)
     scorer.start()
     for scorer.shards in (1, 2, 4):
         found = scorer.describe(*arguments)

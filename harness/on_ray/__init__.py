@@ -15,3 +15,9 @@ for _name, _value in {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+
+def prepare(joining: bool) -> None:
+    """Choose token authentication, before Ray is imported: always for a Ray of our own, else where a token is given."""
+    if not joining or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -20,12 +20,12 @@ from harness import networks
 from harness.cycle import Cycle
 from harness.images import Images
 from harness.method import Acquisition
-from harness.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches
+from harness.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches, seconds_since
 from harness.suite import Trial
-from harness.trial import Surroundings, as_tensor, build_method, facts_of
+from harness.trial import Surroundings, as_tensor, build_method, facts_of, make_deterministic
 
 START_SECONDS = 8.0
-"""Start of the workers, once per trial: two processes that import torch and timm (measured on 2 CPU cores)."""
+"""Start of the workers, once per trial: processes that import torch and timm (benchmarks/scoring.py, 2 CPU cores)."""
 CALL_SECONDS = 0.2
 """Overhead of one call on warm workers for 10 000 images (benchmarks/scoring.py)."""
 
@@ -33,11 +33,13 @@ CALL_SECONDS = 0.2
 class Worker:
     """Describes its share of the batches. A call carries all it needs, so it can be repeated on a new process."""
 
-    def __init__(self, problem: list[Any], measured: dict[str, Any], threads: int) -> None:
+    def __init__(self, problem: list[Any], measured: dict[str, Any], here: Surroundings, gpus: str | None) -> None:
+        if gpus is not None:
+            # the trial's own GPU: its placement group holds this worker on the same node, and CUDA has not started
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus
         trial, loaded = Trial.from_measured(measured), ray.get(problem[0])
-        self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.device = torch.device(here.device)
+        make_deterministic(here.threads, trial.recipe.precision)
         self.images = Images(as_tensor(loaded.train_images, self.device), loaded, trial.recipe)
         facts = facts_of(loaded)
         self.network = networks.build(trial.model, facts, 0).to_place(self.device, trial.recipe.precision)
@@ -65,32 +67,28 @@ class Worker:
         batches = [(row["number"], torch.tensor(row["indices"], device=self.device)) for row in rows]
         columns = describe_batches(self.network, self.images, self.acquisition, self.prepared, batches, key)
         found = {name: column.cpu().numpy() for name, column in columns.items()}
-        return found, Shard(os.getpid(), sum(len(b) for _, b in batches), time.perf_counter() - began)
+        return found, Shard(os.getpid(), sum(len(b) for _, b in batches), seconds_since(began, self.device))
 
 
 class RayData:
     """Describes images on ``shards`` workers."""
 
-    def __init__(self, trial: Trial, problem: Any, here: Surroundings, shards: int, gpus: float) -> None:
-        self.trial, self.problem, self.here, self.shards, self.gpus = trial, problem, here, shards, gpus
+    def __init__(self, trial: Trial, problem: Any, here: Surroundings, shards: int) -> None:
+        self.trial, self.problem, self.here, self.shards = trial, problem, here, shards
         self.workers: list[Any] = []
         self.weights: Any = None
         self.shipped = -1
         """The cycle whose weights the workers are given; they are put into the object store once per cycle."""
 
-    def prestart(self) -> None:
-        """Start the workers, inside the trial's own reservation (its placement group), without waiting for them."""
-        if not self.workers:
-            # a worker without a GPU of its own needs no bundle; Tune's placement group captures it
-            options = {"num_cpus": 0, "num_gpus": self.gpus, "max_restarts": -1, "max_task_retries": -1}
-            actor: Any = ray.remote(**options)(Worker)
-            self.workers = [
-                actor.remote([self.problem], self.trial.measured(), self.here.threads) for _ in range(self.shards)
-            ]
-
     def start(self) -> None:
-        """Start the workers and wait for them."""
-        self.prestart()
+        """Start the workers, inside the trial's own reservation, and wait for them."""
+        if self.workers:
+            return
+        # they reserve nothing of their own, so Tune's placement group of the trial captures them: same node, same GPU
+        actor: Any = ray.remote(num_cpus=0, num_gpus=0, max_restarts=3, max_task_retries=3)(Worker)
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES") if self.here.device == "cuda" else None
+        arguments = ([self.problem], self.trial.measured(), self.here, gpus)
+        self.workers = [actor.remote(*arguments) for _ in range(self.shards)]
         ray.get([worker.ready.remote() for worker in self.workers])
 
     def describe(

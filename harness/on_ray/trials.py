@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,23 +39,12 @@ class Resources:
     cpus: int
     threads: int
     gpus: float
-    workers: int
-    """Scoring workers; with a GPU they hold half of the unit's share of it."""
     concurrent: int
     device_share: int
 
-    def bundles(self) -> list[dict[str, float]]:
-        """Return the placement group: the trial itself, then each scoring worker that needs a piece of a GPU."""
-        if not self.gpus:
-            return [{"CPU": self.cpus}]
-        if not self.workers:
-            return [{"CPU": self.cpus, "GPU": self.gpus}]
-        return [{"CPU": self.cpus, "GPU": self.gpus / 2}, *([{"GPU": self.worker_gpus}] * self.workers)]
-
-    @property
-    def worker_gpus(self) -> float:
-        """The share of a GPU that each scoring worker holds."""
-        return self.gpus / (2 * self.workers) if self.workers else 0.0
+    def bundle(self) -> dict[str, float]:
+        """Return the reservation: one bundle, so that a trial and its scoring workers are on one node and one GPU."""
+        return {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
 
 
 def start(where: Where) -> str:
@@ -64,11 +54,14 @@ def start(where: Where) -> str:
     if address:
         try:
             ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"where.address: can't join the Ray cluster at {address!r}: {error}") from None
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"where.address: can't join the Ray cluster at {address!r} (a token goes into RAY_AUTH_TOKEN): {reason}"
+            ) from None
         return f"Ray: joined the cluster at {address}"
     os.environ.pop("RAY_ADDRESS", None)
-    local = {"address": "local", "num_cpus": os.cpu_count(), "dashboard_host": "127.0.0.1", **common}
+    local = {"address": "local", "dashboard_host": "127.0.0.1", **common}
     missing = ""
     try:
         context = ray.init(include_dashboard=where.dashboard, **local)
@@ -89,28 +82,56 @@ def stop() -> None:
     ray.shutdown()
 
 
-def resources(where: Where, exclusive: bool, needs_workers: bool) -> Resources:
-    """Return what each unit reserves. Raises UserError if the cluster can't hold one."""
-    total = ray.cluster_resources()
-    gpus_there, cpus_there = total.get("GPU", 0.0), int(total.get("CPU", 0))
-    gpus = where.gpus_per_trial if where.gpus_per_trial is not None else (1.0 if gpus_there else 0.0)
+def resources(where: Where, exclusive: bool, nodes: list[dict[str, float]]) -> Resources:
+    """Return what each unit reserves on a cluster of ``nodes`` (CPU and GPU of each).
+
+    Raises UserError if no single node can hold one: such a unit would wait for ever.
+    """
+    have_gpus = any(node.get("GPU", 0) for node in nodes)
+    gpus = where.gpus_per_trial if where.gpus_per_trial is not None else float(have_gpus)
+    threads = cpus = where.cpus_per_trial
     if exclusive and gpus:
-        gpus = max(1.0, gpus)
-    cpus = where.cpus_per_trial
-    if gpus > gpus_there or cpus > cpus_there:
+        gpus = 1.0
+    elif exclusive:  # the device is all processors of a node
+        cpus = max(threads, *(int(node.get("CPU", 0)) for node in nodes))
+
+    def held(node: dict[str, float]) -> int:
+        """Return how many units a node holds; a GPU is not split between units unevenly."""
+        by_cpu = int(node.get("CPU", 0) // cpus)
+        return min(by_cpu, int(node.get("GPU", 0)) * int(1 / gpus)) if gpus else by_cpu
+
+    fitting = sum(map(held, nodes))
+    if not fitting:
+        largest = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes) or "none"
         raise UserError(
-            f"one trial needs {gpus:g} GPUs and {cpus} CPUs (where.gpus_per_trial, where.cpus_per_trial), but the "
-            f"cluster has {gpus_there:g} GPUs and {cpus_there} CPUs"
+            f"one trial needs {cpus} CPUs and {gpus:g} GPUs on one node (where.cpus_per_trial, where.gpus_per_trial), "
+            f"but the cluster's nodes have {largest}"
         )
-    fitting = cpus_there // cpus
-    if gpus:
-        fitting = min(fitting, int(gpus_there) * int(1 / gpus) if gpus <= 1 else int(gpus_there // gpus))
     concurrent = min(fitting, where.max_concurrent or fitting)
-    if exclusive and not gpus:
-        concurrent, cpus = 1, cpus_there  # the device is all of the machine's processors
-    share = min(int(1 / gpus), concurrent) if 0 < gpus <= 1 else (1 if gpus else concurrent)
-    workers = where.shards if needs_workers else 0
-    return Resources(cpus, where.cpus_per_trial, gpus, workers, concurrent, share)
+    share = int(1 / gpus) if gpus else max(map(held, nodes))
+    return Resources(cpus, threads, gpus, concurrent, min(share, concurrent))
+
+
+def nodes() -> list[dict[str, float]]:
+    """Return the resources of each living node."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check(where: Where, units: list[Unit], folder: Path) -> None:
+    """Raise UserError if the cluster can't hold a unit, or not all of its nodes see the results folder."""
+    for exclusive in {unit.exclusive for unit in units}:
+        resources(where, exclusive, nodes())
+    living = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(living) == 1:
+        return
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    with tempfile.NamedTemporaryFile(dir=folder.resolve(), prefix=".seen-by-all-nodes-") as file:
+        seen: Any = ray.remote(num_cpus=0)(os.path.exists)
+        here = [NodeAffinitySchedulingStrategy(node, soft=False) for node in living]
+        found = ray.get([seen.options(scheduling_strategy=place).remote(file.name) for place in here])
+    if not all(found):
+        raise UserError(f"where.output: {folder} is not seen by all {len(living)} nodes; use a folder that they share")
 
 
 class _Order(Searcher):
@@ -192,11 +213,12 @@ def _run_unit(
     )
     problem = problems[unit.suite]
     scorer: Any = None
-    if share.workers and not unit.shared:
-        workers = RayData(unit.trial, problem, here, share.workers, share.worker_gpus)
+    may_share = settings.scoring == "ray_data" or (settings.scoring == "auto" and settings.shards > 1)
+    if may_share and unit.trial.scores_images() and not unit.shared:
+        workers = RayData(unit.trial, problem, here, settings.shards)
         scorer = workers if settings.scoring == "ray_data" else Measured(workers, unit.trial.protocol.cycles)
-        if scorer is workers and unit.trial.scores_images():
-            workers.prestart()  # while the first cycle trains
+        if scorer is workers:
+            workers.start()  # before anything is timed
     publish = _metrics(unit)
     began = time.time()
 
@@ -269,8 +291,7 @@ class _Listen(tune.Callback):
 
 def run(units: list[Unit], problems: dict[str, Problem], where: Where, folder: Path, listener: Listener) -> list[str]:
     """Run the units on the Ray that ``start`` started; return one sentence for each that failed."""
-    needs_workers = where.scoring == "ray_data" or (where.scoring == "auto" and where.shards > 1)
-    shares = {exclusive: resources(where, exclusive, needs_workers) for exclusive in (False, True)}
+    shares = {exclusive: resources(where, exclusive, nodes()) for exclusive in (False, True)}
     put = {id(problem): ray.put(problem) for problem in problems.values()}
     parameters = {
         "units": units,
@@ -290,7 +311,7 @@ def run(units: list[Unit], problems: dict[str, Problem], where: Where, folder: P
     tuner = tune.Tuner(
         tune.with_resources(
             Trial,
-            lambda config: tune.PlacementGroupFactory(shares[units[config["unit"]].exclusive].bundles()),
+            lambda config: tune.PlacementGroupFactory([shares[units[config["unit"]].exclusive].bundle()]),
         ),
         tune_config=tune.TuneConfig(
             search_alg=_Order(units),

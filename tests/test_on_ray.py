@@ -1,0 +1,132 @@
+"""What the Ray edge decides without a cluster: reservations, the order of units, and when workers pay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_trial
+from harness_of import cycle_of
+
+from harness.data import Problem
+from harness.errors import UserError
+from harness.grid import Unit
+from harness.on_ray.scoring import Measured
+from harness.on_ray.trials import Searcher, _Order, resources
+from harness.scoring import Scored, Shard
+from harness.settings import Where
+
+CPUS = [{"CPU": 2.0}]
+GPUS = [{"CPU": 16.0, "GPU": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("where", "exclusive", "nodes", "bundle", "concurrent", "share"),
+    [
+        ({}, False, CPUS, {"CPU": 1}, 2, 2),
+        ({"cpus_per_trial": 2}, False, CPUS, {"CPU": 2}, 1, 1),
+        ({"max_concurrent": 1}, False, CPUS, {"CPU": 1}, 1, 1),
+        ({}, True, CPUS, {"CPU": 2}, 1, 1),  # a CPU is all of a node's processors
+        ({}, False, CPUS * 3, {"CPU": 1}, 6, 2),
+        ({}, True, CPUS * 3, {"CPU": 2}, 3, 1),
+        ({}, False, GPUS, {"CPU": 1, "GPU": 1.0}, 2, 1),
+        ({"gpus_per_trial": 0.25}, False, GPUS, {"CPU": 1, "GPU": 0.25}, 8, 4),
+        ({"gpus_per_trial": 0.3}, False, GPUS, {"CPU": 1, "GPU": 0.3}, 6, 3),  # no trial lies across two GPUs
+        ({"gpus_per_trial": 0.25}, True, GPUS, {"CPU": 1, "GPU": 1.0}, 2, 1),
+        ({"gpus_per_trial": 0.25, "cpus_per_trial": 8}, False, GPUS, {"CPU": 8, "GPU": 0.25}, 2, 2),
+        ({"gpus_per_trial": 0}, False, GPUS, {"CPU": 1}, 16, 16),
+    ],
+)
+def test_reservations(
+    where: dict[str, Any], exclusive: bool, nodes: Any, bundle: dict[str, float], concurrent: int, share: int
+) -> None:
+    found = resources(Where(**where), exclusive, nodes)
+    assert found.bundle() == bundle
+    assert (found.concurrent, found.device_share) == (concurrent, share)
+    assert found.threads == where.get("cpus_per_trial", 1)
+
+
+@pytest.mark.parametrize(
+    ("where", "nodes"),
+    [
+        ({"cpus_per_trial": 8}, [{"CPU": 4.0}, {"CPU": 4.0}]),  # enough together, too few on each
+        ({"gpus_per_trial": 0.5}, CPUS),
+        ({}, [{"CPU": 0.0, "GPU": 1.0}, {"CPU": 8.0}]),  # GPU and CPUs on different nodes
+    ],
+)
+def test_what_no_node_can_hold_is_refused(where: dict[str, Any], nodes: Any) -> None:
+    with pytest.raises(UserError, match=r"on one node \(where.cpus_per_trial, where.gpus_per_trial\)"):
+        resources(Where(**where), False, nodes)
+
+
+def units() -> list[Unit]:
+    """Two methods that share a first cycle, and one alone."""
+    random, entropy = make_trial("plain", "random"), make_trial("plain", "entropy")
+    alone = make_trial("isda", "random")
+    key = random.sharing_key
+    return [
+        Unit(random, "s", "first", False, True, None),
+        Unit(random, "s", "Ran", False, False, key),
+        Unit(entropy, "s", "Entropy", False, False, key),
+        Unit(alone, "s", "Ran+", False, False, None),
+    ]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_trials_wait_for_their_shared_first_cycle_and_others_do_not(fails: bool) -> None:
+    order = _Order(units())
+    assert order.suggest("a") == {"unit": 0}
+    assert order.suggest("b") == {"unit": 3}  # the first that waits for nothing
+    assert order.suggest("c") is None
+    order.on_trial_complete("b")
+    assert order.suggest("c") is None
+    order.on_trial_complete("a", error=fails)  # after a failure they train their first cycle themselves
+    assert [order.suggest("c"), order.suggest("d")] == [{"unit": 1}, {"unit": 2}]
+    assert order.suggest("e") == Searcher.FINISHED
+
+
+class Workers:
+    """Scoring workers that only count."""
+
+    shards = 2
+
+    def __init__(self) -> None:
+        self.started = self.called = 0
+
+    def start(self) -> None:
+        self.started += 1
+
+    def describe(self, *arguments: Any) -> Scored:
+        self.called += 1
+        return Scored({}, "ray_data", [Shard(1, 1, 1.0), Shard(2, 1, 1.0)])
+
+
+@pytest.mark.parametrize(("seconds", "cycles", "worth_it"), [(0.1, 10, False), (60.0, 10, True), (60.0, 2, False)])
+def test_scoring_goes_to_workers_when_the_measured_time_says_so(
+    seconds: float, cycles: int, worth_it: bool, digits: Problem, tmp_path: Path
+) -> None:
+    runner, cycle = cycle_of(make_trial("plain", "entropy"), digits, tmp_path)
+    workers: Any = Workers()
+    scorer = Measured(workers, cycles)
+    scorer.here.describe = lambda *_: Scored({}, "in_process", [Shard(0, 1, seconds)])  # type: ignore[method-assign]
+    arguments = (runner.acquisition, {}, cycle.candidates, "describe")
+    scorer.start()
+    assert scorer.describe(cycle, *arguments).path == "in_process" and workers.started == 0
+    scorer.start()
+    later = scorer.describe(replace(cycle, number=1), *arguments)
+    assert (later.path == "ray_data") == worth_it == bool(workers.started)
+
+
+def test_a_score_that_is_not_a_number_stops_the_trial(
+    digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.errors import NonFiniteLoss
+
+    runner, cycle = cycle_of(make_trial("plain", "entropy"), digits, tmp_path)
+    broken = torch.full((64,), float("nan"))
+    monkeypatch.setattr(runner.acquisition, "describe", lambda n, images, p, g: {"score": broken[: len(images)]})
+    with pytest.raises(NonFiniteLoss, match="entropy's score is not a number"):
+        runner._choose(cycle)
