@@ -71,6 +71,9 @@ class Cycle:
     training: object = None
     """The Training that fits this cycle's network."""
     warnings: list[str] = field(default_factory=list)
+    """What a method finds wrong with its own training; goes into the record and the report."""
+    health: dict[str, float] = field(default_factory=dict)
+    """What a method measures of its own training, for the record."""
 
     @property
     def device(self) -> torch.device:

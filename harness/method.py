@@ -51,9 +51,9 @@ class Training:
         """
         return F.cross_entropy(outputs.logits, labels)
 
-    def predict(self, network: Network, images: torch.Tensor) -> torch.Tensor:
-        """Return [B, C, *S] whose highest class is the prediction that is tested."""
-        return network(images).logits
+    def predict(self, network: Network, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return [B, C, *S] whose highest class is the prediction that is tested; one for each head of a method."""
+        return [network(images).logits]
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return what crosses to the next cycle beside the network's weights."""
@@ -62,7 +62,7 @@ class Training:
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take over the state of the cycle before (tensors may be on the CPU)."""
 
-    def extra_parameters(self) -> int:
+    def extra_parameters(self, cycle: Cycle) -> int:
         """Return how many parameters the training adds to the target network."""
         return 0
 
@@ -117,7 +117,7 @@ class Acquisition:
         """
         return highest(columns["score"], budget)
 
-    def extra_parameters(self) -> int:
+    def extra_parameters(self, cycle: Cycle) -> int:
         """Return how many parameters the acquisition adds to the target network."""
         return 0
 

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 PHASES = ("setup", "train", "auxiliary", "score", "select", "evaluate", "checkpoint")
-"""Every second of a cycle belongs to one of these. The first is loading and building, the last writing the weights."""
+"""Every second of a cycle belongs to one of these, but for the writing of its own record. The first is loading and
+building, the last writing the weights."""
 
 COST_PHASES = ("train", "auxiliary", "score", "select")
 """What a method costs: the total of the wall-clock tables. Evaluation and checkpointing have columns of their own."""
@@ -51,7 +52,10 @@ class CycleRecord:
     scoring: dict[str, Any]
     """``path`` (in_process, ray_data or none) and ``shards``: a list of {pid, images, seconds}."""
     shared_from: str | None = None
+    pid: int = 0
     warnings: list[str] = field(default_factory=list)
+    health: dict[str, float] = field(default_factory=dict)
+    """A method's own measurements of its training: losses, explained variance, ranking accuracy."""
     versions: dict[str, str] = field(default_factory=dict)
     commit: str = "unknown"
     data_fingerprint: str = ""

@@ -79,6 +79,13 @@ def describe_batches(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def seconds_since(began: float, device: torch.device) -> float:
+    """Return the seconds since ``began`` (time.perf_counter) once all work on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
 def cut(indices: torch.Tensor, recipe: Recipe) -> list[tuple[int, torch.Tensor]]:
     """Return numbered batches of indices, in order."""
     return list(enumerate(indices.split(recipe.inference_batch_size)))
@@ -106,7 +113,7 @@ class InProcess:
             cut(indices, cycle.recipe),
             cycle.key(purpose),
         )
-        shard = Shard(os.getpid(), len(indices), time.perf_counter() - began)
+        shard = Shard(os.getpid(), len(indices), seconds_since(began, cycle.device))
         return Scored(ascending(columns), "in_process", [shard])
 
     def start(self) -> None:

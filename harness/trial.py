@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import subprocess
 import time
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import networks, pool, registry
+from harness import __version__, networks, pool, registry
 from harness.cycle import Clock, Cycle
 from harness.data import Facts, Problem
+from harness.errors import NonFiniteLoss, UserError
 from harness.images import Images
 from harness.learning import accuracy
 from harness.method import Acquisition, Training
@@ -59,17 +61,9 @@ def build_method(training: Part, acquisition: Part, num_classes: int) -> tuple[T
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of what computes the figures."""
-    found = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}
-    found["python"] = platform.python_version()
-    found["harness"] = version("deep-al-harness") if _installed() else "source"
-    return found
-
-
-def _installed() -> bool:
-    try:
-        return bool(version("deep-al-harness"))
-    except ImportError:
-        return False
+    found = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "ray")}
+    found["cuda"], found["cudnn"] = str(torch.version.cuda), str(torch.backends.cudnn.version())
+    return {**found, "python": platform.python_version(), "harness": __version__}
 
 
 @cache
@@ -88,6 +82,16 @@ def commit() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def make_deterministic(threads: int, precision: str) -> None:
+    """Make this process compute the same figures each time: fixed threads, no autotuning, no hidden TF32."""
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; needed by cuBLAS
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = precision != "float32"  # cuDNN's default is TF32, whatever the config says
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -137,6 +141,7 @@ class _Trained:
     seconds: dict[str, float] = field(default_factory=dict)
     shared_from: str | None = None
     warnings: list[str] = field(default_factory=list)
+    health: dict[str, float] = field(default_factory=dict)
 
 
 class Runner:
@@ -149,10 +154,7 @@ class Runner:
         self.scorer: Scorer = scorer or InProcess()
         self.device = torch.device(here.device)
         self.facts = facts_of(problem)
-        torch.set_num_threads(here.threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
+        make_deterministic(here.threads, trial.recipe.precision)
         reset_peak_memory(self.device)
         self._start_clock()
         with self.clock.phase("setup"):
@@ -238,10 +240,16 @@ class Runner:
             shared = self.store.shared(self.trial.sharing_key)
             finished, state = shared.resume_point()
             if finished and state is not None:
-                self._load(state)
                 done = shared.records()[0]
+                if done.data_fingerprint != self.problem.fingerprint:
+                    raise UserError(
+                        f"{shared.folder}: was trained on other data ({done.data_fingerprint}, now "
+                        f"{self.problem.fingerprint}); results of both can't be mixed: choose another where.output"
+                    )
+                self._load(state)
                 seconds = {p: done.seconds[p] for p in ("train", "auxiliary", "evaluate")}
-                return _Trained(done.figures, done.final_loss, seconds, self.trial.sharing_key, done.warnings)
+                key = self.trial.sharing_key
+                return _Trained(done.figures, done.final_loss, seconds, key, done.warnings, done.health)
         loss = self.training.fit(cycle)
         with self.clock.phase("evaluate"):
             recipe, predict = self.trial.recipe, self.training.predict
@@ -267,6 +275,9 @@ class Runner:
             with self.clock.phase("score"):
                 return self.scorer.describe(cycle, asking, prepared, cycle.labelled, "describe labelled").columns
 
+        for name, column in columns.items():
+            if column.isnan().any():
+                raise NonFiniteLoss(f"cycle {cycle.number}: {self.trial.acquisition.name}'s {name} is not a number")
         with self.clock.phase("select"), torch.no_grad():
             rows = asking.choose(columns, labelled, budget, cycle.stream("selection"))
             chosen = columns["index"][rows.to(columns["index"].device)].tolist()
@@ -286,7 +297,7 @@ class Runner:
             state = store.save_state(number, self._state())
         target = self.network.num_parameters()
         halves: set[Training | Acquisition] = {self.training, self.acquisition}  # one object may be both
-        extra = sum(half.extra_parameters() for half in halves)
+        extra = sum(half.extra_parameters(cycle) for half in halves)
         record = CycleRecord(
             suite=self.here.suite,
             dataset=self.trial.dataset.name,
@@ -308,10 +319,12 @@ class Runner:
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             device_share=self.here.device_share,
             threads=self.here.threads,
+            pid=os.getpid(),
             precision=self.trial.recipe.precision,
             scoring=as_record(scored),
             shared_from=trained.shared_from,
             warnings=[*trained.warnings, *cycle.warnings],
+            health={**trained.health, **cycle.health},
             versions=versions(),
             commit=commit(),
             data_fingerprint=self.problem.fingerprint,

@@ -20,7 +20,7 @@ def _may_loop(features: torch.Tensor) -> bool:
 
 
 class ClassStatistics:
-    """Running per-class mean and biased covariance of every feature ever fed (Wang et al. 2019, ISDA, Eq. 1-2).
+    """Running per-class mean and biased covariance of every feature ever fed (ISDA, Wang et al. 2019).
 
     ``count`` [C] int64, ``mean`` [C, A], ``covariance`` [C, A] (diagonal) or [C, A, A] (full), in the features'
     precision (float32 or better). Updating with weights n_batch / (n_batch + n_seen) and the between-means term makes

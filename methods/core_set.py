@@ -55,7 +55,8 @@ def k_center(points: torch.Tensor, centers: torch.Tensor, budget: int) -> torch.
     for pick in range(budget):
         farthest = nearest.argmax()
         picks[pick] = farthest
-        distances = [(rows - points[farthest]).square_().sum(1) for rows in points.split(CHUNK)]
+        center = points.index_select(0, farthest[None])  # indexing by a tensor would wait for the device
+        distances = [(rows - center).square_().sum(1) for rows in points.split(CHUNK)]
         nearest = torch.minimum(nearest, torch.cat(distances))
-        nearest[farthest] = float("-inf")  # never twice, even when all distances are 0
+        nearest.index_fill_(0, farthest[None], float("-inf"))  # never twice, even when all distances are 0
     return picks

@@ -20,7 +20,7 @@ from harness.settings import Strict
 from ._class_statistics import ClassStatistics, Covariance
 
 if TYPE_CHECKING:
-    from harness.networks import Network, Outputs
+    from harness.networks import Outputs
 
 
 class ISDA(Training):
@@ -69,7 +69,3 @@ class ISDA(Training):
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take over the class statistics."""
         self.statistics.load_state(state)
-
-    def table(self, network: Network) -> torch.Tensor:
-        """Return Q [C, C] of the running statistics and the network's classifier."""
-        return self.statistics.table(network.classifier.weight)

@@ -44,13 +44,30 @@ OPTIONS: list[Any] = [
 ]
 
 
+LEARNED = {"vaal", "sraal"}  # train networks of their own in each cycle: seconds even when cut down
+CUT = {"iterations": 4, "width": 4, "batch_size": 16, "latent": 6}
+
+
+def small(name: str) -> Any:
+    """Return a plug-in as written in a config, with what makes it long cut down."""
+    plugin: Any = registry.find("methods", name, Acquisition) or registry.find("methods", name, Training)
+    settings = {key: value for key, value in CUT.items() if key in plugin.Settings.model_fields}
+    return {"name": name, **settings} if settings else name
+
+
 def accepted() -> dict[str, tuple[Part, Part]]:
     """Every pair (training, acquisition) with default settings that a config accepts, and some with options."""
-    written: list[Any] = [{"acquisition": a, "training": t} for a in ACQUISITIONS for t in TRAININGS]
+    # every acquisition with the trainings that touch nothing else, and every training with random and with itself
+    written: list[Any] = [
+        {"acquisition": small(a), "training": small(t)}
+        for a in ACQUISITIONS
+        for t in TRAININGS
+        if t in ("plain", a) or a == "random" or (t == "isda" and a not in LEARNED)
+    ]
     found: dict[str, tuple[Part, Part]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one.yaml"
-        for method in [*ACQUISITIONS, *written, *OPTIONS]:
+        for method in [*map(small, ACQUISITIONS), *written, *OPTIONS]:
             values = {
                 "dataset": "digits",
                 "model": {"name": "resnet_small", "width": 4},

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from harness import registry
 from harness.data import Problem
-from harness.learning import fit
 from harness.method import Acquisition, Training
 from harness.networks import Outputs
 from harness.scoring import InProcess, describe_batches
@@ -270,20 +269,35 @@ def test_isda_loss_and_gradients_are_the_naive_ones(
 
 
 def test_strength_grows_with_the_epoch_and_starts_anew_in_each_cycle(
-    digits: Problem, folders: Callable[[], Path]
+    digits: Problem, folders: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_default_dtype(torch.float32)
-    trial = make_trial(part("isda", Training, lambda_0=2.0), epochs=4)
-    for number in (0, 1):
-        runner = Runner(trial, digits, RunStore(folders()), Surroundings())
-        seen = []
+    isda = registry.load("methods", "isda").ISDA
+    seen: list[float] = []
+    true_loss = isda.loss
 
-        def loss(outputs: Outputs, labels: torch.Tensor, progress: float, seen: Any = seen) -> torch.Tensor:
-            seen.append(progress)
-            return F.cross_entropy(outputs.logits, labels)
+    def loss(self: Any, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        seen.append(progress)
+        return true_loss(self, outputs, labels, progress)  # type: ignore[no-any-return]
 
-        fit(runner._begin(number), loss)
-        assert seen == [epoch / 4 for epoch in range(4) for _ in range(3)]  # 40 images, 16 in a batch
+    monkeypatch.setattr(isda, "loss", loss)
+    run(make_trial(part("isda", Training, lambda_0=2.0), epochs=4), digits, folders())
+    steps = (3, 4, 5)  # 40, 60 and 80 images, 16 in a batch
+    assert seen == [epoch / 4 for batches in steps for epoch in range(4) for _ in range(batches)]
+
+
+def test_the_loss_takes_lambda_from_the_progress(digits: Problem, folders: Callable[[], Path]) -> None:
+    torch.set_default_dtype(torch.float32)
+    runner = Runner(make_trial(part("isda", Training, lambda_0=2.0)), digits, RunStore(folders()), Surroundings())
+    cycle = runner._begin(0)
+    training: Any = runner.training
+    training.fit(cycle)
+    outputs = cycle.network(cycle.images.plain(cycle.labelled))
+    for progress in (0.0, 0.25, 0.75):
+        found = training.loss(outputs, cycle.labels, progress)
+        table = training.statistics.table(cycle.network.classifier.weight)  # after the update
+        expected = F.cross_entropy(outputs.logits + 2.0 * progress / 2 * table[cycle.labels], cycle.labels)
+        assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_lambda_0_of_zero_is_the_plain_training_to_the_bit(digits: Problem, folders: Callable[[], Path]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from harness import cycle as cycle_module
 from harness import pool, registry
 from harness.cycle import Clock, Cycle
 from harness.data import Problem
-from harness.errors import NonFiniteLoss
+from harness.errors import NonFiniteLoss, UserError
 from harness.learning import accuracy, batches, evaluating, fit, learning_rate
 from harness.method import Acquisition, Training
 from harness.networks import Outputs
@@ -292,15 +293,16 @@ def test_accuracy_counts_right_answers(digits: Problem, folders: Folders) -> Non
     answers[::4] = answers[::4].roll(1, 1)
     asked: list[int] = []
 
-    def predict(network: Any, images: torch.Tensor) -> torch.Tensor:
+    def predict(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
         assert not network.training
         assert not torch.is_grad_enabled()
         start = sum(asked)
         asked.append(len(images))
-        return answers[start : start + len(images)]
+        right = torch.eye(10)[runner.test_labels][start : start + len(images)]
+        return [answers[start : start + len(images)], right]  # two heads: one is wrong on every fourth image
 
     found = accuracy(runner.network, runner.test_images, runner.test_labels, runner.trial.recipe, predict)
-    assert found == 0.75
+    assert found == (0.75 + 1) / 2
     assert asked == [64, 36]
     assert runner.network.training, "left as it was"
     with pytest.raises(ZeroDivisionError), evaluating(runner.network):
@@ -464,3 +466,42 @@ def test_a_record_says_what_it_was(digits: Problem, folders: Folders) -> None:
     assert record.peak_memory_bytes["host"] > 2**20
     assert record.data_fingerprint == digits.fingerprint
     assert {"torch", "timm", "python"} <= record.versions.keys()
+
+
+def test_the_example_of_contributing_is_a_method(digits: Problem, folders: Callable[[], Path]) -> None:
+    """The file that CONTRIBUTING shows, as it stands there, loaded as the registry would."""
+    text = (registry.ROOT / "CONTRIBUTING.md").read_text()
+    source = text.split("```python\n")[1].split("```")[0]
+    registry.load("methods", "random")  # the package of plug-ins is there
+    spec = importlib.util.spec_from_loader("harness_methods.lowest_logit", loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    exec(compile(source, "lowest_logit.py", "exec"), module.__dict__)
+    method = module.LowestLogit(module.LowestLogit.Settings(), 10)
+    runner = Runner(make_trial("plain", "entropy"), digits, RunStore(folders()), Surroundings())
+    runner.acquisition = method
+    cycle = runner._begin(0)
+    runner.training.fit(cycle)
+    chosen, scored = runner._choose(cycle)
+    assert scored is not None and len(chosen) == 20
+    lowest = scored.columns["score"].sort(descending=True, stable=True).indices[:20]
+    assert chosen == scored.columns["index"][lowest].tolist()
+
+
+def test_a_shared_first_cycle_of_other_data_is_refused(digits: Problem, folders: Callable[[], Path]) -> None:
+    folder, trial = folders(), make_trial("plain", "entropy")
+    Runner(trial, digits, RunStore(folder), Surroundings()).run_shared()
+    other = replace(digits, train_images=255 - digits.train_images)
+    with pytest.raises(UserError, match=r"was trained on other data .* where\.output"):
+        Runner(trial, other, RunStore(folder), Surroundings()).run(lambda record: None)
+
+
+def test_labels_of_images_that_are_never_bought_change_nothing(digits: Problem, folders: Callable[[], Path]) -> None:
+    trial = make_trial("isda", "epmcm")
+    before = run(trial, digits, folders())
+    bought = pool.initial_set(trial.protocol, len(digits.train_labels), trial.seed).tolist()
+    bought += [index for record in before for index in record.chosen]
+    labels = np.random.default_rng(0).integers(0, 10, len(digits.train_labels))
+    labels[bought] = digits.train_labels[bought]
+    after = run(trial, replace(digits, train_labels=labels), folders())
+    assert [(r.figures, r.chosen) for r in before] == [(r.figures, r.chosen) for r in after]

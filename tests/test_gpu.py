@@ -1,0 +1,44 @@
+"""What only a GPU can show. Run on one with ``pytest -m gpu``; elsewhere pytest names these as skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import changed, make_trial, outcomes, part
+
+from harness.data import Problem
+from harness.method import Acquisition
+from harness.records import CycleRecord
+from harness.store import RunStore
+from harness.suite import Trial
+from harness.trial import Runner, Surroundings
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+METHODS = [("plain", "random"), ("plain", "core_set"), ("isda", "epmcm"), ("plain", "least_confidence")]
+
+
+def run_on_gpu(trial: Trial, problem: Problem, folder: Path) -> list[CycleRecord]:
+    store = RunStore(folder)
+    Runner(trial, problem, store, Surroundings(device="cuda")).run(lambda record: None)
+    return store.trial(trial.id).records()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("training", "acquisition"), METHODS)
+def test_two_runs_on_a_gpu_are_the_same(
+    training: str, acquisition: str, precision: str, colours: Problem, folders: Callable[[], Path]
+) -> None:
+    trial = changed(make_trial(training, acquisition, epochs=2), precision=precision)
+    one, other = (run_on_gpu(trial, colours, folders()) for _ in range(2))
+    assert outcomes(one) == outcomes(other)
+    assert one[0].device == torch.cuda.get_device_name() and one[0].peak_memory_bytes["device"] > 0
+
+
+def test_full_covariance_and_samples_run_on_a_gpu(colours: Problem, folders: Callable[[], Path]) -> None:
+    sampled = part("epmcm", Acquisition, form="sampled", samples=50)
+    trial = make_trial("isda", sampled)
+    assert len(run_on_gpu(trial, colours, folders())) == 3
