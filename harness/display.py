@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 from harness.grid import Unit
 
+SURE = 0.03  # part of the work after which its speed says something: the start of the processes counts as well
+
 
 class Display:
     """Follows the units of a run by their events (start, cycle, end, retry, failed).
@@ -39,12 +41,12 @@ class Display:
 
     def seconds_left(self) -> float | None:
         """Return the expected seconds to the end, from the training images per second so far."""
-        if self.passes_here <= 0:
-            return None
         left = 0
         for number, unit in enumerate(self.units):
             if number not in self.over:
                 left += unit.image_passes - sum(self._passes(unit, cycle) for cycle in range(self.reached[number]))
+        if self.passes_here < SURE * (left + self.passes_here):
+            return None
         return (time.time() - self.began) * left / self.passes_here
 
     def __call__(self, event: str, unit: Unit, values: dict[str, Any]) -> None:

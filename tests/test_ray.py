@@ -60,6 +60,23 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     return out, err
 
 
+def on_a_terminal(*arguments: str) -> str:
+    """Run the command on a terminal and return what it shows."""
+    ours, its = os.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "harness.run", *arguments], stdout=its, stderr=its, cwd=ROOT)
+    os.close(its)
+    shown = b""
+    while True:
+        try:
+            some = os.read(ours, 65536)
+        except OSError:  # the other end is closed: the command has ended
+            break
+        shown += some
+    os.close(ours)
+    assert process.wait(60) == 0, shown.decode()[-3000:]
+    return shown.decode()
+
+
 def outcomes(folder: Path) -> dict[str, list[dict[str, object]]]:
     """Return what each trial came to: figures and picks, without times."""
     manifest = json.loads((folder / "run.json").read_text())
@@ -198,7 +215,8 @@ def test_a_resumed_run_takes_up_methods_and_seeds_that_were_added(
 ) -> None:
     folder = grid.parent / "grown"
     part = ("--only", "method=Ran,DAST-AL", "seed=0")
-    finish(command(str(grid), f"where.output={folder}", *part))
+    shown = on_a_terminal(str(grid), f"where.output={folder}", *part)
+    assert "time left" in shown and "grid / Ran / seed 0" in shown and "accuracy (%)" in shown
     written = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/cycle_*.json")}
     assert len(written) == 6
     finish(command(str(grid), f"where.output={folder}", "--resume"))

@@ -261,6 +261,10 @@ class _Listen(tune.Callback):
         self.units, self.listener = units, listener
         self.failures: list[str] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks, a terminal can't be, and nothing of Tune's is ever restored."""
+        return {}
+
     def _tell(self, event: str, trial: Any, values: dict[str, Any]) -> None:
         self.listener(event, self.units[trial.config["unit"]], values)
 
