@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import changed, make_trial, outcomes, run, same, state_of
+from conftest import changed, cut, make_trial, outcomes, run, same, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import config, registry
+from harness import config, registry, scoring
 from harness.data import Problem
 from harness.errors import UserError
 from harness.method import Acquisition, Training, highest
 from harness.networks import Outputs
 from harness.records import CycleRecord
-from harness.scoring import cut, describe_batches
+from harness.scoring import describe_batches
 from harness.seeds import stream
 from harness.store import RunStore
 from harness.suite import Part, Trial
@@ -44,15 +44,10 @@ OPTIONS: list[Any] = [
 ]
 
 
-LEARNED = {"vaal", "sraal"}  # train networks of their own in each cycle: seconds even when cut down
-CUT = {"iterations": 4, "width": 4, "batch_size": 16, "latent": 6}
-
-
 def small(name: str) -> Any:
     """Return a plug-in as written in a config, with what makes it long cut down."""
     plugin: Any = registry.find("methods", name, Acquisition) or registry.find("methods", name, Training)
-    settings = {key: value for key, value in CUT.items() if key in plugin.Settings.model_fields}
-    return {"name": name, **settings} if settings else name
+    return {"name": name, **cut(plugin)} if cut(plugin) else name
 
 
 def accepted() -> dict[str, tuple[Part, Part]]:
@@ -62,7 +57,7 @@ def accepted() -> dict[str, tuple[Part, Part]]:
         {"acquisition": small(a), "training": small(t)}
         for a in ACQUISITIONS
         for t in TRAININGS
-        if t in ("plain", a) or a == "random" or (t == "isda" and a not in LEARNED)
+        if t in ("plain", a) or a == "random" or (t == "isda" and small(a) == a)
     ]
     found: dict[str, tuple[Part, Part]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +228,7 @@ def test_the_number_of_groups_of_batches_does_not_matter(
     cycle, asking = runner._begin(0), runner.acquisition
     runner.training.fit(cycle)
     prepared = asking.prepare(cycle)
-    batches = cut(cycle.candidates, cycle.recipe)
+    batches = scoring.cut(cycle.candidates, cycle.recipe)
     assert len(batches) == 3
 
     def describe(groups: list[Any]) -> dict[str, torch.Tensor]:

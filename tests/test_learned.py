@@ -1,0 +1,259 @@
+"""LL4AL and ADS: sizes, losses on hand-made tensors, and that each learns what it claims."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import changed, make_trial, outcomes, run, same
+from harness_of import cycle_of
+
+from harness import networks, registry
+from harness.config import load
+from harness.data import DataPlace, Dataset, Facts, Problem
+from harness.errors import UserError
+from harness.learning import evaluating
+from harness.method import Acquisition
+from harness.settings import Model
+from harness.suite import Part
+
+ll4al = registry.load("methods", "ll4al")
+ads = registry.load("methods", "ads")
+modules = importlib.import_module("harness_methods._modules")
+
+Folders = Callable[[], Path]
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def own(name: str, **settings: Any) -> Part:
+    """Return a method with its own defaults, not cut down."""
+    plugin: Any = registry.find("methods", name, Acquisition)
+    return Part(name, plugin.Settings(**settings).model_dump())
+
+
+@pytest.fixture(scope="session")
+def all_digits() -> Problem:
+    plugin = registry.find("datasets", "digits", Dataset)
+    assert plugin is not None
+    return plugin(plugin.Settings(), DataPlace(Path(), False)).load()
+
+
+# ------------------------------------------------------------------------------------------------------- sizes
+
+
+def test_the_sizes_are_the_published_ones() -> None:
+    assert count(modules.LossModule([64, 128, 256, 512], 128)) == 123_905
+    with torch.device("meta"):
+        assert 2 * count(modules.PrototypeHead(512, 10)) == 555_008
+        assert 2 * count(modules.PrototypeHead(512, 100)) == 831_488
+
+
+@pytest.mark.parametrize(("name", "extra"), [("ll4al", 123_905), ("ads", 549_878)])
+def test_extra_parameters_are_the_system_less_the_plain_network(
+    name: str, extra: int, colours: Problem, tmp_path: Path
+) -> None:
+    """On ResNet-18 with ten classes, as in Table 4."""
+    ten = replace(colours, classes=tuple(map(str, range(10))))
+    method = own(name)
+    trial = make_trial(method, method, initial=4, budget=2, candidates=8, cycles=1, batch_size=4)
+    trial = replace(trial, model=Model(name="resnet18_cifar"))
+    runner, cycle = cycle_of(trial, ten, tmp_path)
+    runner.training.fit(cycle)
+    halves: set[Any] = {runner.training, runner.acquisition}
+    assert sum(half.extra_parameters(cycle) for half in halves) == extra
+
+
+# ------------------------------------------------------------------------------------------------------- LL4AL
+
+
+def test_ranking_loss_by_hand() -> None:
+    predicted = torch.tensor([0.0, 3.0, 1.0, 2.0])  # pairs (0, 3) and (1, 2)
+    losses = torch.tensor([1.0, 5.0, 4.0, 2.0])
+    loss, right = ll4al.ranking_loss(predicted, losses, 1.0)
+    # pair (0, 3): s = -1, difference -2: max(0, 1 - 2) = 0; pair (1, 2): s = +1, difference 2: 0
+    assert loss == 0 and right == 1
+    loss, right = ll4al.ranking_loss(predicted.flip(0), losses, 1.0)
+    # differences 2 and -2 against s = -1 and +1: both 1 + 2
+    assert loss == 3 and right == 0
+    tied, _ = ll4al.ranking_loss(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 1.0]), 1.0)
+    assert tied == 1.5  # a tie counts as s = -1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_any_batch_size_has_a_ranking_loss(size: int) -> None:
+    predicted = torch.arange(size).float().requires_grad_()
+    loss, _ = ll4al.ranking_loss(predicted, torch.rand(size), 1.0)
+    loss.backward()
+    assert loss.isfinite() and predicted.grad is not None
+    if size % 2:  # the middle image has no partner
+        assert predicted.grad[size // 2] == 0
+
+
+def test_the_target_gets_no_gradient_of_the_loss_module_late_in_training(digits: Problem, tmp_path: Path) -> None:
+    method = own("ll4al")
+    runner, cycle = cycle_of(make_trial(method, method), digits, tmp_path)
+    runner.training.fit(cycle)
+    images, labels = cycle.images.plain(cycle.labelled), cycle.labels
+
+    def target_gradient(progress: float, weight: float) -> torch.Tensor:
+        runner.training.settings = method_settings(weight)
+        cycle.network.zero_grad()
+        runner.training.loss(cycle.network(images, stages=True), labels, progress).backward()
+        return torch.cat([p.grad.flatten() for p in cycle.network.parameters() if p.grad is not None]).clone()
+
+    def method_settings(weight: float) -> Any:
+        return ll4al.LL4AL.Settings(weight=weight)
+
+    for progress, moved in ((0.0, True), (0.6, True), (0.61, False)):  # 0.6: epoch 120 of 200 still has it
+        changed_by = target_gradient(progress, 5.0) - target_gradient(progress, 1e-9)
+        assert bool(changed_by.abs().max() > 1e-6) == moved
+
+
+def test_the_loss_module_ranks_the_true_losses_of_unseen_images(all_digits: Problem, tmp_path: Path) -> None:
+    from scipy.stats import spearmanr
+
+    method = own("ll4al")
+    trial = make_trial(method, method, initial=300, epochs=25, width=8, batch_size=32, learning_rate=0.05, cycles=2)
+    trial = changed(trial, milestones=[20])
+    runner, cycle = cycle_of(trial, all_digits, tmp_path)
+    runner.training.fit(cycle)
+    unseen = cycle.unlabelled[:600]
+    with evaluating(cycle.network):
+        images = cycle.images.plain(unseen)
+        labels = torch.from_numpy(all_digits.train_labels)[unseen]
+        true = F.cross_entropy(cycle.network(images).logits, labels, reduction="none")
+        score = runner.acquisition.describe(cycle.network, images, runner.acquisition.prepare(cycle), torch.Generator())
+    assert spearmanr(true.numpy(), score["score"].numpy()).statistic > 0.5
+    assert cycle.health["ranking_accuracy"] > 0.6 and not cycle.warnings
+
+
+# --------------------------------------------------------------------------------------------------------- ADS
+
+
+def test_entropy_and_difference_by_hand() -> None:
+    one, other = torch.tensor([[0.5, 0.5], [0.9, 0.0]]), torch.tensor([[0.2, 0.2], [0.3, 0.3]])
+    # scores are normalised first: 1 bit each; then 0 and 1 bit
+    assert torch.allclose(ads.entropy([one, other]), torch.tensor([1.0, 0.5]))
+    assert torch.allclose(ads.difference([one, other]), torch.tensor([0.3, 0.45]))
+
+
+def test_the_labelled_loss_is_both_heads_cross_entropy_summed_over_classes(digits: Problem, tmp_path: Path) -> None:
+    method = own("ads")
+    runner, cycle = cycle_of(make_trial(method, method), digits, tmp_path)
+    runner.training.fit(cycle)
+    with evaluating(cycle.network):
+        outputs = cycle.network(cycle.images.plain(cycle.labelled))
+        expected = 0.0
+        for scores in runner.training.scores(outputs):  # type: ignore[attr-defined]
+            for row, label in zip(scores, cycle.labels, strict=True):
+                for c, score in enumerate(row):
+                    expected -= math.log(score) if c == label else math.log(1 - score)
+        loss = runner.training.loss(outputs, cycle.labels, 0.0)
+    assert float(loss) == pytest.approx(expected / len(cycle.labels), rel=1e-4)
+
+
+def test_agreement_moves_the_backbone_and_discrepancy_the_heads(digits: Problem, tmp_path: Path) -> None:
+    method = own("ads")
+    runner, cycle = cycle_of(make_trial(method, method, width=8), digits, tmp_path)
+    training: Any = runner.training
+    training.fit(cycle)
+    network, heads = cycle.network, training._heads
+    images = cycle.images.plain(cycle.candidates[:64])
+    network.train()
+    classifier = {id(p) for p in network.classifier.parameters()}
+    backbone = [p for p in network.parameters() if id(p) not in classifier]
+
+    def apart() -> float:
+        with torch.no_grad():
+            return float(ads.difference(training.scores(network(images))).mean())
+
+    def snapshot() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        return {k: v.clone() for k, v in network.named_parameters()}, {
+            k: v.clone() for k, v in heads.named_parameters()
+        }
+
+    before, start = snapshot(), apart()
+    agree = torch.optim.SGD(backbone, 20.0)
+    for _ in range(5):
+        training.agreement_step(network, images, agree)
+    after, agreed = snapshot(), apart()
+    assert not same(before[0], after[0]) and same(before[1], after[1])
+    assert agreed < start
+    differ = torch.optim.SGD(heads.parameters(), 20.0)
+    for _ in range(5):
+        training.discrepancy_step(network, images, differ, torch.zeros(()))
+    last = snapshot()
+    assert same(after[0], last[0]) and not same(after[1], last[1])
+    assert apart() > agreed
+
+
+def test_accuracy_is_the_mean_of_both_heads(digits: Problem, tmp_path: Path) -> None:
+    from harness.learning import accuracy
+
+    method = own("ads")
+    trial = make_trial(method, method, epochs=3)
+    runner, cycle = cycle_of(trial, digits, tmp_path)
+    runner.training.fit(cycle)
+    with evaluating(cycle.network):
+        heads = runner.training.predict(cycle.network, runner.test_images.plain(torch.arange(100)))
+    right = [float((head.argmax(1) == runner.test_labels).float().mean()) for head in heads]
+    figure = accuracy(cycle.network, runner.test_images, runner.test_labels, trial.recipe, runner.training.predict)
+    assert figure == pytest.approx(sum(right) / 2)
+
+
+def test_the_replaced_classifier_is_not_trained(digits: Problem, tmp_path: Path) -> None:
+    method = own("ads")
+    runner, cycle = cycle_of(make_trial(method, method), digits, tmp_path)
+    before = cycle.network.classifier.weight.clone()
+    runner.training.fit(cycle)
+    assert torch.equal(before, cycle.network.classifier.weight)
+
+
+# ------------------------------------------------------------------------------------------------------- both
+
+
+@pytest.mark.parametrize("name", ["ll4al", "ads"])
+def test_a_method_that_brings_both_refuses_another_training(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    text = """
+dataset: digits
+model: {name: resnet_small}
+recipe: {epochs: 1}
+protocol: {initial: 20, budget: 10, cycles: 2, start: warm}
+seeds: [0]
+methods: {it: METHOD}
+"""
+    path.write_text(text.replace("METHOD", f"{{acquisition: {name}, training: plain}}"))
+    with pytest.raises(UserError, match=f"{name} ranks by what its own training learns"):
+        load(path)
+    path.write_text(text.replace("METHOD", f"{{acquisition: random, training: {name}}}"))  # an honest ablation
+    assert load(path).suites[0].methods["it"][0].name == name
+
+
+@pytest.mark.parametrize("name", ["ll4al", "ads"])
+@pytest.mark.parametrize("model", ["resnet18_cifar", "vgg16_bn_cifar"])
+def test_both_run_on_the_papers_networks(name: str, model: str, digits: Problem, folders: Folders) -> None:
+    facts = Facts(1, 1, 10, 3, (32, 32), "")
+    assert networks.build(Model(name=model), facts, 0)
+    method = own(name)
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(30) % 3
+    problem = Problem(images, labels, images[:6], labels[:6], ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
+    trial = make_trial(method, method, initial=6, budget=2, candidates=8, cycles=2, batch_size=4, crop_padding=4)
+    trial = replace(trial, model=Model(name=model))
+    for start in ("warm", "fresh"):
+        records = run(changed(trial, start=start), problem, folders())
+        assert [record.labelled for record in records] == [6, 8]
+        assert outcomes(records) == outcomes(run(changed(trial, start=start), problem, folders()))
