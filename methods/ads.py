@@ -87,7 +87,7 @@ class ADS(Training, Acquisition):
             images = cycle.images.augmented(cycle.labelled[positions], draws)
             return self.loss(network(images), cycle.labels[positions], 0.0)
 
-        def unlabelled(number: int) -> Iterator[torch.Tensor]:
+        def unlabelled() -> Iterator[torch.Tensor]:
             parts = torch.randperm(len(cycle.candidates), generator=unlabelled_order).split(recipe.batch_size)
             for part in parts:
                 yield cycle.images.augmented(cycle.candidates[part.to(cycle.device)], draws)
@@ -98,10 +98,10 @@ class ADS(Training, Acquisition):
                 with cycle.clock.phase("train"):
                     self._supervised_epoch(cycle, main, epoch, next(positions_of), labelled_loss)
             with cycle.clock.phase("auxiliary"):
-                for images in unlabelled(epoch):
+                for images in unlabelled():
                     self.agreement_step(network, images, agree)
                 labelled = endlessly(next(positions_of))
-                for images in unlabelled(epoch):
+                for images in unlabelled():
                     self.discrepancy_step(network, images, differ, labelled_loss(next(labelled).to(cycle.device)))
             with cycle.clock.phase("train"):
                 losses = self._supervised_epoch(cycle, main, epoch, next(positions_of), labelled_loss)
