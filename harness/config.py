@@ -339,6 +339,7 @@ def _suite(name: str, values: dict[str, Any], source: Source, where: Where) -> S
         methods,
         keys.seeds,
         keys.optional,
+        keys.on_request,
         keys.exclusive,
         source.at(("protocol",), name),
     )
@@ -374,9 +375,16 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Benchmark:
 def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
     """Return the part of a benchmark that ``--only suite=..., dataset=..., method=..., seed=...`` names.
 
-    Values separated by commas are alternatives. Raises UserError for a value that nothing has.
+    Values separated by commas are alternatives. Suites that run on request are left out unless ``suite=`` names them.
+    Raises UserError for a value that nothing has.
     """
+    filters = list(filters)
     suites = benchmark.suites
+    if not any(text.startswith("suite=") for text in filters):
+        suites = [s for s in suites if not s.on_request]
+        if not suites:
+            names = ", ".join(s.name for s in benchmark.suites)
+            raise UserError(f"{benchmark.name}: its suites run on request: add --only suite=... ({names})")
     for text in filters:
         key, equals, written = text.partition("=")
         wanted = written.split(",")

@@ -35,11 +35,11 @@ class Images:
         """Return the images as they are: what is scored and tested."""
         return self._normalised(self.pixels[indices])
 
-    def augmented(self, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return the images after a random crop (zero padding) and flip: what is trained on."""
+    def augmented(self, indices: torch.Tensor, generator: torch.Generator, crop: bool = True) -> torch.Tensor:
+        """Return the images after a random crop (zero padding) and flip, or the flip alone: what is trained on."""
         pixels = self.pixels[indices]
         batch, height, width, _ = pixels.shape
-        device, pad = pixels.device, self.padding
+        device, pad = pixels.device, self.padding if crop else 0
 
         def draw(values: int) -> torch.Tensor:
             return torch.randint(0, values, (batch, 1), generator=generator, device=device)

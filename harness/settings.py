@@ -128,6 +128,7 @@ class SuiteKeys(Strict):
     methods: dict[str, Any] = Field(min_length=1, description="label -> method")
     seeds: list[NonNegativeInt] = Field(min_length=1)
     optional: bool = Field(False, description="skip the suite, by name, where its data is missing")
+    on_request: bool = Field(False, description="run the suite only where --only names it")
     exclusive: bool = Field(False, description="one trial per device, so that seconds can be compared")
 
     @field_validator("seeds")

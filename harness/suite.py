@@ -130,6 +130,7 @@ class Suite:
     """label -> (training, acquisition)"""
     seeds: list[int]
     optional: bool
+    on_request: bool
     exclusive: bool
     protocol_at: str = ""
     """Where its protocol is written, for messages."""
@@ -157,6 +158,7 @@ class Suite:
             },
             "seeds": self.seeds,
             "optional": self.optional,
+            "on_request": self.on_request,
             "exclusive": self.exclusive,
         }
 

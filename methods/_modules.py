@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,6 +26,78 @@ class LossModule(nn.Module):
     def forward(self, stages: list[torch.Tensor]) -> torch.Tensor:
         pooled = [F.relu(layer(stage.mean((2, 3)))) for layer, stage in zip(self.stages, stages, strict=True)]
         return self.head(torch.cat(pooled, 1))[:, 0]
+
+
+def _down(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def _up(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+SIDE = 32  # pixels: images of other sizes are resized to it, as VAAL's author says was done for ImageNet
+
+
+class Autoencoder(nn.Module):
+    """The variational autoencoder of VAAL and SRAAL, for 32 x 32 images (Sinha et al. 2019, public code).
+
+    ``latent`` z and ``decoded``, how many of its entries the decoder gets: all in VAAL (22 835 139 parameters for
+    z = 32, width 128), the first half in SRAAL.
+    """
+
+    def __init__(self, channels: int, width: int, latent: int, decoded: int) -> None:
+        super().__init__()
+        self.width, self.decoded = width, decoded
+        w = width
+        self.encoder = nn.Sequential(
+            *_down(channels, w), *_down(w, 2 * w), *_down(2 * w, 4 * w), *_down(4 * w, 8 * w), nn.Flatten()
+        )
+        self.mean = nn.Linear(8 * w * 4, latent)
+        self.log_variance = nn.Linear(8 * w * 4, latent)
+        self.spread = nn.Linear(decoded, 8 * w * 16)
+        self.decoder = nn.Sequential(
+            *_up(8 * w, 4 * w), *_up(4 * w, 2 * w), *_up(2 * w, w), nn.ConvTranspose2d(w, channels, 1)
+        )
+        self.apply(kaiming)
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and log-variance [B, z], float32."""
+        found = self.encoder(images)
+        return self.mean(found).float(), self.log_variance(found).float()
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Return images [B, channels, 32, 32] for latents [B, z]."""
+        spread = self.spread(latent[:, : self.decoded]).view(-1, 8 * self.width, 4, 4)
+        return self.decoder(spread).float()
+
+
+def discriminator(latent: int, layers: int) -> nn.Sequential:
+    """Return a discriminator of ``layers`` linear layers: latent [B, z] -> logit [B, 1] that it is labelled.
+
+    VAAL's public code has 3 layers (280 065 parameters for z = 32), SRAAL's 5.
+    """
+    sizes = [latent] + [512] * (layers - 1)
+    parts: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        parts += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*parts, nn.Linear(512, 1)).apply(kaiming)
+
+
+def label_head(latent: int, num_classes: int) -> nn.Sequential:
+    """Return SRAAL's supervised target learner: the second half of the latent -> class logits."""
+    return nn.Sequential(
+        nn.Linear(latent, 1024), nn.ReLU(inplace=True), nn.Linear(1024, 256), nn.ReLU(inplace=True),
+        nn.Linear(256, num_classes),
+    ).apply(kaiming)  # fmt: skip
+
+
+def kaiming(module: nn.Module) -> None:
+    """Initialise convolutions and linear layers as the public code does; transposed ones keep PyTorch's default."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class PrototypeHead(nn.Module):
@@ -54,3 +127,18 @@ def build(module: Any, seed: int, device: torch.device) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return module().to(device)
+
+
+def num_parameters(*modules: nn.Module) -> int:
+    """Return how many parameters the modules have together."""
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def packed(**modules: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the states of modules as one flat mapping, to be carried or shipped to workers."""
+    return {f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()}
+
+
+def unpacked(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """Return one module's state out of ``packed``."""
+    return {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}

@@ -394,6 +394,20 @@ def test_only_takes_the_parts_that_are_named(tmp_path: Path) -> None:
     assert {t.id for _, _, t in trials(config.only(benchmark, ["seed=1"]))} < whole
 
 
+def test_a_suite_on_request_runs_only_where_it_is_named(tmp_path: Path) -> None:
+    benchmark = load(tmp_path, base(suites={"a": {}, "b": {"on_request": True}}))
+
+    def kept(*only: str) -> set[str]:
+        return {s.name for s in config.only(benchmark, only).suites}
+
+    assert kept() == kept("seed=0") == {"a"}
+    assert kept("suite=b") == kept("seed=0", "suite=b") == {"b"}
+    assert kept("suite=a,b") == {"a", "b"}
+    alone = load(tmp_path, base(suites={"b": {"on_request": True}}))
+    with pytest.raises(UserError, match=r"its suites run on request: add --only suite=... \(b\)"):
+        config.only(alone, [])
+
+
 # ------------------------------------------------------------------------------------------------------- networks
 
 

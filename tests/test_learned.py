@@ -1,4 +1,4 @@
-"""LL4AL and ADS: sizes, losses on hand-made tensors, and that each learns what it claims."""
+"""LL4AL, VAAL, SRAAL and ADS: sizes, losses on hand-made tensors, and that each learns what it claims."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from harness_of import cycle_of
 from harness import networks, registry
 from harness.config import load
 from harness.data import DataPlace, Dataset, Facts, Problem
-from harness.errors import UserError
+from harness.errors import NonFiniteLoss, UserError
 from harness.learning import evaluating
 from harness.method import Acquisition
 from harness.settings import Model
 from harness.suite import Part
 
 ll4al = registry.load("methods", "ll4al")
+sraal = registry.load("methods", "sraal")
+vaal = registry.load("methods", "vaal")
 ads = registry.load("methods", "ads")
 modules = importlib.import_module("harness_methods._modules")
+adversarial = importlib.import_module("harness_methods._adversarial")
 
 Folders = Callable[[], Path]
 
@@ -54,22 +57,29 @@ def all_digits() -> Problem:
 
 def test_the_sizes_are_the_published_ones() -> None:
     assert count(modules.LossModule([64, 128, 256, 512], 128)) == 123_905
+    assert count(modules.Autoencoder(3, 128, 32, 32)) == 22_835_139
+    assert count(modules.discriminator(32, 3)) == 280_065
     with torch.device("meta"):
+        assert count(sraal.SRAAL(sraal.SRAAL.Settings(), 10).networks(3)) == 23_660_750
         assert 2 * count(modules.PrototypeHead(512, 10)) == 555_008
         assert 2 * count(modules.PrototypeHead(512, 100)) == 831_488
 
 
-@pytest.mark.parametrize(("name", "extra"), [("ll4al", 123_905), ("ads", 549_878)])
+@pytest.mark.parametrize(
+    ("name", "extra"), [("ll4al", 123_905), ("vaal", 23_115_204), ("sraal", 23_660_750), ("ads", 549_878)]
+)
 def test_extra_parameters_are_the_system_less_the_plain_network(
     name: str, extra: int, colours: Problem, tmp_path: Path
 ) -> None:
     """On ResNet-18 with ten classes, as in Table 4."""
     ten = replace(colours, classes=tuple(map(str, range(10))))
-    method = own(name)
-    trial = make_trial(method, method, initial=4, budget=2, candidates=8, cycles=1, batch_size=4)
+    method = own(name, **({"iterations": 1, "batch_size": 2} if name in ("vaal", "sraal") else {}))
+    training = method if name in ("ll4al", "ads") else "plain"
+    trial = make_trial(training, method, initial=4, budget=2, candidates=8, cycles=1, batch_size=4)
     trial = replace(trial, model=Model(name="resnet18_cifar"))
     runner, cycle = cycle_of(trial, ten, tmp_path)
-    runner.training.fit(cycle)
+    if name in ("ll4al", "ads"):
+        runner.training.fit(cycle)
     halves: set[Any] = {runner.training, runner.acquisition}
     assert sum(half.extra_parameters(cycle) for half in halves) == extra
 
@@ -136,6 +146,138 @@ def test_the_loss_module_ranks_the_true_losses_of_unseen_images(all_digits: Prob
         score = runner.acquisition.describe(cycle.network, images, runner.acquisition.prepare(cycle), torch.Generator())
     assert spearmanr(true.numpy(), score["score"].numpy()).statistic > 0.5
     assert cycle.health["ranking_accuracy"] > 0.6 and not cycle.warnings
+
+
+# -------------------------------------------------------------------------------------------------- VAAL, SRAAL
+
+
+def test_kl_divergence_by_hand() -> None:
+    zero = torch.zeros(2, 3)
+    assert adversarial.kl_divergence(zero, zero).tolist() == [0, 0]
+    # N(1, 1) against N(0, 1) in three entries: 3 x 1/2; variance e: (e - 1 - 1) / 2 each
+    assert torch.allclose(adversarial.kl_divergence(zero + 1, zero), torch.full((2,), 1.5))
+    assert torch.allclose(adversarial.kl_divergence(zero, zero + 1), torch.full((2,), 1.5 * (math.e - 2)))
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ([0.6, 0.4], 0.6032),
+        ([0.6, *[0.4 / 9] * 9], 0.4),
+        ([0.9, 0.1], 0.1111),
+        ([0.9, *[0.1 / 9] * 9], 0.1),
+        ([0.5, 0.5], 0.7778),
+        ([1.0], 0.0),
+        ([0.2] * 5, 0.9778),
+        ([0.1] * 10, 1.0),
+    ],
+)
+def test_the_uncertainty_indicator_has_the_known_values(probabilities: list[float], expected: float) -> None:
+    padded = torch.tensor([probabilities + [0.0] * (10 - len(probabilities))])
+    assert float(sraal.uncertainty(padded)) == pytest.approx(expected, abs=6e-5)
+
+
+def test_endless_batches_see_every_image_once_a_pass() -> None:
+    found = adversarial.endless(torch.arange(100, 110), 5, torch.Generator())
+    for _ in range(3):
+        one = torch.cat([next(found), next(found)])
+        assert sorted(one.tolist()) == list(range(100, 110))
+    few = adversarial.endless(torch.arange(3), 8, torch.Generator())
+    assert sorted(next(few).tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("losses", "targets", "words"),
+    [
+        ([math.log(2)] * 3, [0.0, 1.0], "tells nothing"),
+        ([0.0] * 3, [0.0, 1.0], "tells everything"),
+        ([0.4] * 3, [0.0, 1.0], ""),
+        # soft targets: half at 1, half at 0.5; a constant answer of 0.75 costs 0.562, a perfect one 0.347
+        ([0.56] * 3, [1.0, 0.5], "tells nothing"),
+        ([0.35] * 3, [1.0, 0.5], "tells everything"),
+        ([0.45] * 3, [1.0, 0.5], ""),
+    ],
+)
+def test_a_stuck_discriminator_is_reported(
+    losses: list[float], targets: list[float], words: str, digits: Problem, tmp_path: Path
+) -> None:
+    _, cycle = cycle_of(make_trial(), digits, tmp_path)
+    adversarial.check_discriminator(cycle, "it", losses, torch.tensor(targets))
+    assert cycle.health["discriminator_loss"] == pytest.approx(losses[0])
+    assert (words in cycle.warnings[0]) if words else not cycle.warnings
+
+
+def shifted(problem: Problem, dark: np.ndarray[Any, Any]) -> Problem:
+    """Return the problem with some training images made much darker."""
+    images = problem.train_images.copy()
+    images[dark] //= 4
+    return replace(problem, train_images=images)
+
+
+def test_vaal_tells_two_shifted_pools_apart_and_buys_the_unknown_one(digits: Problem, tmp_path: Path) -> None:
+    method = own("vaal", width=4, iterations=80, batch_size=32, kl="per_dimension", learning_rate=4e-3)
+    trial = make_trial("plain", method, initial=60, budget=40, candidates=200, cycles=2)
+    _, plain_cycle = cycle_of(trial, digits, tmp_path / "a")
+    strange = plain_cycle.unlabelled[::2].numpy()  # every other unlabelled image looks like no labelled one
+    runner, cycle = cycle_of(trial, shifted(digits, strange), tmp_path / "b")
+    chosen, _ = runner._choose(cycle)
+    assert np.isin(chosen, strange).mean() > 0.9
+    assert 0.02 < cycle.health["discriminator_loss"] < math.log(2) - 0.02
+
+
+def test_the_autoencoder_explains_real_images(all_digits: Problem, tmp_path: Path) -> None:
+    """With a weak adversary: at its published weight of 1 it alone shapes the latent of images as small as these."""
+    settings = {"kl": "per_dimension", "learning_rate": 4e-3, "adversary": 0.01}
+    method = own("vaal", width=8, iterations=150, batch_size=32, **settings)
+    runner, cycle = cycle_of(make_trial("plain", method, initial=200), all_digits, tmp_path)
+    runner.acquisition.prepare(cycle)
+    assert cycle.health["explained_variance"] > 0.3
+    assert cycle.health["kl_nats"] > adversarial.COLLAPSED
+
+
+def test_a_collapsed_autoencoder_is_reported(digits: Problem, tmp_path: Path) -> None:
+    method = own("vaal", width=4, latent=4, iterations=150, batch_size=32, kl="batch_sum", learning_rate=5e-3)
+    runner, cycle = cycle_of(make_trial("plain", method), digits, tmp_path)
+    runner.acquisition.prepare(cycle)
+    assert any("collapsed" in warning for warning in cycle.warnings), cycle.health
+
+
+def test_relabelling_by_uncertainty_changes_the_picks(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = own("sraal", width=4, latent=6, iterations=60, batch_size=16)
+    trial = make_trial("plain", method, cycles=2, epochs=4)
+    with_it = run(trial, digits, folders())
+    monkeypatch.setattr(sraal, "uncertainty", lambda p: torch.zeros(len(p)))
+    without = run(trial, digits, folders())
+    assert with_it[0].figures == without[0].figures
+    assert set(with_it[0].chosen) != set(without[0].chosen)
+
+
+@pytest.mark.parametrize("name", ["vaal", "sraal"])
+def test_the_first_cycle_is_the_plain_networks(name: str, digits: Problem, tmp_path: Path) -> None:
+    method = own(name, width=4, latent=6, iterations=5, batch_size=16)
+    runner, cycle = cycle_of(make_trial("plain", method), digits, tmp_path)
+    runner.training.fit(cycle)
+    before = {k: v.clone() for k, v in cycle.network.state_dict().items()}
+    runner.acquisition.prepare(cycle)
+    assert same(before, cycle.network.state_dict())  # batch-norm statistics included
+    assert make_trial("plain", method).sharing_key == make_trial("plain", "random").sharing_key
+
+
+def test_a_broken_adversarial_loop_stops_and_says_where(digits: Problem, tmp_path: Path) -> None:
+    method = own("vaal", width=4, latent=4, iterations=40, batch_size=16, learning_rate=1e30)
+    runner, cycle = cycle_of(make_trial("plain", method), digits, tmp_path)
+    with pytest.raises(NonFiniteLoss, match=r"cycle 0, adversarial step \d+"):
+        runner.acquisition.prepare(cycle)
+
+
+def test_the_time_of_the_adversarial_loop_is_auxiliary(digits: Problem, folders: Folders) -> None:
+    method = own("vaal", width=8, latent=6, iterations=30, batch_size=16)
+    first, second = run(make_trial("plain", method, cycles=2), digits, folders())
+    assert first.seconds["auxiliary"] > first.seconds["score"]
+    assert second.seconds["auxiliary"] == 0  # nothing is bought after the last cycle
+    assert {"discriminator_loss", "explained_variance", "kl_nats"} <= first.health.keys()
 
 
 # --------------------------------------------------------------------------------------------------------- ADS
@@ -220,7 +362,7 @@ def test_the_replaced_classifier_is_not_trained(digits: Problem, tmp_path: Path)
     assert torch.equal(before, cycle.network.classifier.weight)
 
 
-# ------------------------------------------------------------------------------------------------------- both
+# ------------------------------------------------------------------------------------------------------- all four
 
 
 @pytest.mark.parametrize("name", ["ll4al", "ads"])
@@ -241,17 +383,19 @@ methods: {it: METHOD}
     assert load(path).suites[0].methods["it"][0].name == name
 
 
-@pytest.mark.parametrize("name", ["ll4al", "ads"])
+@pytest.mark.parametrize("name", ["ll4al", "vaal", "sraal", "ads"])
 @pytest.mark.parametrize("model", ["resnet18_cifar", "vgg16_bn_cifar"])
-def test_both_run_on_the_papers_networks(name: str, model: str, digits: Problem, folders: Folders) -> None:
+def test_all_four_run_on_the_papers_networks(name: str, model: str, digits: Problem, folders: Folders) -> None:
     facts = Facts(1, 1, 10, 3, (32, 32), "")
     assert networks.build(Model(name=model), facts, 0)
-    method = own(name)
+    settings = {"iterations": 1, "batch_size": 4, "width": 4} if name in ("vaal", "sraal") else {}
+    method = own(name, **settings)
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(30) % 3
     problem = Problem(images, labels, images[:6], labels[:6], ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
-    trial = make_trial(method, method, initial=6, budget=2, candidates=8, cycles=2, batch_size=4, crop_padding=4)
+    training = method if name in ("ll4al", "ads") else "plain"
+    trial = make_trial(training, method, initial=6, budget=2, candidates=8, cycles=2, batch_size=4, crop_padding=4)
     trial = replace(trial, model=Model(name=model))
     for start in ("warm", "fresh"):
         records = run(changed(trial, start=start), problem, folders())

@@ -1,0 +1,170 @@
+"""VAAL: variational adversarial active learning (Sinha et al., ICCV 2019).
+
+A variational autoencoder and a discriminator of labelled against unlabelled latents are trained on all images; the
+candidates whose latent mean looks least labelled are bought. The target network is trained by the suite's recipe and
+never touched, so the first cycle is the plain network's.
+
+Known differences from the paper and its public code:
+- The target is trained by the recipe of all methods; the public code's loop leaves it in evaluation mode after its
+  first validation.
+- The KL term is averaged over the batch (``per_image``); the public code sums it (``batch_sum``), and its weight then
+  grows with the batch. ``per_dimension`` averages over the latent's entries too, which keeps the autoencoder from
+  collapsing.
+- The public code's discriminator with 3 linear layers is used; the paper speaks of 5.
+- Images are normalised by the dataset's mean and std and, at scoring, plain, with batch norm in evaluation mode; the
+  public code scores flipped images in training mode.
+- Images of other sizes are resized to 32 x 32, as the author says was done for ImageNet.
+- The candidate subset is ranked (the comparison's protocol); the networks are trained on all images, as published.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from harness.lazy import F, torch
+from harness.method import Acquisition
+from harness.settings import Strict
+
+if TYPE_CHECKING:
+    from harness.cycle import Cycle
+    from harness.method import Columns
+    from harness.networks import Network
+
+
+class VAAL(Acquisition):
+    """Buys the images that the discriminator holds least for labelled."""
+
+    class Settings(Strict):
+        """The values of the public code."""
+
+        latent: PositiveInt = Field(32, description="entries of the latent, z")
+        width: PositiveInt = Field(128, description="channels of the autoencoder's first layer")
+        iterations: PositiveInt = Field(39062, description="50 000 x 100 / 128; each is 2 VAE steps and 1 of the judge")
+        batch_size: PositiveInt = 128
+        learning_rate: PositiveFloat = Field(5e-4, description="Adam, autoencoder and discriminator")
+        beta: NonNegativeFloat = Field(1.0, description="weight of the KL term")
+        adversary: NonNegativeFloat = Field(1.0, description="weight of the adversarial term, lambda_2")
+        kl: Literal["per_image", "batch_sum", "per_dimension"] = "per_image"
+
+    name = "vaal"
+    judge_layers = 3
+    reconstruction = 1.0  # weight of the mean squared error
+
+    def __init__(self, settings: Any, num_classes: int) -> None:
+        super().__init__(settings, num_classes)
+        self._networks: Any = None
+
+    def networks(self, channels: int) -> torch.nn.ModuleDict:
+        """Return new networks: ``autoencoder`` and ``judge``."""
+        from ._modules import Autoencoder, discriminator
+
+        latent = self.settings.latent
+        autoencoder = Autoencoder(channels, self.settings.width, latent, decoded=latent)
+        return torch.nn.ModuleDict({"autoencoder": autoencoder, "judge": discriminator(latent, self.judge_layers)})
+
+    def unlabelled_targets(self, cycle: Cycle) -> torch.Tensor:
+        """Return what the discriminator should answer for each of ``cycle.unlabelled`` (1: labelled)."""
+        return torch.zeros(len(cycle.unlabelled), device=cycle.device)
+
+    def supervised(self, networks: torch.nn.ModuleDict, latent: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return what else the autoencoder learns from labelled images: nothing."""
+        return latent.new_zeros(())
+
+    def decay(self, step: int) -> float:
+        """Return the factor of the learning rate at an iteration."""
+        return 1.0
+
+    def prepare(self, cycle: Cycle) -> Columns:
+        """Train autoencoder and discriminator anew; return their weights."""
+        from ._adversarial import autocast, check_autoencoder, check_discriminator, kl_divergence, play, resized
+        from ._modules import build, packed
+
+        settings, device = self.settings, cycle.device
+        with cycle.clock.phase("auxiliary"):
+            channels = cycle.images.pixels.shape[3]
+            networks = build(lambda: self.networks(channels), cycle.key(f"{self.name} weights"), device).train()
+            if cycle.recipe.precision == "bfloat16":
+                networks.to(memory_format=torch.channels_last)
+            autoencoder, judge = networks["autoencoder"], networks["judge"]
+            generating = [p for name, part in networks.items() if name != "judge" for p in part.parameters()]
+            optimisers = [torch.optim.Adam(p, settings.learning_rate) for p in (generating, judge.parameters())]
+            schedules = [torch.optim.lr_scheduler.LambdaLR(o, self.decay) for o in optimisers]
+            draws = cycle.stream(f"{self.name} draws", on_device=True)
+            kl_weight = {"per_image": 1.0, "batch_sum": settings.batch_size, "per_dimension": 1 / settings.latent}
+            # by image index, so that a batch of indices finds its labels and targets
+            label_of = torch.zeros(len(cycle.images.pixels), dtype=torch.int64, device=device)
+            label_of[cycle.labelled] = cycle.labels
+            target_of = torch.ones(len(cycle.images.pixels), device=device)
+            target_of[cycle.unlabelled] = self.unlabelled_targets(cycle)
+
+            def seen(indices: torch.Tensor) -> torch.Tensor:
+                return resized(cycle.images.augmented(indices, draws, crop=False))  # flips only, as published
+
+            def encoded(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+                """Return (loss of the autoencoder, latent means, latents drawn) of a batch."""
+                images = seen(indices)
+                with autocast(cycle.recipe.precision, device):
+                    mean, log_variance = autoencoder.encode(images)
+                    noise = torch.randn(mean.shape, generator=draws, device=device)
+                    latent = mean + noise * (log_variance / 2).exp()
+                    decoded = autoencoder.decode(latent)
+                kl = kl_divergence(mean, log_variance).mean() * kl_weight[settings.kl]
+                return self.reconstruction * F.mse_loss(decoded, images) + settings.beta * kl, mean, latent
+
+            def judged(means: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+                return F.binary_cross_entropy_with_logits(judge(means)[:, 0], targets)
+
+            def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward(inputs=[p for group in optimiser.param_groups for p in group["params"]])
+                optimiser.step()
+
+            def generator_step(labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+                loss_l, mean_l, latent_l = encoded(labelled)
+                loss_u, mean_u, _ = encoded(unlabelled)
+                # both pools are to look labelled
+                fooled = judged(mean_l, torch.ones_like(mean_l[:, 0])) + judged(mean_u, torch.ones_like(mean_u[:, 0]))
+                loss = loss_l + loss_u + settings.adversary * fooled
+                loss = loss + self.supervised(networks, latent_l, label_of[labelled])
+                step(optimisers[0], loss)
+                return loss.detach()
+
+            def discriminator_step(labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+                with torch.no_grad(), autocast(cycle.recipe.precision, device):
+                    means = [autoencoder.encode(seen(indices))[0] for indices in (labelled, unlabelled)]
+                loss = judged(means[0], target_of[labelled]) + judged(means[1], target_of[unlabelled])
+                step(optimisers[1], loss)
+                for schedule in schedules:
+                    schedule.step()
+                return loss.detach() / 2
+
+            losses = play(cycle, settings.iterations, settings.batch_size, generator_step, discriminator_step)
+            networks.eval()
+            unlabelled = target_of[cycle.unlabelled]
+            check_discriminator(cycle, self.name, losses, torch.cat([torch.ones_like(unlabelled), unlabelled]))
+            check_autoencoder(cycle, self.name, autoencoder)
+            return packed(networks=networks)
+
+    def describe(
+        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
+    ) -> Columns:
+        """Return the column ``score``: minus the logit that the image is labelled."""
+        from ._adversarial import autocast, resized
+        from ._modules import unpacked
+
+        if self._networks is None:
+            with torch.device("meta"):  # only the shape: the weights are what was prepared
+                self._networks = self.networks(images.shape[1]).eval()
+        self._networks.load_state_dict(unpacked(prepared, "networks"), assign=True)
+        with autocast(network.precision, images.device):
+            mean, _ = self._networks["autoencoder"].encode(resized(images))
+        return {"score": -self._networks["judge"](mean)[:, 0]}
+
+    def extra_parameters(self, cycle: Cycle) -> int:
+        """Return the parameters of autoencoder and discriminator."""
+        from ._modules import num_parameters
+
+        with torch.device("meta"):
+            return num_parameters(self.networks(cycle.images.pixels.shape[3]))
