@@ -93,6 +93,15 @@ class Acquisition:
     def check(cls, settings: Any, training: type[Training], training_settings: Any) -> None:
         """Raise ValueError, with one sentence, if this acquisition can't follow that training."""
 
+    @classmethod
+    def own_start(cls, settings: Any) -> bool:
+        """Return True if ``start`` draws the labelled images of cycle 0, instead of the set that all methods share."""
+        return False
+
+    def start(self, cycle: Cycle) -> torch.Tensor:
+        """Return the labelled images of cycle 0, as many as ``cycle.labelled``, which is the set that others share."""
+        return cycle.labelled
+
     def prepare(self, cycle: Cycle) -> Columns:
         """Return the tensors that ``describe`` needs beside the network; runs once per cycle, after the training."""
         return {}

@@ -84,15 +84,22 @@ class Trial:
     def sharing_key(self) -> str:
         """Equal for trials whose first cycle is one and the same training.
 
-        It holds all that decides that training: data, network, recipe, labelled set, candidate subset (which a
-        training may look at), loss and seed.
+        It holds all that decides that training: data, network, recipe, labelled set (with an acquisition that draws
+        its own), candidate subset (which a training may look at), loss and seed.
         """
         decides = self.measured()
-        del decides["acquisition"]
+        if not self.has_own_start():
+            del decides["acquisition"]
         decides["protocol"] = {k: decides["protocol"][k] for k in ("initial", "initial_set", "candidates")}
         return f"{self.dataset.name}.{self.model.name}.{self.training.name}.s{self.seed}.{_hash(decides)}".replace(
             "/", "_"
         )
+
+    def has_own_start(self) -> bool:
+        """Return whether the acquisition draws its initial set itself."""
+        acquisition = registry.find("methods", self.acquisition.name, Acquisition)
+        assert acquisition is not None
+        return acquisition.own_start(acquisition.Settings(**self.acquisition.settings))
 
     def training_images(self) -> int:
         """Return the image passes of all trainings."""

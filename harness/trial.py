@@ -163,6 +163,7 @@ class Runner:
             self.test_images = Images(self._tensor(problem.test_images), problem, recipe)
             self.test_labels = self._tensor(problem.test_labels)
             self.labelled = pool.initial_set(trial.protocol, self.facts.num_train, trial.seed)
+            self.own_start: list[int] = []
             self._make(0)
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -179,6 +180,7 @@ class Runner:
             store.open(self.header())
             finished, state = store.resume_point()
             records = store.records()
+            self._start(records[0].own_start if finished else [])
             for record in records[:finished]:
                 self.labelled = np.concatenate([self.labelled, np.array(record.chosen, dtype=np.int64)])
                 report(record)
@@ -195,7 +197,16 @@ class Runner:
         store = self.store.shared(self.trial.sharing_key)
         store.open({"sharing_key": self.trial.sharing_key, "data_fingerprint": self.problem.fingerprint})
         if store.resume_point()[0] == 0:
+            with self.clock.phase("setup"):
+                self._start([])
             self._cycle(0, store, choosing=False)
+
+    def _start(self, known: list[int]) -> None:
+        """Let an acquisition that draws its own initial set do so, unless it is known from a finished cycle 0."""
+        if self.trial.has_own_start():
+            self.own_start = known or self.acquisition.start(self._begin(0)).tolist()
+            assert len(set(self.own_start)) == len(self.labelled), "an initial set of its own has another size"
+            self.labelled = np.array(self.own_start, dtype=np.int64)
 
     def _load(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -290,6 +301,8 @@ class Runner:
         """Run one cycle and commit it."""
         with self.clock.phase("setup"):
             cycle = self._begin(number)
+            if number == 0 and self.own_start:
+                cycle.warnings.append("starts from an initial set of its own, not from the one that all methods share")
             trained = self._train(cycle)
             last = number == self.trial.protocol.cycles - 1
             chosen, scored = self._choose(cycle) if choosing and not last else ([], None)
@@ -323,6 +336,7 @@ class Runner:
             precision=self.trial.recipe.precision,
             scoring=as_record(scored),
             shared_from=trained.shared_from,
+            own_start=self.own_start if number == 0 else [],
             warnings=[*trained.warnings, *cycle.warnings],
             health={**trained.health, **cycle.health},
             versions=versions(),

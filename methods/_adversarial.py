@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +10,12 @@ import torch.nn.functional as F
 
 from harness.errors import NonFiniteLoss
 
-from ._modules import SIDE, Autoencoder
+from ._modules import SIDE, Autoencoder, build, step
 
 if TYPE_CHECKING:
     from harness.cycle import Cycle
+
+    from .vaal import VAAL
 
 CHECKED_EVERY = 500  # iterations between two looks at the losses: a look waits for the device
 NEAR = 0.02  # nats from a level at which a discriminator counts as stuck
@@ -45,35 +47,124 @@ def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tenso
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
-Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(labelled indices, unlabelled indices) -> loss, after one step of an optimiser"""
+class Game:
+    """A cycle's autoencoder and discriminator, new, and the steps that train them.
 
-
-def play(cycle: Cycle, iterations: int, batch: int, generator_step: Step, discriminator_step: Step) -> list[float]:
-    """Play the game; return the discriminator's losses of the last tenth.
-
-    Each iteration: two generator steps, each on a new pair of batches, then one discriminator step on the last pair
-    (the public code of both methods). Losses stay on the device; raises NonFiniteLoss.
+    Images are drawn on the device, flipped but not cropped (as published) and run in the target network's precision.
     """
-    order = cycle.stream("adversarial order")
-    labelled, unlabelled = endless(cycle.labelled, batch, order), endless(cycle.unlabelled, batch, order)
-    pending: list[torch.Tensor] = []
-    tail: list[torch.Tensor] = []
-    for iteration in range(iterations):
-        for _ in range(2):
-            pair = next(labelled), next(unlabelled)
-            generated = generator_step(*pair)
-        judged = discriminator_step(*pair)
-        pending.append(generated + judged)
-        if iteration >= iterations - max(1, iterations // 10):
-            tail.append(judged)
-        if len(pending) == CHECKED_EVERY or iteration == iterations - 1:
-            finite = torch.stack(pending).isfinite()
-            if not bool(finite.all()):
-                step = iteration + 1 - len(pending) + int((~finite).nonzero()[0])
-                raise NonFiniteLoss(f"cycle {cycle.number}, adversarial step {step}: the loss is not finite")
-            pending = []
-    return torch.stack(tail).tolist()
+
+    def __init__(self, method: VAAL, cycle: Cycle) -> None:
+        self.method, self.cycle, self.settings = method, cycle, method.settings
+        device, rate = cycle.device, method.settings.learning_rate
+        channels = cycle.images.pixels.shape[3]
+        self.networks = build(lambda: method.networks(channels), cycle.key(f"{method.name} weights"), device).train()
+        if cycle.recipe.precision == "bfloat16":
+            self.networks.to(memory_format=torch.channels_last)
+        self.autoencoder, self.judge = self.networks["autoencoder"], self.networks["judge"]
+        generating = [p for name, part in self.networks.items() if name != "judge" for p in part.parameters()]
+        self.generator_optimiser = torch.optim.Adam(generating, rate)
+        self.judge_optimiser = torch.optim.Adam(self.judge.parameters(), rate)
+        optimisers = (self.generator_optimiser, self.judge_optimiser)
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, method.decay) for o in optimisers]
+        self.draws = cycle.stream(f"{method.name} draws", on_device=True)
+        divisor = {"per_image": 1, "batch_sum": 1 / self.settings.batch_size, "per_dimension": self.settings.latent}
+        self.kl_weight = self.settings.beta / divisor[self.settings.kl]
+        # by image index, so that a batch of indices finds its labels and targets
+        self.label_of = torch.zeros(len(cycle.images.pixels), dtype=torch.int64, device=device)
+        self.label_of[cycle.labelled] = cycle.labels
+        self.target_of = torch.ones(len(cycle.images.pixels), device=device)
+
+    def seen(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return a batch as the autoencoder sees it."""
+        return resized(self.cycle.images.augmented(indices, self.draws, crop=False))
+
+    def encoded(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (loss of the autoencoder, latent means, latents drawn) of a batch."""
+        images = self.seen(indices)
+        with autocast(self.cycle.recipe.precision, self.cycle.device):
+            mean, log_variance = self.autoencoder.encode(images)
+            noise = torch.randn(mean.shape, generator=self.draws, device=mean.device)
+            latent = mean + noise * (log_variance / 2).exp()
+            decoded = self.autoencoder.decode(latent)
+        kl = kl_divergence(mean, log_variance).mean()
+        return self.method.reconstruction * F.mse_loss(decoded, images) + self.kl_weight * kl, mean, latent
+
+    def judged(self, means: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the discriminator's cross-entropy on latents [B, z] with targets [B] in 0..1 (1: labelled)."""
+        return F.binary_cross_entropy_with_logits(self.judge(means)[:, 0], targets)
+
+    def generator_step(self, labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+        """Move all but the discriminator so that both pools look labelled; return the loss."""
+        loss_l, mean_l, latent_l = self.encoded(labelled)
+        loss_u, mean_u, _ = self.encoded(unlabelled)
+        fooled = sum(self.judged(mean, torch.ones_like(mean[:, 0])) for mean in (mean_l, mean_u))
+        loss = loss_l + loss_u + self.settings.adversary * fooled
+        loss = loss + self.method.supervised(self.networks, latent_l, self.label_of[labelled])
+        return step(self.generator_optimiser, loss)
+
+    def discriminator_step(self, labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+        """Move the discriminator towards the pools' targets; return its mean loss over both."""
+        with torch.no_grad(), autocast(self.cycle.recipe.precision, self.cycle.device):
+            means = [self.autoencoder.encode(self.seen(indices))[0] for indices in (labelled, unlabelled)]
+        loss = self.judged(means[0], self.target_of[labelled]) + self.judged(means[1], self.target_of[unlabelled])
+        judged = step(self.judge_optimiser, loss) / 2
+        for schedule in self.schedules:
+            schedule.step()
+        return judged
+
+    def play(self) -> None:
+        """Play all iterations and record the networks' health.
+
+        Each iteration: two generator steps, each on a new pair of batches, then one discriminator step on the last
+        pair (the public code of both methods). Losses stay on the device; raises NonFiniteLoss.
+        """
+        cycle, iterations, size = self.cycle, self.settings.iterations, self.settings.batch_size
+        self.target_of[cycle.unlabelled] = self.method.unlabelled_targets(cycle)
+        order = cycle.stream("adversarial order")
+        labelled, unlabelled = endless(cycle.labelled, size, order), endless(cycle.unlabelled, size, order)
+        pending: list[torch.Tensor] = []
+        tail: list[torch.Tensor] = []
+        for iteration in range(iterations):
+            for _ in range(2):
+                pair = next(labelled), next(unlabelled)
+                generated = self.generator_step(*pair)
+            judged = self.discriminator_step(*pair)
+            pending.append(generated + judged)
+            if iteration >= iterations - max(1, iterations // 10):
+                tail.append(judged)
+            if len(pending) == CHECKED_EVERY or iteration == iterations - 1:
+                check_finite(pending, cycle, iteration)
+                pending = []
+        self.networks.eval()
+        unlabelled_targets = self.target_of[cycle.unlabelled]
+        both = torch.cat([torch.ones_like(unlabelled_targets), unlabelled_targets])
+        check_discriminator(cycle, self.method.name, torch.stack(tail).tolist(), both)
+        check_autoencoder(cycle, self.method.name, self.autoencoder)
+
+    def latents(self) -> torch.Tensor:
+        """Train the autoencoder alone, on all images; return the latent means [N, z] of the training set."""
+        everything = torch.arange(len(self.cycle.images.pixels), device=self.cycle.device)
+        batches = endless(everything, self.settings.batch_size, self.cycle.stream("autoencoder order"))
+        losses = []
+        for iteration, indices in zip(range(self.settings.iterations), batches, strict=False):
+            losses.append(step(self.generator_optimiser, self.encoded(indices)[0]))
+            if len(losses) == CHECKED_EVERY or iteration == self.settings.iterations - 1:
+                check_finite(losses, self.cycle, iteration)
+                losses = []
+        self.networks.eval()
+        found = []
+        with torch.no_grad(), autocast(self.cycle.recipe.precision, self.cycle.device):
+            for indices in everything.split(self.cycle.recipe.inference_batch_size):
+                found.append(self.autoencoder.encode(resized(self.cycle.images.plain(indices)))[0])
+        return torch.cat(found)
+
+
+def check_finite(losses: list[torch.Tensor], cycle: Cycle, last: int) -> None:
+    """Raise NonFiniteLoss, naming cycle and step, if one of the losses up to iteration ``last`` is not finite."""
+    finite = torch.stack(losses).isfinite()
+    if not bool(finite.all()):
+        wrong = last + 1 - len(losses) + int((~finite).nonzero()[0])
+        raise NonFiniteLoss(f"cycle {cycle.number}, adversarial step {wrong}: the loss is not finite")
 
 
 def check_discriminator(cycle: Cycle, name: str, losses: list[float], targets: torch.Tensor) -> None:

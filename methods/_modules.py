@@ -134,11 +134,10 @@ def num_parameters(*modules: nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def packed(**modules: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the states of modules as one flat mapping, to be carried or shipped to workers."""
-    return {f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()}
-
-
-def unpacked(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """Return one module's state out of ``packed``."""
-    return {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> torch.Tensor:
+    """Step the optimiser's parameters, leaving no gradient on others; return the loss without its graph."""
+    active = [p for group in optimiser.param_groups for p in group["params"]]
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward(inputs=active)
+    optimiser.step()
+    return loss.detach()

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import cycle as endlessly
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveFloat
 
 from harness.lazy import F, torch
-from harness.method import Acquisition, Training
 from harness.settings import Strict
+
+from ._joint import Joint
 
 if TYPE_CHECKING:
     from harness.cycle import Cycle
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from harness.networks import Network, Outputs
 
 
-class ADS(Training, Acquisition):
+class ADS(Joint):
     """Two heads that agree and differ in turn; buys where they are uncertain."""
 
     class Settings(Strict):
@@ -42,108 +43,104 @@ class ADS(Training, Acquisition):
         tau: float = Field(0.1, description="entropy, in bits, at which an image counts half for either step")
         adversarial_learning_rate: PositiveFloat = Field(0.1, description="of agreement and discrepancy, all epochs")
 
-    @classmethod
-    def check(cls, settings: Any, training: type[Training], training_settings: Any) -> None:
-        """Refuse another training: the score is what this one learns."""
-        if not issubclass(training, cls) or settings != training_settings:
-            raise ValueError("ads ranks by what its own training learns: write just ads, without another training")
+    stream = "ads heads"
 
-    def __init__(self, settings: Any, num_classes: int) -> None:
-        Training.__init__(self, settings, num_classes)
-        self._heads: Any = None
-        self._carried: dict[str, torch.Tensor] = {}
+    def make(self, cycle: Cycle) -> torch.nn.Module:
+        """Return the heads for the cycle's network."""
+        return self._heads(cycle.network.classifier.in_features)
 
-    def _make_heads(self, width: int, seed: int, device: torch.device) -> Any:
-        from ._modules import PrototypeHead, build
+    def _heads(self, width: int) -> torch.nn.Module:
+        from ._modules import PrototypeHead
 
-        return build(
-            lambda: torch.nn.ModuleList(PrototypeHead(width, self.num_classes) for _ in range(2)), seed, device
-        )
+        return torch.nn.ModuleList(PrototypeHead(width, self.num_classes) for _ in range(2))
 
     def fit(self, cycle: Cycle) -> float:
         """Run the three steps in each epoch; return the last epoch's mean labelled loss."""
-        from harness.learning import check_finite, optimizer
+        from harness.learning import batches, check_finite, learning_rate, optimizer
+
+        from ._modules import step
 
         network, recipe = cycle.network, cycle.recipe
-        if self._heads is None:
-            width = network.classifier.in_features
-            self._heads = self._make_heads(width, cycle.key("ads heads"), cycle.device)
-            if self._carried:
-                self._heads.load_state_dict(self._carried)
+        module = self.ready(cycle)
         classifier = {id(p) for p in network.classifier.parameters()}  # replaced by the heads: not trained
         backbone = [p for p in network.parameters() if id(p) not in classifier]
-        heads = list(self._heads.parameters())
+        heads = list(module.parameters())
         main = optimizer([*backbone, *heads], recipe)
         rate, decay = self.settings.adversarial_learning_rate, recipe.weight_decay
         agree = torch.optim.SGD(backbone, rate, weight_decay=decay)
         differ = torch.optim.SGD(heads, rate, weight_decay=decay)
         order, draws = cycle.stream("order"), cycle.stream("augmentation", on_device=True)
-        positions_of = _shuffled(len(cycle.labelled), recipe, order)
         unlabelled_order = cycle.stream("unlabelled order")
         network.train()
-        self._heads.train()
+        module.train()
 
-        def labelled_loss(positions: torch.Tensor) -> torch.Tensor:
-            images = cycle.images.augmented(cycle.labelled[positions], draws)
-            return self.loss(network(images), cycle.labels[positions], 0.0)
+        def labelled(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            positions = positions.to(cycle.device)
+            return cycle.images.augmented(cycle.labelled[positions], draws), cycle.labels[positions]
 
         def unlabelled() -> Iterator[torch.Tensor]:
-            parts = torch.randperm(len(cycle.candidates), generator=unlabelled_order).split(recipe.batch_size)
-            for part in parts:
+            for part in batches(len(cycle.candidates), recipe, unlabelled_order):
                 yield cycle.images.augmented(cycle.candidates[part.to(cycle.device)], draws)
 
-        losses: list[torch.Tensor] = []
+        def supervised_epoch(epoch: int) -> torch.Tensor:
+            for group in main.param_groups:
+                group["lr"] = learning_rate(recipe, epoch)
+            losses = []
+            for positions in batches(len(cycle.labelled), recipe, order):
+                images, labels = labelled(positions)
+                losses.append(step(main, self.loss(network(images), labels, 0.0)))
+            return torch.stack(losses)
+
+        losses = torch.zeros(0)
         for epoch in range(recipe.epochs):
             if epoch == 0:
                 with cycle.clock.phase("train"):
-                    self._supervised_epoch(cycle, main, epoch, next(positions_of), labelled_loss)
+                    supervised_epoch(epoch)
             with cycle.clock.phase("auxiliary"):
                 for images in unlabelled():
                     self.agreement_step(network, images, agree)
-                labelled = endlessly(next(positions_of))
+                positions_of = endlessly(batches(len(cycle.labelled), recipe, order))
                 for images in unlabelled():
-                    self.discrepancy_step(network, images, differ, labelled_loss(next(labelled).to(cycle.device)))
+                    self.discrepancy_step(network, images, differ, *labelled(next(positions_of)))
             with cycle.clock.phase("train"):
-                losses = self._supervised_epoch(cycle, main, epoch, next(positions_of), labelled_loss)
-                check_finite(torch.stack(losses), cycle, epoch)
+                losses = supervised_epoch(epoch)
+                check_finite(losses, cycle, epoch)
         network.eval()
-        self._heads.eval()
-        return float(torch.stack(losses).mean())
-
-    def _supervised_epoch(
-        self, cycle: Cycle, optimiser: Any, epoch: int, batches: list[torch.Tensor], labelled_loss: Any
-    ) -> list[torch.Tensor]:
-        from harness.learning import learning_rate
-
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(cycle.recipe, epoch)
-        losses = []
-        for positions in batches:
-            loss = labelled_loss(positions.to(cycle.device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.detach())
-        return losses
+        module.eval()
+        return float(losses.mean())
 
     def agreement_step(self, network: Network, images: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
         """Change the backbone, and nothing else, so that the heads agree; sure images count more."""
+        from ._modules import step
+
         scores = self.scores(network(images))
         weight = (1 - (entropy(scores) - self.settings.tau).sigmoid()).detach() / len(images)
-        _step(optimiser, (weight * difference(scores)).mean())
+        step(optimiser, (weight * difference(scores)).mean())
 
     def discrepancy_step(
-        self, network: Network, images: torch.Tensor, optimiser: torch.optim.Optimizer, labelled: torch.Tensor
+        self,
+        network: Network,
+        images: torch.Tensor,
+        optimiser: torch.optim.Optimizer,
+        labelled_images: torch.Tensor,
+        labels: torch.Tensor,
     ) -> None:
-        """Change the heads, and nothing else, so that they differ; unsure images count more."""
-        features = network(images).features.detach()
-        scores = [head(features) for head in self._heads]
+        """Change the heads, and nothing else, so that they differ on ``images`` and are right on the labelled ones.
+
+        Unsure images count more.
+        """
+        from ._modules import step
+
+        with torch.no_grad():
+            labelled, unlabelled = network(labelled_images), network(images)
+        supervised = self.loss(labelled, labels, 0.0)
+        scores = self.scores(unlabelled)
         weight = (entropy(scores) - self.settings.tau).sigmoid().detach() / len(images)
-        _step(optimiser, (weight * (1 - difference(scores))).mean() + labelled)
+        step(optimiser, (weight * (1 - difference(scores))).mean() + supervised)
 
     def scores(self, outputs: Outputs) -> list[torch.Tensor]:
         """Return each head's class scores [B, C] in 0..1."""
-        return [head(outputs.features) for head in self._heads]
+        return [head(outputs.features) for head in self.module]
 
     def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """Return both heads' binary cross-entropy, summed over classes, averaged over the batch."""
@@ -155,46 +152,20 @@ class ADS(Training, Acquisition):
         """Return both heads' scores: each is tested."""
         return self.scores(network(images))
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the heads' weights."""
-        return self._carried if self._heads is None else self._heads.state_dict()
-
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over the heads' weights, once they are built."""
-        self._carried = state
-
-    def prepare(self, cycle: Cycle) -> Columns:
-        """Return the heads' weights."""
-        return self.state()
-
     def describe(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``: the heads' mean entropy."""
         features = network(images).features
-        if self._heads is None:  # on a scoring worker
-            self._heads = self._make_heads(features.shape[1], 0, features.device).eval()
-        self._heads.load_state_dict(prepared)
-        return {"score": entropy([head(features) for head in self._heads])}
+        if self.module is None:  # on a scoring worker
+            self.module = self._heads(features.shape[1]).to(features.device).eval()
+        self.module.load_state_dict(prepared)
+        return {"score": entropy([head(features) for head in self.module])}
 
     def extra_parameters(self, cycle: Cycle) -> int:
         """Return the heads' parameters less those of the classifier that they replace."""
         replaced = sum(p.numel() for p in cycle.network.classifier.parameters())
-        return sum(v.numel() for v in self.state().values()) - replaced
-
-
-def _shuffled(count: int, recipe: Any, generator: torch.Generator) -> Iterator[list[torch.Tensor]]:
-    from harness.learning import batches
-
-    while True:
-        yield batches(count, recipe, generator)
-
-
-def _step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    active = [p for group in optimiser.param_groups for p in group["params"]]
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward(inputs=active)
-    optimiser.step()
+        return super().extra_parameters(cycle) - replaced
 
 
 def entropy(scores: list[torch.Tensor]) -> torch.Tensor:

@@ -15,20 +15,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from harness.lazy import F, torch
-from harness.method import Acquisition, Training
 from harness.settings import Strict
+
+from ._joint import Joint
 
 if TYPE_CHECKING:
     from harness.cycle import Cycle
     from harness.method import Columns
     from harness.networks import Network, Outputs
 
-    from ._modules import LossModule
-
 CHANCE = 0.55  # ranking accuracy up to which the module counts as guessing
 
 
-class LL4AL(Training, Acquisition):
+class LL4AL(Joint):
     """Trains the loss module beside the target and buys by its prediction."""
 
     class Settings(Strict):
@@ -41,37 +40,29 @@ class LL4AL(Training, Acquisition):
             0.6, ge=0, le=1, description="part of the epochs after which the target gets no gradient of the module"
         )
 
-    @classmethod
-    def check(cls, settings: Any, training: type[Training], training_settings: Any) -> None:
-        """Refuse another training: the score is what this one learns."""
-        if not issubclass(training, cls) or settings != training_settings:
-            raise ValueError("ll4al ranks by what its own training learns: write just ll4al, without another training")
+    stream = "loss module"
 
     def __init__(self, settings: Any, num_classes: int) -> None:
-        Training.__init__(self, settings, num_classes)
-        self._module: LossModule | None = None
-        self._carried: dict[str, torch.Tensor] = {}
+        super().__init__(settings, num_classes)
         self._right: list[torch.Tensor] = []
 
+    def make(self, cycle: Cycle) -> torch.nn.Module:
+        """Return a loss module for the stages of the cycle's network."""
+        from harness.learning import evaluating
+
+        from ._modules import LossModule
+
+        with evaluating(cycle.network):
+            taps = cycle.network(cycle.images.plain(cycle.labelled[:1]), stages=True).stages
+        return LossModule([tap.shape[1] for tap in taps], self.settings.width)
+
     def fit(self, cycle: Cycle) -> float:
-        """Train target and module by the recipe, with one optimiser each of the same schedule."""
+        """Train target and module by the recipe, with one optimiser for both."""
         from harness.learning import fit
 
-        from ._modules import LossModule, build
-
-        if self._module is None:
-            with torch.no_grad():
-                was_training = cycle.network.training
-                taps = cycle.network.eval()(cycle.images.plain(cycle.labelled[:1]), stages=True).stages
-                cycle.network.train(was_training)
-            channels = [tap.shape[1] for tap in taps]
-            self._module = build(
-                lambda: LossModule(channels, self.settings.width), cycle.key("loss module"), cycle.device
-            )
-            if self._carried:
-                self._module.load_state_dict(self._carried)
+        module = self.ready(cycle)
         self._right = []
-        loss = fit(cycle, self.loss, self._module.parameters(), stages=True)
+        loss = fit(cycle, self.loss, module.parameters(), stages=True)
         accuracy = float(torch.stack(self._right).mean()) if self._right else 0.0
         cycle.health["ranking_accuracy"] = accuracy
         if accuracy <= CHANCE:
@@ -80,24 +71,11 @@ class LL4AL(Training, Acquisition):
 
     def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """Return the mean cross-entropy plus the weighted ranking loss."""
-        assert self._module is not None
         losses = F.cross_entropy(outputs.logits, labels, reduction="none")
         stages = [s.detach() for s in outputs.stages] if progress > self.settings.detach_after else outputs.stages
-        ranking, right = ranking_loss(self._module(stages), losses.detach(), self.settings.margin)
+        ranking, right = ranking_loss(self.module(stages), losses.detach(), self.settings.margin)
         self._right = [*self._right[-99:], right]  # of the last hundred steps: the trained module's
         return losses.mean() + self.settings.weight * ranking
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the module's weights."""
-        return self._carried if self._module is None else self._module.state_dict()
-
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over the module's weights, once it is built."""
-        self._carried = state
-
-    def prepare(self, cycle: Cycle) -> Columns:
-        """Return the module's weights."""
-        return self.state()
 
     def describe(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
@@ -109,10 +87,6 @@ class LL4AL(Training, Acquisition):
             for i, stage in enumerate(stages)
         ]
         return {"score": F.linear(torch.cat(pooled, 1), prepared["head.weight"], prepared["head.bias"])[:, 0]}
-
-    def extra_parameters(self, cycle: Cycle) -> int:
-        """Return the module's parameters."""
-        return sum(v.numel() for v in self.state().values())
 
 
 def ranking_loss(predicted: torch.Tensor, losses: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:

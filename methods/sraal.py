@@ -18,7 +18,7 @@ Known differences from the paper and its authors' code:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.cycle import Cycle
 
 SUPERVISION = 5.0  # weight of the label loss (authors' code)
+FIRST_CENTERS = 10  # from which the k-center start grows (public re-implementation)
 DECAY, DECAYS = 0.85, 30  # the learning rate falls by the factor this many times in a cycle (authors' code)
 
 
@@ -41,10 +42,35 @@ class SRAAL(_VAAL):
 
         iterations: PositiveInt = Field(20000, description="each is 2 generator steps and 1 of the discriminator")
         supervision: NonNegativeFloat = Field(SUPERVISION, description="weight of the label loss")
+        start: Literal["shared", "k_center"] = Field(
+            "shared", description="labelled images of cycle 0: those of all methods, or k-center in latent space"
+        )
 
     name = "sraal"
     judge_layers = 5
     reconstruction = 5.0  # authors' code
+
+    @classmethod
+    def own_start(cls, settings: Any) -> bool:
+        """Return True with ``start: k_center``, the paper's; DAST-AL compares all methods from one random set."""
+        return settings.start == "k_center"
+
+    def start(self, cycle: Cycle) -> torch.Tensor:
+        """Return the k-center picks among the latents of an autoencoder trained alone on all images.
+
+        The first centers are the first ten images of the shared set, as in the public re-implementation.
+        """
+        from ._adversarial import Game
+        from .core_set import k_center
+
+        with cycle.clock.phase("auxiliary"):
+            latents = Game(self, cycle).latents()
+            first = cycle.labelled[:FIRST_CENTERS]
+            is_center = torch.zeros(len(latents), dtype=torch.bool, device=cycle.device)
+            is_center[first] = True
+            others = (~is_center).nonzero()[:, 0]
+            picks = k_center(latents[others], latents[first], len(cycle.labelled) - len(first))
+        return torch.cat([first, others[picks]])
 
     def networks(self, channels: int) -> torch.nn.ModuleDict:
         """Return new networks: the autoencoder decodes the first half of the latent, ``labels`` reads the second."""

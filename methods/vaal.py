@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from harness.lazy import F, torch
+from harness.lazy import torch
 from harness.method import Acquisition
 from harness.settings import Strict
 
@@ -78,86 +78,23 @@ class VAAL(Acquisition):
 
     def prepare(self, cycle: Cycle) -> Columns:
         """Train autoencoder and discriminator anew; return their weights."""
-        from ._adversarial import autocast, check_autoencoder, check_discriminator, kl_divergence, play, resized
-        from ._modules import build, packed
+        from ._adversarial import Game
 
-        settings, device = self.settings, cycle.device
         with cycle.clock.phase("auxiliary"):
-            channels = cycle.images.pixels.shape[3]
-            networks = build(lambda: self.networks(channels), cycle.key(f"{self.name} weights"), device).train()
-            if cycle.recipe.precision == "bfloat16":
-                networks.to(memory_format=torch.channels_last)
-            autoencoder, judge = networks["autoencoder"], networks["judge"]
-            generating = [p for name, part in networks.items() if name != "judge" for p in part.parameters()]
-            optimisers = [torch.optim.Adam(p, settings.learning_rate) for p in (generating, judge.parameters())]
-            schedules = [torch.optim.lr_scheduler.LambdaLR(o, self.decay) for o in optimisers]
-            draws = cycle.stream(f"{self.name} draws", on_device=True)
-            kl_weight = {"per_image": 1.0, "batch_sum": settings.batch_size, "per_dimension": 1 / settings.latent}
-            # by image index, so that a batch of indices finds its labels and targets
-            label_of = torch.zeros(len(cycle.images.pixels), dtype=torch.int64, device=device)
-            label_of[cycle.labelled] = cycle.labels
-            target_of = torch.ones(len(cycle.images.pixels), device=device)
-            target_of[cycle.unlabelled] = self.unlabelled_targets(cycle)
-
-            def seen(indices: torch.Tensor) -> torch.Tensor:
-                return resized(cycle.images.augmented(indices, draws, crop=False))  # flips only, as published
-
-            def encoded(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-                """Return (loss of the autoencoder, latent means, latents drawn) of a batch."""
-                images = seen(indices)
-                with autocast(cycle.recipe.precision, device):
-                    mean, log_variance = autoencoder.encode(images)
-                    noise = torch.randn(mean.shape, generator=draws, device=device)
-                    latent = mean + noise * (log_variance / 2).exp()
-                    decoded = autoencoder.decode(latent)
-                kl = kl_divergence(mean, log_variance).mean() * kl_weight[settings.kl]
-                return self.reconstruction * F.mse_loss(decoded, images) + settings.beta * kl, mean, latent
-
-            def judged(means: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-                return F.binary_cross_entropy_with_logits(judge(means)[:, 0], targets)
-
-            def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward(inputs=[p for group in optimiser.param_groups for p in group["params"]])
-                optimiser.step()
-
-            def generator_step(labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
-                loss_l, mean_l, latent_l = encoded(labelled)
-                loss_u, mean_u, _ = encoded(unlabelled)
-                # both pools are to look labelled
-                fooled = judged(mean_l, torch.ones_like(mean_l[:, 0])) + judged(mean_u, torch.ones_like(mean_u[:, 0]))
-                loss = loss_l + loss_u + settings.adversary * fooled
-                loss = loss + self.supervised(networks, latent_l, label_of[labelled])
-                step(optimisers[0], loss)
-                return loss.detach()
-
-            def discriminator_step(labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
-                with torch.no_grad(), autocast(cycle.recipe.precision, device):
-                    means = [autoencoder.encode(seen(indices))[0] for indices in (labelled, unlabelled)]
-                loss = judged(means[0], target_of[labelled]) + judged(means[1], target_of[unlabelled])
-                step(optimisers[1], loss)
-                for schedule in schedules:
-                    schedule.step()
-                return loss.detach() / 2
-
-            losses = play(cycle, settings.iterations, settings.batch_size, generator_step, discriminator_step)
-            networks.eval()
-            unlabelled = target_of[cycle.unlabelled]
-            check_discriminator(cycle, self.name, losses, torch.cat([torch.ones_like(unlabelled), unlabelled]))
-            check_autoencoder(cycle, self.name, autoencoder)
-            return packed(networks=networks)
+            game = Game(self, cycle)
+            game.play()
+        return dict(game.networks.state_dict())
 
     def describe(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``: minus the logit that the image is labelled."""
         from ._adversarial import autocast, resized
-        from ._modules import unpacked
 
         if self._networks is None:
             with torch.device("meta"):  # only the shape: the weights are what was prepared
                 self._networks = self.networks(images.shape[1]).eval()
-        self._networks.load_state_dict(unpacked(prepared, "networks"), assign=True)
+        self._networks.load_state_dict(prepared, assign=True)
         with autocast(network.precision, images.device):
             mean, _ = self._networks["autoencoder"].encode(resized(images))
         return {"score": -self._networks["judge"](mean)[:, 0]}

@@ -1,4 +1,4 @@
-"""Describe the candidates of CONFIG's Core-set and Sampled methods here and on 1, 2 and 4 shards, and compare."""
+"""Describe the candidates of CONFIG's methods, and of the learned ones, here and on 1, 2 and 4 shards, and compare."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ from harness.store import RunStore
 from harness.trial import Runner, Surroundings
 
 path = Path(sys.argv[1])
-suite = config.load(path).suites[0]
+SMALL = "width: 4, latent: 6, iterations: 3, batch_size: 16"
+LEARNED = {
+    "LL4AL": "ll4al",
+    "VAAL": f"{{name: vaal, {SMALL}}}",
+    "SRAAL": f"{{name: sraal, {SMALL}}}",
+    "ADS": "ads",
+}
+suite = config.load(path, ["recipe.epochs=2", *(f"methods.{k}={v}" for k, v in LEARNED.items())]).suites[0]
 problem = suite.open_dataset(Where()).load()
 here = Surroundings()
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 put = ray.put(problem)
 for label, trial in suite.trials():
-    if label not in ("Core-set", "Sampled"):
+    if label not in ("Core-set", "Sampled", *LEARNED):
         continue
     runner = Runner(trial, problem, RunStore(path.parent / "compared"), here)
     cycle = runner._begin(0)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from conftest import changed, make_trial, outcomes, run, same
 from harness_of import cycle_of
 
-from harness import networks, registry
+from harness import networks, pool, registry
 from harness.config import load
 from harness.data import DataPlace, Dataset, Facts, Problem
 from harness.errors import NonFiniteLoss, UserError
@@ -254,6 +254,33 @@ def test_relabelling_by_uncertainty_changes_the_picks(
     assert set(with_it[0].chosen) != set(without[0].chosen)
 
 
+def test_sraal_may_start_from_k_center_in_latent_space(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"width": 4, "latent": 6, "iterations": 30, "batch_size": 16}
+    common = make_trial("plain", own("sraal", **settings), initial=30, cycles=2)
+    trial = make_trial("plain", own("sraal", **settings, start="k_center"), initial=30, cycles=2)
+    assert common.sharing_key == make_trial("plain", "random", initial=30, cycles=2).sharing_key
+    assert trial.sharing_key != common.sharing_key
+    first, second = run(trial, digits, folders())
+    shared = pool.initial_set(trial.protocol, len(digits.train_labels), trial.seed).tolist()
+    assert first.own_start[:10] == shared[:10] and len(set(first.own_start)) == 30
+    assert set(first.own_start) != set(shared) and not set(first.chosen) & set(first.own_start)
+    assert "an initial set of its own" in first.warnings[0] and not second.own_start
+    assert first.seconds["auxiliary"] > 0 and run(common, digits, folders())[0].own_start == []
+    # spread in latent space: the smallest distance between two of its images is larger than between random ones
+    runner, cycle = cycle_of(trial, digits, folders())
+    latents = adversarial.Game(runner.acquisition, cycle).latents()
+    assert torch.pdist(latents[first.own_start]).min() > torch.pdist(latents[shared]).min()
+    # resumed, it is read from cycle 0 and not drawn again
+    folder = folders()
+    run(trial, digits, folder)
+    for path in (folder / "trials" / trial.id).glob("*_001.*"):
+        path.unlink()
+    monkeypatch.setattr(sraal.SRAAL, "start", None)
+    assert outcomes(run(trial, digits, folder)) == outcomes([first, second])
+
+
 @pytest.mark.parametrize("name", ["vaal", "sraal"])
 def test_the_first_cycle_is_the_plain_networks(name: str, digits: Problem, tmp_path: Path) -> None:
     method = own(name, width=4, latent=6, iterations=5, batch_size=16)
@@ -310,8 +337,8 @@ def test_agreement_moves_the_backbone_and_discrepancy_the_heads(digits: Problem,
     runner, cycle = cycle_of(make_trial(method, method, width=8), digits, tmp_path)
     training: Any = runner.training
     training.fit(cycle)
-    network, heads = cycle.network, training._heads
-    images = cycle.images.plain(cycle.candidates[:64])
+    network, heads = cycle.network, training.module
+    images, labels = cycle.images.plain(cycle.candidates[:64]), torch.arange(8)
     network.train()
     classifier = {id(p) for p in network.classifier.parameters()}
     backbone = [p for p in network.parameters() if id(p) not in classifier]
@@ -334,7 +361,7 @@ def test_agreement_moves_the_backbone_and_discrepancy_the_heads(digits: Problem,
     assert agreed < start
     differ = torch.optim.SGD(heads.parameters(), 20.0)
     for _ in range(5):
-        training.discrepancy_step(network, images, differ, torch.zeros(()))
+        training.discrepancy_step(network, images, differ, images[:8], labels)
     last = snapshot()
     assert same(after[0], last[0]) and not same(after[1], last[1])
     assert apart() > agreed
@@ -398,6 +425,4 @@ def test_all_four_run_on_the_papers_networks(name: str, model: str, digits: Prob
     trial = make_trial(training, method, initial=6, budget=2, candidates=8, cycles=2, batch_size=4, crop_padding=4)
     trial = replace(trial, model=Model(name=model))
     for start in ("warm", "fresh"):
-        records = run(changed(trial, start=start), problem, folders())
-        assert [record.labelled for record in records] == [6, 8]
-        assert outcomes(records) == outcomes(run(changed(trial, start=start), problem, folders()))
+        assert [record.labelled for record in run(changed(trial, start=start), problem, folders())] == [6, 8]

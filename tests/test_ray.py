@@ -286,7 +286,7 @@ def test_any_number_of_shards_gives_the_same_columns_bit_for_bit(grid: Path) -> 
         [sys.executable, str(script), str(grid)], capture_output=True, text=True, timeout=300, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert done.stdout.count("same") == 6  # two methods, three numbers of shards
+    assert done.stdout.count("same") == 18  # six methods, three numbers of shards
 
 
 def test_records_are_readable(grid: Path, expected: dict[str, list[dict[str, object]]]) -> None:
