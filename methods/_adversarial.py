@@ -112,8 +112,8 @@ class Game:
             schedule.step()
         return judged
 
-    def play(self) -> None:
-        """Play all iterations and record the networks' health.
+    def play(self) -> torch.Tensor:
+        """Play all iterations; return the discriminator's losses in the last tenth of them.
 
         Each iteration: two generator steps, each on a new pair of batches, then one discriminator step on the last
         pair (the public code of both methods). Losses stay on the device; raises NonFiniteLoss.
@@ -135,11 +135,15 @@ class Game:
             if len(pending) == CHECKED_EVERY or iteration == iterations - 1:
                 check_finite(pending, cycle, iteration)
                 pending = []
+        return torch.stack(tail)
+
+    def check(self, losses: torch.Tensor) -> None:
+        """Record the networks' health after ``play``, and warn of what is wrong with it."""
         self.networks.eval()
-        unlabelled_targets = self.target_of[cycle.unlabelled]
-        both = torch.cat([torch.ones_like(unlabelled_targets), unlabelled_targets])
-        check_discriminator(cycle, self.method.name, torch.stack(tail).tolist(), both)
-        check_autoencoder(cycle, self.method.name, self.autoencoder)
+        unlabelled = self.target_of[self.cycle.unlabelled]
+        both = torch.cat([torch.ones_like(unlabelled), unlabelled])
+        check_discriminator(self.cycle, self.method.name, losses.tolist(), both)
+        check_autoencoder(self.cycle, self.method.name, self.autoencoder)
 
     def latents(self) -> torch.Tensor:
         """Train the autoencoder alone, on all images; return the latent means [N, z] of the training set."""

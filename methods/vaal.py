@@ -82,7 +82,7 @@ class VAAL(Acquisition):
 
         with cycle.clock.phase("auxiliary"):
             game = Game(self, cycle)
-            game.play()
+            game.check(game.play())
         return dict(game.networks.state_dict())
 
     def describe(
