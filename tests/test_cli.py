@@ -65,7 +65,9 @@ where: {trials: in_process}
 
 ACQUISITIONS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Acquisition))
 TRAININGS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Training))
-PLACES = "allowed: dataset, exclusive, methods, model, optional, protocol, recipe, seeds, suites, title, where"
+PLACES = (
+    "allowed: dataset, exclusive, methods, model, on_request, optional, protocol, recipe, seeds, suites, title, where"
+)
 EMPTY = "a config is a mapping of keys (dataset, model, recipe, ...), "
 NO_CHANGE = ("", "")
 DAST = "DAST: {acquisition: epmcm, training: isda}"

@@ -222,6 +222,7 @@ def test_every_measured_setting_is_among_the_changes(tmp_path: Path) -> None:
         "where.gpus_per_trial=0.5",
         "title=T",
         "optional=true",
+        "on_request=true",
         "exclusive=true",
         "seeds=[0, 1]",
         "methods.X=random",
