@@ -49,6 +49,8 @@ class Facts:
     size: tuple[int, int]
     source: str
     """One phrase for the user: which files are read."""
+    per_pixel: bool = False
+    """Whether each pixel has a label, or the image as a whole."""
 
 
 @dataclass(frozen=True)
