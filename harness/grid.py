@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from harness import network_names
 from harness.data import Facts
 from harness.errors import DataMissing, UserError
 from harness.suite import Benchmark, Suite, Trial
@@ -80,6 +81,8 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
             continue
         facts[suite.name] = known[data]
         _check_size(suite, facts[suite.name])
+        if problem := network_names.misfit(suite.model, facts[suite.name].per_pixel):
+            raise UserError(f"suite {suite.name}: model.{problem[0]}: {problem[1]}")
     running = [suite for suite in benchmark.suites if suite.name not in skipped]
     groups: dict[str, list[str]] = defaultdict(list)
     trials: dict[str, tuple[Suite, str, Trial]] = {}

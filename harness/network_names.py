@@ -8,13 +8,16 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.settings import Model
 
 OURS = ("resnet18_cifar", "resnet18_cifar_projection", "vgg16_bn_cifar", "resnet_small")
 """Networks for small images, built from timm's by harness/networks.py."""
+
+DRNS = ("drn_c_26", "drn_d_22", "drn_d_38", "drn_d_54", "drn_small")
+"""Networks for datasets that label pixels, from harness/drn.py."""
 
 VGG16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 
@@ -32,26 +35,42 @@ def timm_names() -> frozenset[str]:
 
 def problem(model: Model) -> tuple[str, str] | None:
     """Return (key, what is wrong with its value), or None if there is such a network."""
-    if model.name not in OURS and model.name not in timm_names():
+    if model.name not in (*OURS, *DRNS) and model.name not in timm_names():
         untagged = model.name.split(".")[0]
-        close = get_close_matches(untagged, sorted({*OURS, *timm_names()}), n=1, cutoff=0.5)
+        close = get_close_matches(untagged, sorted({*OURS, *DRNS, *timm_names()}), n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
-        allowed = f"{', '.join(OURS)}, or any model of timm {version('timm')}, without pretrained tag"
+        allowed = f"{', '.join((*OURS, *DRNS))}, or any model of timm {version('timm')}, without pretrained tag"
         return "name", f"unknown network {model.name!r}{hint} allowed: {allowed}"
     if model.name == "vgg16_bn_cifar" and model.initialisation == "kaiming_zero_last":
         return (
             "initialisation",
             f"kaiming_zero_last is for residual networks, not {model.name}; allowed: kaiming, pytorch",
         )
-    if model.width is not None and model.name != "resnet_small":
-        return "width", f"only resnet_small takes a width, got {model.width} for {model.name}"
-    if model.width is not None and model.width % 2:
+    if model.width is not None and model.name not in ("resnet_small", "drn_small"):
+        return "width", f"only resnet_small and drn_small take a width, got {model.width} for {model.name}"
+    if model.name == "resnet_small" and model.width is not None and model.width % 2:
         return "width", f"must be even, got {model.width}"
+    if model.output_stride is not None and model.name in (*OURS, *DRNS):
+        return "output_stride", f"is for timm's models, got {model.output_stride} for {model.name}; leave it out"
+    return None
+
+
+def misfit(model: Model, per_pixel: bool) -> tuple[str, str] | None:
+    """Return (key, why it can't be) where the network is not for the dataset's kind of labels, else None."""
+    dense = model.name in DRNS or model.output_stride is not None
+    if per_pixel and not dense:
+        allowed = f"{', '.join(DRNS)}, or a model of timm with model.output_stride: 8"
+        return "name", f"the dataset labels pixels, and {model.name} has one output for an image; allowed: {allowed}"
+    if dense and not per_pixel:
+        problem = "the dataset labels images, and this makes an output for each place"
+        if model.output_stride is not None:
+            return "output_stride", f"{problem}, got {model.output_stride}; leave it out"
+        return "name", f"{problem}, got {model.name}; allowed: {', '.join(OURS)}, or any model of timm"
     return None
 
 
 def num_parameters(model: Model, channels: int, num_classes: int) -> int:
-    """Return the number of parameters of a network; for one of timm's own it is built, which takes seconds."""
+    """Return the number of parameters of a network; a DRN or one of timm's own is built, which takes seconds."""
 
     def resnet(widths: list[int], blocks: int) -> int:
         total, before = 9 * channels * widths[0] + 2 * widths[0], widths[0]
@@ -70,7 +89,16 @@ def num_parameters(model: Model, channels: int, num_classes: int) -> int:
     if model.name == "vgg16_bn_cifar":
         inputs = (channels, *VGG16[:-1])
         return sum(9 * i * o + 3 * o for i, o in zip(inputs, VGG16, strict=True)) + 513 * num_classes
-    import timm
+    body: Any
+    if model.name in DRNS:
+        import torch
 
-    body = timm.create_model(model.name, num_classes=num_classes, in_chans=channels)
+        from harness.drn import DRN
+
+        with torch.device("meta"):
+            body = DRN(model.name, channels, num_classes, model.width)
+    else:
+        import timm
+
+        body = timm.create_model(model.name, num_classes=num_classes, in_chans=channels)
     return sum(p.numel() for p in body.parameters())

@@ -1,4 +1,8 @@
-"""Target networks: timm models behind one face (logits, penultimate features, stage outputs, last linear layer)."""
+"""Target networks behind one face (logits, penultimate features, stage outputs, last linear layer).
+
+timm models and our small ones for images, which give a vector each; DRNs and timm models with an output stride for
+datasets that label pixels, which give a map.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.models.resnet import BasicBlock, ResNet
 
+from harness import drn, network_names
 from harness.data import Facts
 from harness.errors import UserError
 from harness.seeds import key
@@ -18,7 +23,7 @@ from harness.settings import Model
 
 
 class Outputs(NamedTuple):
-    """What a forward pass gives, float32."""
+    """What a forward pass gives, float32; [B, C, h, w] and [B, D, h, w] for a dataset that labels pixels."""
 
     logits: torch.Tensor
     """[B, C]"""
@@ -29,7 +34,7 @@ class Outputs(NamedTuple):
 
 
 class Network(nn.Module):
-    """A timm classification model whose parts are reachable in one way.
+    """A model with timm's face whose parts are reachable in one way.
 
     ``precision`` (float32 or bfloat16) is the precision that the network runs in. What it returns is float32, and so
     is its last linear layer: scores and ISDA's logits hang on small differences that bfloat16 does not hold.
@@ -57,8 +62,11 @@ class Network(nn.Module):
             else:
                 last = self.body.forward_features(images)
             features = self.projection(self.body.forward_head(last, pre_logits=True)).float()
-        layer = self.classifier
-        return Outputs(F.linear(features, layer.weight, layer.bias), features, [stage.float() for stage in taken])
+        return Outputs(self._classified(features), features, [stage.float() for stage in taken])
+
+    def _classified(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, C] of features [B, D]."""
+        return F.linear(features, self.classifier.weight, self.classifier.bias)
 
     def _with_stages(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the last feature map and the outputs of the last four stages."""
@@ -86,6 +94,51 @@ class _VGG(Network):
                 taken.append(here)
             here = layer(here)
         return here, taken[-4:]
+
+
+class DenseNetwork(Network):
+    """A network that gives maps: logits [B, C, h, w] and features [B, D, h, w], h = ceil(H / stride).
+
+    Images whose sides are not multiples of the stride are filled up with zeros, the mean colour, at the bottom and on
+    the right; ``upsampled`` cuts that off. The classifier is the same nn.Linear, applied to each position.
+    """
+
+    def __init__(self, body: Any, stride: int) -> None:
+        super().__init__(body)
+        self.stride = stride
+
+    def forward(self, images: torch.Tensor, stages: bool = False) -> Outputs:
+        """Return the outputs for images [B, channels, H, W]."""
+        height, width = images.shape[2:]
+        return super().forward(F.pad(images, (0, -width % self.stride, 0, -height % self.stride)), stages)
+
+    def _classified(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, C, h, w] of features [B, D, h, w]."""
+        return F.conv2d(features, self.classifier.weight[:, :, None, None], self.classifier.bias)
+
+
+STRIDES = (8, 16, 32)
+
+
+def upsampled(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return maps [B, K, h, w] of images of ``size`` (H, W) as [B, K, H, W]: bilinear, align_corners=False.
+
+    It is the DRN authors' frozen transposed convolution, but for the outermost half stride, where theirs fades to 0.
+    Two small matrix products, because the deterministic backward pass of F.interpolate on a GPU is a scatter. The
+    stride follows from both sizes. Raises ValueError if these are not maps of such images.
+    """
+    for stride in STRIDES:
+        if maps.shape[2:] == tuple(-(-side // stride) for side in size):
+            rows, columns = (_bilinear(side, stride, maps.device).to(maps.dtype) for side in size)
+            return rows @ maps @ columns.T
+    raise ValueError(f"maps of {tuple(maps.shape[2:])} places can't be those of images of {size} pixels")
+
+
+def _bilinear(side: int, stride: int, device: torch.device) -> torch.Tensor:
+    """Return the weights [side, ceil(side / stride)] that places have in each pixel."""
+    places = torch.arange(-(-side // stride), device=device)
+    centres = ((torch.arange(side, device=device) + 0.5) / stride - 0.5).clamp(0, len(places) - 1)
+    return (1 - (centres[:, None] - places).abs()).clamp(min=0)
 
 
 class _Projection(nn.Module):
@@ -152,6 +205,39 @@ VGG-16 with batch norm and one linear 512 -> C as in DAST-AL's code. ``resnet_sm
 ``width`` channels in the first) is ours, for CPUs and quick starts."""
 
 
+def _classifier_name(body: Any) -> str:
+    """Return the name of a timm model's last layer."""
+    last = body.get_classifier()
+    return next(name for name, module in body.named_modules() if module is last)
+
+
+def _dense(model: Model, facts: Facts) -> Network:
+    """Return a network that gives maps."""
+    if model.output_stride is None:
+        return DenseNetwork(drn.DRN(model.name, facts.channels, facts.num_classes, model.width), drn.STRIDE)
+    try:
+        body = timm.create_model(
+            model.name,
+            pretrained=False,
+            num_classes=0,
+            global_pool="",
+            in_chans=facts.channels,
+            output_stride=model.output_stride,
+        )
+    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"model.output_stride: {model.name!r} does not support {model.output_stride} ({_reason(error)}); ResNets, "
+            "EfficientNets, RegNets and ConvNeXts of timm do"
+        ) from None
+    body.set_submodule(_classifier_name(body), nn.Linear(body.head_hidden_size, facts.num_classes))
+    return DenseNetwork(body, model.output_stride)
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _set_last_gammas(network: Network, model: Model) -> None:
     """Set the gamma of the last batch norm of each residual block: 1, or with kaiming_zero_last 0.
 
@@ -170,11 +256,18 @@ def _set_last_gammas(network: Network, model: Model) -> None:
 
 
 def build(model: Model, facts: Facts, seed: int) -> Network:
-    """Return a new network; its weights depend on the seed alone, not on what ran before."""
+    """Return a new network; its weights depend on the seed alone, not on what ran before.
+
+    Raises UserError if the network is not for the dataset's kind of labels.
+    """
+    if problem := network_names.misfit(model, facts.per_pixel):
+        raise UserError(f"model.{problem[0]}: {problem[1]}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if model.name in BUILDERS:
             network = BUILDERS[model.name](model, facts)
+        elif facts.per_pixel:
+            network = _dense(model, facts)
         else:
             network = Network(
                 timm.create_model(model.name, pretrained=False, num_classes=facts.num_classes, in_chans=facts.channels)
@@ -189,17 +282,24 @@ def build(model: Model, facts: Facts, seed: int) -> Network:
     return network
 
 
+CHECKED_SIDE = 64  # of an image, at most, where a network takes any size: Cityscapes' own would take minutes
+
+
 def check(model: Model, facts: Facts) -> None:
     """Try a network on two images of the dataset's size. Raises UserError, with timm's own reason, if it fails."""
     network = build(model, facts, 0).eval()
+    size = facts.size
+    expected: tuple[int, ...] = (2, facts.num_classes)
+    if isinstance(network, DenseNetwork):
+        size = (min(size[0], CHECKED_SIDE), min(size[1], CHECKED_SIDE))
+        expected += tuple(-(-side // network.stride) for side in size)
     try:
         with torch.no_grad():
-            logits = network(torch.zeros(2, facts.channels, *facts.size)).logits
+            logits = network(torch.zeros(2, facts.channels, *size)).logits
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model.name: {model.name!r} can't take {facts.size} images: {reason}") from None
-    if logits.shape != (2, facts.num_classes):
-        raise UserError(f"model.name: {model.name!r} gives {tuple(logits.shape)} for 2 images")
+        raise UserError(f"model.name: {model.name!r} can't take {size} images: {_reason(error)}") from None
+    if logits.shape != expected:
+        raise UserError(f"model.name: {model.name!r} gives {tuple(logits.shape)} for 2 images, not {expected}")
 
 
 def initial(model: Model, facts: Facts, seed: int, cycle: int) -> Network:

@@ -27,11 +27,19 @@ class Strict(BaseModel):
 class Model(Strict):
     """The target network."""
 
-    name: str = Field(description="one of harness/networks.py (resnet18_cifar, ...), else any timm model")
-    initialisation: Literal["kaiming", "kaiming_zero_last", "pytorch"] = Field(
-        "kaiming", description="timm's, timm's with a zero last gamma in each residual block, or PyTorch's default"
+    name: str = Field(
+        description="one of harness/networks.py (resnet18_cifar, ...) or harness/drn.py (drn_d_22, ...), else any timm "
+        "model"
     )
-    width: PositiveInt | None = Field(None, description="channels of the first stage; resnet_small only")
+    initialisation: Literal["kaiming", "kaiming_zero_last", "pytorch"] = Field(
+        "kaiming",
+        description="timm's (a DRN's: its authors'), the same with a zero last gamma in each residual block, or "
+        "PyTorch's default",
+    )
+    width: PositiveInt | None = Field(None, description="channels of the first stage; resnet_small and drn_small only")
+    output_stride: Literal[8, 16, 32] | None = Field(
+        None, description="pixels per position of the map of a timm model, for a dataset that labels pixels"
+    )
 
 
 class Recipe(Strict):

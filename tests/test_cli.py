@@ -228,7 +228,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "width": (
         (SMALL, "name: resnet18_cifar, width: 8"),
         [],
-        "c.yaml:2: model.width: only resnet_small takes a width, got 8 for resnet18_cifar",
+        "c.yaml:2: model.width: only resnet_small and drn_small take a width, got 8 for resnet18_cifar",
     ),
     "odd width": (("width: 4", "width: 5"), [], "c.yaml:2: model.width: must be even, got 5"),
     # suites

@@ -1,0 +1,135 @@
+"""Dilated residual networks (Yu, Koltun & Funkhouser, CVPR 2017), from image to map at a stride of 8.
+
+Nine levels of layers: the first five halve the sides three times, the later ones dilate in place of halving. Tensors
+are called as in the authors' public checkpoints (github.com/fyu/drn), so that those load. The face is that of a timm
+model; the last linear layer, ``fc``, is applied to each position.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+from timm.models.resnet import BasicBlock, Bottleneck
+
+STRIDE = 8
+
+
+class Kind(NamedTuple):
+    """What one network differs in from the others."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    blocks: tuple[int, int, int, int]
+    """Residual blocks of levels 3 to 6."""
+    arch: str = "D"
+    """D: levels 1, 2, 7 and 8 are one convolution each; C: two convolutions, in 1 and 2 with a shortcut."""
+    width: int = 16
+    """Channels of level 0."""
+
+
+KINDS = {
+    "drn_c_26": Kind(BasicBlock, (2, 2, 2, 2), "C"),
+    "drn_d_22": Kind(BasicBlock, (2, 2, 2, 2)),
+    "drn_d_38": Kind(BasicBlock, (3, 4, 6, 3)),
+    "drn_d_54": Kind(Bottleneck, (3, 4, 6, 3)),
+    "drn_small": Kind(BasicBlock, (1, 1, 1, 1), width=4),
+}
+"""The published ones, and ``drn_small``, which is ours: a D with one block per level, for CPUs and quick starts."""
+
+LEVELS = (
+    # channels / width, stride, dilation
+    (1, 1, 1),
+    (1, 1, 1),
+    (2, 2, 1),
+    (4, 2, 1),
+    (8, 2, 1),
+    (16, 1, 2),
+    (32, 1, 4),
+    (32, 1, 2),
+    (32, 1, 1),
+)
+"""Levels 0 to 8, the same for all. A level's stride is its first convolution's, its dilation that of all of them."""
+
+
+def _convolution(before: int, channels: int, stride: int, dilation: int, size: int = 3) -> list[nn.Module]:
+    padding = dilation * (size // 2)
+    conv = nn.Conv2d(before, channels, size, stride, padding, dilation, bias=False)
+    return [conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+
+
+def _residual(
+    block: type[BasicBlock] | type[Bottleneck], before: int, channels: int, count: int, stride: int, dilation: int
+) -> nn.Sequential:
+    out = channels * block.expansion
+    shortcut = None
+    if stride != 1 or before != out:
+        shortcut = nn.Sequential(nn.Conv2d(before, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    first = block(before, channels, stride, shortcut, dilation=dilation)
+    return nn.Sequential(first, *(block(out, channels, dilation=dilation) for _ in range(count - 1)))
+
+
+def _without_shortcut(before: int, channels: int, dilation: int) -> nn.Sequential:
+    """Return the convolutions of a basic block, called as they are there."""
+    parts = [*_convolution(before, channels, 1, dilation), *_convolution(channels, channels, 1, dilation)]
+    names = ("conv1", "bn1", "act1", "conv2", "bn2", "act2")
+    return nn.Sequential(nn.Sequential(OrderedDict(zip(names, parts, strict=True))))
+
+
+class DRN(nn.Module):
+    """A network of ``KINDS``; ``width`` changes the channels of its first level, and all others with them.
+
+    Initialised as the authors': convolutions N(0, 2 / (k^2 C_out)), ``fc`` N(0, 2 / num_classes) with bias 0.
+    """
+
+    def __init__(self, name: str, channels: int, num_classes: int, width: int | None = None) -> None:
+        super().__init__()
+        kind = KINDS[name]
+        stem = _convolution(channels, width or kind.width, 1, 1, size=7)
+        if kind.arch == "C":
+            self.conv1, self.bn1, self.relu = stem
+        else:
+            self.layer0 = nn.Sequential(*stem)
+        before = width or kind.width
+        for level, (factor, stride, dilation) in enumerate(LEVELS[1:], start=1):
+            out = factor * (width or kind.width)
+            if 3 <= level <= 6:
+                layer = _residual(kind.block, before, out, kind.blocks[level - 3], stride, dilation)
+                out *= kind.block.expansion
+            elif kind.arch == "D":
+                layer = nn.Sequential(*_convolution(before, out, stride, dilation))
+            elif level < 3:
+                layer = _residual(BasicBlock, before, out, 1, stride, dilation)
+            else:
+                layer = _without_shortcut(before, out, dilation)
+            self.add_module(f"layer{level}", layer)
+            before = out
+        self.fc = nn.Linear(before, num_classes)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.fc.bias)
+
+    def get_classifier(self) -> nn.Linear:
+        """Return the last linear layer."""
+        return self.fc
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the last map [B, D, H / 8, W / 8] of images [B, channels, H, W] with sides divisible by 8."""
+        return self.forward_intermediates(images, 1)[0]
+
+    def forward_intermediates(self, images: torch.Tensor, indices: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the last map, and those of the last ``indices`` levels."""
+        taken: list[torch.Tensor] = []
+        here = images
+        for name, part in self.named_children():
+            if name != "fc":
+                here = part(here)
+                taken = [*taken, here][-indices:]
+        return here, taken
+
+    def forward_head(self, last: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+        """Return the last map: it is what ``fc`` is fed."""
+        assert pre_logits, "fc is applied by the Network"
+        return last

@@ -1,0 +1,336 @@
+"""Networks that give maps: DRNs, timm models with an output stride, upsampling, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from conftest import same
+
+from harness import config, grid, network_names, networks
+from harness.data import Facts
+from harness.drn import DRN, KINDS
+from harness.errors import UserError
+from harness.networks import DenseNetwork, build, upsampled
+from harness.settings import Model
+
+CPU = torch.device("cpu")
+SMALL = Model(name="drn_small", width=2)
+
+
+def facts(size: tuple[int, int] = (64, 96), classes: int = 19, channels: int = 3, per_pixel: bool = True) -> Facts:
+    return Facts(100, 10, classes, channels, size, "", per_pixel)
+
+
+def images(*size: int, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in network.state_dict().items()}
+
+
+def on_meta(name: str) -> DRN:
+    with torch.device("meta"):
+        return DRN(name, 3, 19)
+
+
+# ------------------------------------------------------------------------------------------------------------ DRNs
+
+
+def test_the_names_are_those_that_can_be_built() -> None:
+    assert set(KINDS) == set(network_names.DRNS)
+    assert not set(network_names.DRNS) & {*network_names.OURS, *network_names.timm_names()}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # the authors' code with its 19-class head; the classifiers they publish: drn_d_22 has 16 393 752
+        ("drn_c_26", 20_623_331),
+        ("drn_d_22", 15_890_499),
+        ("drn_d_38", 25_998_659),
+        ("drn_d_54", 35_305_923),
+    ],
+)
+def test_parameters_of_the_published_networks(name: str, parameters: int) -> None:
+    assert network_names.num_parameters(Model(name=name), 3, 19) == parameters
+
+
+@pytest.mark.parametrize(("channels", "classes", "width"), [(3, 19, None), (1, 5, 3)])
+def test_parameters_of_the_small_one(channels: int, classes: int, width: int | None) -> None:
+    model = Model(name="drn_small", width=width)
+    built = build(model, facts(classes=classes, channels=channels), 0)
+    assert built.num_parameters() == network_names.num_parameters(model, channels, classes)
+    assert built.classifier.weight.shape == (classes, 32 * (width or 4))
+
+
+BASIC, BOTTLENECK = [16, 16, 32, 64, 128, 256, 512, 512, 512], [16, 16, 32, 256, 512, 1024, 2048, 512, 512]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("drn_c_26", BASIC),
+        ("drn_d_22", BASIC),
+        ("drn_d_38", BASIC),
+        ("drn_d_54", BOTTLENECK),
+        ("drn_small", [c // 4 for c in BASIC]),
+    ],
+)
+def test_channels_and_sides_of_all_levels(name: str, channels: list[int]) -> None:
+    body = on_meta(name)
+    last, levels = body.forward_intermediates(torch.zeros(2, 3, 64, 96, device="meta"), 9)
+    assert [level.shape[1] for level in levels] == channels
+    strides = [1, 1, 2, 4, 8, 8, 8, 8, 8]
+    assert [tuple(level.shape[2:]) for level in levels] == [(64 // s, 96 // s) for s in strides]
+    assert last is levels[-1]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_dilations_and_the_place_of_strides(name: str) -> None:
+    dilations = {"layer5": 2, "layer6": 4, "layer7": 2}
+    strided = []
+    for path, conv in on_meta(name).named_modules():
+        if isinstance(conv, nn.Conv2d):
+            side = conv.kernel_size[0]
+            dilation = dilations.get(path.split(".")[0], 1) if side == 3 else 1
+            assert conv.dilation == (dilation, dilation), path
+            assert conv.padding == (dilation * (side // 2),) * 2, path
+            assert conv.bias is None
+            if conv.stride != (1, 1):
+                assert conv.stride == (2, 2)
+                strided.append(path)
+    conv = "conv2" if name == "drn_d_54" else "conv1"
+    second = ["layer2.0.conv1", "layer2.0.downsample.0"] if name == "drn_c_26" else ["layer2.0"]
+    assert strided == second + [f"layer{i}.0.{part}" for i in (3, 4) for part in (conv, "downsample.0")]
+
+
+def test_tensors_are_called_as_in_the_public_files() -> None:
+    names = {name: {k for k in on_meta(name).state_dict() if k.endswith("weight")} for name in KINDS}
+    assert {"layer0.0.weight", "layer0.1.weight", "layer1.0.weight", "layer2.1.weight", "layer3.0.conv1.weight"} <= (
+        names["drn_d_22"]
+    )
+    assert {"layer3.0.downsample.0.weight", "layer6.1.bn2.weight", "layer8.1.weight"} <= names["drn_d_22"]
+    assert {"conv1.weight", "bn1.weight", "layer1.0.conv2.weight", "layer2.0.downsample.1.weight"} <= names["drn_c_26"]
+    assert {"layer7.0.conv1.weight", "layer8.0.bn2.weight"} <= names["drn_c_26"]
+    assert "layer3.0.conv3.weight" in names["drn_d_54"] and "layer6.2.bn3.weight" in names["drn_d_54"]
+    shortcuts = {k.split(".")[0] for k in names["drn_d_22"] if "downsample" in k}
+    assert shortcuts == {"layer3", "layer4", "layer5", "layer6"}
+
+
+def test_the_last_levels_of_c_have_no_shortcut() -> None:
+    body = DRN("drn_c_26", 3, 19, width=2).eval()
+    for level, shortcut in ((1, True), (7, False), (8, False)):
+        block = getattr(body, f"layer{level}")[0]
+        here = torch.rand(1, block.conv1.in_channels, 4, 4)
+        with torch.no_grad():
+            nn.init.zeros_(block.conv2.weight)
+            torch.testing.assert_close(block(here), here if shortcut else torch.zeros_like(here))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_initialisation_is_the_authors(name: str) -> None:
+    body = DRN(name, 3, 19, width=8)
+    for path, module in body.named_modules():
+        if isinstance(module, nn.Conv2d):
+            expected = (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5
+            weight = module.weight.detach()
+            assert float(weight.std()) == pytest.approx(expected, rel=5 / weight.numel() ** 0.5), path
+        elif isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all() and (module.bias == 0).all()
+    assert float(body.fc.weight.detach().std()) == pytest.approx((2 / 19) ** 0.5, rel=0.1)
+    assert (body.fc.bias == 0).all()
+
+
+def test_initialisations() -> None:
+    model = Model(name="drn_c_26", width=None)
+    kaiming, zero_last, pytorch = (
+        weights(build(model.model_copy(update={"initialisation": how}), facts(), 0).body)
+        for how in ("kaiming", "kaiming_zero_last", "pytorch")
+    )
+    zeroed = {k.split(".")[0] for k in kaiming if not torch.equal(kaiming[k], zero_last[k])}
+    assert zeroed == {f"layer{i}" for i in range(1, 7)}, "levels 7 and 8 have no shortcut to fall back on"
+    assert (zero_last["layer6.1.bn2.weight"] == 0).all() and (zero_last["layer8.0.bn2.weight"] == 1).all()
+    for path in ("conv1", "layer4.0.conv2", "fc"):
+        bound = pytorch[f"{path}.weight"][0].numel() ** -0.5  # uniform in +- 1 / sqrt(fan-in)
+        assert 0.9 * bound < pytorch[f"{path}.weight"].abs().max() <= bound
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    one = weights(build(SMALL, facts(), 3))
+    torch.manual_seed(2)
+    assert same(one, weights(build(SMALL, facts(), 3)))
+    assert not torch.equal(one["body.fc.weight"], weights(build(SMALL, facts(), 4))["body.fc.weight"])
+
+
+# ------------------------------------------------------------------------------------------------------------ maps
+
+
+@pytest.mark.parametrize(
+    ("model", "depth", "stages"),
+    [
+        (SMALL, 64, [(32, 8), (64, 8), (64, 8), (64, 8)]),
+        (Model(name="resnet18", output_stride=8), 512, [(64, 4), (128, 8), (256, 8), (512, 8)]),
+        (Model(name="resnet18", output_stride=16), 512, [(64, 4), (128, 8), (256, 16), (512, 16)]),
+        (Model(name="convnext_atto", output_stride=8), 320, [(40, 4), (80, 8), (160, 8), (320, 8)]),
+    ],
+    ids=lambda value: f"{value.name}-{value.output_stride}" if isinstance(value, Model) else None,
+)
+@pytest.mark.parametrize("size", [(32, 48), (27, 34)])
+def test_network(model: Model, depth: int, stages: list[tuple[int, int]], size: tuple[int, int]) -> None:
+    network = build(model, facts(), 0).eval()
+    assert network.num_parameters() == network_names.num_parameters(model, 3, 19)
+    stride = model.output_stride or 8
+    with torch.no_grad():
+        plain, full = network(images(*size)), network(images(*size), stages=True)
+        half = network.to_place(CPU, "bfloat16")(images(*size), stages=True)
+    layer = network.classifier
+    assert isinstance(layer, nn.Linear) and layer.weight.shape == (19, depth)
+    sides = [-(-side // stride) for side in size]
+    filled = [side * stride for side in sides]
+    for outputs in (plain, full, half):
+        assert outputs.logits.shape == (2, 19, *sides) and outputs.features.shape == (2, depth, *sides)
+        at_places = F.linear(outputs.features.movedim(1, -1), layer.weight, layer.bias)
+        torch.testing.assert_close(outputs.logits.movedim(1, -1), at_places, rtol=1e-4, atol=1e-4)
+        assert {t.dtype for t in (*outputs[:2], *outputs.stages)} == {torch.float32}
+    assert plain.stages == []
+    torch.testing.assert_close(full.logits, plain.logits, rtol=1e-4, atol=1e-4)
+    assert [tuple(stage.shape[1:]) for stage in full.stages] == [(d, filled[0] // s, filled[1] // s) for d, s in stages]
+    assert not torch.equal(half.logits, plain.logits), "it did run in bfloat16"
+    torch.testing.assert_close(half.features, plain.features, rtol=0.1, atol=0.1 * float(plain.features.abs().max()))
+    assert upsampled(plain.logits, size).shape == (2, 19, *size)
+
+
+def test_sides_are_filled_up_with_zeros_at_the_bottom_and_on_the_right() -> None:
+    network = build(SMALL, facts(), 0).eval()
+    filled = torch.zeros(2, 3, 32, 40)
+    filled[:, :, :27, :34] = images(27, 34)
+    with torch.no_grad():
+        assert torch.equal(network(images(27, 34)).logits, network(filled).logits)
+
+
+def test_precision_sets_the_memory_format() -> None:
+    conv = build(SMALL, facts(), 0).to_place(CPU, "bfloat16").body.layer3[0].conv1
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last) and conv.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_small_network_learns_in_seconds(precision: str) -> None:
+    # half of each image is of one brightness, half of the other; the border lies anywhere
+    draw = torch.Generator().manual_seed(0)
+    border = torch.randint(24, 72, (8, 1, 1), generator=draw)
+    labels = (torch.arange(96) >= border).expand(8, 64, 96).long()
+    pictures = (labels[:, None] - 0.5 + 0.5 * torch.randn(8, 3, 64, 96, generator=draw)).contiguous()
+    network = build(Model(name="drn_small"), facts(classes=2), 0).to_place(CPU, precision).train()
+    optimiser = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
+    for _ in range(15):
+        loss = F.cross_entropy(upsampled(network(pictures).logits, (64, 96)), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    right = upsampled(network(pictures).logits, (64, 96)).argmax(1) == labels
+    assert float(right.float().mean()) > 0.9
+
+
+# ------------------------------------------------------------------------------------------------------ upsampling
+
+
+def by_hand(maps: torch.Tensor, stride: int, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear, pixel by pixel: a place's value stands at the centre of its stride x stride pixels."""
+    found = torch.zeros(*maps.shape[:2], *size, dtype=maps.dtype)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            corners = []
+            for at, places in ((y, maps.shape[2]), (x, maps.shape[3])):
+                centre = min(max((at - (stride - 1) / 2) / stride, 0), places - 1)
+                low = min(int(centre), max(places - 2, 0))
+                corners.append([(low, 1 - (centre - low)), (min(low + 1, places - 1), centre - low)])
+            for row, down in corners[0]:
+                for column, right in corners[1]:
+                    found[:, :, y, x] += down * right * maps[:, :, row, column]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("places", "stride", "size"),
+    [((3, 4), 8, (24, 32)), ((3, 4), 8, (17, 30)), ((1, 2), 16, (9, 20)), ((1, 1), 8, (3, 5)), ((2, 2), 32, (40, 50))],
+)
+def test_upsampling_is_bilinear(places: tuple[int, int], stride: int, size: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, *places, generator=torch.Generator().manual_seed(0))
+    found = upsampled(maps, size)
+    torch.testing.assert_close(found, by_hand(maps, stride, size))
+    whole = F.interpolate(maps, scale_factor=stride, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, whole[:, :, : size[0], : size[1]])
+
+
+def test_upsampling_is_the_authors_transposed_convolution_but_at_the_border() -> None:
+    maps = torch.randn(1, 1, 5, 6, generator=torch.Generator().manual_seed(0))
+    tent = 1 - (torch.arange(16) / 8 - 15 / 16).abs()
+    theirs = F.conv_transpose2d(maps, (tent[:, None] * tent)[None, None], stride=8, padding=4)
+    ours = upsampled(maps, (40, 48))
+    torch.testing.assert_close(ours[..., 4:-4, 4:-4], theirs[..., 4:-4, 4:-4])
+    assert not torch.isclose(ours[..., :4, :], theirs[..., :4, :]).any()
+
+
+@pytest.mark.parametrize(("places", "size"), [((3, 4), (25, 32)), ((3, 4), (24, 33)), ((6, 8), (24, 32))])
+def test_upsampling_refuses_what_are_no_maps_of_such_images(places: tuple[int, int], size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"maps of .* places can't be those of images"):
+        upsampled(torch.zeros(1, 1, *places), size)
+
+
+# ---------------------------------------------------------------------------------------------------------- checks
+
+CONFIG = """
+dataset: digits
+model: {name: drn_small}
+recipe: {epochs: 1}
+protocol: {initial: 20, budget: 10, cycles: 2, start: warm}
+methods: {Ran: random}
+seeds: [0]
+"""
+
+REFUSED = [
+    (Model(name="resnet18_cifar"), True, r"model.name: the dataset labels pixels, and resnet18_cifar .*drn_d_22"),
+    (Model(name="resnet18"), True, r"model.name: the dataset labels pixels, and resnet18 .*output_stride: 8"),
+    (SMALL, False, r"model.name: the dataset labels images.*got drn_small; allowed: resnet18_cifar"),
+    (Model(name="resnet18", output_stride=8), False, r"model.output_stride: the dataset labels images.*got 8"),
+]
+
+
+@pytest.mark.parametrize(("model", "per_pixel", "message"), REFUSED)
+def test_a_network_for_the_other_kind_of_labels_is_refused(model: Model, per_pixel: bool, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(model, facts(per_pixel=per_pixel), 0)
+    assert network_names.problem(model) is None, "it is the dataset that it does not fit"
+
+
+def test_a_run_refuses_it_before_it_starts(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    with pytest.raises(UserError, match=r"suite c: model.name: the dataset labels images.*got drn_small"):
+        grid.expand(config.load(tmp_path / "c.yaml"), planning=True)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vgg11_bn"])
+def test_a_network_of_timms_without_output_stride_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"model.output_stride: '{name}' does not support 8 \(\w.*\); ResNets"):
+        networks.check(Model(name=name, output_stride=8), facts())
+
+
+@pytest.mark.parametrize("name", ["resnet18_cifar", "drn_d_22"])
+def test_an_output_stride_is_for_timms_networks(name: str) -> None:
+    model = Model(name=name, output_stride=8)
+    assert network_names.problem(model) == ("output_stride", f"is for timm's models, got 8 for {name}; leave it out")
+
+
+def test_check_takes_small_images_of_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    forward = DenseNetwork.forward
+    monkeypatch.setattr(DenseNetwork, "forward", lambda self, x: seen.append(tuple(x.shape[2:])) or forward(self, x))
+    networks.check(SMALL, facts((1024, 30)))
+    networks.check(Model(name="resnet10t", output_stride=8), facts((40, 2048)))
+    assert seen == [(64, 30), (40, 64)]
