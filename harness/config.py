@@ -311,6 +311,9 @@ def _suite(name: str, values: dict[str, Any], source: Source, where: Where) -> S
     dataset, _ = _part(keys.dataset, "datasets", Dataset, source, ("dataset",), name)
     if problem := network_names.problem(keys.model):
         raise source.error(("model", problem[0]), problem[1], name)
+    model = keys.model
+    if model.weights is not None:
+        model = model.model_copy(update={"weights_sha256": network_names.sha256(model.weights)})
     methods = {label: _method(written, label, source, name) for label, written in keys.methods.items()}
     for label, (training, acquisition) in methods.items():
         twin = next(other for other in methods if methods[other] == (training, acquisition))
@@ -333,7 +336,7 @@ def _suite(name: str, values: dict[str, Any], source: Source, where: Where) -> S
         name,
         keys.title or name,
         dataset,
-        keys.model,
+        model,
         keys.recipe,
         keys.protocol,
         methods,

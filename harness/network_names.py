@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from difflib import get_close_matches
@@ -33,8 +34,14 @@ def timm_names() -> frozenset[str]:
     )
 
 
+def sha256(path: str) -> str:
+    """Return a file's SHA-256. Raises OSError."""
+    with Path(path).expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def problem(model: Model) -> tuple[str, str] | None:
-    """Return (key, what is wrong with its value), or None if there is such a network."""
+    """Return (key, what is wrong with its value), or None if there is such a network and its file of weights."""
     if model.name not in (*OURS, *DRNS) and model.name not in timm_names():
         untagged = model.name.split(".")[0]
         close = get_close_matches(untagged, sorted({*OURS, *DRNS, *timm_names()}), n=1, cutoff=0.5)
@@ -52,6 +59,16 @@ def problem(model: Model) -> tuple[str, str] | None:
         return "width", f"must be even, got {model.width}"
     if model.output_stride is not None and model.name in (*OURS, *DRNS):
         return "output_stride", f"is for timm's models, got {model.output_stride} for {model.name}; leave it out"
+    if model.weights is None:
+        return ("weights_sha256", "is that of model.weights, which isn't there") if model.weights_sha256 else None
+    if model.initialisation == "kaiming_zero_last":
+        return "initialisation", "kaiming_zero_last would be undone by model.weights; allowed: kaiming, pytorch"
+    try:
+        found = sha256(model.weights)
+    except OSError as error:
+        return "weights", f"{model.weights!r} can't be read: {error.strerror}"
+    if model.weights_sha256 not in (None, found):
+        return "weights_sha256", f"must be that of {model.weights!r}, {found}, got {model.weights_sha256!r}"
     return None
 
 

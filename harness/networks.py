@@ -7,12 +7,14 @@ datasets that label pixels, which give a map.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from timm.models import load_state_dict
 from timm.models.resnet import BasicBlock, ResNet
 
 from harness import drn, network_names
@@ -235,7 +237,8 @@ def _dense(model: Model, facts: Facts) -> Network:
 
 def _reason(error: Exception) -> str:
     """Return the first line of an error's message, or its kind if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    text = getattr(error, "strerror", None) or str(error)
+    return next(iter(text.strip().splitlines()), type(error).__name__)
 
 
 def _set_last_gammas(network: Network, model: Model) -> None:
@@ -255,10 +258,48 @@ def _set_last_gammas(network: Network, model: Model) -> None:
                 nn.init.ones_(module.weight)
 
 
-def build(model: Model, facts: Facts, seed: int) -> Network:
-    """Return a new network; its weights depend on the seed alone, not on what ran before.
+SHOWN = 3  # names in a message
 
-    Raises UserError if the network is not for the dataset's kind of labels.
+
+def _take_over(network: Network, model: Model, path: str) -> None:
+    """Load a file of weights into all layers but the classifier, which stays new.
+
+    Only tensors are read, no code. Raises UserError, which names up to three tensors of each kind, unless all fit.
+    """
+    try:
+        digest, read = network_names.sha256(path), load_state_dict(Path(path).expanduser(), use_ema=False)
+    except Exception as error:  # whatever a file of unknown origin does to its readers
+        raise UserError(f"model.weights: {path!r} can't be read as a file of tensors: {_reason(error)}") from None
+    if model.weights_sha256 not in (None, digest):
+        raise UserError(f"model.weights: {path!r} has changed: its sha256 is {digest}, was {model.weights_sha256}")
+
+    def tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+        last = f"{_classifier_name(network.body)}."
+        return {k: v for k, v in state.items() if isinstance(v, torch.Tensor) and not k.startswith(last)}
+
+    needed, found = tensors(network.body.state_dict()), tensors(read)
+    # batch norm's counters came after the first public files
+    lacking = [k for k in needed if k not in found and not k.endswith("num_batches_tracked")]
+    other = [k for k in needed if k in found and found[k].shape != needed[k].shape]
+    problems = {
+        "lacks": lacking,
+        "also has": [k for k in found if k not in needed],
+        "has in another shape": [f"{k} {[*found[k].shape]}, not {[*needed[k].shape]}" for k in other],
+    }
+    told = [
+        f"{verb} {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}"
+        for verb, names in problems.items()
+        if names
+    ]
+    if told:
+        raise UserError(f"model.weights: {path!r} does not fit {model.name!r}: it {'; it '.join(told)}")
+    network.body.load_state_dict(found, strict=False)
+
+
+def build(model: Model, facts: Facts, seed: int) -> Network:
+    """Return a new network; its weights depend on the seed, and a file of weights, not on what ran before.
+
+    Raises UserError if the network is not for the dataset's kind of labels, or the file not for the network.
     """
     if problem := network_names.misfit(model, facts.per_pixel):
         raise UserError(f"model.{problem[0]}: {problem[1]}")
@@ -279,6 +320,8 @@ def build(model: Model, facts: Facts, seed: int) -> Network:
             for module in network.modules():
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset()
+    if model.weights is not None:
+        _take_over(network, model, model.weights)
     return network
 
 

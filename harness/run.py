@@ -186,11 +186,11 @@ def _run(asked: Benchmark, benchmark: Benchmark, grid: Grid) -> int:
 
 
 def _check_networks(benchmark: Benchmark, grid: Grid) -> None:
-    """Try the networks that are not ours on the suites' images, before anything starts."""
+    """Try the networks that are not ours, or come with weights, before anything starts."""
     from harness.network_names import OURS
 
     for suite in benchmark.suites:
-        if suite.name in grid.facts and suite.model.name not in OURS:
+        if suite.name in grid.facts and (suite.model.name not in OURS or suite.model.weights):
             from harness import networks
 
             networks.check(suite.model, grid.facts[suite.name])

@@ -40,6 +40,14 @@ class Model(Strict):
     output_stride: Literal[8, 16, 32] | None = Field(
         None, description="pixels per position of the map of a timm model, for a dataset that labels pixels"
     )
+    weights: str | None = Field(
+        None,
+        description="file with pretrained weights (PyTorch's or safetensors), on every node; all but the classifier's "
+        "are taken over",
+    )
+    weights_sha256: str | None = Field(
+        None, description="of that file: filled in, or checked; it and not the path is part of what is measured"
+    )
 
 
 class Recipe(Strict):

@@ -42,10 +42,10 @@ class Trial:
     seed: int
 
     def measured(self) -> dict[str, Any]:
-        """Return everything that decides the trial's figures, as plain values."""
+        """Return everything that decides the trial's figures, as plain values: not where a file of weights lies."""
         return {
             "dataset": self.dataset.written(),
-            "model": self.model.model_dump(),
+            "model": self.model.model_dump(exclude={"weights"}),
             "recipe": self.recipe.model_dump(),
             "protocol": self.protocol.model_dump(),
             "training": self.training.written(),
@@ -55,7 +55,7 @@ class Trial:
 
     @classmethod
     def from_measured(cls, values: dict[str, Any]) -> Trial:
-        """Return the trial whose ``measured()`` is ``values``."""
+        """Return the trial whose ``measured()`` is ``values``; it can be trained on, but not begun from a file."""
 
         def part(written: dict[str, Any]) -> Part:
             return Part(written["name"], {k: v for k, v in written.items() if k != "name"})

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from conftest import same
+from safetensors.torch import save_file
 
-from harness import config, grid, network_names, networks
+from harness import config, grid, network_names, networks, run
 from harness.data import Facts
 from harness.drn import DRN, KINDS
 from harness.errors import UserError
 from harness.networks import DenseNetwork, build, upsampled
 from harness.settings import Model
+from harness.suite import Trial
 
 CPU = torch.device("cpu")
 SMALL = Model(name="drn_small", width=2)
@@ -334,3 +337,166 @@ def test_check_takes_small_images_of_large_ones(monkeypatch: pytest.MonkeyPatch)
     networks.check(SMALL, facts((1024, 30)))
     networks.check(Model(name="resnet10t", output_stride=8), facts((40, 2048)))
     assert seen == [(64, 30), (40, 64)]
+
+
+# --------------------------------------------------------------------------------------------------------- weights
+
+
+def saved(model: Model, path: Path, classes: int = 7, drop: str = "", **more: torch.Tensor) -> str:
+    """Write a network's body to a file, without the tensors whose names end in ``drop``."""
+    body = build(model, facts(classes=classes, per_pixel=model.name.startswith("drn")), 9).body
+    state = {k: v for k, v in body.state_dict().items() if not drop or not k.endswith(drop)}
+    torch.save(state | more, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("classes", [7, 19])
+@pytest.mark.parametrize(
+    ("wrote", "model"),
+    [
+        (SMALL, SMALL),
+        (Model(name="drn_c_26"), Model(name="drn_c_26")),
+        (Model(name="resnet10t"), Model(name="resnet10t", output_stride=8)),
+        (Model(name="resnet10t"), Model(name="resnet10t")),
+        (Model(name="convnext_atto"), Model(name="convnext_atto", output_stride=8)),
+    ],
+    ids=lambda model: f"{model.name}-{model.output_stride}",
+)
+def test_all_weights_but_the_classifiers_are_taken_over(
+    tmp_path: Path, wrote: Model, model: Model, classes: int
+) -> None:
+    path = saved(wrote, tmp_path / "w.pth", classes)
+    here = facts(per_pixel=network_names.misfit(model, True) is None)
+    from_file = weights(build(model.model_copy(update={"weights": path}), here, 0).body)
+    new, written = weights(build(model, here, 0).body), torch.load(path)
+    last = {k for k in new if k.startswith(("fc.", "head.fc."))}
+    assert len(last) == 2
+    assert same({k: from_file[k] for k in last}, {k: new[k] for k in last}), "also where the number of classes agrees"
+    assert same({k: v for k, v in from_file.items() if k not in last}, {k: written[k] for k in new if k not in last})
+
+
+def test_a_file_in_the_form_of_the_public_ones(tmp_path: Path) -> None:
+    """1000 classes by a 1x1 convolution, and no counters in batch norm, which are younger."""
+    body = build(Model(name="drn_small"), facts(classes=1000), 9).body
+    state = {k: v for k, v in body.state_dict().items() if not k.endswith("num_batches_tracked")}
+    state["fc.weight"] = state["fc.weight"][:, :, None, None]
+    torch.save(state, tmp_path / "drn.pth", _use_new_zipfile_serialization=False)
+    network = build(Model(name="drn_small", weights=str(tmp_path / "drn.pth")), facts(), 0)
+    assert torch.equal(network.body.layer6[0].conv2.weight, body.layer6[0].conv2.weight)
+    assert network.classifier.weight.shape == (19, 128)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    body = build(SMALL, facts(), 9).body
+    save_file(body.state_dict(), tmp_path / "w.safetensors")
+    network = build(SMALL.model_copy(update={"weights": str(tmp_path / "w.safetensors")}), facts(), 0)
+    assert torch.equal(network.body.layer5[0].conv1.weight, body.layer5[0].conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("wrote", "drop", "message"),
+    [
+        (
+            Model(name="drn_small", width=3),
+            "",
+            r"it has in another shape layer0.0.weight \[3, 3, 7, 7\], not \[2, 3, 7, 7\], .* \d+ more$",
+        ),
+        (SMALL, "layer6.0.bn2.bias", "it lacks layer6.0.bn2.bias$"),
+        (
+            SMALL,
+            "conv1.weight",
+            r"it lacks layer3.0.conv1.weight, layer4.0.conv1.weight, layer5.0.conv1.weight and 1 more$",
+        ),
+        (
+            Model(name="resnet10t"),
+            "",
+            r"it lacks layer0.0.weight, layer0.1.weight, layer0.1.bias and \d+ more; it also has conv1",
+        ),
+    ],
+    ids=["width", "one", "four", "another"],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, wrote: Model, drop: str, message: str) -> None:
+    model = SMALL.model_copy(update={"weights": saved(wrote, tmp_path / "w.pth", drop=drop)})
+    with pytest.raises(UserError, match=f"model.weights: '.*w.pth' does not fit 'drn_small': {message}"):
+        build(model, facts(), 0)
+
+
+class Trap:
+    """An object whose unpickling would run code."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("trapped"),)
+
+
+def test_a_file_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Trap()}, "w.pth")
+    with pytest.raises(UserError, match=r"model.weights: 'w.pth' can't be read as a file of tensors: \w"):
+        build(SMALL.model_copy(update={"weights": "w.pth"}), facts(), 0)
+    assert not Path("trapped").exists()
+    torch.load("w.pth", weights_only=False)
+    assert Path("trapped").exists(), "the trap works"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no weights"])
+def test_a_file_that_cant_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "w.pth"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"model.weights: '.*w.pth' can't be read as a file of tensors: \w"):
+        build(SMALL.model_copy(update={"weights": str(path)}), facts(), 0)
+
+
+def loaded(folder: Path, model: str) -> Trial:
+    (folder / "c.yaml").write_text(CONFIG.replace("{name: drn_small}", model))
+    return next(config.load(folder / "c.yaml").suites[0].trials())[1]
+
+
+def test_a_trial_is_known_by_its_weights_and_not_by_their_path(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.save({"x": torch.full((1,), seed)}, tmp_path / f"{name}.pth")
+    (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes())
+    none = loaded(tmp_path, "{name: drn_small}")
+    a, b, c = (loaded(tmp_path, f"{{name: drn_small, weights: {tmp_path}/{name}.pth}}") for name in "abc")
+    assert a.id == b.id and a.sharing_key == b.sharing_key and a.measured() == b.measured()
+    assert len({none.id, a.id, c.id}) == len({t.sharing_key for t in (none, a, c)}) == 3
+    assert a.model.weights == f"{tmp_path}/a.pth", "where it is loaded from"
+    assert str(tmp_path) not in str(a.measured())
+    assert Trial.from_measured(a.measured()).id == a.id
+
+
+def test_the_resolved_config_holds_the_file_to_what_it_was(tmp_path: Path) -> None:
+    path = saved(SMALL, tmp_path / "w.pth")
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("drn_small", f"drn_small, width: 2, weights: {path}"))
+    once = config.load(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text(once.written())
+    assert config.load(tmp_path / "c.yaml").written() == once.written()
+    saved(SMALL, tmp_path / "w.pth", layer0=torch.zeros(1))
+    with pytest.raises(UserError, match=r"model.weights_sha256: must be that of '.*w.pth', [0-9a-f]{64}, got"):
+        config.load(tmp_path / "c.yaml")
+    with pytest.raises(UserError, match=r"model.weights: '.*w.pth' has changed: its sha256 is"):
+        build(once.suites[0].model, facts(), 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("{name: drn_small, weights: nowhere.pth}", "model.weights: 'nowhere.pth' can't be read: No such file"),
+        ("{name: drn_small, weights_sha256: abc}", "model.weights_sha256: is that of model.weights, which isn't"),
+        (
+            "{name: drn_small, weights: c.yaml, initialisation: kaiming_zero_last}",
+            "model.initialisation: kaiming_zero_last would be undone by model.weights; allowed: kaiming, pytorch",
+        ),
+    ],
+)
+def test_mistakes_with_weights_are_answered_at_once(tmp_path: Path, model: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        loaded(tmp_path, model)
+
+
+def test_a_run_checks_the_weights_of_all_networks_before_it_starts(tmp_path: Path) -> None:
+    path = saved(Model(name="resnet10t"), tmp_path / "w.pth")
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("drn_small", f"resnet_small, weights: {path}"))
+    benchmark = config.load(tmp_path / "c.yaml")
+    with pytest.raises(UserError, match=r"model.weights: '.*w.pth' does not fit 'resnet_small'"):
+        run._check_networks(benchmark, grid.expand(benchmark))
