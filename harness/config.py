@@ -155,6 +155,7 @@ NEEDED = {
     "less_than": "below {lt:g}",
     "less_than_equal": "at most {le:g}",
     "too_short": "at least {min_length} long",
+    "too_long": "at most {max_length} long",
 }
 """What must be, by the type of a pydantic error without what follows its first part: int_type and int_parsing."""
 
