@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -114,16 +114,16 @@ def decode(paths: Sequence[Path], size: int, resize: bool) -> NDArray[np.uint8]:
     return images
 
 
-def mean_and_std(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of pixels scaled to 0..1, the same on every machine.
+def mean_and_std(images: Iterable[NDArray[np.uint8]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of [H, W, channels] pixels scaled to 0..1, equal on any machine.
 
     They are taken from the counts of the 256 values, since a sum of all pixels would depend on its order.
     """
     values = np.arange(256) / 255
-    shares = np.zeros((images.shape[-1], 256), dtype=np.int64)
+    shares: Any = 0
     for image in images:  # one at a time, since bincount needs eight bytes for each pixel
-        for channel, share in enumerate(shares):
-            share += np.bincount(image[..., channel].ravel(), minlength=256)
+        channels = np.moveaxis(image, -1, 0)
+        shares = shares + np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
     means = [float(np.average(values, weights=share)) for share in shares]
     deviations = [
         float(np.average((values - mean) ** 2, weights=share)) ** 0.5 for mean, share in zip(means, shares, strict=True)

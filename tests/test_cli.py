@@ -144,7 +144,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "dataset": (
         ("digits", "digit"),
         [],
-        "c.yaml:1: dataset: unknown dataset 'digit'; did you mean 'digits'? allowed: cifar10, cifar100, digits, image_",
+        "c.yaml:1: dataset: unknown dataset 'digit'; did you mean 'digits'? allowed: cifar10, cifar100, citysca",
     ),
     "dataset, number": (("digits", "5"), [], "c.yaml:1: dataset: must be a name or a mapping with a name, got 5"),
     "dataset setting": (

@@ -1,0 +1,143 @@
+"""Cityscapes: street scenes of 50 cities, 2048 x 1024 RGB, with fine label maps of 19 classes. Never downloaded.
+
+2975 images of train/ are the pool, 500 of val/ the test set; those of test/ have no public labels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from harness.data import IGNORED, Dataset, DatasetSettings, Facts, Files, Problem, common_size, spaced
+from harness.errors import DataMissing
+
+from ._maps import Pairs
+from ._street import CLASSES, draw
+
+HEIGHT, WIDTH = 1024, 2048
+NUM_TRAIN, NUM_TEST = 2975, 500
+MARKER = "GENERATED"
+IDS = {  # in the order of the official trainIds 0..18 (cityscapesscripts, helpers/labels.py)
+    "road": 7,
+    "sidewalk": 8,
+    "building": 11,
+    "wall": 12,
+    "fence": 13,
+    "pole": 17,
+    "traffic light": 19,
+    "traffic sign": 20,
+    "vegetation": 21,
+    "terrain": 22,
+    "sky": 23,
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+}
+TABLE = np.full(256, IGNORED, dtype=np.uint8)
+TABLE[list(IDS.values())] = np.arange(len(IDS))
+MEAN = (0.290101, 0.328081, 0.286964)  # as in the code of DRN (info.json of its Cityscapes lists)
+STD = (0.182954, 0.186566, 0.184475)
+
+
+class Cityscapes(Dataset):
+    """The official folders leftImg8bit/ and gtFine/ in where.data/cityscapes; files are sorted by city and name."""
+
+    class Settings(DatasetSettings):
+        """Settings of cityscapes."""
+
+        scale: float = Field(1.0, gt=0, le=1, description="resize to this part of 1024 x 2048; 0.5: 512 x 1024")
+
+    def facts(self) -> Facts:
+        """Return counts and shapes; every label map must be there, and every header say 2048 x 1024."""
+        train, test = self._pairs("train"), self._pairs("val")
+        for pairs in (train, test):
+            for path, (height, width) in zip(pairs.images, pairs.sizes(), strict=True):
+                if (height, width) != (HEIGHT, WIDTH):
+                    raise DataMissing(f"{path} is {width} x {height} pixels where {WIDTH} x {HEIGHT} are needed")
+        what = "generated tree (not real images)" if self._is_generated else "official tree"
+        return Facts(
+            len(train.images),
+            len(test.images),
+            len(IDS),
+            channels=3,
+            size=self._size,
+            source=f"{what} in {self._folder}",
+            per_pixel=True,
+        )
+
+    def load(self) -> Problem:
+        """Return the images and label maps as files, sorted by city and name, which are decoded when they are used."""
+        self.facts()
+        size, scale = self._size, self.settings.scale
+        train, test = (
+            (Files(pairs.images, size, scale), Files(pairs.labels, size, scale, TABLE))
+            for pairs in (self._pairs("train"), self._pairs("val"))
+        )
+        return Problem(*train, *test, tuple(IDS), MEAN, STD)
+
+    @property
+    def _folder(self) -> Path:
+        return self.place.root / "cityscapes"
+
+    @property
+    def _is_generated(self) -> bool:
+        return (self._folder / MARKER).is_file()
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return common_size([(HEIGHT, WIDTH)], self.settings.scale)
+
+    def _pairs(self, split: str) -> Pairs:
+        """List the images of train/ or val/ that are in use, and their label maps, without opening them."""
+        images, labels = self._folder / "leftImg8bit" / split, self._folder / "gtFine" / split
+        for part in (images, labels):
+            if not part.is_dir():
+                raise DataMissing(
+                    f"Cityscapes has no {part}: its licence asks for a registration on its home page, so get "
+                    f"leftImg8bit_trainvaltest and gtFine_trainvaltest there and unpack both into {self._folder}"
+                )
+        paths = sorted(p for p in images.glob("*/*_leftImg8bit.png") if not p.name.startswith("."))
+        wanted, limit = (NUM_TRAIN, self.settings.limit) if split == "train" else (NUM_TEST, self.settings.test_limit)
+        if len(paths) != wanted and not (paths and self._is_generated):
+            raise DataMissing(
+                f"{images} has {len(paths)} images where Cityscapes has {wanted}: unpack leftImg8bit_trainvaltest "
+                f"into {self._folder} again"
+            )
+        paths = [paths[i] for i in spaced(len(paths), limit)]
+        names = (p.name.replace("_leftImg8bit", "_gtFine_labelIds") for p in paths)
+        return Pairs(paths, [labels / p.parent.name / name for p, name in zip(paths, names, strict=True)])
+
+
+def write_cityscapes(root: Path, train: int, test: int) -> None:
+    """Write drawn scenes in the layout, names and size of the official tree, marked as generated.
+
+    Two cities for each split, so at least two images. Raises FileExistsError rather than write into a tree.
+    """
+    from PIL import Image
+
+    folder = root / "cityscapes"
+    folder.mkdir(parents=True)
+    (folder / MARKER).write_text("drawn scenes, not real images\n")
+    official = {"pavement": "sidewalk", "sign": "traffic sign"}
+    ids = np.ones(256, dtype=np.uint8)  # 1: ego vehicle
+    ids[: len(CLASSES)] = [IDS[official.get(name, name)] for name in CLASSES]
+    coarse = 16
+    for number, (split, cities, count) in enumerate(
+        (("train", ("aachen", "zurich"), train), ("val", ("frankfurt", "munster"), test))
+    ):
+        for index in range(count):
+            city = cities[index % len(cities)]
+            image, labels = draw(number, index, HEIGHT // coarse, WIDTH // coarse)
+            stem = f"{city}_{index:06}_000019"
+            for part, suffix, pixels in (("leftImg8bit", "", image), ("gtFine", "_labelIds", ids[labels])):
+                place = folder / part / split / city / f"{stem}_{part}{suffix}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                large = pixels.repeat(coarse, axis=0).repeat(coarse, axis=1)
+                Image.fromarray(large).save(place, compress_level=1)

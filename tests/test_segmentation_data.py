@@ -1,0 +1,576 @@
+"""Datasets whose labels are maps: drawn scenes, Cityscapes and folders of label maps; files read when needed."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shutil
+import zlib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageFile
+from test_datasets import PLUGINS, damage, make, pictures, save
+
+from harness import config
+from harness.data import IGNORED, Files, Problem, common_size, spaced
+from harness.errors import DataMissing, UserError
+
+scenes = import_module("harness_datasets.scenes")
+street = import_module("harness_datasets._street")
+cityscapes = import_module("harness_datasets.cityscapes")
+trees = import_module("harness_datasets._trees")
+
+CLASSES = ["grass", "wall", "cat"]
+
+
+def whole(array: Any) -> np.ndarray:
+    return array[np.arange(len(array))]
+
+
+def agree(dataset: Any) -> Problem:
+    """Load, and check what holds for every dataset with label maps."""
+    facts, problem = dataset.facts(), dataset.load()
+    assert facts.per_pixel and problem.per_pixel
+    assert problem.train_images.shape == (facts.num_train, *facts.size, facts.channels)
+    assert problem.test_images.shape == (facts.num_test, *facts.size, facts.channels)
+    assert problem.train_labels.shape == problem.train_images.shape[:3]
+    assert problem.test_labels.shape == problem.test_images.shape[:3]
+    assert all(side % 8 == 0 for side in facts.size)
+    for labels in (problem.train_labels, problem.test_labels):
+        values = np.unique(whole(labels))
+        assert set(values) <= {*range(facts.num_classes), IGNORED}
+    assert len(problem.classes) == facts.num_classes and len(problem.mean) == len(problem.std) == facts.channels
+    assert dataset.load().fingerprint == problem.fingerprint
+    return problem
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated Cityscapes tree that is only read."""
+    root = tmp_path_factory.mktemp("made")
+    cityscapes.write_cityscapes(root, train=4, test=2)
+    return root
+
+
+@pytest.fixture
+def city(made: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be changed; returns the folder above cityscapes/."""
+    shutil.copytree(made, tmp_path / "city")
+    return tmp_path / "city"
+
+
+def folder(root: Path, sizes: Any = ((16, 24), (16, 24)), suffix: str = ".png") -> Path:
+    """Write splits train and test, each with one image per size, and maps of the ids 0, 1, 2 and 7 (ignored)."""
+    random = np.random.default_rng(2)
+    for split in ("train", "test"):
+        for number, (height, width) in reversed(list(enumerate(sizes))):
+            image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            ids = random.choice(np.array([0, 1, 2, 7], np.uint8), (height, width))
+            save(root / "images" / split / f"{number:03}{suffix}", image)
+            save(root / "labels" / split / f"{number:03}.png", ids)
+    return root
+
+
+def own(root: Path, **settings: Any) -> Any:
+    return make("segmentation_folder", root.parent, **{"path": root.name, "classes": CLASSES, "ignore": 7} | settings)
+
+
+def of(root: Path, part: str, name: str) -> np.ndarray:
+    return np.asarray(Image.open(root / part / name))
+
+
+# ----------------------------------------------------------------------------------------------------- Cityscapes
+
+
+def test_the_table_is_the_official_one() -> None:
+    from torchvision.datasets import Cityscapes
+
+    official = {c.id: c.train_id for c in Cityscapes.classes if 0 <= c.train_id < 19}
+    assert len(official) == 19
+    assert cityscapes.TABLE.dtype == np.uint8
+    assert [int(label) for label in cityscapes.TABLE] == [official.get(i, 255) for i in range(256)]
+    names = {c.train_id: c.name for c in Cityscapes.classes}
+    assert list(cityscapes.IDS) == [names[label] for label in range(19)]
+
+
+def test_cityscapes(made: Path) -> None:
+    dataset = make("cityscapes", made)
+    assert dataset.facts().source == f"generated tree (not real images) in {made / 'cityscapes'}"
+    problem = agree(dataset)
+    assert problem.train_images.shape == (4, 1024, 2048, 3) and problem.test_images.shape == (2, 1024, 2048, 3)
+    names = [path.name for path in problem.train_images.paths]
+    cities = (("aachen", 0), ("aachen", 2), ("zurich", 1), ("zurich", 3))  # not in the order of writing
+    assert names == [f"{name}_{index:06}_000019_leftImg8bit.png" for name, index in cities]
+    assert [p.name for p in problem.test_labels.paths] == [
+        f"{c}_00000{i}_000019_gtFine_labelIds.png" for i, c in enumerate(("frankfurt", "munster"))
+    ]
+    tree = made / "cityscapes"
+    image = of(tree, "leftImg8bit/train/zurich", "zurich_000001_000019_leftImg8bit.png")
+    ids = of(tree, "gtFine/train/zurich", "zurich_000001_000019_gtFine_labelIds.png")
+    chosen = np.array([2, 0])
+    assert (problem.train_images[chosen][0] == image).all()
+    assert (problem.train_labels[chosen][0] == cityscapes.TABLE[ids]).all()
+    labels = problem.train_labels[chosen][0]
+    assert set(np.unique(ids)) >= {1, 7, 23} and (labels[ids == 7] == 0).all() and (labels[ids == 1] == 255).all()
+
+
+def test_cityscapes_limits_are_spread_evenly(made: Path) -> None:
+    problem = make("cityscapes", made, limit=2, test_limit=1).load()
+    assert [path.name[:13] for path in problem.train_images.paths] == ["aachen_000000", "zurich_000001"]
+    assert make("cityscapes", made, limit=2, test_limit=1).facts().num_test == len(problem.test_labels) == 1
+
+
+def test_cityscapes_scale(made: Path) -> None:
+    dataset = make("cityscapes", made, scale=0.25, limit=1, test_limit=1)
+    assert dataset.facts().size == (256, 512)
+    problem = agree(dataset)
+    image = Image.open(problem.train_images.paths[0])
+    assert (whole(problem.train_images)[0] == np.asarray(image.resize((512, 256), Image.Resampling.BILINEAR))).all()
+    full = whole(make("cityscapes", made, limit=1).load().train_labels)[0]
+    assert (whole(problem.train_labels)[0] == full[2::4, 2::4]).all()  # drawn in blocks of 16
+
+
+def test_facts_and_load_decode_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Any) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    dataset = make("cityscapes", made)
+    assert dataset.facts().num_train == 4
+    problem = dataset.load()
+    assert len(problem.fingerprint) == 16
+    with pytest.raises(DataMissing, match="decoded"):
+        problem.train_images[np.array([0])]
+
+
+@pytest.mark.parametrize("missing", ["cityscapes", "cityscapes/gtFine", "cityscapes/leftImg8bit/val"])
+def test_absent_cityscapes(city: Path, missing: str) -> None:
+    shutil.rmtree(city / missing)
+    for call in (make("cityscapes", city, download=True).facts, make("cityscapes", city).load):
+        with pytest.raises(DataMissing) as caught:
+            call()
+        for word in ("licence", "registration", "leftImg8bit_trainvaltest", "gtFine_trainvaltest", str(city / missing)):
+            assert word in str(caught.value)
+        assert f"unpack both into {city / 'cityscapes'}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_official_tree_that_is_not_whole(city: Path) -> None:
+    (city / "cityscapes" / "GENERATED").unlink()
+    with pytest.raises(DataMissing, match=r"train has 4 images where Cityscapes has 2975: unpack leftImg8bit_trainval"):
+        make("cityscapes", city, limit=2).facts()
+
+
+def test_whole_numbers_of_an_official_tree(city: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (city / "cityscapes" / "GENERATED").unlink()
+    monkeypatch.setattr(cityscapes, "NUM_TRAIN", 4)
+    monkeypatch.setattr(cityscapes, "NUM_TEST", 2)
+    facts = make("cityscapes", city).facts()
+    assert (facts.num_train, facts.num_test) == (4, 2) and facts.source.startswith("official tree in")
+    (city / "cityscapes" / "leftImg8bit" / "val" / "munster" / "munster_000001_000019_leftImg8bit.png").unlink()
+    with pytest.raises(DataMissing, match="val has 1 images where Cityscapes has 2"):
+        make("cityscapes", city).facts()
+
+
+def test_missing_label_map(city: Path) -> None:
+    label = city / "cityscapes" / "gtFine" / "val" / "munster" / "munster_000001_000019_gtFine_labelIds.png"
+    label.unlink()
+    for call in (make("cityscapes", city).facts, make("cityscapes", city).load):
+        with pytest.raises(DataMissing, match=rf"{label.name} is missing: it must hold the labels of .*munster_000001"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"leftImg8bit": (1024, 1024)},
+            "zurich_000001_000019_gtFine_labelIds.png is 2048 x 1024 pixels where its image "
+            "zurich_000001_000019_leftImg8bit.png is 1024 x 1024",
+        ),
+        (
+            {"leftImg8bit": (512, 1024), "gtFine": (512, 1024)},
+            "zurich_000001_000019_leftImg8bit.png is 1024 x 512 pixels where 2048 x 1024 are needed",
+        ),
+    ],
+)
+def test_wrong_size(city: Path, sizes: dict[str, tuple[int, int]], message: str) -> None:
+    for part, (height, width) in sizes.items():
+        file = next((city / "cityscapes" / part / "train" / "zurich").glob("zurich_000001_*"))
+        Image.open(file).resize((width, height)).save(file)
+    with pytest.raises(DataMissing, match=re.escape(message)):
+        make("cityscapes", city).facts()
+
+
+def test_generating_never_writes_into_a_tree(made: Path) -> None:
+    with pytest.raises(FileExistsError):
+        cityscapes.write_cityscapes(made, 2, 2)
+
+
+# --------------------------------------------------------------------------------------------- folders of label maps
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG"])
+def test_segmentation_folder(tmp_path: Path, suffix: str) -> None:
+    root = folder(tmp_path / "mine", suffix=suffix)
+    (root / "images" / "train" / f"._000{suffix}").write_text("of macOS")
+    (root / "images" / "train" / "notes.txt").write_text("mine")
+    problem = agree(own(root))
+    assert problem.classes == tuple(CLASSES) and problem.train_images.shape == (2, 16, 24, 3)
+    for index in range(2):
+        image, ids = of(root, "images/train", f"{index:03}{suffix}"), of(root, "labels/train", f"{index:03}.png")
+        assert (problem.train_images[np.array([index])][0] == image).all()
+        assert (problem.train_labels[np.array([index])][0] == np.where(ids == 7, 255, ids)).all()
+    scaled = whole(problem.train_images) / 255
+    assert problem.mean == pytest.approx(scaled.mean((0, 1, 2))) and problem.std == pytest.approx(scaled.std((0, 1, 2)))
+
+
+def test_mean_and_std_may_be_given(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    measured, given = own(root).load(), own(root, mean=[0.1, 0.2, 0.3]).load()
+    assert given.mean == (0.1, 0.2, 0.3) and given.std == measured.std != own(root, std=[1, 1, 1]).load().std
+
+
+def test_mean_is_measured_on_images_not_on_what_fills_them_up(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine", sizes=[(9, 9)])
+    image = of(root, "images/train", "000.png") / 255
+    assert own(root).load().mean == pytest.approx(image.mean((0, 1)))
+
+
+def test_splits_are_joined_in_their_order(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    for part in ("images", "labels"):
+        shutil.copytree(root / part / "train", root / part / "a_last")
+    paths = own(root, train=["train", "a_last"]).load().train_images.paths
+    assert [f"{p.parent.name}/{p.stem}" for p in paths] == ["train/000", "train/001", "a_last/000", "a_last/001"]
+    limited = own(root, train=["train", "a_last"], limit=2, test_limit=1)
+    assert [f"{p.parent.name}/{p.stem}" for p in limited.load().train_images.paths] == ["train/000", "a_last/000"]
+    assert agree(limited).test_labels.shape[0] == 1
+
+
+def test_images_are_filled_up_to_a_multiple_of_8(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine", sizes=[(10, 24), (17, 9)])
+    problem = agree(own(root))
+    assert problem.train_images.shape == (2, 24, 24, 3)
+    images, labels = whole(problem.train_images), whole(problem.train_labels)
+    for index, (height, width) in enumerate([(10, 24), (17, 9)]):
+        assert (images[index, :height, :width] == of(root, "images/train", f"{index:03}.png")).all()
+        assert (labels[index, :height, :width] != IGNORED).mean() > 0.5
+        rest = np.ones((24, 24), bool)
+        rest[:height, :width] = False
+        assert rest.any() and (images[index][rest] == 0).all() and (labels[index][rest] == IGNORED).all()
+
+
+def test_scale(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine", sizes=[(30, 50), (16, 25)])
+    problem = agree(own(root, scale=0.5))
+    assert problem.train_images.shape == (2, 16, 32, 3)  # 15 x 25 and 8 x 13
+    images, labels = whole(problem.train_images), whole(problem.train_labels)
+    for index, (height, width) in enumerate([(15, 25), (8, 13)]):
+        file = Image.open(root / "images" / "train" / f"{index:03}.png")
+        smooth = np.asarray(file.resize((width, height), Image.Resampling.BILINEAR))
+        assert (images[index, :height, :width] == smooth).all() and (images[index, height:] == 0).all()
+        ids = of(root, "labels/train", f"{index:03}.png")
+        rows, columns = (
+            np.floor((np.arange(small) + 0.5) * large / small).astype(int)
+            for small, large in ((height, ids.shape[0]), (width, ids.shape[1]))
+        )
+        nearest = ids[rows][:, columns]
+        assert (labels[index, :height, :width] == np.where(nearest == 7, IGNORED, nearest)).all()
+
+
+def test_the_ignored_id_may_lie_among_the_others(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    ids = np.arange(4, dtype=np.uint8).repeat(96).reshape(16, 24)
+    for split in ("train", "test"):
+        for number in range(2):
+            save(root / "labels" / split / f"{number:03}.png", ids)
+    labels = whole(agree(own(root, ignore=1)).train_labels)[0]
+    assert (labels == np.array([0, IGNORED, 1, 2])[ids]).all()
+
+
+def test_label_maps_with_a_palette(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    ids = of(root, "labels/train", "000.png")
+    image = Image.fromarray(ids, "L").convert("P")
+    image.putdata(list(ids.ravel()))
+    image.putpalette([255, 0, 0] * 256)
+    image.save(root / "labels" / "train" / "000.png")
+    assert Image.open(root / "labels" / "train" / "000.png").mode == "P"
+    assert (whole(own(root).load().train_labels)[0] == np.where(ids == 7, IGNORED, ids)).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((16, 24, 3), np.uint8), "must hold 8-bit class ids in one channel, its mode is RGB"),
+        (np.zeros((16, 24), np.uint16), "must hold 8-bit class ids in one channel, its mode is I;16"),
+        (np.full((16, 24), 9, np.uint8), "holds the id 9; allowed: 0..2, 7 (7 is ignored)"),
+    ],
+)
+def test_label_maps_that_can_not_be_used(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
+    root = folder(tmp_path / "mine")
+    problem = own(root).load()
+    save(root / "labels" / "train" / "001.png", pixels)
+    whole_message = re.escape(f"{root / 'labels' / 'train' / '001.png'} {message}")
+    with pytest.raises(DataMissing, match=whole_message):
+        own(root).facts()
+    with pytest.raises(DataMissing, match=whole_message):
+        problem.train_labels[np.array([0, 1])]
+    assert problem.train_labels[np.array([0])].shape == (1, 16, 24), "the other file is not concerned"
+
+
+def test_allowed_ids_without_an_ignored_one(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    with pytest.raises(DataMissing, match=re.escape("holds the id 7; allowed: 0..2") + "$"):
+        own(root, ignore=None).facts()
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        (".", "there is no folder"),
+        (
+            "images/test",
+            r"there is no folder .*test; expected are images/<split>/<name>\.png or \.jpg and labels/<split>",
+        ),
+        ("labels", r"labels.train.000\.png is missing: it must hold the labels of .*000\.png"),
+        ("labels/test/001.png", r"labels.test.001\.png is missing"),
+        ("images/train/*", "train has no image"),
+    ],
+)
+def test_folders_that_are_not_whole(tmp_path: Path, remove: str, message: str) -> None:
+    root = folder(tmp_path / "mine")
+    for path in list(root.glob(remove)) if "*" in remove else [root / remove]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for call in (own(root).facts, own(root).load):
+        with pytest.raises(DataMissing, match=message) as caught:
+            call()
+        assert str(root) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_size_and_a_broken_header(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    save(root / "labels" / "test" / "001.png", np.zeros((24, 16), np.uint8))
+    with pytest.raises(DataMissing, match=r"001\.png is 16 x 24 pixels where its image 001\.png is 24 x 16"):
+        own(root).facts()
+    (root / "labels" / "test" / "001.png").write_text("broken")
+    with pytest.raises(DataMissing, match=r"labels.test.001\.png can't be read: replace or remove it"):
+        own(root).facts()
+
+
+# ------------------------------------------------------------------------------------------ files read when needed
+
+
+def files(root: Path, count: int = 5) -> Files:
+    folder(root, sizes=[(16, 24)] * count)
+    return own(root).load().train_images
+
+
+def test_files_read_like_an_array(tmp_path: Path) -> None:
+    array = files(tmp_path / "mine")
+    assert (array.ndim, array.dtype, len(array), array.shape) == (4, np.uint8, 5, (5, 16, 24, 3))
+    everything = whole(array)
+    assert (everything.shape, everything.dtype, everything.nbytes) == (array.shape, array.dtype, array.nbytes)
+    assert len({row.tobytes() for row in everything}) == 5
+    for indices in ([3, 0, 3], [-1], []):
+        chosen = np.array(indices, dtype=np.int64)
+        assert np.array_equal(array[chosen], everything[chosen])
+    for wrong in (np.array([True, False, True, False, False]), np.array(2), 2):
+        with pytest.raises(AssertionError, match="array of indices"):
+            array[wrong]
+    with pytest.raises(IndexError):
+        array[np.array([5])]
+
+
+def test_files_are_pickled_by_their_paths(tmp_path: Path) -> None:
+    problem = own(folder(tmp_path / "mine", sizes=[(64, 64)] * 3)).load()
+    whole(problem.train_images)
+    print_before = problem.fingerprint
+    packed = pickle.dumps(problem)
+    assert len(packed) < problem.train_images.nbytes / 4
+    again = pickle.loads(packed)
+    assert (whole(again.train_images) == whole(problem.train_images)).all()
+    assert (whole(again.train_labels) == whole(problem.train_labels)).all()
+    assert again.fingerprint == print_before
+
+
+def test_only_what_is_asked_for_is_decoded(tmp_path: Path) -> None:
+    array = files(tmp_path / "mine")
+    array.paths[2].write_bytes(array.paths[2].read_bytes()[:-100])
+    array[np.array([0, 1, 3, 4])]
+    with pytest.raises(DataMissing, match=r"002\.png can't be decoded"):
+        array[np.array([0, 2])]
+
+
+def test_an_image_that_has_grown(tmp_path: Path) -> None:
+    array = files(tmp_path / "mine")
+    save(array.paths[1], pictures(1, 32)[0])
+    with pytest.raises(DataMissing, match=r"001\.png was changed: it is larger than 24 x 16 pixels"):
+        whole(array)
+
+
+def test_fingerprint_of_files(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    before = own(root).load().fingerprint
+    shutil.copytree(root, tmp_path / "moved")
+    assert own(tmp_path / "moved").load().fingerprint == before, "where they lie does not count"
+    seen = {before}
+    eight = [str(number) for number in range(8)]
+    for settings in ({"scale": 0.5}, {"scale": 0.45}, {"limit": 1}, {"ignore": None, "classes": eight}):
+        seen.add(own(root, **settings).load().fingerprint)
+    for name in ("images/train/001.png", "labels/train/000.png", "images/test/000.png", "labels/test/001.png"):
+        shutil.copytree(root, tmp_path / "changed", dirs_exist_ok=True)
+        pixels = of(root, *name.rsplit("/", 1)).copy()
+        pixels[0, 0] = (pixels[0, 0] + 1) % 3  # another value, and an id that is allowed
+        save(tmp_path / "changed" / name, pixels)
+        seen.add(own(tmp_path / "changed").load().fingerprint)
+    assert len(seen) == 9
+
+
+def test_a_damaged_file_has_another_fingerprint(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    problem = own(root).load()
+    before = problem.fingerprint
+    damage(root / "images" / "train" / "000.png")
+    assert problem.fingerprint == before, "computed once"
+    assert own(root, mean=[0.5] * 3, std=[0.5] * 3).load().fingerprint != before
+
+
+def test_fingerprints_of_arrays_are_as_they_were() -> None:
+    images, labels = np.arange(72, dtype=np.uint8).reshape(2, 3, 4, 3), np.array([0, 1])
+    problem = Problem(images, labels, images[:1], labels[:1], ("a", "b"), (0.5,) * 3, (0.2,) * 3)
+    assert problem.fingerprint == "c228d4f083437c77", "results of earlier versions could not be resumed"
+    assert not problem.per_pixel
+
+
+@pytest.mark.parametrize(
+    ("sizes", "scale", "common"),
+    [
+        ([(16, 24)], 1, (16, 24)),
+        ([(17, 8), (9, 25)], 1, (24, 32)),
+        ([(360, 480)], 0.5, (184, 240)),
+        ([(1, 1)], 0.1, (8, 8)),
+    ],
+)
+def test_common_size(sizes: list[tuple[int, int]], scale: float, common: tuple[int, int]) -> None:
+    assert common_size(sizes, scale) == common
+
+
+def test_spaced() -> None:
+    assert spaced(5, None).tolist() == spaced(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert spaced(10, 4).tolist() == [0, 2, 5, 7] and spaced(3, 1).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "test_labels", "message"),
+    [
+        (np.full((2, 8, 8), 2), None, "maps are"),
+        (np.full((2, 8, 8), 2, np.uint8), None, r"labels are 0\.\.classes-1"),
+        (np.full((2, 8, 8), 254, np.uint8), None, r"labels are 0\.\.classes-1"),
+        (np.zeros((2, 8, 4), np.uint8), None, "maps are"),
+        (np.zeros((2, 8, 8), np.uint8), np.zeros(2, np.int64), "labels of one kind"),
+        (np.full(2, 255), None, r"labels are 0\.\.classes-1"),
+        (np.full(2, -1), None, r"labels are 0\.\.classes-1"),
+        (np.zeros(2, np.uint8), None, "one int64 label"),
+    ],
+)
+def test_a_problem_refuses_labels_that_are_none(labels: Any, test_labels: Any, message: str) -> None:
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    good = Problem(images, np.full((2, 8, 8), 255, np.uint8), images, np.ones((2, 8, 8), np.uint8), ("a", "b"), (), ())
+    assert good.per_pixel
+    with pytest.raises(AssertionError, match=message):
+        Problem(images, labels, images, labels if test_labels is None else test_labels, ("a", "b"), (), ())
+
+
+# ---------------------------------------------------------------------------------------------------- drawn scenes
+
+
+def test_scenes(tmp_path: Path) -> None:
+    problem = agree(make("scenes", tmp_path))
+    assert problem.train_images.shape == (240, 64, 96, 3) and len(problem.test_images) == 60
+    mean, std = trees.mean_and_std(problem.train_images)
+    assert problem.mean == pytest.approx(mean, abs=5e-5) and problem.std == pytest.approx(std, abs=5e-5)
+    for labels in (problem.train_labels, problem.test_labels):
+        shares = np.bincount(labels.ravel(), minlength=256) / labels.size
+        assert (shares[:8] > 0.004).all(), "every class is there"
+        assert shares[street.SIGN] < 0.01 < shares[street.PERSON] < 0.02 < shares[street.CAR] < 0.05
+        assert (labels == IGNORED).any((1, 2)).all() and shares[IGNORED] < 0.1
+        assert (labels[:, :48] != IGNORED).all(), "only the bonnet at the bottom"
+    images = np.concatenate([problem.train_images, problem.test_images])
+    assert len({image.tobytes() for image in images}) == 300, "all differ"
+
+
+def test_a_scene_depends_on_its_index_alone(tmp_path: Path) -> None:
+    few, many = (make("scenes", tmp_path, train=n, test=2).load() for n in (3, 6))
+    assert (few.train_images == many.train_images[:3]).all() and (few.train_labels == many.train_labels[:3]).all()
+    assert (few.test_images == many.test_images).all() and not (few.test_images == few.train_images[:2]).all()
+    spread = agree(make("scenes", tmp_path, train=6, test=2, limit=2, test_limit=1))
+    assert (spread.train_images == many.train_images[[0, 3]]).all() and len(spread.test_labels) == 1
+    assert make("scenes", tmp_path, train=3, test=2).load().fingerprint == few.fingerprint != many.fingerprint
+
+
+def test_scenes_have_the_pixels_they_always_had() -> None:
+    image, labels = street.draw(0, 11, 64, 96)
+    found = zlib.crc32(image.tobytes() + labels.tobytes())
+    assert found == 292282879, "results can't be compared any more"
+
+
+@pytest.mark.parametrize("size", [[32, 32], [64, 128], [96, 40]])
+def test_scenes_of_other_sizes(tmp_path: Path, size: list[int]) -> None:
+    problem = agree(make("scenes", tmp_path, size=size, train=40, test=10))
+    assert set(np.unique(problem.train_labels)) == {*range(8), IGNORED}
+
+
+# ------------------------------------------------------------------------------------------------- settings, facts
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ({"name": "scenes", "size": [64, 90]}, "dataset.size: must be two multiples of 8 from 32 up, got [64, 90]"),
+        ({"name": "scenes", "size": [64]}, "dataset.size: must be at least 2 long, got [64]"),
+        ({"name": "scenes", "size": [64, 64, 64]}, "dataset.size: must be at most 2 long, got [64, 64, 64]"),
+        ({"name": "scenes", "train": 0}, "dataset.train: must be above 0, got 0"),
+        ({"name": "scene"}, "dataset.name: unknown dataset 'scene'; did you mean 'scenes'?"),
+        ({"name": "cityscapes", "scale": 2}, "dataset.scale: must be at most 1, got 2"),
+        ({"name": "cityscapes", "scal": 0.5}, "dataset.scal: unknown key 'scal'; did you mean 'scale'?"),
+        ({"classes": ["a", "b"]}, "dataset.path: this key is required"),
+        ({"path": "x"}, "dataset.classes: this key is required"),
+        ({"path": "x", "classes": ["a", "b", "a"]}, "dataset.classes: 'a' is there twice"),
+        ({"path": "x", "classes": ["a"]}, 'dataset.classes: must be at least 2 long, got ["a"]'),
+        ({"path": "x", "classes": CLASSES, "ignore": 256}, "dataset.ignore: must be at most 255, got 256"),
+        (
+            {"path": "x", "classes": CLASSES, "train": ["train", "val"], "test": ["val"]},
+            "dataset.test: the split 'val' is there twice in train and test",
+        ),
+        ({"path": "x", "classes": CLASSES, "mean": [0.5]}, "dataset.mean: must be at least 3 long, got [0.5]"),
+        ({"path": "x", "classes": CLASSES, "std": [0, 1, 1]}, "dataset.std: must be above 0, got [0.0, 1.0, 1.0]"),
+    ],
+)
+def test_mistakes_in_settings_get_one_sentence(tmp_path: Path, dataset: dict[str, Any], message: str) -> None:
+    values = {
+        "dataset": {"name": "segmentation_folder"} | dataset,
+        "model": {"name": "resnet_small", "width": 8},
+        "recipe": {"epochs": 5},
+        "protocol": {"initial": 20, "budget": 10, "cycles": 3, "start": "warm"},
+        "methods": {"Ran": "random"},
+        "seeds": [0],
+    }
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    with pytest.raises(UserError, match=re.escape(f"{path}:") + r"\d+: " + re.escape(message)) as caught:
+        config.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_good_settings_survive_being_written(tmp_path: Path) -> None:
+    for settings in ({"path": "x", "classes": CLASSES, "mean": [0.5, 0.4, 0.3], "ignore": 0, "scale": 0.5}, {}):
+        plugin = PLUGINS["segmentation_folder" if settings else "scenes"]
+        assert plugin is not None
+        whole_settings = plugin.Settings(**settings)
+        assert plugin.Settings.model_validate_json(whole_settings.model_dump_json(), strict=True) == whole_settings
