@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness.images import Images
+from harness.images import Images, Rows
 from harness.networks import Network
 from harness.records import PHASES
 from harness.seeds import key, stream
@@ -60,8 +60,8 @@ class Cycle:
     images: Images
     labelled: torch.Tensor
     """In the order of buying."""
-    labels: torch.Tensor
-    """Labels of ``labelled``, in the same order."""
+    labels: Rows
+    """Labels [L, *S] of ``labelled``, in the same order: int64, or uint8 maps with IGNORED pixels."""
     unlabelled: torch.Tensor
     """Ascending."""
     candidates: torch.Tensor

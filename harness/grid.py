@@ -113,6 +113,13 @@ def _check_size(suite: Suite, facts: Facts) -> None:
             f"{suite.protocol.cycles - 1} x budget {suite.protocol.budget}), but {suite.dataset.name} has "
             f"{facts.num_train} training images"
         )
+    crop, padding = suite.recipe.crop_size, suite.recipe.crop_padding
+    if crop and any(asked > side + 2 * padding for asked, side in zip(crop, facts.size, strict=True)):
+        height, width = facts.size
+        raise UserError(
+            f"suite {suite.name}: recipe.crop_size: must fit into the images of {suite.dataset.name}, {height} x {width} "
+            f"pixels{f' and {padding} of padding on each side' if padding else ''}, got {list(crop)}"
+        )
 
 
 SETTINGS = ("dataset", "model", "recipe", "protocol")  # of a suite: equal where trials may share a table

@@ -1,12 +1,76 @@
-"""Images on a trial's device: one uint8 tensor, from which batches are cut, flipped and normalised there."""
+"""Images on a trial's device: uint8, from which batches are cut, moved and normalised there."""
 
 from __future__ import annotations
 
+import os
+import warnings
+from copy import copy
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from harness.data import Problem
+from harness.data import IGNORED, Problem
 from harness.settings import Recipe
+
+HELD_SHARE = 0.25  # of the free memory: data that takes no more is held on the device, else read batch by batch
+
+
+RESIZED_AT_ONCE = 16  # images: bounds the memory of resizing a whole dataset
+
+
+class Streamed:
+    """Rows of files, decoded each time they are taken: what a tensor on the device is for data that fits there.
+
+    ``rows`` (int64, on the CPU) makes it a selection: position i is file ``rows[i]``.
+    """
+
+    def __init__(self, files: Any, device: torch.device, rows: np.ndarray[Any, Any] | None = None) -> None:
+        self.files, self.device, self.rows = files, device, rows
+        self.shape: tuple[int, ...] = (len(files if rows is None else rows), *files.shape[1:])
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        places = indices.cpu().numpy()
+        taken = self.files[places if self.rows is None else self.rows[places]]
+        return torch.from_numpy(taken).to(self.device, non_blocking=True)
+
+
+Rows = torch.Tensor | Streamed
+"""Data whose rows are taken by a tensor of indices, and arrive on the device."""
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def on_device(array: Any, device: torch.device) -> Rows:
+    """Return an array's rows on the device; files that would not fit there stay files.
+
+    On the CPU an array is not copied, and must not be written to.
+    """
+    if not isinstance(array, np.ndarray):
+        if array.nbytes > HELD_SHARE * _free_memory(device):
+            return Streamed(array, device)
+        array = array[np.arange(len(array))]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array).to(device)
+
+
+def selected(array: Any, rows: np.ndarray[Any, Any], device: torch.device) -> Rows:
+    """Return some rows of an array, in the order of ``rows``."""
+    if isinstance(array, np.ndarray):
+        return on_device(array[rows], device)
+    chosen = Streamed(array, device, rows)
+    small = array.nbytes * len(rows) / len(array) <= HELD_SHARE * _free_memory(device)
+    return chosen[torch.arange(len(rows))] if small else chosen
 
 
 class Images:
@@ -15,18 +79,30 @@ class Images:
     A batch is float32 [B, channels, H, W], normalised, in channels_last memory (a batch of rows of NHWC pixels).
     """
 
-    def __init__(self, pixels: torch.Tensor, problem: Problem, recipe: Recipe) -> None:
+    def __init__(self, pixels: Rows, problem: Problem, recipe: Recipe) -> None:
         self.pixels = pixels
         """[N, H, W, channels] uint8"""
-        self.padding, self.flip = recipe.crop_padding, recipe.flip
+        self.padding, self.crop_size, self.flip = recipe.crop_padding, recipe.crop_size, recipe.flip
         std = torch.tensor(problem.std, device=pixels.device)
         self._scale = 1 / (255 * std)
         self._shift = -torch.tensor(problem.mean, device=pixels.device) / std
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels, and so the batches, are."""
+        """Where the batches are."""
         return self.pixels.device
+
+    def resized(self, side: int) -> Images:
+        """Return the same images at ``side`` x ``side`` pixels: themselves if they have that size, else a copy."""
+        if self.pixels.shape[1:3] == (side, side):
+            return self
+        found = copy(self)
+        parts = []
+        for indices in torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE):
+            images = resized(self.pixels[indices].permute(0, 3, 1, 2).float(), side)
+            parts.append(images.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
+        found.pixels = torch.cat(parts)
+        return found
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
@@ -38,23 +114,56 @@ class Images:
     def augmented(self, indices: torch.Tensor, generator: torch.Generator, crop: bool = True) -> torch.Tensor:
         """Return the images after a random crop (zero padding) and flip, or the flip alone: what is trained on."""
         pixels = self.pixels[indices]
-        batch, height, width, _ = pixels.shape
-        device, pad = pixels.device, self.padding if crop else 0
+        return self._normalised(_moved(pixels, *self._window(pixels.shape, generator, crop), fill=0))
+
+    def pair(
+        self, indices: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the augmented images and their labels [B, *S]: a map moves with its image, IGNORED at the padding."""
+        pixels = self.pixels[indices]
+        window = self._window(pixels.shape, generator, crop=True)
+        if labels.ndim == 3:
+            labels = _moved(labels, *window, fill=IGNORED)
+        return self._normalised(_moved(pixels, *window, fill=0)), labels
+
+    def _window(
+        self, shape: torch.Size, generator: torch.Generator, crop: bool
+    ) -> tuple[int, torch.Tensor | None, torch.Tensor | None]:
+        """Return (padding, rows [B, h], columns [B, w]) to take of the padded images; None: all as they are."""
+        batch, height, width = shape[:3]
+        device, pad = self.device, self.padding if crop else 0
+        size = self.crop_size if crop and self.crop_size else (height, width)
 
         def draw(values: int) -> torch.Tensor:
             return torch.randint(0, values, (batch, 1), generator=generator, device=device)
 
-        if pad:
-            pixels = F.pad(pixels, (0, 0, pad, pad, pad, pad))
-        rows = torch.arange(height, device=device).expand(batch, height)
-        columns = torch.arange(width, device=device).expand(batch, width)
+        room = height + 2 * pad - size[0], width + 2 * pad - size[1]
+        if not (self.flip or any(room)):
+            return 0, None, None
+        rows = torch.arange(size[0], device=device).expand(batch, size[0])
+        columns = torch.arange(size[1], device=device).expand(batch, size[1])
         if self.flip:
-            flipped = draw(2).bool()
-            columns = torch.where(flipped, width - 1 - columns, columns)
-        if pad:
-            rows = rows + draw(2 * pad + 1)
-            columns = columns + draw(2 * pad + 1)
-        if pad or self.flip:
-            image = torch.arange(batch, device=device)[:, None, None]
-            pixels = pixels[image, rows[:, :, None], columns[:, None, :]]
-        return self._normalised(pixels)
+            columns = torch.where(draw(2).bool(), size[1] - 1 - columns, columns)
+        if any(room):
+            rows = rows + draw(room[0] + 1)
+            columns = columns + draw(room[1] + 1)
+        return pad, rows, columns
+
+
+def resized(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Return images [B, channels, H, W] at ``side`` x ``side`` pixels, bilinear and antialiased."""
+    if images.shape[2:] == (side, side):
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+
+def _moved(
+    values: torch.Tensor, pad: int, rows: torch.Tensor | None, columns: torch.Tensor | None, fill: int
+) -> torch.Tensor:
+    """Return the window of values [B, H, W, ...] that is taken after padding with ``fill``."""
+    if rows is None or columns is None:
+        return values
+    if pad:
+        values = F.pad(values, (0, 0) * (values.ndim - 3) + (pad, pad, pad, pad), value=fill)
+    image = torch.arange(len(values), device=values.device)[:, None, None]
+    return values[image, rows[:, :, None], columns[:, None, :]]

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 
 from harness.cycle import Cycle
+from harness.data import IGNORED
 from harness.errors import NonFiniteLoss
-from harness.images import Images
-from harness.networks import Network, Outputs
+from harness.images import Images, Rows
+from harness.networks import Network, Outputs, stride_of, upsampled
 from harness.settings import Recipe
 
 Loss = Callable[[Outputs, torch.Tensor, float], torch.Tensor]
@@ -19,6 +21,8 @@ Loss = Callable[[Outputs, torch.Tensor, float], torch.Tensor]
 
 def optimizer(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimiser, made anew in each cycle (paper, Sec. 4.1)."""
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
         parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
@@ -58,8 +62,8 @@ def fit(cycle: Cycle, loss: Loss, extra_parameters: Iterable[torch.nn.Parameter]
             step_losses = []
             for positions in batches(len(cycle.labelled), recipe, order):
                 positions = positions.to(device)
-                images = cycle.images.augmented(cycle.labelled[positions], augmentation)
-                value = loss(network(images, stages), cycle.labels[positions], epoch / recipe.epochs)
+                images, labels = cycle.images.pair(cycle.labelled[positions], cycle.labels[positions], augmentation)
+                value = loss(network(images, stages), labels, epoch / recipe.epochs)
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
                 optimiser.step()
@@ -92,19 +96,66 @@ def evaluating(network: Network) -> Iterator[None]:
         network.train(was_training)
 
 
-def accuracy(
+def confusion(
     network: Network,
     images: Images,
-    labels: torch.Tensor,
+    labels: Rows,
+    num_classes: int,
     recipe: Recipe,
     predict: Callable[[Network, torch.Tensor], list[torch.Tensor]],
-) -> float:
-    """Return the fraction of plain images whose highest output is their label, the mean over a method's heads."""
-    right: list[torch.Tensor] = []
-    everything = torch.arange(len(labels), device=labels.device)
+) -> torch.Tensor:
+    """Return [heads, C, C] int64: how often label i was predicted as class j by each of a method's heads.
+
+    The images are plain; a map is predicted at its labels' own size, and IGNORED pixels are left out.
+    """
+    counts: torch.Tensor | None = None
+    everything = torch.arange(len(labels), device=images.device)
     with evaluating(network):
         for indices in everything.split(recipe.inference_batch_size):
-            heads = predict(network, images.plain(indices))
-            right.append(torch.stack([(head.argmax(1) == labels[indices]).sum() for head in heads]))
-    counts: list[int] = torch.stack(right).sum(0).tolist()
-    return sum(counts) / (len(counts) * len(labels))
+            expected = labels[indices].long()
+            known = expected < num_classes
+            found = [at_labels(head, expected).argmax(1) for head in predict(network, images.plain(indices))]
+            pairs = [(expected[known] * num_classes + head[known]).bincount(minlength=num_classes**2) for head in found]
+            batch = torch.stack(pairs)
+            counts = batch if counts is None else counts + batch
+    assert counts is not None
+    return counts.view(-1, num_classes, num_classes).cpu()
+
+
+def at_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return logits [B, C, *s] at the size of labels [B, *S]."""
+    if logits.shape[2:] == labels.shape[1:]:
+        return logits
+    return upsampled(logits, (labels.shape[1], labels.shape[2]))
+
+
+def at_places(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return labels [B, *s] int64 for logits [B, C, *s]: of a map of labels, the pixel in the middle of each place."""
+    if labels.shape[1:] == logits.shape[2:]:
+        return labels.long()
+    height, width = labels.shape[1:]
+    stride = stride_of(logits, (height, width))
+    rows, columns = (
+        (torch.arange(places, device=labels.device) * stride + stride // 2).clamp(max=side - 1)
+        for places, side in zip(logits.shape[2:], (height, width), strict=True)
+    )
+    return labels[:, rows[:, None], columns].long()
+
+
+def as_rows(maps: torch.Tensor) -> torch.Tensor:
+    """Return features or logits [B, K, *s] as rows [N, K], one for each image or place."""
+    return maps.movedim(1, -1).reshape(-1, maps.shape[1])
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, per_image: bool = False) -> torch.Tensor:
+    """Return the mean cross-entropy of logits [B, C, *s] against labels [B, *S], or each image's [B].
+
+    Maps are compared at the labels' size; IGNORED pixels are left out, and an image of nothing else has loss 0.
+    """
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels, reduction="none" if per_image else "mean")
+    losses = F.cross_entropy(at_labels(logits, labels), labels.long(), ignore_index=IGNORED, reduction="none")
+    known = labels != IGNORED
+    if per_image:
+        return losses.flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
+    return losses.sum() / known.sum().clamp(min=1)

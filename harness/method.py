@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from harness.lazy import F, torch
+from harness.lazy import torch
 from harness.settings import Strict
 
 if TYPE_CHECKING:
@@ -47,9 +47,12 @@ class Training:
     def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """Return the mean loss of one batch.
 
-        ``labels`` [B, *S] int64; ``progress`` is epoch / epochs, with epoch counted from 0, so it stays below 1.
+        ``labels`` [B] int64, or maps [B, H, W] uint8 with IGNORED pixels, at the images' size; ``progress`` is epoch /
+        epochs, with epoch counted from 0, so it stays below 1.
         """
-        return F.cross_entropy(outputs.logits, labels)
+        from harness.learning import cross_entropy
+
+        return cross_entropy(outputs.logits, labels)
 
     def predict(self, network: Network, images: torch.Tensor) -> list[torch.Tensor]:
         """Return [B, C, *S] whose highest class is the prediction that is tested; one for each head of a method."""

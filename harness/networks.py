@@ -126,13 +126,18 @@ def upsampled(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return maps [B, K, h, w] of images of ``size`` (H, W) as [B, K, H, W]: bilinear, align_corners=False.
 
     It is the DRN authors' frozen transposed convolution, but for the outermost half stride, where theirs fades to 0.
-    Two small matrix products, because the deterministic backward pass of F.interpolate on a GPU is a scatter. The
-    stride follows from both sizes. Raises ValueError if these are not maps of such images.
+    Two small matrix products, because the deterministic backward pass of F.interpolate on a GPU is a scatter.
     """
+    stride = stride_of(maps, size)
+    rows, columns = (_bilinear(side, stride, maps.device).to(maps.dtype) for side in size)
+    return rows @ maps @ columns.T
+
+
+def stride_of(maps: torch.Tensor, size: tuple[int, int]) -> int:
+    """Return the pixels per place of maps [B, K, h, w] of images of ``size``. Raises ValueError if they can't be."""
     for stride in STRIDES:
         if maps.shape[2:] == tuple(-(-side // stride) for side in size):
-            rows, columns = (_bilinear(side, stride, maps.device).to(maps.dtype) for side in size)
-            return rows @ maps @ columns.T
+            return stride
     raise ValueError(f"maps of {tuple(maps.shape[2:])} places can't be those of images of {size} pixels")
 
 

@@ -55,6 +55,8 @@ class CycleRecord:
     own_start: list[int] = field(default_factory=list)
     """The labelled images of cycle 0, in cycle 0 of a method that drew its own; else they follow from the seed."""
     pid: int = 0
+    per_class: dict[str, float] = field(default_factory=dict)
+    """Intersection over union by class, where pixels have labels; classes that the test set lacks are left out."""
     warnings: list[str] = field(default_factory=list)
     health: dict[str, float] = field(default_factory=dict)
     """A method's own measurements of its training: losses, explained variance, ranking accuracy."""

@@ -60,7 +60,11 @@ class Recipe(Strict):
     gamma: PositiveFloat = 0.1
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 5e-4
+    optimizer: Literal["sgd", "adam"] = "sgd"
     crop_padding: NonNegativeInt = Field(4, description="zero padding of the random crop, pixels; 0: no crop")
+    crop_size: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="[height, width] of the random crop; null: that of the images"
+    )
     flip: bool = Field(True, description="random horizontal flip")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",

@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,8 +21,9 @@ from harness import __version__, networks, pool, registry
 from harness.cycle import Clock, Cycle
 from harness.data import Facts, Problem
 from harness.errors import NonFiniteLoss, UserError
-from harness.images import Images
-from harness.learning import accuracy
+from harness.figures import summary
+from harness.images import Images, on_device, selected
+from harness.learning import confusion
 from harness.method import Acquisition, Training
 from harness.records import CycleRecord
 from harness.scoring import Columns, InProcess, Scored, Scorer, as_record
@@ -121,15 +121,14 @@ def facts_of(problem: Problem) -> Facts:
     """Return the facts of a loaded dataset."""
     _, height, width, channels = problem.train_images.shape
     return Facts(
-        len(problem.train_labels), len(problem.test_labels), len(problem.classes), channels, (height, width), ""
+        len(problem.train_labels),
+        len(problem.test_labels),
+        len(problem.classes),
+        channels,
+        (height, width),
+        "",
+        problem.per_pixel,
     )
-
-
-def as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
-    """Put an array on a device; on the CPU it is not copied, and must not be written to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array).to(device)
 
 
 @dataclass
@@ -142,6 +141,7 @@ class _Trained:
     shared_from: str | None = None
     warnings: list[str] = field(default_factory=list)
     health: dict[str, float] = field(default_factory=dict)
+    per_class: dict[str, float] = field(default_factory=dict)
 
 
 class Runner:
@@ -159,15 +159,15 @@ class Runner:
         self._start_clock()
         with self.clock.phase("setup"):
             recipe = trial.recipe
-            self.images = Images(self._tensor(problem.train_images), problem, recipe)
-            self.test_images = Images(self._tensor(problem.test_images), problem, recipe)
-            self.test_labels = self._tensor(problem.test_labels)
+            self.images = Images(on_device(problem.train_images, self.device), problem, recipe)
+            self.test_images = Images(on_device(problem.test_images, self.device), problem, recipe)
+            self.test_labels = on_device(problem.test_labels, self.device)
             self.labelled = pool.initial_set(trial.protocol, self.facts.num_train, trial.seed)
             self.own_start: list[int] = []
             self._make(0)
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
-        return as_tensor(array, self.device)
+        return torch.from_numpy(array).to(self.device)
 
     def header(self) -> dict[str, Any]:
         """Return what the store keeps of the trial as a whole."""
@@ -237,7 +237,7 @@ class Runner:
             network=self.network,
             images=self.images,
             labelled=self._tensor(self.labelled),
-            labels=self._tensor(self.problem.train_labels[self.labelled]),
+            labels=selected(self.problem.train_labels, self.labelled, self.device),
             unlabelled=self._tensor(np.flatnonzero(~is_labelled)),
             candidates=self._tensor(drawn),
             recipe=self.trial.recipe,
@@ -260,12 +260,19 @@ class Runner:
                 self._load(state)
                 seconds = {p: done.seconds[p] for p in ("train", "auxiliary", "evaluate")}
                 key = self.trial.sharing_key
-                return _Trained(done.figures, done.final_loss, seconds, key, done.warnings, done.health)
+                return _Trained(done.figures, done.final_loss, seconds, key, done.warnings, done.health, done.per_class)
         loss = self.training.fit(cycle)
         with self.clock.phase("evaluate"):
-            recipe, predict = self.trial.recipe, self.training.predict
-            figure = accuracy(self.network, self.test_images, self.test_labels, recipe, predict)
-        return _Trained({"accuracy": figure}, loss)
+            counts = confusion(
+                self.network,
+                self.test_images,
+                self.test_labels,
+                self.facts.num_classes,
+                self.trial.recipe,
+                self.training.predict,
+            )
+        figures, per_class = summary(counts, self.problem.classes, self.facts.per_pixel)
+        return _Trained(figures, loss, per_class=per_class)
 
     def _choose(self, cycle: Cycle) -> tuple[list[int], Scored | None]:
         """Return the indices to buy, preferred first."""
@@ -321,6 +328,7 @@ class Runner:
             cycle=number,
             labelled=len(self.labelled),
             figures=trained.figures,
+            per_class=trained.per_class,
             chosen=chosen,
             seconds={p: own + trained.seconds.get(p, 0.0) for p, own in self.clock.seconds.items()},
             wall_seconds=time.perf_counter() - self._began,

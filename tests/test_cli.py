@@ -96,7 +96,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "nested key": (
         ("epochs: 2", "epochz: 2"),
         [],
-        "c.yaml:4: recipe.epochz: unknown key 'epochz'; did you mean 'epochs'? allowed: batch_size, crop_padding, epo",
+        "c.yaml:4: recipe.epochz: unknown key 'epochz'; did you mean 'epochs'? allowed: batch_size, crop_padding, cro",
     ),
     "where key": (("trials:", "trails:"), [], "c.yaml:20: where.trails: unknown key 'trails'; did you mean 'trials'?"),
     "missing key": (("  start: warm\n", ""), [], "c.yaml:7: protocol.start: this key is required"),
@@ -455,6 +455,12 @@ def expanded(folder: Path, text: str, *overrides: str) -> tuple[Benchmark, grid.
 
 
 # ------------------------------------------------------------------------------------------------------- the grid
+
+
+def test_a_crop_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    expanded(tmp_path, SUITES, "recipe.crop_size=[16, 16]")  # digits are 8 x 8, and 4 are added on each side
+    with pytest.raises(UserError, match=r"crop_size: must fit into the images of digits, 8 x 8 pixels, got \[9, 8\]"):
+        expanded(tmp_path, SUITES, "recipe.crop_size=[9, 8]", "recipe.crop_padding=0")
 
 
 def test_shared_first_cycles_come_first_and_the_longest_before_the_others(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from harness import pool, registry
 from harness.cycle import Clock, Cycle
 from harness.data import Problem
 from harness.errors import NonFiniteLoss, UserError
-from harness.learning import accuracy, batches, evaluating, fit, learning_rate
+from harness.figures import summary
+from harness.learning import batches, confusion, evaluating, fit, learning_rate
 from harness.method import Acquisition, Training
 from harness.networks import Outputs
 from harness.records import PHASES, CycleRecord
@@ -301,8 +302,9 @@ def test_accuracy_counts_right_answers(digits: Problem, folders: Folders) -> Non
         right = torch.eye(10)[runner.test_labels][start : start + len(images)]
         return [answers[start : start + len(images)], right]  # two heads: one is wrong on every fourth image
 
-    found = accuracy(runner.network, runner.test_images, runner.test_labels, runner.trial.recipe, predict)
-    assert found == (0.75 + 1) / 2
+    found = confusion(runner.network, runner.test_images, runner.test_labels, 10, runner.trial.recipe, predict)
+    assert summary(found, (), per_pixel=False) == ({"accuracy": (0.75 + 1) / 2}, {})
+    assert found[1].equal(torch.diag(runner.test_labels.bincount(minlength=10)))
     assert asked == [64, 36]
     assert runner.network.training, "left as it was"
     with pytest.raises(ZeroDivisionError), evaluating(runner.network):

@@ -18,11 +18,11 @@ import torch
 
 from harness import networks
 from harness.cycle import Cycle
-from harness.images import Images
+from harness.images import Images, on_device
 from harness.method import Acquisition
 from harness.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches, seconds_since
 from harness.suite import Trial
-from harness.trial import Surroundings, as_tensor, build_method, facts_of, make_deterministic
+from harness.trial import Surroundings, build_method, facts_of, make_deterministic
 
 START_SECONDS = 8.0
 """Start of the workers, once per trial: processes that import torch and timm (benchmarks/scoring.py, 2 CPU cores)."""
@@ -40,7 +40,7 @@ class Worker:
         trial, loaded = Trial.from_measured(measured), ray.get(problem[0])
         self.device = torch.device(here.device)
         make_deterministic(here.threads, trial.recipe.precision)
-        self.images = Images(as_tensor(loaded.train_images, self.device), loaded, trial.recipe)
+        self.images = Images(on_device(loaded.train_images, self.device), loaded, trial.recipe)
         facts = facts_of(loaded)
         self.network = networks.build(trial.model, facts, 0).to_place(self.device, trial.recipe.precision)
         _, self.acquisition = build_method(trial.training, trial.acquisition, facts.num_classes)
