@@ -10,10 +10,11 @@ import torch.nn.functional as F
 
 from harness.errors import NonFiniteLoss
 
-from ._modules import SIDE, Autoencoder, build, step
+from ._modules import Autoencoder, build, step
 
 if TYPE_CHECKING:
     from harness.cycle import Cycle
+    from harness.images import Images
 
     from .vaal import VAAL
 
@@ -28,13 +29,6 @@ def endless(indices: torch.Tensor, batch: int, generator: torch.Generator) -> It
     while True:
         shuffled = indices[torch.randperm(len(indices), generator=generator).to(indices.device)]
         yield from (part for part in shuffled.split(size) if len(part) == size)
-
-
-def resized(images: torch.Tensor) -> torch.Tensor:
-    """Return the images at the autoencoder's size."""
-    if images.shape[-2:] == (SIDE, SIDE):
-        return images
-    return F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
 
 
 def autocast(cycle_precision: str, device: torch.device) -> torch.autocast:
@@ -69,14 +63,18 @@ class Game:
         self.draws = cycle.stream(f"{method.name} draws", on_device=True)
         divisor = {"per_image": 1, "batch_sum": 1 / self.settings.batch_size, "per_dimension": self.settings.latent}
         self.kl_weight = self.settings.beta / divisor[self.settings.kl]
-        # by image index, so that a batch of indices finds its labels and targets
-        self.label_of = torch.zeros(len(cycle.images.pixels), dtype=torch.int64, device=device)
-        self.label_of[cycle.labelled] = cycle.labels
+        self.images = cycle.images.resized(self.autoencoder.side)
+        # by image index, so that a batch of indices finds its targets
         self.target_of = torch.ones(len(cycle.images.pixels), device=device)
+        known = method.supervision(cycle)
+        self.supervision_of: torch.Tensor | None = None
+        if known is not None:
+            self.supervision_of = known.new_zeros(len(self.target_of), *known.shape[1:])
+            self.supervision_of[cycle.labelled] = known
 
     def seen(self, indices: torch.Tensor) -> torch.Tensor:
         """Return a batch as the autoencoder sees it."""
-        return resized(self.cycle.images.augmented(indices, self.draws, crop=False))
+        return self.images.augmented(indices, self.draws, crop=False)
 
     def encoded(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (loss of the autoencoder, latent means, latents drawn) of a batch."""
@@ -99,7 +97,8 @@ class Game:
         loss_u, mean_u, _ = self.encoded(unlabelled)
         fooled = sum(self.judged(mean, torch.ones_like(mean[:, 0])) for mean in (mean_l, mean_u))
         loss = loss_l + loss_u + self.settings.adversary * fooled
-        loss = loss + self.method.supervised(self.networks, latent_l, self.label_of[labelled])
+        if self.supervision_of is not None:
+            loss = loss + self.method.supervised(self.networks, latent_l, self.supervision_of[labelled])
         return step(self.generator_optimiser, loss)
 
     def discriminator_step(self, labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
@@ -143,7 +142,7 @@ class Game:
         unlabelled = self.target_of[self.cycle.unlabelled]
         both = torch.cat([torch.ones_like(unlabelled), unlabelled])
         check_discriminator(self.cycle, self.method.name, losses.tolist(), both)
-        check_autoencoder(self.cycle, self.method.name, self.autoencoder)
+        check_autoencoder(self.cycle, self.images, self.method.name, self.autoencoder)
 
     def latents(self) -> torch.Tensor:
         """Train the autoencoder alone, on all images; return the latent means [N, z] of the training set."""
@@ -159,7 +158,7 @@ class Game:
         found = []
         with torch.no_grad(), autocast(self.cycle.recipe.precision, self.cycle.device):
             for indices in everything.split(self.cycle.recipe.inference_batch_size):
-                found.append(self.autoencoder.encode(resized(self.cycle.images.plain(indices)))[0])
+                found.append(self.autoencoder.encode(self.images.plain(indices))[0])
         return torch.cat(found)
 
 
@@ -191,21 +190,21 @@ def check_discriminator(cycle: Cycle, name: str, losses: list[float], targets: t
 
 
 @torch.no_grad()
-def check_autoencoder(cycle: Cycle, name: str, autoencoder: Autoencoder, sample: int = 1000) -> None:
+def check_autoencoder(cycle: Cycle, images: Images, name: str, autoencoder: Autoencoder, sample: int = 1000) -> None:
     """Record explained variance (1 - MSE / Var) and KL in nats on plain images, and warn of a collapse."""
     indices = torch.cat([cycle.labelled, cycle.unlabelled])
     indices = indices[torch.randperm(len(indices), generator=cycle.stream("health"))[:sample].to(indices.device)]
     autoencoder.eval()
-    errors, kls, images = [], [], []
+    errors, kls, every = [], [], []
     for part in indices.split(cycle.recipe.inference_batch_size):
-        seen = resized(cycle.images.plain(part))
+        seen = images.plain(part)
         with autocast(cycle.recipe.precision, cycle.device):
             mean, log_variance = autoencoder.encode(seen)
             decoded = autoencoder.decode(mean)
         errors.append((decoded - seen).square().mean((1, 2, 3)))
         kls.append(kl_divergence(mean, log_variance))
-        images.append(seen)
-    variance = torch.cat(images).var(0, correction=0).mean()
+        every.append(seen)
+    variance = torch.cat(every).var(0, correction=0).mean()
     cycle.health["explained_variance"] = float(1 - torch.cat(errors).mean() / variance)
     cycle.health["kl_nats"] = float(torch.cat(kls).mean())
     kl, explained = cycle.health["kl_nats"], cycle.health["explained_variance"]

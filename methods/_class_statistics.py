@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from harness.lazy import F, torch
+from harness.lazy import torch
 
 Covariance = Literal["diagonal", "full"]
 
@@ -54,23 +54,24 @@ class ClassStatistics:
         self.covariance = features.new_zeros(shape)
 
     def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add features [N, A] (float32 or float64) of classes ``labels`` [N]."""
+        """Add features [N, A] (float32 or float64) of classes ``labels`` [N]; those of IGNORED are left out."""
         features = features.detach()
         if not self.mean.numel():
             self._start(features)
-        member = F.one_hot(labels, self.num_classes).T.to(features.dtype)  # [C, N]
+        classes = torch.arange(self.num_classes, device=labels.device)
+        member = (labels[:, None] == classes).T.to(features.dtype)  # [C, N]; IGNORED is in no class
         count = member.sum(1).long()
         total = self.count + count
         # 0/0 := 0: a class that is absent keeps its statistics
         weight = (count.double() / total.clamp(min=1).double()).to(features.dtype)[:, None]
         mean = member @ features / count.clamp(min=1)[:, None]
-        centred = features - mean[labels]
+        centred = features - mean[labels.clamp(max=self.num_classes - 1)]
         shift = self.mean - mean
         if self.kind == "diagonal":
             batch = member @ centred.square() / count.clamp(min=1)[:, None]
             self.covariance = torch.lerp(self.covariance, batch, weight) + weight * (1 - weight) * shift.square()
         elif _may_loop(features):
-            for label in labels.unique().tolist():  # only the classes that are present
+            for label in labels[labels < self.num_classes].unique().tolist():  # only the classes that are present
                 rows, w = centred[labels == label], weight[label]
                 batch = rows.T @ rows / len(rows)
                 self.covariance[label].lerp_(batch, w).addr_(shift[label] * (w * (1 - w)), shift[label])

@@ -36,26 +36,24 @@ def _up(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-SIDE = 32  # pixels: images of other sizes are resized to it, as VAAL's author says was done for ImageNet
-
-
 class Autoencoder(nn.Module):
-    """The variational autoencoder of VAAL and SRAAL, for 32 x 32 images (Sinha et al. 2019, public code).
+    """The variational autoencoder of VAAL and SRAAL (Sinha et al. 2019, public code, where ``side`` is 32).
 
-    ``latent`` z and ``decoded``, how many of its entries the decoder gets: all in VAAL (22 835 139 parameters for
-    z = 32, width 128), the first half in SRAAL.
+    ``side`` is the images' height and width, a multiple of 16; ``latent`` z; ``decoded``, how many of its entries the
+    decoder gets: all in VAAL (22 835 139 parameters for z = 32, width 128, side 32), the first half in SRAAL.
     """
 
-    def __init__(self, channels: int, width: int, latent: int, decoded: int) -> None:
+    def __init__(self, channels: int, width: int, latent: int, decoded: int, side: int = 32) -> None:
         super().__init__()
-        self.width, self.decoded = width, decoded
-        w = width
+        self.decoded, self.side = decoded, side
+        w, coarse = width, side // 16
+        self.spread_shape = (8 * w, 2 * coarse, 2 * coarse)
         self.encoder = nn.Sequential(
             *_down(channels, w), *_down(w, 2 * w), *_down(2 * w, 4 * w), *_down(4 * w, 8 * w), nn.Flatten()
         )
-        self.mean = nn.Linear(8 * w * 4, latent)
-        self.log_variance = nn.Linear(8 * w * 4, latent)
-        self.spread = nn.Linear(decoded, 8 * w * 16)
+        self.mean = nn.Linear(8 * w * coarse**2, latent)
+        self.log_variance = nn.Linear(8 * w * coarse**2, latent)
+        self.spread = nn.Linear(decoded, 8 * w * 4 * coarse**2)
         self.decoder = nn.Sequential(
             *_up(8 * w, 4 * w), *_up(4 * w, 2 * w), *_up(2 * w, w), nn.ConvTranspose2d(w, channels, 1)
         )
@@ -67,8 +65,8 @@ class Autoencoder(nn.Module):
         return self.mean(found).float(), self.log_variance(found).float()
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Return images [B, channels, 32, 32] for latents [B, z]."""
-        spread = self.spread(latent[:, : self.decoded]).view(-1, 8 * self.width, 4, 4)
+        """Return images [B, channels, side, side] for latents [B, z]."""
+        spread = self.spread(latent[:, : self.decoded]).view(-1, *self.spread_shape)
         return self.decoder(spread).float()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from harness.lazy import torch
@@ -16,11 +17,23 @@ class Uncertainty(Acquisition):
     """Ranks by a score of the logits alone."""
 
     def score(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return [B], highest bought first, for logits [B, C] in float32."""
+        """Return [N], highest bought first, for logits [N, C] in float32, one row for each image or place."""
         raise NotImplementedError
+
+    def over_places(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return an image's score [B] for the scores of its places [B, P]: their mean."""
+        return scores.mean(1)
 
     def describe(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``."""
-        return {"score": self.score(network(images).logits)}
+        from harness.learning import as_rows
+
+        scores = self.score(as_rows(network(images).logits))
+        return {"score": self.over_places(scores.view(len(images), -1))}
+
+
+def log_mean_exp(values: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of the mean [B] of exp(values) [B, P], without overflow."""
+    return values.logsumexp(1) - math.log(values.shape[1])

@@ -11,6 +11,8 @@ epochs, all steps in training mode. The unlabelled images are the candidate subs
 
 Known differences from the authors' code:
 - What is frozen in a step gets no gradient from its first batch on; theirs is frozen after the first forward pass.
+- Where pixels have labels, which the paper does not treat, heads and losses are those of each place of the network's
+  map, and an image's entropy is the mean over them.
 - Images are scored plain, in evaluation mode; theirs with the training augmentation.
 - The number of classes and the batch size are not written into the formulas.
 """
@@ -76,7 +78,7 @@ class ADS(Joint):
 
         def labelled(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             positions = positions.to(cycle.device)
-            return cycle.images.augmented(cycle.labelled[positions], draws), cycle.labels[positions]
+            return cycle.images.pair(cycle.labelled[positions], cycle.labels[positions], draws)
 
         def unlabelled() -> Iterator[torch.Tensor]:
             for part in batches(len(cycle.candidates), recipe, unlabelled_order):
@@ -139,28 +141,38 @@ class ADS(Joint):
         step(optimiser, (weight * (1 - difference(scores))).mean() + supervised)
 
     def scores(self, outputs: Outputs) -> list[torch.Tensor]:
-        """Return each head's class scores [B, C] in 0..1."""
-        return [head(outputs.features) for head in self.module]
+        """Return each head's class scores [N, C] in 0..1, a row for each image or place."""
+        from harness.learning import as_rows
+
+        return [head(as_rows(outputs.features)) for head in self.module]
 
     def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        """Return both heads' binary cross-entropy, summed over classes, averaged over the batch."""
-        targets = F.one_hot(labels, self.num_classes).float()
+        """Return both heads' binary cross-entropy, summed over classes, averaged over the batch or its places."""
+        from harness.learning import at_places
+
+        places = at_places(labels, outputs.logits).flatten()
+        known = places < self.num_classes
+        targets = F.one_hot(places.where(known, 0), self.num_classes).float()
         losses = [F.binary_cross_entropy(scores, targets, reduction="none") for scores in self.scores(outputs)]
-        return sum(losses[1:], losses[0]).sum(1).mean()
+        return (sum(losses[1:], losses[0]).sum(1) * known).sum() / known.sum().clamp(min=1)
 
     def predict(self, network: Network, images: torch.Tensor) -> list[torch.Tensor]:
         """Return both heads' scores: each is tested."""
-        return self.scores(network(images))
+        outputs = network(images)
+        batch, classes, *places = outputs.logits.shape
+        return [head.view(batch, *places, classes).movedim(-1, 1) for head in self.scores(outputs)]
 
     def describe(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``: the heads' mean entropy."""
-        features = network(images).features
+        from harness.learning import as_rows
+
+        features = as_rows(network(images).features)
         if self.module is None:  # on a scoring worker
             self.module = self._heads(features.shape[1]).to(features.device).eval()
         self.module.load_state_dict(prepared)
-        return {"score": entropy([head(features) for head in self.module])}
+        return {"score": entropy([head(features) for head in self.module]).view(len(images), -1).mean(1)}
 
     def extra_parameters(self, cycle: Cycle) -> int:
         """Return the heads' parameters less those of the classifier that they replace."""

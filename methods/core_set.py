@@ -25,8 +25,9 @@ class CoreSet(Acquisition):
     def describe(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
-        """Return the column ``features`` [B, D]."""
-        return {"features": network(images).features}
+        """Return the column ``features`` [B, D], the mean over places where there are any."""
+        features = network(images).features
+        return {"features": features.reshape(*features.shape[:2], -1).mean(2)}
 
     def choose(
         self, columns: Columns, labelled: Callable[[], Columns], budget: int, generator: torch.Generator

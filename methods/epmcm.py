@@ -26,6 +26,7 @@ from harness.method import Acquisition, Training
 from harness.settings import Strict
 
 from ._class_statistics import ClassStatistics, fresh_table, logit_covariance
+from ._uncertainty import log_mean_exp
 from .isda import ISDA as _ISDA
 
 if TYPE_CHECKING:
@@ -83,10 +84,10 @@ class EPMCM(Acquisition):
                     return {"table": statistics.table(weight)}
                 covariance = statistics.logit_covariance(weight)
             else:
-                logits = _plain_logits(cycle)
+                logits, labels = _plain_logits(cycle)
                 if self.settings.form == "closed":
-                    return {"table": fresh_table(logits, cycle.labels, self.num_classes)}
-                covariance = logit_covariance(logits, cycle.labels, self.num_classes)
+                    return {"table": fresh_table(logits, labels, self.num_classes)}
+                covariance = logit_covariance(logits, labels, self.num_classes)
             return {"root": matrix_root(covariance)}
 
     _statistics: ClassStatistics
@@ -95,17 +96,23 @@ class EPMCM(Acquisition):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``: the logarithm of the expected change (closed form), or its estimate."""
+        from harness.learning import as_rows
+
         outputs = network(images)
+        logits = as_rows(outputs.logits)
         if self.settings.form == "sampled":
-            return {"score": sampled(outputs.logits, prepared["root"], self.settings.samples, generator)}
+            changes = sampled(logits, prepared["root"], self.settings.samples, generator)
+            return {"score": changes.view(len(images), -1).mean(1)}
         if self.settings.pseudo_labels:
-            self._statistics.update(outputs.features, outputs.logits.argmax(1))
-            return {"score": log_change(outputs.logits, self._statistics.table(network.classifier.weight))}
-        return {"score": log_change(outputs.logits, prepared["table"])}
+            self._statistics.update(as_rows(outputs.features), logits.argmax(1))
+            table = self._statistics.table(network.classifier.weight)
+        else:
+            table = prepared["table"]
+        return {"score": log_mean_exp(log_change(logits, table).view(len(images), -1))}
 
 
 def log_change(logits: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Return log of Eq. 7 [B]: logsumexp over j != yhat of z_j - z_yhat + Q[yhat, j] / 2, for logits [B, C]."""
+    """Return log of Eq. 7 [N]: logsumexp over j != yhat of z_j - z_yhat + Q[yhat, j] / 2, for logits [N, C]."""
     highest, predicted = logits.max(1, keepdim=True)
     exponents = logits - highest + table[predicted[:, 0]] / 2
     return exponents.scatter(1, predicted, float("-inf")).logsumexp(1)
@@ -131,12 +138,17 @@ def matrix_root(covariance: torch.Tensor) -> torch.Tensor:
     return root.to(covariance.dtype)
 
 
-def _plain_logits(cycle: Cycle) -> torch.Tensor:
-    """Return the logits [L, C] of the plain labelled images under the cycle's network."""
-    from harness.learning import evaluating
+def _plain_logits(cycle: Cycle) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (logits [N, C], labels [N]) of the plain labelled images, or their places, under the cycle's network."""
+    from harness.learning import as_rows, at_places, evaluating
 
-    parts = []
+    logits, labels = [], []
+    positions = torch.arange(len(cycle.labelled), device=cycle.device)
     with evaluating(cycle.network):
-        for indices in cycle.labelled.split(cycle.recipe.inference_batch_size):
-            parts.append(cycle.network(cycle.images.plain(indices)).logits)
-    return torch.cat(parts)
+        for part in positions.split(cycle.recipe.inference_batch_size):
+            found = cycle.network(cycle.images.plain(cycle.labelled[part])).logits
+            logits.append(as_rows(found))
+            labels.append(at_places(cycle.labels[part], found).flatten())
+    every = torch.cat(labels)
+    known = every < logits[0].shape[1]
+    return torch.cat(logits)[known], every[known]

@@ -5,6 +5,10 @@ expected cross-entropy under features drawn from N(a, lambda Sigma_y).
 
 Known differences: the diagonal of Sigma is the default, as in DAST-AL's released code (its paper writes the full
 matrix: ``covariance: full``); a C x C table in place of per-sample tensors gives the same loss and gradients.
+
+Where pixels have labels, Q is added at the network's own stride and the sum is brought to the labels' size, as in the
+public code for Cityscapes; a place has the label of the pixel in its middle (the public code takes a corner), and
+lambda grows by epochs (by steps there). IGNORED pixels are in neither the loss nor the statistics.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, NonNegativeFloat
 
-from harness.lazy import F, torch
+from harness.lazy import torch
 from harness.method import Training
 from harness.settings import Strict
 
@@ -53,14 +57,19 @@ class ISDA(Training):
         The statistics are updated first, with this batch's features, and carry no gradient; the classifier's weight
         does (Wang et al. 2019, Alg. 1).
         """
+        from harness.learning import as_rows, at_places, cross_entropy
+
         assert self._classifier is not None
-        self.statistics.update(outputs.features, labels)
+        places = at_places(labels, outputs.logits)
+        self.statistics.update(as_rows(outputs.features), places.flatten())
         strength = self.settings.lambda_0 * progress
         if strength == 0:
-            return F.cross_entropy(outputs.logits, labels)
-        present = labels.unique() if labels.device.type == "cpu" else None
+            return cross_entropy(outputs.logits, labels)
+        known = places < self.num_classes
+        present = places[known].unique() if labels.device.type == "cpu" else None
         table = self.statistics.table(self._classifier.weight, present)
-        return F.cross_entropy(outputs.logits + (strength / 2) * table[labels], labels)
+        added = table[places.where(known, 0)] * known[..., None]
+        return cross_entropy(outputs.logits + (strength / 2) * added.movedim(-1, 1), labels)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the class statistics."""

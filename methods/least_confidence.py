@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from harness.lazy import torch
 
-from ._uncertainty import Uncertainty
+from ._uncertainty import Uncertainty, log_mean_exp
 
 
 class LeastConfidence(Uncertainty):
@@ -21,3 +21,7 @@ class LeastConfidence(Uncertainty):
         """
         others = logits.scatter(1, logits.argmax(1, keepdim=True), float("-inf"))
         return others.logsumexp(1) - logits.logsumexp(1)
+
+    def over_places(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the logarithm of the mean of 1 - max p."""
+        return log_mean_exp(scores)

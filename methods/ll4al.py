@@ -71,7 +71,9 @@ class LL4AL(Joint):
 
     def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """Return the mean cross-entropy plus the weighted ranking loss."""
-        losses = F.cross_entropy(outputs.logits, labels, reduction="none")
+        from harness.learning import cross_entropy
+
+        losses = cross_entropy(outputs.logits, labels, per_image=True)
         stages = [s.detach() for s in outputs.stages] if progress > self.settings.detach_after else outputs.stages
         ranking, right = ranking_loss(self.module(stages), losses.detach(), self.settings.margin)
         self._right = [*self._right[-99:], right]  # of the last hundred steps: the trained module's

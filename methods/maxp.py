@@ -17,3 +17,7 @@ class Maxp(_LeastConfidence):
     def score(self, logits: torch.Tensor) -> torch.Tensor:
         """Return minus the log-probability that the predicted class is wrong."""
         return -super().score(logits)
+
+    def over_places(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return minus the logarithm of the mean of 1 - max p."""
+        return -super().over_places(-scores)

@@ -13,6 +13,8 @@ Known differences from the paper and its authors' code:
 - Each generator step uses the labels of its own batch; in the code the second step has the first one's.
 - z = 32 and batch 128 on CIFAR-10: the size that DAST-AL's Table 4 gives (the code's default, for CIFAR-100, is z = 200
   and batch 250).
+- Where pixels have labels, U is the mean over places and the label head learns which classes an image has: no code says
+  what it learned there.
 - The candidate subset is ranked (the comparison's protocol); the networks are trained on all images, as published.
 """
 
@@ -79,7 +81,7 @@ class SRAAL(_VAAL):
         latent, half = self.settings.latent, self.settings.latent // 2
         return torch.nn.ModuleDict(
             {
-                "autoencoder": Autoencoder(channels, self.settings.width, latent, decoded=half),
+                "autoencoder": Autoencoder(channels, self.settings.width, latent, half, self.settings.side),
                 "labels": label_head(latent - half, self.num_classes),
                 "judge": discriminator(latent, self.judge_layers),
             }
@@ -87,18 +89,29 @@ class SRAAL(_VAAL):
 
     def unlabelled_targets(self, cycle: Cycle) -> torch.Tensor:
         """Return 1 - U of each unlabelled image."""
-        from harness.learning import evaluating
+        from harness.learning import as_rows, evaluating
 
         found = []
         with evaluating(cycle.network):
             for indices in cycle.unlabelled.split(cycle.recipe.inference_batch_size):
-                found.append(uncertainty(cycle.network(cycle.images.plain(indices)).logits.softmax(1)))
+                logits = cycle.network(cycle.images.plain(indices)).logits
+                found.append(uncertainty(as_rows(logits).softmax(1)).view(len(indices), -1).mean(1))
         return 1 - torch.cat(found)
 
-    def supervised(self, networks: torch.nn.ModuleDict, latent: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def supervision(self, cycle: Cycle) -> torch.Tensor:
+        """Return the labels [L], or of maps which classes each has [L, C], 0 or 1."""
+        if cycle.labels.ndim == 1:
+            return cycle.labels[torch.arange(len(cycle.labels), device=cycle.device)]
+        classes = torch.arange(self.num_classes, device=cycle.device)
+        positions = torch.arange(len(cycle.labels), device=cycle.device).split(cycle.recipe.inference_batch_size)
+        maps = (cycle.labels[some].flatten(1) for some in positions)
+        return torch.cat([torch.stack([(rows == c).any(1) for c in classes], 1) for rows in maps]).float()
+
+    def supervised(self, networks: torch.nn.ModuleDict, latent: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """Return the weighted label loss of the latent's second half."""
         logits = networks["labels"](latent[:, self.settings.latent // 2 :])
-        return self.settings.supervision * F.cross_entropy(logits, labels)
+        loss = F.cross_entropy if known.ndim == 1 else F.binary_cross_entropy_with_logits
+        return self.settings.supervision * loss(logits, known)
 
     def decay(self, step: int) -> float:
         """Return the factor of the learning rate: 0.85 for each thirtieth of the iterations that has passed."""

@@ -13,7 +13,8 @@ Known differences from the paper and its public code:
 - The public code's discriminator with 3 linear layers is used; the paper speaks of 5.
 - Images are normalised by the dataset's mean and std and, at scoring, plain, with batch norm in evaluation mode; the
   public code scores flipped images in training mode.
-- Images of other sizes are resized to 32 x 32, as the author says was done for ImageNet.
+- Images of other sizes are resized to 32 x 32, as the author says was done for ImageNet; ``side`` may be larger, which
+  the code does not have: street scenes lose less.
 - The candidate subset is ranked (the comparison's protocol); the networks are trained on all images, as published.
 """
 
@@ -41,6 +42,7 @@ class VAAL(Acquisition):
 
         latent: PositiveInt = Field(32, description="entries of the latent, z")
         width: PositiveInt = Field(128, description="channels of the autoencoder's first layer")
+        side: int = Field(32, ge=16, multiple_of=16, description="images are resized to this height and width, pixels")
         iterations: PositiveInt = Field(39062, description="50 000 x 100 / 128; each is 2 VAE steps and 1 of the judge")
         batch_size: PositiveInt = 128
         learning_rate: PositiveFloat = Field(5e-4, description="Adam, autoencoder and discriminator")
@@ -61,16 +63,20 @@ class VAAL(Acquisition):
         from ._modules import Autoencoder, discriminator
 
         latent = self.settings.latent
-        autoencoder = Autoencoder(channels, self.settings.width, latent, decoded=latent)
+        autoencoder = Autoencoder(channels, self.settings.width, latent, latent, self.settings.side)
         return torch.nn.ModuleDict({"autoencoder": autoencoder, "judge": discriminator(latent, self.judge_layers)})
 
     def unlabelled_targets(self, cycle: Cycle) -> torch.Tensor:
         """Return what the discriminator should answer for each of ``cycle.unlabelled`` (1: labelled)."""
         return torch.zeros(len(cycle.unlabelled), device=cycle.device)
 
-    def supervised(self, networks: torch.nn.ModuleDict, latent: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return what else the autoencoder learns from labelled images: nothing."""
-        return latent.new_zeros(())
+    def supervision(self, cycle: Cycle) -> torch.Tensor | None:
+        """Return what else the autoencoder learns of each of ``cycle.labelled``: nothing."""
+        return None
+
+    def supervised(self, networks: torch.nn.ModuleDict, latent: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Return the loss of learning it, for rows of ``supervision``."""
+        raise NotImplementedError
 
     def decay(self, step: int) -> float:
         """Return the factor of the learning rate at an iteration."""
@@ -89,14 +95,16 @@ class VAAL(Acquisition):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``: minus the logit that the image is labelled."""
-        from ._adversarial import autocast, resized
+        from harness.images import resized
+
+        from ._adversarial import autocast
 
         if self._networks is None:
             with torch.device("meta"):  # only the shape: the weights are what was prepared
                 self._networks = self.networks(images.shape[1]).eval()
         self._networks.load_state_dict(prepared, assign=True)
         with autocast(network.precision, images.device):
-            mean, _ = self._networks["autoencoder"].encode(resized(images))
+            mean, _ = self._networks["autoencoder"].encode(resized(images, self.settings.side))
         return {"score": -self._networks["judge"](mean)[:, 0]}
 
     def extra_parameters(self, cycle: Cycle) -> int:

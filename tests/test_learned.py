@@ -368,8 +368,6 @@ def test_agreement_moves_the_backbone_and_discrepancy_the_heads(digits: Problem,
 
 
 def test_accuracy_is_the_mean_of_both_heads(digits: Problem, tmp_path: Path) -> None:
-    from harness.learning import accuracy
-
     method = own("ads")
     trial = make_trial(method, method, epochs=3)
     runner, cycle = cycle_of(trial, digits, tmp_path)
@@ -377,7 +375,7 @@ def test_accuracy_is_the_mean_of_both_heads(digits: Problem, tmp_path: Path) -> 
     with evaluating(cycle.network):
         heads = runner.training.predict(cycle.network, runner.test_images.plain(torch.arange(100)))
     right = [float((head.argmax(1) == runner.test_labels).float().mean()) for head in heads]
-    figure = accuracy(cycle.network, runner.test_images, runner.test_labels, trial.recipe, runner.training.predict)
+    figure = run(trial, digits, tmp_path / "again")[0].figures["accuracy"]
     assert figure == pytest.approx(sum(right) / 2)
 
 

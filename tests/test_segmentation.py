@@ -1,0 +1,313 @@
+"""Labels for each pixel: losses, statistics, scores and figures against plain loops, and every method end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import changed, make_trial, outcomes, run
+from harness_of import cycle_of
+from test_methods import METHODS, describes, run_with_stops
+
+from harness import registry, scoring
+from harness.data import IGNORED, DataPlace, Dataset, Problem
+from harness.figures import iou, summary
+from harness.images import Images, Streamed, on_device
+from harness.learning import as_rows, at_places, confusion, cross_entropy
+from harness.method import Acquisition
+from harness.networks import Outputs
+from harness.scoring import describe_batches
+from harness.settings import Model
+from harness.suite import Part, Trial
+
+C = 3
+Folders = Callable[[], Path]
+epmcm = registry.load("methods", "epmcm")
+isda = registry.load("methods", "isda")
+statistics = import_module("harness_methods._class_statistics")
+
+
+@pytest.fixture(scope="session")
+def streets() -> Problem:
+    """Thirty small street scenes, and eight to test on; 28 x 40 pixels, so that the network has to fill them up."""
+    plugin: Any = registry.find("datasets", "scenes", Dataset)
+    found = plugin(plugin.Settings(size=[32, 40], train=30, test=8), DataPlace(Path(), False)).load()
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    return replace(found, **{name: np.ascontiguousarray(getattr(found, name)[:, 4:]) for name in names})
+
+
+def make_street_trial(training: Any = "plain", acquisition: Any = "random", **keys: Any) -> Trial:
+    """Return a trial of three short cycles of a tiny DRN on street scenes."""
+    defaults = {"initial": 6, "budget": 4, "candidates": 16, "batch_size": 4, "inference_batch_size": 6}
+    trial = make_trial(training, acquisition, crop_padding=0, **(defaults | keys))
+    return changed(trial, dataset=Part("streets", {}), model=Model(name="drn_small", width=4))
+
+
+def maps(*shape: int, ignored: float = 0.2) -> torch.Tensor:
+    """Return random labels of C classes, some of them IGNORED."""
+    labels = torch.randint(0, C, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    labels[torch.rand(shape, generator=torch.Generator().manual_seed(2)) < ignored] = IGNORED
+    return labels
+
+
+def noise(*shape: int, seed: int = 3) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# -------------------------------------------------------------------------------------------------- images, labels
+
+
+@pytest.mark.parametrize(("padding", "crop_size"), [(0, None), (3, None), (0, (8, 12)), (2, (10, 16))])
+def test_a_label_map_moves_with_its_image(padding: int, crop_size: Any, streets: Problem) -> None:
+    trial = make_street_trial(crop_size=crop_size)
+    recipe = changed(trial, crop_padding=padding).recipe
+    values = np.random.default_rng(0).integers(1, 200, (5, 16, 20), dtype=np.uint8)
+    problem = Problem(
+        np.repeat(values[..., None], 3, 3), values % 2, values[..., None].repeat(3, 3), values % 2,
+        ("a", "b"), (0.0,) * 3, (1 / 255,) * 3,
+    )  # fmt: skip
+    images = Images(torch.from_numpy(problem.train_images), problem, recipe)
+    seen, moved = images.pair(torch.arange(5), torch.from_numpy(values), torch.Generator().manual_seed(0))
+    assert seen.shape[2:] == moved.shape[1:] == (crop_size or (16, 20))
+    pixels = seen[:, 0].round().to(torch.uint8)  # normalised to the pixels themselves
+    outside = moved == IGNORED
+    assert torch.equal(pixels[~outside], moved[~outside]) and (pixels[outside] == 0).all()
+    assert bool(outside.any()) == bool(padding)
+    again = images.augmented(torch.arange(5), torch.Generator().manual_seed(0))
+    assert torch.equal(again, seen), "the same window, with or without labels"
+
+
+def test_streamed_rows_are_those_of_a_tensor() -> None:
+    array = np.arange(7 * 4, dtype=np.uint8).reshape(7, 2, 2)
+    here = torch.device("cpu")
+    whole = on_device(array, here)
+    streamed = Streamed(array, here)
+    chosen = Streamed(array, here, np.array([5, 1, 3]))
+    assert streamed.shape == (7, 2, 2) and chosen.shape == (3, 2, 2) and len(chosen) == 3
+    assert torch.equal(streamed[torch.tensor([2, 0])], whole[torch.tensor([2, 0])])
+    assert torch.equal(chosen[torch.tensor([2, 0])], whole[torch.tensor([3, 5])])
+
+
+# ------------------------------------------------------------------------------------------------------- losses
+
+
+def test_the_loss_is_that_of_known_pixels_at_the_labels_size() -> None:
+    logits, labels = noise(2, C, 3, 4), maps(2, 20, 32)
+    large = torch.nn.functional.interpolate(logits, (24, 32), mode="bilinear", align_corners=False)[:, :, :20]
+    expected = [
+        -float(large[b, :, y, x].log_softmax(0)[int(labels[b, y, x])])
+        for b in range(2) for y in range(20) for x in range(32) if labels[b, y, x] != IGNORED
+    ]  # fmt: skip
+    assert float(cross_entropy(logits, labels)) == pytest.approx(np.mean(expected), rel=1e-5)
+    each = cross_entropy(logits, labels, per_image=True)
+    first = int((labels[0] != IGNORED).sum())
+    assert each.tolist() == pytest.approx([np.mean(expected[:first]), np.mean(expected[first:])], rel=1e-5)
+    nothing = torch.full_like(labels, IGNORED)
+    assert float(cross_entropy(logits, nothing)) == 0 and cross_entropy(logits, nothing, per_image=True).tolist() == [
+        0,
+        0,
+    ]
+
+
+def test_a_place_has_the_label_in_its_middle() -> None:
+    labels = torch.arange(20 * 32).view(1, 20, 32).to(torch.int64)
+    found = at_places(labels, noise(1, C, 3, 4))
+    expected = [[min(8 * y + 4, 19) * 32 + 8 * x + 4 for x in range(4)] for y in range(3)]
+    assert found[0].tolist() == expected
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_isda_is_the_loss_of_rows_brought_to_the_labels_size(covariance: str) -> None:
+    """Statistics and Q are those of the known places; nothing is added to the logits of the others."""
+    method = isda.ISDA(isda.ISDA.Settings(covariance=covariance, lambda_0=2.0), C)
+    layer = torch.nn.Linear(5, C).double()
+    method._classifier = layer
+    features, labels = noise(2, 5, 3, 4).double(), maps(2, 24, 32)
+    logits = torch.nn.functional.conv2d(features, layer.weight[:, :, None, None], layer.bias)
+    loss = method.loss(Outputs(logits, features, []), labels, 0.5)
+    places, added = at_places(labels, logits), torch.zeros_like(logits)
+    rows = {c: torch.stack([features[b, :, y, x] for b, y, x in (places == c).nonzero().tolist()]) for c in range(C)}
+    for b, y, x in (places != IGNORED).nonzero().tolist():
+        label = int(places[b, y, x])
+        sigma = torch.cov(rows[label].T, correction=0)
+        sigma = sigma.diag().diag() if covariance == "diagonal" else sigma
+        for j in range(C):
+            difference = layer.weight[j] - layer.weight[label]
+            added[b, j, y, x] = difference @ sigma @ difference / 2  # lambda = 2 x 0.5
+    assert bool((places == IGNORED).any())
+    assert float(loss.detach()) == pytest.approx(float(cross_entropy(logits + added, labels).detach()), rel=1e-9)
+    assert method.statistics.count.tolist() == [len(rows[c]) for c in range(C)]
+
+
+# ------------------------------------------------------------------------------------------------------- scores
+
+
+class Fixed:
+    """A network that gives fixed maps."""
+
+    def __init__(self, logits: torch.Tensor, features: torch.Tensor | None = None) -> None:
+        self.outputs = Outputs(logits, logits if features is None else features, [])
+
+    def __call__(self, images: torch.Tensor, stages: bool = False) -> Outputs:
+        return self.outputs
+
+
+def score(name: str, logits: torch.Tensor, prepared: Any = None, **settings: Any) -> torch.Tensor:
+    plugin: Any = registry.find("methods", name, Acquisition)
+    asking = plugin(plugin.Settings(**settings), logits.shape[1])
+    found = asking.describe(Fixed(logits), torch.zeros(len(logits), 3, 8, 8), prepared or {}, torch.Generator())
+    return found["score"]
+
+
+@pytest.mark.parametrize("name", ["entropy", "margin", "least_confidence", "maxp"])
+def test_an_images_uncertainty_is_the_mean_over_its_places(name: str) -> None:
+    logits = 3 * noise(4, C, 3, 5)
+    expected = []
+    for image in logits:
+        values = []
+        for place in image.flatten(1).T:
+            p = place.softmax(0).sort(descending=True).values
+            values.append(
+                {
+                    "entropy": -(p * p.log()).sum(),
+                    "margin": p[1] - p[0],
+                    "least_confidence": 1 - p[0],
+                    "maxp": 1 - p[0],
+                }[name]
+            )
+        expected.append(torch.stack(values).mean())
+    wanted = torch.stack(expected)
+    if name == "least_confidence":
+        wanted = wanted.log()
+    if name == "maxp":
+        wanted = -wanted.log()
+    torch.testing.assert_close(score(name, logits), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_epmcm_is_the_mean_of_eq_7_over_places() -> None:
+    logits, table = 2 * noise(4, C, 3, 5), noise(C, C).abs()
+    table.fill_diagonal_(0)
+    expected = []
+    for image in logits:
+        total = 0.0
+        for z in image.flatten(1).T:
+            top = int(z.argmax())
+            total += sum(float((z[j] - z[top] + table[top, j] / 2).exp()) for j in range(C)) - 1
+        expected.append(np.log(total / 15))
+    assert score("epmcm", logits, {"table": table}).tolist() == pytest.approx(expected, rel=1e-4)
+    root = torch.linalg.cholesky(torch.stack([torch.eye(C)] * C))
+    drawn = score("epmcm", logits, {"root": root}, form="sampled", samples=64)
+    assert drawn.shape == (4,) and bool((drawn > 0).all() and (drawn < 1).all())
+
+
+def test_core_set_sees_the_mean_feature_of_an_image() -> None:
+    plugin: Any = registry.find("methods", "core_set", Acquisition)
+    features = noise(4, 6, 3, 5)
+    network: Any = Fixed(noise(4, C, 3, 5), features)
+    found = plugin(plugin.Settings(), C).describe(network, torch.zeros(4, 3, 8, 8), {}, torch.Generator())
+    torch.testing.assert_close(found["features"], features.mean((2, 3)))
+
+
+# ------------------------------------------------------------------------------------------------------- figures
+
+
+def test_mean_iou_by_hand() -> None:
+    one = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # the third class is in no label and no prediction
+    found = iou(torch.stack([one]))
+    assert found[:2].tolist() == pytest.approx([3 / 6, 4 / 7]) and found[2].isnan()
+    figures, by_class = summary(torch.stack([one]), ("a", "b", "c"), per_pixel=True)
+    assert figures == {"miou": pytest.approx((3 / 6 + 4 / 7) / 2)} and by_class.keys() == {"a", "b"}
+    wrong = torch.tensor([[3, 1, 5], [2, 4, 0], [0, 0, 0]])  # predicted, though in no label: costs the others
+    assert iou(torch.stack([wrong]))[:2].tolist() == pytest.approx([3 / 11, 4 / 7])
+    heads, _ = summary(torch.stack([one, wrong]), ("a", "b", "c"), per_pixel=True)
+    assert heads["miou"] == pytest.approx(((3 / 6 + 3 / 11) / 2 + 4 / 7) / 2)
+
+
+def test_the_confusion_matrix_is_an_independent_count(streets: Problem, tmp_path: Path) -> None:
+    runner, _ = cycle_of(make_street_trial(), streets, tmp_path)
+    classes = len(streets.classes)
+    args = runner.network, runner.test_images, runner.test_labels, classes, runner.trial.recipe
+    found = confusion(*args, runner.training.predict)
+    expected = np.zeros((classes, classes), dtype=int)
+    runner.network.eval()
+    with torch.no_grad():
+        for i in range(len(streets.test_labels)):
+            logits = runner.network(runner.test_images.plain(torch.tensor([i]))).logits
+            large = torch.nn.functional.interpolate(logits, scale_factor=8, mode="bilinear")[0]
+            predicted = large[:, :28, :40].argmax(0).numpy()
+            for label, answer in zip(streets.test_labels[i].ravel(), predicted.ravel(), strict=True):
+                if label != IGNORED:
+                    expected[label, answer] += 1
+    assert np.abs(found[0].numpy() - expected).sum() <= 2, "but for ties by rounding"
+    assert expected.sum() == (streets.test_labels != IGNORED).sum()
+
+
+# ------------------------------------------------------------------------------------------------------- every method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_on_label_maps_twice_resumed_and_in_groups(
+    method: str, streets: Problem, folders: Folders
+) -> None:
+    trial, folder = make_street_trial(*METHODS[method]), folders()
+    first = run(trial, streets, folder)
+    assert [r.labelled for r in first] == [6, 10, 14]
+    assert [len(set(r.chosen)) for r in first] == [4, 4, 0]
+    assert all(0 <= r.figures["miou"] <= 1 and r.per_class for r in first)
+    assert outcomes(run_with_stops(trial, streets, folders())) == outcomes(first)
+    if describes(method):
+        runner, cycle = cycle_of(trial, streets, folders())
+        runner.training.fit(cycle)
+        prepared = runner.acquisition.prepare(cycle)
+        batches = scoring.cut(cycle.candidates, cycle.recipe)
+        assert len(batches) == 3
+
+        def describe(groups: list[Any]) -> torch.Tensor:
+            args = cycle.network, cycle.images, runner.acquisition, prepared
+            parts = [describe_batches(*args, group, 17) for group in groups]
+            return torch.cat([next(v for k, v in part.items() if k != "index") for part in parts])
+
+        assert torch.equal(describe([batches]), describe([[batch] for batch in batches]))
+
+
+def test_files_that_do_not_fit_are_streamed_with_the_same_figures(
+    streets: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Decoded:
+        """Stands for files: rows are made when they are taken."""
+
+        def __init__(self, array: np.ndarray[Any, Any]) -> None:
+            self.array = array
+            self.shape, self.dtype, self.ndim, self.nbytes = array.shape, array.dtype, array.ndim, array.nbytes
+
+        def __len__(self) -> int:
+            return len(self.array)
+
+        def __getitem__(self, rows: Any) -> np.ndarray[Any, Any]:
+            return self.array[rows].copy()
+
+    trial = make_street_trial("isda", "epmcm")
+    expected = outcomes(run(trial, streets, folders()))
+    monkeypatch.setattr("harness.trial.on_device", lambda array, device: Streamed(Decoded(array), device))
+    monkeypatch.setattr("harness.trial.selected", lambda array, rows, device: Streamed(Decoded(array), device, rows))
+    assert outcomes(run(trial, streets, folders())) == expected
+
+
+def test_a_dense_network_learns_streets(streets: Problem, folders: Folders) -> None:
+    keys = {"epochs": 30, "optimizer": "adam", "learning_rate": 5e-3, "initial": 26, "cycles": 1, "budget": 1}
+    trial = changed(make_street_trial("isda", **keys), model=Model(name="drn_small", width=8))
+    (record,) = run(trial, streets, folders())
+    (start,) = run(changed(trial, epochs=1), streets, folders())
+    assert record.figures["miou"] > 0.22 > start.figures["miou"]
+    assert record.per_class["sky"] > 0.6
+
+
+def test_rows_of_vectors_are_themselves() -> None:
+    vectors = noise(4, 3)
+    assert torch.equal(as_rows(vectors), vectors)
