@@ -117,8 +117,8 @@ def _check_size(suite: Suite, facts: Facts) -> None:
     if crop and any(asked > side + 2 * padding for asked, side in zip(crop, facts.size, strict=True)):
         height, width = facts.size
         raise UserError(
-            f"suite {suite.name}: recipe.crop_size: must fit into the images of {suite.dataset.name}, {height} x {width} "
-            f"pixels{f' and {padding} of padding on each side' if padding else ''}, got {list(crop)}"
+            f"suite {suite.name}: recipe.crop_size: must fit into the images of {suite.dataset.name}, {height} x "
+            f"{width} pixels{f' and {padding} of padding on each side' if padding else ''}, got {list(crop)}"
         )
 
 

@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 
 from harness import config, display, grid, registry, run
+from harness.errors import UserError
 from harness.grid import Unit
 from harness.method import Acquisition, Training
 from harness.registry import ROOT
