@@ -32,6 +32,9 @@ from harness.store import RunStore
 from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings
 
+registry.load("methods", "vaal")  # so that the methods' own parts can be imported
+Game = importlib.import_module("harness_methods._adversarial").Game
+step = importlib.import_module("harness_methods._modules").step
 LABELLED = 1000
 BARE_RATE = 1e-6  # trained for long on one batch, a network's gradients become subnormal numbers, which are slow
 
@@ -63,35 +66,31 @@ def vaal(asked: argparse.Namespace, folder: str) -> tuple[int, Callable[[], Any]
     its = 8
     settings = {"width": asked.width, "batch_size": asked.batch, "iterations": its}
     runner, cycle = cycle_of("vaal", settings, asked, folder)
-    module = registry.load("methods", "vaal")
-    game = importlib.import_module(f"{module.__package__}._adversarial").Game(runner.acquisition, cycle)
+    game = Game(runner.acquisition, cycle, "benchmark")
     labelled, unlabelled = (
         game.seen(indices[: asked.batch]).contiguous(memory_format=torch.channels_last)
         for indices in (cycle.labelled, cycle.unlabelled)
     )
     networks, ones = game.networks, torch.ones(asked.batch, device=cycle.device)
     generator = torch.optim.Adam(networks["autoencoder"].parameters(), BARE_RATE)
-    judge = torch.optim.Adam(networks["judge"].parameters(), BARE_RATE)
+    discriminator = torch.optim.Adam(networks["discriminator"].parameters(), BARE_RATE)
+
+    def judged(mean: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(networks["discriminator"](mean)[:, 0], ones)
 
     def autoencoded(images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(cycle.device.type, torch.bfloat16):
             mean, log_variance = networks["autoencoder"].encode(images)
             decoded = networks["autoencoder"].decode(mean)
-        judged = F.binary_cross_entropy_with_logits(networks["judge"](mean)[:, 0], ones)
-        return F.mse_loss(decoded, images) + (mean.square() + log_variance.exp()).mean() + judged
+        return F.mse_loss(decoded, images) + (mean.square() + log_variance.exp()).mean() + judged(mean)
 
     def bare() -> None:
         for _ in range(its):
             for _ in range(2):
-                generator.zero_grad(set_to_none=True)
-                (autoencoded(labelled) + autoencoded(unlabelled)).backward()
-                generator.step()
+                step(generator, autoencoded(labelled) + autoencoded(unlabelled))
             with torch.no_grad(), torch.autocast(cycle.device.type, torch.bfloat16):
                 means = [networks["autoencoder"].encode(images)[0] for images in (labelled, unlabelled)]
-            judge.zero_grad(set_to_none=True)
-            losses = [F.binary_cross_entropy_with_logits(networks["judge"](mean)[:, 0], ones) for mean in means]
-            (losses[0] + losses[1]).backward()
-            judge.step()
+            step(discriminator, judged(means[0]) + judged(means[1]))
 
     def loop() -> None:
         networks.train()
@@ -109,28 +108,25 @@ def ads(asked: argparse.Namespace, folder: str) -> tuple[int, Callable[[], Any],
     rest = LABELLED % asked.batch
     sizes = [asked.batch] * (LABELLED // asked.batch) + ([rest] if rest else [])
     steps = len(cycle.candidates) // asked.batch
-    parameters = [*network.parameters(), *module.parameters()]
+    heads = list(module.parameters())
+    left_out = {id(p) for p in network.classifier.parameters()}  # the heads replace it
+    backbone = [p for p in network.parameters() if id(p) not in left_out]
+    main = optimizer([*backbone, *heads], cycle.recipe.model_copy(update={"learning_rate": BARE_RATE}))
+    agree, differ = torch.optim.SGD(backbone, BARE_RATE), torch.optim.SGD(heads, BARE_RATE)
 
     def bare() -> None:
-        main = optimizer(parameters, cycle.recipe.model_copy(update={"learning_rate": BARE_RATE}))
         network.train()
         for _ in range(2):  # the first epoch trains on the labelled images before and after
             for size in sizes:
-                main.zero_grad(set_to_none=True)
-                training.loss(network(images[:size]), labels[:size], 0.0).backward()
-                main.step()
+                step(main, training.loss(network(images[:size]), labels[:size], 0.0))
         for _ in range(steps):
-            main.zero_grad(set_to_none=True)
             one, other = training.scores(network(images))
-            (one - other).abs().mean().backward()
-            main.step()
+            step(agree, (one - other).abs().mean())
         for _ in range(steps):
             with torch.no_grad():
                 outputs = network(images), network(images)
-            main.zero_grad(set_to_none=True)
             one, other = training.scores(outputs[1])
-            ((one - other).abs().mean() + training.loss(outputs[0], labels, 0.0)).backward()
-            main.step()
+            step(differ, (one - other).abs().mean() + training.loss(outputs[0], labels, 0.0))
 
     return 2 * steps + 2 * len(sizes), lambda: training.fit(cycle), bare
 

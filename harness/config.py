@@ -401,7 +401,9 @@ def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
             "seed": {str(seed) for s in suites for seed in s.seeds},
         }[key]
         if unknown := [w for w in wanted if w not in have]:
-            raise UserError(f"--only {text}: no {key} is called {unknown[0]!r}{did_you_mean(unknown[0], have)}")
+            elsewhere = [s.name for s in benchmark.suites if s.on_request and unknown[0] in s.methods]
+            hint = f"; suite={elsewhere[0]} has it, which runs on request" if elsewhere else ""
+            raise UserError(f"--only {text}: no {key} is called {unknown[0]!r}{hint or did_you_mean(unknown[0], have)}")
         kept = []
         for s in suites:
             methods = {m: v for m, v in s.methods.items() if key != "method" or m in wanted}

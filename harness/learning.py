@@ -28,12 +28,18 @@ def optimizer(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch
     )
 
 
-def batches(count: int, recipe: Recipe, generator: torch.Generator) -> list[torch.Tensor]:
-    """Return one epoch's batches of positions 0..count-1, shuffled.
+def shuffled(count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    """Return 0..count-1 in random order on the device, without waiting for it; the order is drawn on the CPU."""
+    order = torch.randperm(count, generator=generator)
+    return order.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else order.to(device)
+
+
+def batches(count: int, recipe: Recipe, generator: torch.Generator, device: torch.device) -> list[torch.Tensor]:
+    """Return one epoch's batches of positions 0..count-1, shuffled, on the device.
 
     Nothing is dropped. A last batch of a single image joins the one before: batch norm can't normalise one value.
     """
-    parts = list(torch.randperm(count, generator=generator).split(recipe.batch_size))
+    parts = list(shuffled(count, generator, device).split(recipe.batch_size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
@@ -60,8 +66,7 @@ def fit(cycle: Cycle, loss: Loss, extra_parameters: Iterable[torch.nn.Parameter]
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, epoch)
             step_losses = []
-            for positions in batches(len(cycle.labelled), recipe, order):
-                positions = positions.to(device)
+            for positions in batches(len(cycle.labelled), recipe, order, device):
                 images, labels = cycle.images.pair(cycle.labelled[positions], cycle.labels[positions], augmentation)
                 value = loss(network(images, stages), labels, epoch / recipe.epochs)
                 optimiser.zero_grad(set_to_none=True)
@@ -74,13 +79,13 @@ def fit(cycle: Cycle, loss: Loss, extra_parameters: Iterable[torch.nn.Parameter]
         return float(losses.mean())
 
 
-def check_finite(losses: torch.Tensor, cycle: Cycle, epoch: int) -> None:
-    """Raise NonFiniteLoss, naming cycle, epoch and step, if one of an epoch's losses [steps] is not finite."""
+def check_finite(losses: torch.Tensor, cycle: Cycle, epoch: int, kind: str = "training") -> None:
+    """Raise NonFiniteLoss, naming cycle, epoch, kind and step, if one of an epoch's losses [steps] is not finite."""
     if not bool(losses.isfinite().all()):
         step = int((~losses.isfinite()).nonzero()[0])
         raise NonFiniteLoss(
-            f"cycle {cycle.number}, epoch {epoch}, step {step}: the loss is {float(losses[step])}; "
-            "a lower learning rate (recipe.learning_rate) or lambda_0 usually mends this"
+            f"cycle {cycle.number}, epoch {epoch}, {kind} step {step}: the loss is {float(losses[step])}; a lower "
+            "learning rate (recipe.learning_rate or the method's own) or, with isda, lambda_0 usually mends this"
         )
 
 

@@ -97,12 +97,15 @@ class Acquisition:
         """Raise ValueError, with one sentence, if this acquisition can't follow that training."""
 
     @classmethod
-    def own_start(cls, settings: Any) -> bool:
-        """Return True if ``start`` draws the labelled images of cycle 0, instead of the set that all methods share."""
+    def own_initial_set(cls, settings: Any) -> bool:
+        """Return True if ``initial_set`` draws the labelled images of cycle 0, not the draw that all methods share."""
         return False
 
-    def start(self, cycle: Cycle) -> torch.Tensor:
-        """Return the labelled images of cycle 0, as many as ``cycle.labelled``, which is the set that others share."""
+    def initial_set(self, cycle: Cycle) -> torch.Tensor:
+        """Return the labelled images of cycle 0, as many as ``cycle.labelled``, which is the set that others share.
+
+        The cycle has no labels: nothing is bought yet.
+        """
         return cycle.labelled
 
     def prepare(self, cycle: Cycle) -> Columns:

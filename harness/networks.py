@@ -309,7 +309,7 @@ def build(model: Model, facts: Facts, seed: int) -> Network:
     if problem := network_names.misfit(model, facts.per_pixel):
         raise UserError(f"model.{problem[0]}: {problem[1]}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: a device's own stream runs on
         if model.name in BUILDERS:
             network = BUILDERS[model.name](model, facts)
         elif facts.per_pixel:

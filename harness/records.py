@@ -52,7 +52,7 @@ class CycleRecord:
     scoring: dict[str, Any]
     """``path`` (in_process, ray_data or none) and ``shards``: a list of {pid, images, seconds}."""
     shared_from: str | None = None
-    own_start: list[int] = field(default_factory=list)
+    own_initial_set: list[int] = field(default_factory=list)
     """The labelled images of cycle 0, in cycle 0 of a method that drew its own; else they follow from the seed."""
     pid: int = 0
     per_class: dict[str, float] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class CycleRecord:
             "labelled": self.labelled,
             "figures": self.figures,
             "chosen": self.chosen,
-            "own_start": self.own_start,
+            "own_initial_set": self.own_initial_set,
             "data_fingerprint": self.data_fingerprint,
         }
 

@@ -88,18 +88,18 @@ class Trial:
         its own), candidate subset (which a training may look at), loss and seed.
         """
         decides = self.measured()
-        if not self.has_own_start():
+        if not self.has_own_initial_set():
             del decides["acquisition"]
         decides["protocol"] = {k: decides["protocol"][k] for k in ("initial", "initial_set", "candidates")}
         return f"{self.dataset.name}.{self.model.name}.{self.training.name}.s{self.seed}.{_hash(decides)}".replace(
             "/", "_"
         )
 
-    def has_own_start(self) -> bool:
+    def has_own_initial_set(self) -> bool:
         """Return whether the acquisition draws its initial set itself."""
         acquisition = registry.find("methods", self.acquisition.name, Acquisition)
         assert acquisition is not None
-        return acquisition.own_start(acquisition.Settings(**self.acquisition.settings))
+        return acquisition.own_initial_set(acquisition.Settings(**self.acquisition.settings))
 
     def training_images(self) -> int:
         """Return the image passes of all trainings."""

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -163,7 +163,7 @@ class Runner:
             self.test_images = Images(on_device(problem.test_images, self.device), problem, recipe)
             self.test_labels = on_device(problem.test_labels, self.device)
             self.labelled = pool.initial_set(trial.protocol, self.facts.num_train, trial.seed)
-            self.own_start: list[int] = []
+            self.own_initial_set: list[int] = []
             self._make(0)
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -180,7 +180,7 @@ class Runner:
             store.open(self.header())
             finished, state = store.resume_point()
             records = store.records()
-            self._start(records[0].own_start if finished else [])
+            self._draw_initial_set(store)
             for record in records[:finished]:
                 self.labelled = np.concatenate([self.labelled, np.array(record.chosen, dtype=np.int64)])
                 report(record)
@@ -198,15 +198,20 @@ class Runner:
         store.open({"sharing_key": self.trial.sharing_key, "data_fingerprint": self.problem.fingerprint})
         if store.resume_point()[0] == 0:
             with self.clock.phase("setup"):
-                self._start([])
+                self._draw_initial_set(store)
             self._cycle(0, store, choosing=False)
 
-    def _start(self, known: list[int]) -> None:
-        """Let an acquisition that draws its own initial set do so, unless it is known from a finished cycle 0."""
-        if self.trial.has_own_start():
-            self.own_start = known or self.acquisition.start(self._begin(0)).tolist()
-            assert len(set(self.own_start)) == len(self.labelled), "an initial set of its own has another size"
-            self.labelled = np.array(self.own_start, dtype=np.int64)
+    def _draw_initial_set(self, store: TrialStore) -> None:
+        """Let an acquisition draw its own initial set, unless a finished cycle 0, its own or shared, says which."""
+        if not self.trial.has_own_initial_set():
+            return
+        stores = (store, self.store.shared(self.trial.sharing_key))
+        known = [place.records()[0].own_initial_set for place in stores if place.resume_point()[0]]
+        unlabelled = replace(self._begin(0), labels=torch.zeros(0, device=self.device))
+        drawn = known[0] if known else self.acquisition.initial_set(unlabelled).tolist()
+        assert len(set(drawn)) == len(self.labelled), "an initial set of its own has another size"
+        self.labelled = np.array(drawn, dtype=np.int64)
+        self.own_initial_set = drawn
 
     def _load(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -308,9 +313,9 @@ class Runner:
         """Run one cycle and commit it."""
         with self.clock.phase("setup"):
             cycle = self._begin(number)
-            if number == 0 and self.own_start:
-                cycle.warnings.append("starts from an initial set of its own, not from the one that all methods share")
             trained = self._train(cycle)
+            if self.own_initial_set and number == 0 and trained.shared_from is None:
+                cycle.warnings.append("starts from an initial set of its own, not from the one that all methods share")
             last = number == self.trial.protocol.cycles - 1
             chosen, scored = self._choose(cycle) if choosing and not last else ([], None)
         with self.clock.phase("checkpoint"):
@@ -344,7 +349,7 @@ class Runner:
             precision=self.trial.recipe.precision,
             scoring=as_record(scored),
             shared_from=trained.shared_from,
-            own_start=self.own_start if number == 0 else [],
+            own_initial_set=self.own_initial_set if number == 0 else [],
             warnings=[*trained.warnings, *cycle.warnings],
             health={**trained.health, **cycle.health},
             versions=versions(),

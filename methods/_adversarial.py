@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from harness.errors import NonFiniteLoss
+from harness.learning import shuffled
 
 from ._modules import Autoencoder, build, step
 
@@ -27,8 +28,8 @@ def endless(indices: torch.Tensor, batch: int, generator: torch.Generator) -> It
     """Yield shuffled batches of indices for ever, without the incomplete last one of each pass."""
     size = min(batch, len(indices))
     while True:
-        shuffled = indices[torch.randperm(len(indices), generator=generator).to(indices.device)]
-        yield from (part for part in shuffled.split(size) if len(part) == size)
+        order = shuffled(len(indices), generator, indices.device)
+        yield from (part for part in indices[order].split(size) if len(part) == size)
 
 
 def autocast(cycle_precision: str, device: torch.device) -> torch.autocast:
@@ -42,35 +43,33 @@ def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tenso
 
 
 class Game:
-    """A cycle's autoencoder and discriminator, new, and the steps that train them.
+    """An autoencoder and a discriminator, new, and the steps that train them.
 
-    Images are drawn on the device, flipped but not cropped (as published) and run in the target network's precision.
+    Images are drawn on the device, flipped but not cropped (VAAL's public code) and run in the target network's
+    precision. ``purpose`` names the random streams.
     """
 
-    def __init__(self, method: VAAL, cycle: Cycle) -> None:
+    def __init__(self, method: VAAL, cycle: Cycle, purpose: str) -> None:
         self.method, self.cycle, self.settings = method, cycle, method.settings
         device, rate = cycle.device, method.settings.learning_rate
         channels = cycle.images.pixels.shape[3]
-        self.networks = build(lambda: method.networks(channels), cycle.key(f"{method.name} weights"), device).train()
+        self.networks = build(lambda: method.networks(channels), cycle.key(f"{purpose} weights"), device).train()
         if cycle.recipe.precision == "bfloat16":
             self.networks.to(memory_format=torch.channels_last)
-        self.autoencoder, self.judge = self.networks["autoencoder"], self.networks["judge"]
-        generating = [p for name, part in self.networks.items() if name != "judge" for p in part.parameters()]
+        self.autoencoder, self.discriminator = self.networks["autoencoder"], self.networks["discriminator"]
+        generating = [p for name, part in self.networks.items() if name != "discriminator" for p in part.parameters()]
         self.generator_optimiser = torch.optim.Adam(generating, rate)
-        self.judge_optimiser = torch.optim.Adam(self.judge.parameters(), rate)
-        optimisers = (self.generator_optimiser, self.judge_optimiser)
-        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, method.decay) for o in optimisers]
-        self.draws = cycle.stream(f"{method.name} draws", on_device=True)
-        divisor = {"per_image": 1, "batch_sum": 1 / self.settings.batch_size, "per_dimension": self.settings.latent}
-        self.kl_weight = self.settings.beta / divisor[self.settings.kl]
+        self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), rate)
+        self.draws = cycle.stream(f"{purpose} draws", on_device=True)
         self.images = cycle.images.resized(self.autoencoder.side)
-        # by image index, so that a batch of indices finds its targets
+        # by image index, so that a batch of indices finds its targets; filled where the game is played
         self.target_of = torch.ones(len(cycle.images.pixels), device=device)
-        known = method.supervision(cycle)
         self.supervision_of: torch.Tensor | None = None
-        if known is not None:
-            self.supervision_of = known.new_zeros(len(self.target_of), *known.shape[1:])
-            self.supervision_of[cycle.labelled] = known
+
+    def kl_weight(self, batch: int) -> float:
+        """Return the factor of a batch's mean KL per image."""
+        divisor = {"per_image": 1, "batch_sum": 1 / batch, "per_dimension": self.settings.latent}
+        return float(self.settings.beta / divisor[self.settings.kl])
 
     def seen(self, indices: torch.Tensor) -> torch.Tensor:
         """Return a batch as the autoencoder sees it."""
@@ -85,11 +84,12 @@ class Game:
             latent = mean + noise * (log_variance / 2).exp()
             decoded = self.autoencoder.decode(latent)
         kl = kl_divergence(mean, log_variance).mean()
-        return self.method.reconstruction * F.mse_loss(decoded, images) + self.kl_weight * kl, mean, latent
+        error = F.mse_loss(decoded, images)
+        return self.settings.reconstruction * error + self.kl_weight(len(images)) * kl, mean, latent
 
     def judged(self, means: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the discriminator's cross-entropy on latents [B, z] with targets [B] in 0..1 (1: labelled)."""
-        return F.binary_cross_entropy_with_logits(self.judge(means)[:, 0], targets)
+        return F.binary_cross_entropy_with_logits(self.discriminator(means)[:, 0], targets)
 
     def generator_step(self, labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
         """Move all but the discriminator so that both pools look labelled; return the loss."""
@@ -106,25 +106,29 @@ class Game:
         with torch.no_grad(), autocast(self.cycle.recipe.precision, self.cycle.device):
             means = [self.autoencoder.encode(self.seen(indices))[0] for indices in (labelled, unlabelled)]
         loss = self.judged(means[0], self.target_of[labelled]) + self.judged(means[1], self.target_of[unlabelled])
-        judged = step(self.judge_optimiser, loss) / 2
-        for schedule in self.schedules:
-            schedule.step()
-        return judged
+        return step(self.discriminator_optimiser, loss) / 2
 
     def play(self) -> torch.Tensor:
         """Play all iterations; return the discriminator's losses in the last tenth of them.
 
-        Each iteration: two generator steps, each on a new pair of batches, then one discriminator step on the last
-        pair (the public code of both methods). Losses stay on the device; raises NonFiniteLoss.
+        Each iteration: ``generator_steps`` steps, each on a new pair of batches, then one discriminator step on the
+        last pair (the public code of both methods). Losses stay on the device; raises NonFiniteLoss.
         """
         cycle, iterations, size = self.cycle, self.settings.iterations, self.settings.batch_size
         self.target_of[cycle.unlabelled] = self.method.unlabelled_targets(cycle)
+        known = self.method.supervision(cycle)
+        if known is not None:
+            self.supervision_of = known.new_zeros(len(self.target_of), *known.shape[1:])
+            self.supervision_of[cycle.labelled] = known
         order = cycle.stream("adversarial order")
         labelled, unlabelled = endless(cycle.labelled, size, order), endless(cycle.unlabelled, size, order)
         pending: list[torch.Tensor] = []
         tail: list[torch.Tensor] = []
         for iteration in range(iterations):
-            for _ in range(2):
+            rate = self.settings.learning_rate * self.method.decay(iteration)
+            for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
+                optimiser.param_groups[0]["lr"] = rate
+            for _ in range(self.settings.generator_steps):
                 pair = next(labelled), next(unlabelled)
                 generated = self.generator_step(*pair)
             judged = self.discriminator_step(*pair)
@@ -132,7 +136,7 @@ class Game:
             if iteration >= iterations - max(1, iterations // 10):
                 tail.append(judged)
             if len(pending) == CHECKED_EVERY or iteration == iterations - 1:
-                check_finite(pending, cycle, iteration)
+                check_finite(pending, cycle, f"{self.method.name}, adversarial", iteration)
                 pending = []
         return torch.stack(tail)
 
@@ -145,29 +149,33 @@ class Game:
         check_autoencoder(self.cycle, self.images, self.method.name, self.autoencoder)
 
     def latents(self) -> torch.Tensor:
-        """Train the autoencoder alone, on all images; return the latent means [N, z] of the training set."""
-        everything = torch.arange(len(self.cycle.images.pixels), device=self.cycle.device)
-        batches = endless(everything, self.settings.batch_size, self.cycle.stream("autoencoder order"))
+        """Train the autoencoder alone, on all images; return the part of their latent means [N, z] that is decoded."""
+        cycle = self.cycle
+        everything = torch.arange(len(cycle.images.pixels), device=cycle.device)
+        batches = endless(everything, self.settings.batch_size, cycle.stream("autoencoder order"))
         losses = []
         for iteration, indices in zip(range(self.settings.iterations), batches, strict=False):
             losses.append(step(self.generator_optimiser, self.encoded(indices)[0]))
             if len(losses) == CHECKED_EVERY or iteration == self.settings.iterations - 1:
-                check_finite(losses, self.cycle, iteration)
+                check_finite(losses, cycle, f"{self.method.name}, autoencoder", iteration)
                 losses = []
-        self.networks.eval()
+        check_autoencoder(cycle, self.images, f"{self.method.name}'s initial set", self.autoencoder)
         found = []
-        with torch.no_grad(), autocast(self.cycle.recipe.precision, self.cycle.device):
-            for indices in everything.split(self.cycle.recipe.inference_batch_size):
+        with torch.no_grad(), autocast(cycle.recipe.precision, cycle.device):
+            for indices in everything.split(cycle.recipe.inference_batch_size):
                 found.append(self.autoencoder.encode(self.images.plain(indices))[0])
-        return torch.cat(found)
+        return torch.cat(found)[:, : self.autoencoder.decoded]
 
 
-def check_finite(losses: list[torch.Tensor], cycle: Cycle, last: int) -> None:
+def check_finite(losses: list[torch.Tensor], cycle: Cycle, what: str, last: int) -> None:
     """Raise NonFiniteLoss, naming cycle and step, if one of the losses up to iteration ``last`` is not finite."""
     finite = torch.stack(losses).isfinite()
     if not bool(finite.all()):
         wrong = last + 1 - len(losses) + int((~finite).nonzero()[0])
-        raise NonFiniteLoss(f"cycle {cycle.number}, adversarial step {wrong}: the loss is not finite")
+        raise NonFiniteLoss(
+            f"cycle {cycle.number}, {what} step {wrong}: the loss is not finite; a lower learning_rate of the method "
+            "usually mends this"
+        )
 
 
 def check_discriminator(cycle: Cycle, name: str, losses: list[float], targets: torch.Tensor) -> None:
@@ -184,9 +192,9 @@ def check_discriminator(cycle: Cycle, name: str, losses: list[float], targets: t
     chance, floor = float(entropy(targets.mean())), float(entropy(targets).mean())
     cycle.health["discriminator_loss"] = loss
     if loss > chance - NEAR:
-        cycle.warnings.append(f"{name}: the discriminator tells nothing (loss {loss:.3f}, chance {chance:.3f})")
+        cycle.warnings.append(f"{name}: the discriminator tells nothing, its loss is that of a constant answer")
     elif loss < floor + NEAR:
-        cycle.warnings.append(f"{name}: the discriminator tells everything (loss {loss:.3f}, floor {floor:.3f})")
+        cycle.warnings.append(f"{name}: the discriminator tells everything, its loss is as low as can be")
 
 
 @torch.no_grad()
@@ -207,8 +215,7 @@ def check_autoencoder(cycle: Cycle, images: Images, name: str, autoencoder: Auto
     variance = torch.cat(every).var(0, correction=0).mean()
     cycle.health["explained_variance"] = float(1 - torch.cat(errors).mean() / variance)
     cycle.health["kl_nats"] = float(torch.cat(kls).mean())
-    kl, explained = cycle.health["kl_nats"], cycle.health["explained_variance"]
-    if kl < COLLAPSED:
-        cycle.warnings.append(f"{name}: the autoencoder has collapsed (KL {kl:.3f} nats)")
-    elif explained <= 0:  # the adversary alone shapes the latent
-        cycle.warnings.append(f"{name}: the autoencoder is no better than the mean image (explained {explained:.3f})")
+    if cycle.health["kl_nats"] < COLLAPSED:
+        cycle.warnings.append(f"{name}: the autoencoder has collapsed, its KL is below {COLLAPSED} nats")
+    elif cycle.health["explained_variance"] <= 0:  # the adversary alone shapes the latent
+        cycle.warnings.append(f"{name}: the autoencoder is no better than the mean image")

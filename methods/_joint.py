@@ -8,6 +8,8 @@ from harness.lazy import torch
 from harness.method import Acquisition, Training
 from harness.settings import Strict
 
+from ._restored import Restored
+
 if TYPE_CHECKING:
     from harness.cycle import Cycle
     from harness.method import Columns
@@ -19,7 +21,7 @@ class Joint(Training, Acquisition):
     class Settings(Strict):
         """No settings."""
 
-    stream: str
+    purpose: str
     """Names the random stream of the module's first weights."""
 
     @classmethod
@@ -36,6 +38,7 @@ class Joint(Training, Acquisition):
         self.module: Any = None
         """Made in the first cycle that is fitted here."""
         self._carried: dict[str, torch.Tensor] = {}
+        self.restored = Restored()
 
     def make(self, cycle: Cycle) -> torch.nn.Module:
         """Return a new module for the cycle's network."""
@@ -46,7 +49,7 @@ class Joint(Training, Acquisition):
         from ._modules import build
 
         if self.module is None:
-            self.module = build(lambda: self.make(cycle), cycle.key(self.stream), cycle.device)
+            self.module = build(lambda: self.make(cycle), cycle.key(self.purpose), cycle.device)
             if self._carried:
                 self.module.load_state_dict(self._carried)
         return self.module

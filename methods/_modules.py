@@ -99,31 +99,28 @@ def kaiming(module: nn.Module) -> None:
 
 
 class PrototypeHead(nn.Module):
-    """One of ADS's two classifiers (Fu et al. 2021, author code): features [B, D] -> class scores [B, C] in 0..1.
+    """One of ADS's two classifiers (Fu et al. 2021, author code): features [B, D] -> logits [B, C] of class scores.
 
-    1x1 convolution without bias, sigmoid, cosine similarity to three prototypes of each class, the closest of them,
-    divided by the temperature, sigmoid. The scores of an image do not sum to 1.
+    1x1 convolution without bias, sigmoid, cosine similarity to the prototypes of each class, the closest of them,
+    divided by the temperature. The sigmoid of a logit is the class's score; those of an image do not sum to 1.
     """
 
-    PROTOTYPES, TEMPERATURE = 3, 0.05
-
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_classes: int, prototypes: int, temperature: float) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.of_each, self.num_classes, self.temperature = prototypes, num_classes, temperature
         self.conv = nn.Conv2d(width, width, 1, bias=False)
-        self.prototypes = nn.Parameter(torch.randn(self.PROTOTYPES * num_classes, width))
+        self.prototypes = nn.Parameter(torch.randn(prototypes * num_classes, width))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         embedded = self.conv(features[:, :, None, None]).flatten(1).sigmoid()
         similarity = F.normalize(embedded, dim=1) @ F.normalize(self.prototypes, dim=1).T
-        closest = similarity.view(-1, self.PROTOTYPES, self.num_classes).amax(1)
-        return (closest / self.TEMPERATURE).sigmoid()
+        return similarity.view(-1, self.of_each, self.num_classes).amax(1) / self.temperature
 
 
 def build(module: Any, seed: int, device: torch.device) -> Any:
     """Return ``module()`` with weights that depend on the seed alone, on the device."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: a device's own stream runs on
         return module().to(device)
 
 

@@ -4,10 +4,13 @@ The classifier is replaced by two heads. In each epoch the backbone learns to ma
 then the heads learn to differ on them (and to be right on labelled ones), then everything learns from labelled images.
 Images on which the heads' mean entropy is highest are bought; accuracy is the mean of the heads' accuracies.
 
-Following the authors' code: heads (1x1 convolution, sigmoid, cosine to three prototypes a class, /0.05, sigmoid),
-binary cross-entropy summed over classes, entropies of normalised scores in bits, tau = 0.1, weights both divided by the
-batch size and averaged over the batch, agreement and discrepancy by plain SGD at the initial learning rate in all
-epochs, all steps in training mode. The unlabelled images are the candidate subset of the cycle, which is then ranked.
+The paper leaves much open; here its authors' code decides: heads (1x1 convolution, sigmoid, cosine to three prototypes
+a class, /0.05, sigmoid), binary cross-entropy summed over classes, one more labelled pass before the first epoch,
+agreement and discrepancy by plain SGD at the initial learning rate in all epochs, all steps in training mode. The
+unlabelled images are the candidate subset of the cycle, which is then ranked.
+
+Known differences from the paper, as in the authors' code: entropies are those of normalised scores, in bits (Eq. 3 has
+the scores as they are); weights are both divided by the batch size and averaged over the batch (there: once).
 
 Known differences from the authors' code:
 - What is frozen in a step gets no gradient from its first batch on; theirs is frozen after the first forward pass.
@@ -19,11 +22,12 @@ Known differences from the authors' code:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import cycle as endlessly
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from harness.lazy import F, torch
 from harness.settings import Strict
@@ -40,12 +44,14 @@ class ADS(Joint):
     """Two heads that agree and differ in turn; buys where they are uncertain."""
 
     class Settings(Strict):
-        """The paper's values."""
+        """The paper's values, and those of the heads from the authors' code."""
 
+        prototypes: PositiveInt = Field(3, description="of each class, in each head")
+        temperature: PositiveFloat = Field(0.05, description="by which similarities are divided")
         tau: float = Field(0.1, description="entropy, in bits, at which an image counts half for either step")
         adversarial_learning_rate: PositiveFloat = Field(0.1, description="of agreement and discrepancy, all epochs")
 
-    stream = "ads heads"
+    purpose = "ads heads"
 
     def make(self, cycle: Cycle) -> torch.nn.Module:
         """Return the heads for the cycle's network."""
@@ -54,7 +60,8 @@ class ADS(Joint):
     def _heads(self, width: int) -> torch.nn.Module:
         from ._modules import PrototypeHead
 
-        return torch.nn.ModuleList(PrototypeHead(width, self.num_classes) for _ in range(2))
+        shape = self.num_classes, self.settings.prototypes, self.settings.temperature
+        return torch.nn.ModuleList(PrototypeHead(width, *shape) for _ in range(2))
 
     def fit(self, cycle: Cycle) -> float:
         """Run the three steps in each epoch; return the last epoch's mean labelled loss."""
@@ -77,47 +84,53 @@ class ADS(Joint):
         module.train()
 
         def labelled(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            positions = positions.to(cycle.device)
             return cycle.images.pair(cycle.labelled[positions], cycle.labels[positions], draws)
 
         def unlabelled() -> Iterator[torch.Tensor]:
-            for part in batches(len(cycle.candidates), recipe, unlabelled_order):
-                yield cycle.images.augmented(cycle.candidates[part.to(cycle.device)], draws)
+            for part in batches(len(cycle.candidates), recipe, unlabelled_order, cycle.device):
+                yield cycle.images.augmented(cycle.candidates[part], draws)
 
         def supervised_epoch(epoch: int) -> torch.Tensor:
-            for group in main.param_groups:
-                group["lr"] = learning_rate(recipe, epoch)
             losses = []
-            for positions in batches(len(cycle.labelled), recipe, order):
-                images, labels = labelled(positions)
-                losses.append(step(main, self.loss(network(images), labels, 0.0)))
+            with cycle.clock.phase("train"):
+                for group in main.param_groups:
+                    group["lr"] = learning_rate(recipe, epoch)
+                for positions in batches(len(cycle.labelled), recipe, order, cycle.device):
+                    images, labels = labelled(positions)
+                    losses.append(step(main, self.loss(network(images), labels, 0.0)))
+                check_finite(torch.stack(losses), cycle, epoch, "labelled")
             return torch.stack(losses)
 
+        def unlabelled_epoch(epoch: int) -> None:
+            with cycle.clock.phase("auxiliary"):
+                losses = [self.agreement_step(network, images, agree) for images in unlabelled()]
+                check_finite(torch.stack(losses), cycle, epoch, "agreement")
+                positions = endlessly(batches(len(cycle.labelled), recipe, order, cycle.device))
+                losses = [
+                    self.discrepancy_step(network, images, differ, *labelled(next(positions)))
+                    for images in unlabelled()
+                ]
+                check_finite(torch.stack(losses), cycle, epoch, "discrepancy")
+
+        playing = len(cycle.candidates) > 1  # batch norm can't normalise a single image
+        if not playing:
+            cycle.warnings.append("ads: too few candidates are left for agreement and discrepancy: labelled steps only")
         losses = torch.zeros(0)
         for epoch in range(recipe.epochs):
             if epoch == 0:
-                with cycle.clock.phase("train"):
-                    supervised_epoch(epoch)
-            with cycle.clock.phase("auxiliary"):
-                for images in unlabelled():
-                    self.agreement_step(network, images, agree)
-                positions_of = endlessly(batches(len(cycle.labelled), recipe, order))
-                for images in unlabelled():
-                    self.discrepancy_step(network, images, differ, *labelled(next(positions_of)))
-            with cycle.clock.phase("train"):
-                losses = supervised_epoch(epoch)
-                check_finite(losses, cycle, epoch)
+                supervised_epoch(epoch)
+            if playing:
+                unlabelled_epoch(epoch)
+            losses = supervised_epoch(epoch)
         network.eval()
         module.eval()
         return float(losses.mean())
 
-    def agreement_step(self, network: Network, images: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
-        """Change the backbone, and nothing else, so that the heads agree; sure images count more."""
+    def agreement_step(self, network: Network, images: torch.Tensor, optimiser: torch.optim.Optimizer) -> torch.Tensor:
+        """Change the backbone, and nothing else, so that the heads agree; return the loss."""
         from ._modules import step
 
-        scores = self.scores(network(images))
-        weight = (1 - (entropy(scores) - self.settings.tau).sigmoid()).detach() / len(images)
-        step(optimiser, (weight * difference(scores)).mean())
+        return step(optimiser, agreement(self.scores(network(images)), self.settings.tau, len(images)))
 
     def discrepancy_step(
         self,
@@ -126,25 +139,27 @@ class ADS(Joint):
         optimiser: torch.optim.Optimizer,
         labelled_images: torch.Tensor,
         labels: torch.Tensor,
-    ) -> None:
+    ) -> torch.Tensor:
         """Change the heads, and nothing else, so that they differ on ``images`` and are right on the labelled ones.
 
-        Unsure images count more.
+        Return the loss.
         """
         from ._modules import step
 
         with torch.no_grad():
             labelled, unlabelled = network(labelled_images), network(images)
         supervised = self.loss(labelled, labels, 0.0)
-        scores = self.scores(unlabelled)
-        weight = (entropy(scores) - self.settings.tau).sigmoid().detach() / len(images)
-        step(optimiser, (weight * (1 - difference(scores))).mean() + supervised)
+        return step(optimiser, discrepancy(self.scores(unlabelled), self.settings.tau, len(images)) + supervised)
 
-    def scores(self, outputs: Outputs) -> list[torch.Tensor]:
-        """Return each head's class scores [N, C] in 0..1, a row for each image or place."""
+    def logits(self, outputs: Outputs) -> list[torch.Tensor]:
+        """Return each head's logits [N, C], a row for each image or place."""
         from harness.learning import as_rows
 
         return [head(as_rows(outputs.features)) for head in self.module]
+
+    def scores(self, outputs: Outputs) -> list[torch.Tensor]:
+        """Return each head's class scores [N, C] in 0..1."""
+        return [logits.sigmoid() for logits in self.logits(outputs)]
 
     def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """Return both heads' binary cross-entropy, summed over classes, averaged over the batch or its places."""
@@ -153,7 +168,7 @@ class ADS(Joint):
         places = at_places(labels, outputs.logits).flatten()
         known = places < self.num_classes
         targets = F.one_hot(places.where(known, 0), self.num_classes).float()
-        losses = [F.binary_cross_entropy(scores, targets, reduction="none") for scores in self.scores(outputs)]
+        losses = [F.binary_cross_entropy_with_logits(z, targets, reduction="none") for z in self.logits(outputs)]
         return (sum(losses[1:], losses[0]).sum(1) * known).sum() / known.sum().clamp(min=1)
 
     def predict(self, network: Network, images: torch.Tensor) -> list[torch.Tensor]:
@@ -169,10 +184,8 @@ class ADS(Joint):
         from harness.learning import as_rows
 
         features = as_rows(network(images).features)
-        if self.module is None:  # on a scoring worker
-            self.module = self._heads(features.shape[1]).to(features.device).eval()
-        self.module.load_state_dict(prepared)
-        return {"score": entropy([head(features) for head in self.module]).view(len(images), -1).mean(1)}
+        heads = self.restored(lambda: self._heads(features.shape[1]), prepared)
+        return {"score": entropy([head(features).sigmoid() for head in heads]).view(len(images), -1).mean(1)}
 
     def extra_parameters(self, cycle: Cycle) -> int:
         """Return the heads' parameters less those of the classifier that they replace."""
@@ -181,14 +194,26 @@ class ADS(Joint):
 
 
 def entropy(scores: list[torch.Tensor]) -> torch.Tensor:
-    """Return the mean over heads of the entropy [B], in bits, of scores normalised over classes (Eq. 3)."""
+    """Return the mean over heads of the entropy [N], in bits, of scores [N, C] normalised over classes."""
     total = torch.zeros_like(scores[0][:, 0])
     for head in scores:
         p = head / head.sum(1, keepdim=True)
         total = total - torch.xlogy(p, p).sum(1)
-    return total / (len(scores) * torch.log(torch.tensor(2.0)))
+    return total / (len(scores) * math.log(2))
+
+
+def agreement(scores: list[torch.Tensor], tau: float, images: int) -> torch.Tensor:
+    """Return the loss of a batch of ``images`` whose heads are to agree, where they are sure above all."""
+    weight = (1 - (entropy(scores) - tau).sigmoid()).detach() / images
+    return (weight * difference(scores)).mean()
+
+
+def discrepancy(scores: list[torch.Tensor], tau: float, images: int) -> torch.Tensor:
+    """Return the loss of a batch of ``images`` whose heads are to differ, where they are unsure above all."""
+    weight = (entropy(scores) - tau).sigmoid().detach() / images
+    return (weight * (1 - difference(scores))).mean()
 
 
 def difference(scores: list[torch.Tensor]) -> torch.Tensor:
-    """Return the mean over classes of the heads' absolute difference [B]."""
+    """Return the mean over classes of the heads' absolute difference [N]."""
     return (scores[0] - scores[1]).abs().mean(1)

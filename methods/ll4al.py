@@ -40,7 +40,7 @@ class LL4AL(Joint):
             0.6, ge=0, le=1, description="part of the epochs after which the target gets no gradient of the module"
         )
 
-    stream = "loss module"
+    purpose = "loss module"
 
     def __init__(self, settings: Any, num_classes: int) -> None:
         super().__init__(settings, num_classes)
@@ -83,12 +83,11 @@ class LL4AL(Joint):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``: the predicted loss."""
+        from ._modules import LossModule
+
         stages = network(images, stages=True).stages
-        pooled = [
-            F.relu(F.linear(stage.mean((2, 3)), prepared[f"stages.{i}.weight"], prepared[f"stages.{i}.bias"]))
-            for i, stage in enumerate(stages)
-        ]
-        return {"score": F.linear(torch.cat(pooled, 1), prepared["head.weight"], prepared["head.bias"])[:, 0]}
+        channels = [stage.shape[1] for stage in stages]
+        return {"score": self.restored(lambda: LossModule(channels, self.settings.width), prepared)(stages)}
 
 
 def ranking_loss(predicted: torch.Tensor, losses: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,12 @@ Known differences from the paper and its authors' code:
   1, which makes labelled images look unlabelled. Here they agree: labelled 1, unlabelled 1 - U, generator towards 1,
   lowest answer bought. The paper's log of a difference becomes a cross-entropy with soft targets: always defined.
 - Var(V) of the indicator is the population variance, as MinVar is; the code divides one by C - 1 and the other by C.
+- The paper's label loss is a cross-entropy and a KL term; the code's, and this one, the cross-entropy alone.
+- Training images are flipped, not cropped as well; those that are scored are plain, with batch norm in evaluation mode.
+  The code crops and flips both, and scores in training mode. The discriminator's step draws its flips anew.
+- In the decoder batch norm comes before the ReLU everywhere; in the code the two are out of order once.
+- Images of other sizes are resized to ``side`` x ``side`` pixels.
+- All methods start from one random set, as DAST-AL compares them; the paper's own is ``initial_set: k_center``.
 - U is computed once per cycle, as in the code, from plain images in evaluation mode.
 - Each generator step uses the labels of its own batch; in the code the second step has the first one's.
 - z = 32 and batch 128 on CIFAR-10: the size that DAST-AL's Table 4 gives (the code's default, for CIFAR-100, is z = 200
@@ -22,7 +28,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from harness.lazy import F, torch
 
@@ -31,9 +37,8 @@ from .vaal import VAAL as _VAAL
 if TYPE_CHECKING:
     from harness.cycle import Cycle
 
-SUPERVISION = 5.0  # weight of the label loss (authors' code)
-FIRST_CENTERS = 10  # from which the k-center start grows (public re-implementation)
-DECAY, DECAYS = 0.85, 30  # the learning rate falls by the factor this many times in a cycle (authors' code)
+FIRST_CENTERS = 10  # from which the k-center initial set grows (public re-implementation)
+DECAYS = 30  # of the learning rate in a cycle (authors' code)
 
 
 class SRAAL(_VAAL):
@@ -42,31 +47,34 @@ class SRAAL(_VAAL):
     class Settings(_VAAL.Settings):
         """The values of the authors' code, at the size that DAST-AL compared."""
 
-        iterations: PositiveInt = Field(20000, description="each is 2 generator steps and 1 of the discriminator")
-        supervision: NonNegativeFloat = Field(SUPERVISION, description="weight of the label loss")
-        start: Literal["shared", "k_center"] = Field(
+        latent: int = Field(32, ge=2, description="entries of the latent, z; each half has a use of its own")
+        discriminator_layers: int = Field(5, ge=2, description="linear layers")
+        iterations: PositiveInt = 20000
+        reconstruction: NonNegativeFloat = Field(5.0, description="weight of the mean squared error")
+        supervision: NonNegativeFloat = Field(5.0, description="weight of the label loss")
+        decay: PositiveFloat = Field(0.85, description="the learning rate falls by it with each 1/30 of the iterations")
+        initial_set: Literal["shared", "k_center"] = Field(
             "shared", description="labelled images of cycle 0: those of all methods, or k-center in latent space"
         )
 
     name = "sraal"
-    judge_layers = 5
-    reconstruction = 5.0  # authors' code
 
     @classmethod
-    def own_start(cls, settings: Any) -> bool:
-        """Return True with ``start: k_center``, the paper's; DAST-AL compares all methods from one random set."""
-        return settings.start == "k_center"
+    def own_initial_set(cls, settings: Any) -> bool:
+        """Return True for ``k_center``, the paper's; DAST-AL compares all methods from one random set."""
+        return settings.initial_set == "k_center"
 
-    def start(self, cycle: Cycle) -> torch.Tensor:
+    def initial_set(self, cycle: Cycle) -> torch.Tensor:
         """Return the k-center picks among the latents of an autoencoder trained alone on all images.
 
-        The first centers are the first ten images of the shared set, as in the public re-implementation.
+        Only the half of the latent that is decoded counts: nothing shapes the other one. The first centers are the
+        first ten images of the shared set, as in the public re-implementation.
         """
         from ._adversarial import Game
         from .core_set import k_center
 
         with cycle.clock.phase("auxiliary"):
-            latents = Game(self, cycle).latents()
+            latents = Game(self, cycle, "sraal initial set").latents()
             first = cycle.labelled[:FIRST_CENTERS]
             is_center = torch.zeros(len(latents), dtype=torch.bool, device=cycle.device)
             is_center[first] = True
@@ -83,7 +91,7 @@ class SRAAL(_VAAL):
             {
                 "autoencoder": Autoencoder(channels, self.settings.width, latent, half, self.settings.side),
                 "labels": label_head(latent - half, self.num_classes),
-                "judge": discriminator(latent, self.judge_layers),
+                "discriminator": discriminator(latent, self.settings.discriminator_layers),
             }
         )
 
@@ -113,9 +121,10 @@ class SRAAL(_VAAL):
         loss = F.cross_entropy if known.ndim == 1 else F.binary_cross_entropy_with_logits
         return self.settings.supervision * loss(logits, known)
 
-    def decay(self, step: int) -> float:
-        """Return the factor of the learning rate: 0.85 for each thirtieth of the iterations that has passed."""
-        return DECAY ** (step // max(1, self.settings.iterations // DECAYS))
+    def decay(self, iteration: int) -> float:
+        """Return the factor of the learning rate in an iteration."""
+        passed = iteration // max(1, self.settings.iterations // DECAYS)
+        return float(self.settings.decay ** min(passed, DECAYS))
 
 
 def uncertainty(probabilities: torch.Tensor) -> torch.Tensor:

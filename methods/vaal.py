@@ -15,6 +15,7 @@ Known differences from the paper and its public code:
   public code scores flipped images in training mode.
 - Images of other sizes are resized to 32 x 32, as the author says was done for ImageNet; ``side`` may be larger, which
   the code does not have: street scenes lose less.
+- The discriminator's step draws its flips anew; in the public code it sees the last autoencoder step's.
 - The candidate subset is ranked (the comparison's protocol); the networks are trained on all images, as published.
 """
 
@@ -27,6 +28,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from harness.lazy import torch
 from harness.method import Acquisition
 from harness.settings import Strict
+
+from ._restored import Restored
 
 if TYPE_CHECKING:
     from harness.cycle import Cycle
@@ -43,28 +46,33 @@ class VAAL(Acquisition):
         latent: PositiveInt = Field(32, description="entries of the latent, z")
         width: PositiveInt = Field(128, description="channels of the autoencoder's first layer")
         side: int = Field(32, ge=16, multiple_of=16, description="images are resized to this height and width, pixels")
-        iterations: PositiveInt = Field(39062, description="50 000 x 100 / 128; each is 2 VAE steps and 1 of the judge")
+        discriminator_layers: int = Field(3, ge=2, description="linear layers; the paper speaks of 5")
+        iterations: PositiveInt = Field(39062, description="50 000 x 100 / 128")
+        generator_steps: PositiveInt = Field(2, description="steps of the autoencoder for each of the discriminator")
         batch_size: PositiveInt = 128
         learning_rate: PositiveFloat = Field(5e-4, description="Adam, autoencoder and discriminator")
+        reconstruction: NonNegativeFloat = Field(1.0, description="weight of the mean squared error")
         beta: NonNegativeFloat = Field(1.0, description="weight of the KL term")
         adversary: NonNegativeFloat = Field(1.0, description="weight of the adversarial term, lambda_2")
         kl: Literal["per_image", "batch_sum", "per_dimension"] = "per_image"
 
     name = "vaal"
-    judge_layers = 3
-    reconstruction = 1.0  # weight of the mean squared error
 
     def __init__(self, settings: Any, num_classes: int) -> None:
         super().__init__(settings, num_classes)
-        self._networks: Any = None
+        self._restored = Restored()
 
     def networks(self, channels: int) -> torch.nn.ModuleDict:
-        """Return new networks: ``autoencoder`` and ``judge``."""
+        """Return new networks: ``autoencoder`` and ``discriminator``."""
         from ._modules import Autoencoder, discriminator
 
-        latent = self.settings.latent
-        autoencoder = Autoencoder(channels, self.settings.width, latent, latent, self.settings.side)
-        return torch.nn.ModuleDict({"autoencoder": autoencoder, "judge": discriminator(latent, self.judge_layers)})
+        settings, latent = self.settings, self.settings.latent
+        return torch.nn.ModuleDict(
+            {
+                "autoencoder": Autoencoder(channels, settings.width, latent, latent, settings.side),
+                "discriminator": discriminator(latent, settings.discriminator_layers),
+            }
+        )
 
     def unlabelled_targets(self, cycle: Cycle) -> torch.Tensor:
         """Return what the discriminator should answer for each of ``cycle.unlabelled`` (1: labelled)."""
@@ -78,8 +86,8 @@ class VAAL(Acquisition):
         """Return the loss of learning it, for rows of ``supervision``."""
         raise NotImplementedError
 
-    def decay(self, step: int) -> float:
-        """Return the factor of the learning rate at an iteration."""
+    def decay(self, iteration: int) -> float:
+        """Return the factor of the learning rate in an iteration."""
         return 1.0
 
     def prepare(self, cycle: Cycle) -> Columns:
@@ -87,7 +95,7 @@ class VAAL(Acquisition):
         from ._adversarial import Game
 
         with cycle.clock.phase("auxiliary"):
-            game = Game(self, cycle)
+            game = Game(self, cycle, self.name)
             game.check(game.play())
         return dict(game.networks.state_dict())
 
@@ -99,13 +107,10 @@ class VAAL(Acquisition):
 
         from ._adversarial import autocast
 
-        if self._networks is None:
-            with torch.device("meta"):  # only the shape: the weights are what was prepared
-                self._networks = self.networks(images.shape[1]).eval()
-        self._networks.load_state_dict(prepared, assign=True)
+        networks = self._restored(lambda: self.networks(images.shape[1]), prepared)
         with autocast(network.precision, images.device):
-            mean, _ = self._networks["autoencoder"].encode(resized(images, self.settings.side))
-        return {"score": -self._networks["judge"](mean)[:, 0]}
+            mean, _ = networks["autoencoder"].encode(resized(images, self.settings.side))
+        return {"score": -networks["discriminator"](mean)[:, 0]}
 
     def extra_parameters(self, cycle: Cycle) -> int:
         """Return the parameters of autoencoder and discriminator."""

@@ -406,6 +406,9 @@ def test_a_suite_on_request_runs_only_where_it_is_named(tmp_path: Path) -> None:
     assert kept() == kept("seed=0") == {"a"}
     assert kept("suite=b") == kept("seed=0", "suite=b") == {"b"}
     assert kept("suite=a,b") == {"a", "b"}
+    own = load(tmp_path, base(suites={"a": {}, "b": {"on_request": True, "methods": {"Other": "random"}}}))
+    with pytest.raises(UserError, match="no method is called 'Other'; suite=b has it, which runs on request"):
+        config.only(own, ["method=Other"])
     alone = load(tmp_path, base(suites={"b": {"on_request": True}}))
     with pytest.raises(UserError, match=r"its suites run on request: add --only suite=... \(b\)"):
         config.only(alone, [])

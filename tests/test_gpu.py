@@ -18,7 +18,10 @@ from harness.trial import Runner, Surroundings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
-METHODS = [("plain", "random"), ("plain", "core_set"), ("isda", "epmcm"), ("plain", "least_confidence")]
+METHODS = [
+    *[("plain", "random"), ("plain", "core_set"), ("isda", "epmcm"), ("plain", "least_confidence")],
+    *[("ll4al", "ll4al"), ("plain", "vaal"), ("plain", "sraal"), ("ads", "ads")],
+]
 
 
 def run_on_gpu(trial: Trial, problem: Problem, folder: Path) -> list[CycleRecord]:

@@ -16,14 +16,16 @@ import torch.nn.functional as F
 from conftest import changed, make_trial, outcomes, run, same
 from harness_of import cycle_of
 
-from harness import networks, pool, registry
+from harness import pool, registry
 from harness.config import load
-from harness.data import DataPlace, Dataset, Facts, Problem
+from harness.data import DataPlace, Dataset, Problem
 from harness.errors import NonFiniteLoss, UserError
 from harness.learning import evaluating
 from harness.method import Acquisition
 from harness.settings import Model
+from harness.store import RunStore
 from harness.suite import Part
+from harness.trial import Runner, Surroundings
 
 ll4al = registry.load("methods", "ll4al")
 sraal = registry.load("methods", "sraal")
@@ -61,8 +63,8 @@ def test_the_sizes_are_the_published_ones() -> None:
     assert count(modules.discriminator(32, 3)) == 280_065
     with torch.device("meta"):
         assert count(sraal.SRAAL(sraal.SRAAL.Settings(), 10).networks(3)) == 23_660_750
-        assert 2 * count(modules.PrototypeHead(512, 10)) == 555_008
-        assert 2 * count(modules.PrototypeHead(512, 100)) == 831_488
+        assert 2 * count(modules.PrototypeHead(512, 10, 3, 0.05)) == 555_008
+        assert 2 * count(modules.PrototypeHead(512, 100, 3, 0.05)) == 831_488
 
 
 @pytest.mark.parametrize(
@@ -259,26 +261,124 @@ def test_sraal_may_start_from_k_center_in_latent_space(
 ) -> None:
     settings = {"width": 4, "latent": 6, "iterations": 30, "batch_size": 16}
     common = make_trial("plain", own("sraal", **settings), initial=30, cycles=2)
-    trial = make_trial("plain", own("sraal", **settings, start="k_center"), initial=30, cycles=2)
+    trial = make_trial("plain", own("sraal", **settings, initial_set="k_center"), initial=30, cycles=2)
     assert common.sharing_key == make_trial("plain", "random", initial=30, cycles=2).sharing_key
     assert trial.sharing_key != common.sharing_key
     first, second = run(trial, digits, folders())
     shared = pool.initial_set(trial.protocol, len(digits.train_labels), trial.seed).tolist()
-    assert first.own_start[:10] == shared[:10] and len(set(first.own_start)) == 30
-    assert set(first.own_start) != set(shared) and not set(first.chosen) & set(first.own_start)
-    assert "an initial set of its own" in first.warnings[0] and not second.own_start
-    assert first.seconds["auxiliary"] > 0 and run(common, digits, folders())[0].own_start == []
+    assert first.own_initial_set[:10] == shared[:10] and len(set(first.own_initial_set)) == 30
+    assert set(first.own_initial_set) != set(shared) and not set(first.chosen) & set(first.own_initial_set)
+    assert "an initial set of its own" in first.warnings[0] and not second.own_initial_set
+    assert first.seconds["auxiliary"] > 0 and run(common, digits, folders())[0].own_initial_set == []
     # spread in latent space: the smallest distance between two of its images is larger than between random ones
     runner, cycle = cycle_of(trial, digits, folders())
-    latents = adversarial.Game(runner.acquisition, cycle).latents()
-    assert torch.pdist(latents[first.own_start]).min() > torch.pdist(latents[shared]).min()
+    latents = adversarial.Game(runner.acquisition, cycle, "sraal initial set").latents()
+    assert torch.pdist(latents[first.own_initial_set]).min() > torch.pdist(latents[shared]).min()
     # resumed, it is read from cycle 0 and not drawn again
     folder = folders()
     run(trial, digits, folder)
     for path in (folder / "trials" / trial.id).glob("*_001.*"):
         path.unlink()
-    monkeypatch.setattr(sraal.SRAAL, "start", None)
+    monkeypatch.setattr(sraal.SRAAL, "initial_set", None)
     assert outcomes(run(trial, digits, folder)) == outcomes([first, second])
+
+
+def test_an_initial_set_of_its_own_is_drawn_once_for_trials_that_share_it(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = own("sraal", width=4, latent=6, iterations=10, batch_size=16, initial_set="k_center")
+    trial = make_trial("plain", method, initial=30, cycles=1)
+    folder = folders()
+    Runner(trial, digits, RunStore(folder), Surroundings()).run_shared()
+    monkeypatch.setattr(sraal.SRAAL, "initial_set", None)
+    (record,) = run(trial, digits, folder)
+    assert record.shared_from == trial.sharing_key and len(record.own_initial_set) == 30
+    assert sum("an initial set of its own" in warning for warning in record.warnings) == 1
+
+
+def game_of(name: str, problem: Problem, folder: Path, **settings: Any) -> tuple[Any, Any, Any]:
+    """Return (method, cycle, game) on a trained network."""
+    method = own(name, **({"width": 4, "latent": 6, "iterations": 2, "batch_size": 16} | settings))
+    runner, cycle = cycle_of(make_trial("plain", method), problem, folder)
+    runner.training.fit(cycle)
+    return runner.acquisition, cycle, adversarial.Game(runner.acquisition, cycle, "test")
+
+
+def test_sraal_relabels_by_one_less_the_uncertainty(digits: Problem, tmp_path: Path) -> None:
+    _, cycle, game = game_of("sraal", digits, tmp_path)
+    game.play()
+    assert (game.target_of[cycle.labelled] == 1).all()
+    with evaluating(cycle.network):
+        p = cycle.network(cycle.images.plain(cycle.unlabelled)).logits.softmax(1).double()
+    highest = p.amax(1)
+    u = 1 - highest * ((highest - 0.1) ** 2 / 9) / ((p - 0.1) ** 2).mean(1)
+    torch.testing.assert_close(game.target_of[cycle.unlabelled].double(), 1 - u, rtol=1e-3, atol=1e-4)
+    assert torch.equal(game.supervision_of[cycle.labelled], cycle.labels)
+
+
+def test_vaal_holds_the_pools_for_one_and_zero(digits: Problem, tmp_path: Path) -> None:
+    _, cycle, game = game_of("vaal", digits, tmp_path)
+    game.play()
+    assert (game.target_of[cycle.labelled] == 1).all() and (game.target_of[cycle.unlabelled] == 0).all()
+    assert game.supervision_of is None
+
+
+def test_sraal_learns_the_labels_of_the_batch_from_the_second_half(
+    digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, cycle, game = game_of("sraal", digits, tmp_path)
+    game.play()
+    latent, labels = torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 4])
+    expected = 5 * F.cross_entropy(game.networks["labels"](latent[:, 3:]), labels)
+    torch.testing.assert_close(method.supervised(game.networks, latent, labels), expected)
+    changed_half = torch.cat([latent[:, :3], torch.randn(5, 3)], 1)
+    autoencoder = game.autoencoder.eval()
+    assert torch.equal(autoencoder.decode(latent), autoencoder.decode(changed_half))
+    assert not torch.equal(autoencoder.decode(latent), autoencoder.decode(latent.flip(1)))
+    seen: list[torch.Tensor] = []
+    real = method.supervised
+
+    def supervised(networks: Any, latent: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        seen.append(known)
+        return real(networks, latent, known)
+
+    monkeypatch.setattr(method, "supervised", supervised)
+    rows = torch.tensor([7, 3, 11, 0])
+    for _ in range(2):
+        game.generator_step(cycle.labelled[rows], cycle.unlabelled[:4])
+    assert all(torch.equal(known, cycle.labels[rows]) for known in seen) and len(seen) == 2
+
+
+def test_each_iteration_is_two_generator_steps_and_one_of_the_discriminator_on_the_last_pair(
+    digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, game = game_of("vaal", digits, tmp_path, iterations=3)
+    steps: list[tuple[str, torch.Tensor, float]] = []
+
+    def note(name: str) -> Any:
+        def one(labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+            steps.append((name, torch.cat([labelled, unlabelled]), game.generator_optimiser.param_groups[0]["lr"]))
+            return torch.zeros(())
+
+        return one
+
+    monkeypatch.setattr(game, "generator_step", note("g"))
+    monkeypatch.setattr(game, "discriminator_step", note("d"))
+    game.play()
+    assert "".join(name for name, _, _ in steps) == "ggd" * 3
+    for first, second, third in zip(steps[::3], steps[1::3], steps[2::3], strict=True):
+        assert torch.equal(second[1], third[1]) and not torch.equal(first[1], second[1])
+    assert {rate for _, _, rate in steps} == {5e-4}
+
+
+def test_kl_weights_and_decay_are_the_published_ones(digits: Problem, tmp_path: Path) -> None:
+    for kl, weight in (("per_image", 2.0), ("batch_sum", 2.0 * 20), ("per_dimension", 2.0 / 6)):
+        _, _, game = game_of("vaal", digits, tmp_path, kl=kl, beta=2.0)
+        assert game.kl_weight(20) == pytest.approx(weight)
+    method = sraal.SRAAL(sraal.SRAAL.Settings(), 10)
+    rates = [method.decay(iteration) for iteration in range(20000)]
+    assert rates[0] == rates[665] == 1 and rates[666] == 0.85 and rates[-1] == pytest.approx(0.85**30)
+    assert len(set(rates)) == 31
 
 
 @pytest.mark.parametrize("name", ["vaal", "sraal"])
@@ -295,7 +395,7 @@ def test_the_first_cycle_is_the_plain_networks(name: str, digits: Problem, tmp_p
 def test_a_broken_adversarial_loop_stops_and_says_where(digits: Problem, tmp_path: Path) -> None:
     method = own("vaal", width=4, latent=4, iterations=40, batch_size=16, learning_rate=1e30)
     runner, cycle = cycle_of(make_trial("plain", method), digits, tmp_path)
-    with pytest.raises(NonFiniteLoss, match=r"cycle 0, adversarial step \d+"):
+    with pytest.raises(NonFiniteLoss, match=r"cycle 0, vaal, adversarial step \d+"):
         runner.acquisition.prepare(cycle)
 
 
@@ -315,6 +415,75 @@ def test_entropy_and_difference_by_hand() -> None:
     # scores are normalised first: 1 bit each; then 0 and 1 bit
     assert torch.allclose(ads.entropy([one, other]), torch.tensor([1.0, 0.5]))
     assert torch.allclose(ads.difference([one, other]), torch.tensor([0.3, 0.45]))
+
+
+def test_agreement_and_discrepancy_by_hand() -> None:
+    one, other = torch.tensor([[0.5, 0.5], [0.9, 0.0]]), torch.tensor([[0.2, 0.2], [0.3, 0.3]])
+    # entropies 1 and 0.5 bits, differences 0.3 and 0.45; weights by the sigmoid of entropy - tau, over the batch size
+
+    def unsure(bits: float) -> float:
+        return 1 / (1 + math.exp(0.1 - bits))
+
+    agreeing = ((1 - unsure(1)) * 0.3 + (1 - unsure(0.5)) * 0.45) / 2 / 2
+    differing = (unsure(1) * (1 - 0.3) + unsure(0.5) * (1 - 0.45)) / 2 / 2
+    assert float(ads.agreement([one, other], 0.1, 2)) == pytest.approx(agreeing)
+    assert float(ads.discrepancy([one, other], 0.1, 2)) == pytest.approx(differing)
+
+
+def test_the_order_and_rates_of_adss_steps(digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One labelled pass before the first epoch; then agreement, discrepancy, labelled; the adversarial rate stays."""
+    method = own("ads")
+    trial = changed(make_trial(method, method, epochs=2, initial=40, candidates=50), milestones=[1])
+    runner, cycle = cycle_of(trial, digits, tmp_path)
+    steps: list[tuple[int, float]] = []
+    real = modules.step
+
+    def step(optimiser: Any, loss: torch.Tensor) -> torch.Tensor:
+        group = optimiser.param_groups[0]
+        steps.append((len(group["params"]), round(group["lr"], 6)))
+        return real(optimiser, loss)
+
+    monkeypatch.setattr(modules, "step", step)
+    runner.training.fit(cycle)
+    heads = len(list(runner.training.module.parameters()))  # type: ignore[attr-defined]
+    backbone = len(list(cycle.network.parameters())) - 2
+    labelled, unlabelled = 3, 4  # batches of 16
+    agree, differ = [(backbone, 0.1)] * unlabelled, [(heads, 0.1)] * unlabelled
+    first, second = [(backbone + heads, 0.05)] * labelled, [(backbone + heads, 0.005)] * labelled
+    assert steps == [*first, *agree, *differ, *first, *agree, *differ, *second]
+
+
+def test_adss_score_is_the_heads_entropy_and_the_highest_is_bought(digits: Problem, tmp_path: Path) -> None:
+    method = own("ads")
+    runner, cycle = cycle_of(make_trial(method, method), digits, tmp_path)
+    runner.training.fit(cycle)
+    images = cycle.images.plain(cycle.candidates[:50])
+    with evaluating(cycle.network):
+        found = runner.acquisition.describe(cycle.network, images, runner.acquisition.prepare(cycle), torch.Generator())
+        heads = [h(cycle.network(images).features).sigmoid() for h in runner.training.module]  # type: ignore[attr-defined]
+    bits = sum(-(p * p.log2()).sum(1) for p in (h / h.sum(1, keepdim=True) for h in heads)) / 2
+    torch.testing.assert_close(found["score"], bits)
+    rows = runner.acquisition.choose(found, dict, 3, torch.Generator())
+    assert rows.tolist() == bits.argsort(descending=True)[:3].tolist()
+
+
+@pytest.mark.parametrize(("settings", "rate"), [({"adversarial_learning_rate": 1e30}, 0.05), ({}, 1e25)])
+def test_a_loss_of_ads_that_is_not_finite_stops_and_says_where(
+    settings: Any, rate: float, digits: Problem, tmp_path: Path
+) -> None:
+    method = own("ads", **settings)
+    runner, cycle = cycle_of(make_trial(method, method, learning_rate=rate), digits, tmp_path)
+    with pytest.raises(NonFiniteLoss, match=r"cycle 0, epoch 0, (labelled|agreement|discrepancy) step \d+"):
+        runner.training.fit(cycle)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_ads_trains_on_labels_alone_where_no_candidates_are_left(left: int, digits: Problem, folders: Folders) -> None:
+    method, total = own("ads"), len(digits.train_labels)
+    trial = make_trial(method, method, initial=total - 20 - left, budget=20, cycles=2, candidates=None)
+    first, last = run(trial, digits, folders())
+    assert not first.warnings and last.labelled == total - left
+    assert any("labelled steps only" in warning for warning in last.warnings)
 
 
 def test_the_labelled_loss_is_both_heads_cross_entropy_summed_over_classes(digits: Problem, tmp_path: Path) -> None:
@@ -411,8 +580,6 @@ methods: {it: METHOD}
 @pytest.mark.parametrize("name", ["ll4al", "vaal", "sraal", "ads"])
 @pytest.mark.parametrize("model", ["resnet18_cifar", "vgg16_bn_cifar"])
 def test_all_four_run_on_the_papers_networks(name: str, model: str, digits: Problem, folders: Folders) -> None:
-    facts = Facts(1, 1, 10, 3, (32, 32), "")
-    assert networks.build(Model(name=model), facts, 0)
     settings = {"iterations": 1, "batch_size": 4, "width": 4} if name in ("vaal", "sraal") else {}
     method = own(name, **settings)
     draw = np.random.default_rng(0)

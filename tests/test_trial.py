@@ -245,11 +245,11 @@ def test_a_last_batch_of_one_image(initial: int, digits: Problem, folders: Folde
 @given(count=st.integers(1, 60), size=st.integers(2, 20))
 def test_an_epoch_has_every_image_once(count: int, size: int) -> None:
     drawn = torch.Generator().manual_seed(1)
-    parts = batches(count, Recipe(epochs=1, batch_size=size), drawn)
+    parts = batches(count, Recipe(epochs=1, batch_size=size), drawn, torch.device("cpu"))
     assert sorted(torch.cat(parts).tolist()) == list(range(count))
     assert all(len(part) == size for part in parts[:-1])
     assert 1 < len(parts[-1]) <= size + 1 or count == 1
-    again = batches(count, Recipe(epochs=1, batch_size=size), drawn)
+    again = batches(count, Recipe(epochs=1, batch_size=size), drawn, torch.device("cpu"))
     assert count < 8 or torch.cat(again).tolist() != torch.cat(parts).tolist(), "the next epoch is shuffled anew"
 
 
