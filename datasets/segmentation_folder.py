@@ -38,7 +38,7 @@ class SegmentationFolder(Dataset):
     class Settings(DatasetSettings):
         """Settings of segmentation_folder."""
 
-        path: str = Field(description="the folder with images/ and labels/; a relative path lies below where.data")
+        folder: str = Field(description="the folder with images/ and labels/; a relative path lies below where.data")
         classes: list[str] = Field(
             min_length=2,
             max_length=MOST_CLASSES,
@@ -105,7 +105,7 @@ class SegmentationFolder(Dataset):
 
     @property
     def _folder(self) -> Path:
-        return self.place.root / Path(self.settings.path).expanduser()
+        return self.place.root / Path(self.settings.folder).expanduser()
 
     def _files(self) -> tuple[Files, Files, Files, Files]:
         """Return images and labels of the pool, then of the test set: those in use, their headers checked."""

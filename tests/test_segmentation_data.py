@@ -77,7 +77,7 @@ def folder(root: Path, sizes: Any = ((16, 24), (16, 24)), suffix: str = ".png") 
 
 
 def own(root: Path, **settings: Any) -> Any:
-    return make("segmentation_folder", root.parent, **{"path": root.name, "classes": CLASSES, "ignore": 7} | settings)
+    return make("segmentation_folder", root.parent, **{"folder": root.name, "classes": CLASSES, "ignore": 7} | settings)
 
 
 def of(root: Path, part: str, name: str) -> np.ndarray:
@@ -539,17 +539,17 @@ def test_scenes_of_other_sizes(tmp_path: Path, size: list[int]) -> None:
         ({"name": "scene"}, "dataset.name: unknown dataset 'scene'; did you mean 'scenes'?"),
         ({"name": "cityscapes", "scale": 2}, "dataset.scale: must be at most 1, got 2"),
         ({"name": "cityscapes", "scal": 0.5}, "dataset.scal: unknown key 'scal'; did you mean 'scale'?"),
-        ({"classes": ["a", "b"]}, "dataset.path: this key is required"),
-        ({"path": "x"}, "dataset.classes: this key is required"),
-        ({"path": "x", "classes": ["a", "b", "a"]}, "dataset.classes: 'a' is there twice"),
-        ({"path": "x", "classes": ["a"]}, 'dataset.classes: must be at least 2 long, got ["a"]'),
-        ({"path": "x", "classes": CLASSES, "ignore": 256}, "dataset.ignore: must be at most 255, got 256"),
+        ({"classes": ["a", "b"]}, "dataset.folder: this key is required"),
+        ({"folder": "x"}, "dataset.classes: this key is required"),
+        ({"folder": "x", "classes": ["a", "b", "a"]}, "dataset.classes: 'a' is there twice"),
+        ({"folder": "x", "classes": ["a"]}, 'dataset.classes: must be at least 2 long, got ["a"]'),
+        ({"folder": "x", "classes": CLASSES, "ignore": 256}, "dataset.ignore: must be at most 255, got 256"),
         (
-            {"path": "x", "classes": CLASSES, "train": ["train", "val"], "test": ["val"]},
+            {"folder": "x", "classes": CLASSES, "train": ["train", "val"], "test": ["val"]},
             "dataset.test: the split 'val' is there twice in train and test",
         ),
-        ({"path": "x", "classes": CLASSES, "mean": [0.5]}, "dataset.mean: must be at least 3 long, got [0.5]"),
-        ({"path": "x", "classes": CLASSES, "std": [0, 1, 1]}, "dataset.std: must be above 0, got [0.0, 1.0, 1.0]"),
+        ({"folder": "x", "classes": CLASSES, "mean": [0.5]}, "dataset.mean: must be at least 3 long, got [0.5]"),
+        ({"folder": "x", "classes": CLASSES, "std": [0, 1, 1]}, "dataset.std: must be above 0, got [0.0, 1.0, 1.0]"),
     ],
 )
 def test_mistakes_in_settings_get_one_sentence(tmp_path: Path, dataset: dict[str, Any], message: str) -> None:
@@ -569,7 +569,7 @@ def test_mistakes_in_settings_get_one_sentence(tmp_path: Path, dataset: dict[str
 
 
 def test_good_settings_survive_being_written(tmp_path: Path) -> None:
-    for settings in ({"path": "x", "classes": CLASSES, "mean": [0.5, 0.4, 0.3], "ignore": 0, "scale": 0.5}, {}):
+    for settings in ({"folder": "x", "classes": CLASSES, "mean": [0.5, 0.4, 0.3], "ignore": 0, "scale": 0.5}, {}):
         plugin = PLUGINS["segmentation_folder" if settings else "scenes"]
         assert plugin is not None
         whole_settings = plugin.Settings(**settings)
