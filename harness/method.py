@@ -122,6 +122,13 @@ class Acquisition:
         """
         return {}
 
+    def heat(self, network: Network, images: torch.Tensor, prepared: Columns) -> torch.Tensor | None:
+        """Return [B, *s], the score of each place of the network's maps (higher: rather bought), or None.
+
+        For the report's pictures of images that have just been bought; called like ``describe``, and changes nothing.
+        """
+        return None
+
     def choose(
         self, columns: Columns, labelled: Callable[[], Columns], budget: int, generator: torch.Generator
     ) -> torch.Tensor:

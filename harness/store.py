@@ -7,6 +7,7 @@ A run's folder::
     trials/<trial>/cycle_000.json    {"sha256": ..., "body": {"record": ..., "state": name and sha256 of the weights}}
     trials/<trial>/state_000.pt      network weights and what the training carries, to go on from
     trials/<trial>/records.jsonl     readable copy, derived from the cycle files, never read
+    trials/<trial>/queried_000.npz   label maps only: the first images bought, for the report (see harness.queried)
     shared/<key>/...                 the same, for a first cycle that several trials share
     report/                          tables and plots, derived
 
@@ -74,6 +75,11 @@ class TrialStore:
 
     def _state_path(self, cycle: int) -> Path:
         return self.folder / f"state_{cycle:03d}.pt"
+
+    @property
+    def queried_path(self) -> Path:
+        """The first images that the trial bought, if it kept them."""
+        return self.folder / "queried_000.npz"
 
     def open(self, header: dict[str, Any]) -> None:
         """Write the header, or check it against the one that is there.
@@ -152,7 +158,8 @@ class TrialStore:
                 )
             record = CycleRecord.from_json(stored["record"])
         body = {"record": record.to_json(), "state": state}
-        write_atomically(self._cycle_path(record.cycle), _body({"sha256": _sha256(_body(body)), "body": body}))
+        wrapped = {"sha256": _sha256(_body(body)), "body": body}  # not sorted: classes stay in their order
+        write_atomically(self._cycle_path(record.cycle), json.dumps(wrapped).encode())
         for old_state in range(record.cycle - KEPT_STATES + 1):
             self._state_path(old_state).unlink(missing_ok=True)
         lines = "".join(json.dumps(r.to_json()) + "\n" for r in self.records())

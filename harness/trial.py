@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import __version__, networks, pool, registry
+from harness import __version__, networks, pool, queried, registry
 from harness.cycle import Clock, Cycle
 from harness.data import Facts, Problem
 from harness.errors import NonFiniteLoss, UserError
@@ -28,7 +28,7 @@ from harness.method import Acquisition, Training
 from harness.records import CycleRecord
 from harness.scoring import Columns, InProcess, Scored, Scorer, as_record
 from harness.seeds import key
-from harness.store import RunStore, TrialStore
+from harness.store import RunStore, TrialStore, write_atomically
 from harness.suite import Part, Trial
 
 
@@ -283,6 +283,7 @@ class Runner:
         """Return the indices to buy, preferred first."""
         asking, budget = self.acquisition, self.trial.protocol.budget
         scored: Scored | None = None
+        prepared: Columns = {}
         if asking.uses_images:
             with self.clock.phase("setup"):
                 self.scorer.start()
@@ -307,7 +308,17 @@ class Runner:
         assert len(set(chosen)) == budget, (
             f"{self.trial.acquisition.name} chose {len(set(chosen))} images, not {budget}"
         )
+        if cycle.number == 0 and self.facts.per_pixel:
+            with self.clock.phase("checkpoint"):
+                self._keep_queried(cycle, prepared, chosen)
         return chosen, scored
+
+    def _keep_queried(self, cycle: Cycle, prepared: Columns, chosen: list[int]) -> None:
+        """Keep the first of the images bought for the report, once; no cycle ever reads them."""
+        path = self.store.trial(self.trial.id).queried_path
+        if not path.exists():
+            kept = queried.look(cycle, self.problem, self.training, self.acquisition, prepared, chosen)
+            write_atomically(path, kept.packed())
 
     def _cycle(self, number: int, store: TrialStore, choosing: bool = True) -> CycleRecord:
         """Run one cycle and commit it."""
