@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from harness.grid import Unit
+from harness.records import FIGURES
 
 SURE = 0.03  # part of the work after which its speed says something: the start of the processes counts as well
 
@@ -91,7 +92,7 @@ class Display:
 
     @staticmethod
     def _figures(values: dict[str, Any]) -> dict[str, float]:
-        return {k: values[k] for k in ("accuracy", "miou") if k in values}
+        return {name: values[key] for key, name in FIGURES.items() if key in values}
 
     def _summary(self) -> str:
         left = self.seconds_left()
@@ -110,7 +111,8 @@ class Display:
         from rich.table import Table
 
         table = Table(title=self._summary(), title_justify="left")
-        for head in ("trial", "cycle", "labelled", "accuracy", "s/cycle", "time left"):
+        figure = "/".join(dict.fromkeys(name for values in self.running.values() for name in self._figures(values)))
+        for head in ("trial", "cycle", "labelled", figure, "s/cycle", "time left"):
             table.add_column(head, justify="left" if head == "trial" else "right")
         for number, values in sorted(self.running.items()):
             unit = self.units[number]

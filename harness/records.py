@@ -12,13 +12,16 @@ building, the last writing the weights."""
 COST_PHASES = ("train", "auxiliary", "score", "select")
 """What a method costs: the total of the wall-clock tables. Evaluation and checkpointing have columns of their own."""
 
+FIGURES = {"accuracy": "accuracy", "miou": "mIoU"}
+"""Every figure that a test is summed up in, and the name that it is shown by."""
+
 
 @dataclass(frozen=True)
 class CycleRecord:
     """One finished cycle of one trial, as it is stored and reported.
 
     ``chosen`` are the training-set indices bought at the end of this cycle, in the order of preference; empty in the
-    last cycle. ``figures`` are fractions (accuracy 0..1). ``seconds`` has one entry for each of PHASES; in a cycle
+    last cycle. ``figures`` are fractions (FIGURES, 0..1). ``seconds`` has one entry for each of PHASES; in a cycle
     whose training was shared (``shared_from`` names the unit that did it) train, auxiliary and evaluate hold that
     unit's seconds and ``wall_seconds`` is what this trial itself took.
     """

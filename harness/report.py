@@ -1,7 +1,8 @@
 """Tables and pictures of a run, finished or not: ``python -m harness.report RUN_DIR``.
 
 Data flows one way: stored records -> ``frame`` (a row per trial and cycle) -> long tables of numbers (a row per
-cell: mean, std, n) -> text. CSV files hold the long tables, in the printed ones' units; the rest is for people.
+cell: mean, std, n) -> text. CSV files hold the long tables, in the printed ones' units; the rest is for people. Where
+trials kept the first images that they bought, these are drawn too.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
-from harness.records import COST_PHASES, PHASES, CycleRecord
+from harness.records import COST_PHASES, FIGURES, PHASES, CycleRecord
 from harness.store import RunStore, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from harness.queried import Queried
 
 WIDTH = 120  # columns of the printed text
 SECONDS = [*COST_PHASES, "total", "evaluate", "checkpoint"]
@@ -93,11 +96,11 @@ def frame(records: Iterable[CycleRecord], methods: Sequence[str]) -> pd.DataFram
             "bought": bool(r.chosen),
             "EP": r.extra_parameters,
             **{phase: r.seconds.get(phase) for phase in PHASES},
-            **{f"{key} (%)": None if value is None else 100 * value for key, value in r.figures.items()},
+            **{_percent(key): None if value is None else 100 * value for key, value in r.figures.items()},
         }
         for r in ordered
     ]
-    numbers = [*PHASES, *(f"{key} (%)" for key in figure_keys(ordered))]
+    numbers = [*PHASES, *(_percent(key) for key in figure_keys(ordered))]
     table = pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
     table["method"] = pd.Categorical(table["method"], categories=list(methods), ordered=True)
     table["total"] = table[list(COST_PHASES)].sum(axis=1, skipna=False)
@@ -107,6 +110,10 @@ def frame(records: Iterable[CycleRecord], methods: Sequence[str]) -> pd.DataFram
 def figure_keys(records: Iterable[CycleRecord]) -> list[str]:
     """Return the names of all figures, sorted."""
     return sorted({key for r in records for key in r.figures})
+
+
+def _percent(key: str) -> str:
+    return f"{FIGURES.get(key, key)} (%)"
 
 
 def summary(table: pd.DataFrame, by: list[str], values: list[str]) -> pd.DataFrame:
@@ -124,7 +131,7 @@ def summary(table: pd.DataFrame, by: list[str], values: list[str]) -> pd.DataFra
 
 def figure_table(table: pd.DataFrame, key: str) -> pd.DataFrame:
     """Return method, labelled, mean, std and n of a figure, in %, over the seeds."""
-    return summary(table, ["method", "labelled"], [f"{key} (%)"]).drop(columns="quantity")
+    return summary(table, ["method", "labelled"], [_percent(key)]).drop(columns="quantity")
 
 
 def aubc_table(table: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -133,12 +140,29 @@ def aubc_table(table: pd.DataFrame, key: str) -> pd.DataFrame:
     Only trials that have the figure at every labelled count of the table enter: areas over different spans can't
     be compared. Empty if there is one labelled count only.
     """
-    curves = table.pivot(index=["method", "trial"], columns="labelled", values=f"{key} (%)")
+    curves = table.pivot(index=["method", "trial"], columns="labelled", values=_percent(key))
     curves = curves.dropna(axis="columns", how="all").dropna()
     x, y = curves.columns.to_numpy(float), curves.to_numpy(float)
     areas = curves.index.to_frame(index=False)
     areas["AUBC"] = ((y[:, 1:] + y[:, :-1]) / 2 * (x[1:] - x[:-1])).sum(axis=1) / (x[-1] - x[0]) if len(x) > 1 else None
     return summary(areas.astype({"AUBC": float}), ["method"], ["AUBC"]).drop(columns="quantity")
+
+
+def class_table(records: Sequence[CycleRecord], methods: Sequence[str]) -> pd.DataFrame:
+    """Return method, labelled, quantity (the class), mean, std and n over the seeds of the IoU of each class, in %.
+
+    Of one labelled count: the last that all trials have. Empty if there is none, or pixels have no labels.
+    """
+    import pandas as pd
+
+    counts = [{r.labelled for r in records if r.trial == trial and r.per_class} for trial in {r.trial for r in records}]
+    common = set.intersection(*counts)
+    of = sorted((r for r in records if common and r.labelled == max(common)), key=lambda r: r.trial)
+    classes = list(dict.fromkeys(name for r in of for name in r.per_class))
+    rows = [{"method": r.method, "labelled": r.labelled, **{k: 100 * v for k, v in r.per_class.items()}} for r in of]
+    table = pd.DataFrame(rows, columns=["method", "labelled", *classes])
+    table["method"] = pd.Categorical(table["method"], categories=list(methods), ordered=True)
+    return summary(table, ["method", "labelled"], classes)
 
 
 def seconds_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -351,11 +375,18 @@ def suite_tables(suite: Suite, records: Sequence[CycleRecord]) -> list[Table]:
             continue
         span = f"{numbers['labelled'].min()} to {numbers['labelled'].max()}"
         caption = (
-            f"{key} (%) by labelled images: mean±std (sample, n-1) over n seeds. AUBC: area under the curve from "
+            f"{_percent(key)} by labelled images: mean±std (sample, n-1) over n seeds. AUBC: area under the curve from "
             f"{span} labelled images, divided by that span, of the seeds that have all of it. {source}"
         )
         long = {"": numbers, "_aubc": areas}
-        tables.append(Table(_file_name(key), caption, long, _wide_figure(numbers, areas), figure=key))
+        tables.append(Table(_file_name(key), caption, long, _wide_figure(numbers, areas), figure=FIGURES.get(key, key)))
+    if len(by_class := class_table(records, suite.methods)):
+        caption = (
+            f"IoU (%) of each class at {by_class['labelled'][0]} labelled images, the last number that all trials here "
+            f"have: mean±std (sample, n-1) over n seeds. {source}"
+        )
+        shown = wide(by_class, ["method"], "quantity")
+        tables.append(Table("class_iou", caption, {"": by_class.rename(columns={"quantity": "class"})}, shown))
     seconds, by_cycle, cost = seconds_table(table), seconds_by_cycle_table(table), cost_table(table)
     tables.append(
         Table(
@@ -395,10 +426,22 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text)
 
 
-def _write_suite(suite: Suite, records: Sequence[CycleRecord], folder: Path) -> tuple[str, str]:
-    """Write the files of a suite that has records; return what to print and its part of report.md."""
-    from harness.plots import learning_curves, picture
+def first_queried(records: Sequence[CycleRecord], store: RunStore) -> dict[str, tuple[int, Queried]]:
+    """Return the seed and the first images bought of each method's first trial that kept them."""
+    from harness.queried import Queried
 
+    found: dict[str, tuple[int, Queried]] = {}
+    for r in sorted(records, key=lambda r: (r.seed, r.trial)):
+        if r.cycle == 0 and r.method not in found and (kept := Queried.read(store.trial(r.trial).queried_path)):
+            found[r.method] = r.seed, kept
+    return found
+
+
+def _write_suite(suite: Suite, records: Sequence[CycleRecord], store: RunStore) -> tuple[str, str]:
+    """Write the files of a suite that has records; return what to print and its part of report.md."""
+    from harness.plots import learning_curves, picture, queried_grid
+
+    folder = store.folder / "report"
     tables = suite_tables(suite, records)
     notes = [f"{progress(suite, records)}.", *mixtures(records), *record_warnings(records)]
     printed = ["\n".join(_wrapped(note) for note in notes)]
@@ -421,11 +464,25 @@ def _write_suite(suite: Suite, records: Sequence[CycleRecord], folder: Path) -> 
             marked.append(f"[{what}]({stem}.md)\n")
         if table.figure:
             caption = f"Mean (line) and ±std (band) over seeds. {provenance(suite, records)}"
-            quantity = f"{table.figure} (%)"
-            curves = learning_curves(table.numbers[""], suite.methods, suite.title, caption, quantity)
+            curves = learning_curves(table.numbers[""], suite.methods, suite.title, caption, f"{table.figure} (%)")
             for kind in ("png", "svg"):
                 write_atomically(folder / f"{stem}.{kind}", picture(curves, kind))
             marked.append(f"![{table.figure} of {suite.title}]({stem}.png)\n")
+    queried = first_queried(records, store)
+    for place, method in enumerate(suite.methods):
+        if method in queried:
+            seed, kept = queried[method]
+            stem = _file_name(f"{suite.name}_queried_{place}_{method}")
+            what = f"{method}: the first images bought"
+            caption = (
+                f"Seed {seed}: bought after training on {suite.labelled[0]} labelled images, and predicted by the "
+                "network of that moment."
+            )
+            grid = queried_grid(kept, what, caption)
+            write_atomically(folder / f"{stem}.png", picture(grid, "png"))
+            marked.append(f"![{what}]({stem}.png)\n")
+    if queried:
+        printed.append(f"The first images bought: {folder / _file_name(f'{suite.name}_queried')}_*.png")
     return "\n\n".join(printed), "\n".join(marked)
 
 
@@ -455,7 +512,7 @@ def read(run_dir: Path) -> tuple[str, list[tuple[Suite, list[CycleRecord]]]]:
 def write(run_dir: Path) -> str:
     """Write RUN_DIR/report/ from what is finished; return the text to print. Raises UserError like ``read``."""
     name, suites = read(run_dir)
-    folder = run_dir / "report"
+    store = RunStore(run_dir)
     printed, marked = [f"Report of run {name}"], [f"# Report of run {name}"]
     for suite, records in suites:
         if suite.skipped:
@@ -463,10 +520,10 @@ def write(run_dir: Path) -> str:
         elif not records:
             text = markdown = f"No cycle is finished yet: {progress(suite, records)}."
         else:
-            text, markdown = _write_suite(suite, records, folder)
+            text, markdown = _write_suite(suite, records, store)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")
         marked.append(f"## {suite.title}\n\n{markdown}")
-    path = folder / "report.md"
+    path = run_dir / "report" / "report.md"
     write_atomically(path, ("\n\n".join(marked) + "\n").encode())
     return "\n\n".join([*printed, f"All tables and pictures: {path}"])
 

@@ -796,6 +796,19 @@ def test_the_terminal_gets_a_live_table(clock: Any, units: list[Unit]) -> None:
     show("cycle", units[1], cycle(1))
     show.close()
     assert "c / Ran / seed 0" in output.getvalue() and "2/3" in output.getvalue()
+    assert "accuracy" in output.getvalue() and "mIoU" not in output.getvalue()
+
+
+def test_mean_iou_is_shown_by_its_name(clock: Any, units: list[Unit], monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"cycle": 0, "labelled": 20, "cost": 1.0, "miou": 0.25}
+    for terminal in (False, True):
+        output = io.StringIO()
+        monkeypatch.setattr(output, "isatty", lambda terminal=terminal: terminal)
+        show = display.Display(units, output)
+        show("start", units[1], {})
+        show("cycle", units[1], values)
+        show.close()
+        assert "mIoU" in output.getvalue() and "25.00 %" in output.getvalue() and "accuracy" not in output.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from harness_of import cycle_of
 
 from harness.data import Problem
 from harness.errors import UserError
+from harness.figures import summary
 from harness.grid import Unit
 from harness.on_ray.scoring import Measured
-from harness.on_ray.trials import Searcher, _Order, resources
+from harness.on_ray.trials import Searcher, _metrics, _Order, resources
+from harness.records import PHASES
 from harness.scoring import Scored, Shard
 from harness.settings import Where
 
@@ -60,6 +63,26 @@ def test_reservations(
 def test_what_no_node_can_hold_is_refused(where: dict[str, Any], nodes: Any) -> None:
     with pytest.raises(UserError, match=r"on one node \(where.cpus_per_trial, where.gpus_per_trial\)"):
         resources(Where(**where), False, nodes)
+
+
+@pytest.mark.parametrize("per_pixel", [False, True])
+def test_every_figure_is_a_metric(per_pixel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    published: dict[str, float] = {}
+
+    class Gauge:
+        def __init__(self, name: str, tag_keys: tuple[str, ...]) -> None:
+            self.name, self.tag_keys = name, set(tag_keys)
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            assert tags.keys() == self.tag_keys and tags["method"] == "Ran"
+            published[self.name] = value
+
+    monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
+    figures, _ = summary(torch.tensor([[[3, 1], [0, 4]]]), ("a", "b"), per_pixel)
+    record: Any = SimpleNamespace(figures=figures, labelled=40, cycle=2, seconds=dict.fromkeys(PHASES, 1.5))
+    _metrics(units()[1])(record)
+    name, value = ("al_miou", (3 / 4 + 4 / 5) / 2) if per_pixel else ("al_accuracy", 7 / 8)
+    assert published == {name: pytest.approx(value), "al_labelled": 40, "al_cycle": 2, "al_phase_seconds": 1.5}
 
 
 def units() -> list[Unit]:

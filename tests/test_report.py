@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import report
+from harness.data import IGNORED
+from harness.queried import Queried
 from harness.records import PHASES, CycleRecord
 from harness.store import RunStore
 
@@ -261,6 +263,126 @@ def test_any_records(cells: dict[tuple[str, int], list[float]], shuffling: rando
             assert float(values["std"]) == pytest.approx(np.std(wanted, ddof=1), abs=1e-6)
         else:
             assert values["std"] == ""
+
+
+# --- label maps
+
+
+CLASSES = ["sky", "road", "car"]  # in no alphabetical order
+
+
+def street_record(method: str, seed: int, cycle: int, *by_class: float) -> CycleRecord:
+    """Make a record of a suite where pixels have labels."""
+    per_class = dict(zip(CLASSES, by_class, strict=True))
+    figures = {"miou": statistics.mean(by_class)}
+    return record(method, seed, cycle, None, figures=figures, per_class=per_class)
+
+
+def street_records() -> list[CycleRecord]:
+    """Two seeds of two methods; one trial has not bought its last images yet."""
+    return [
+        street_record(method, seed, cycle, 0.6 + 0.02 * seed + 0.1 * cycle, 0.5, 0.2 + 0.1 * place)
+        for place, method in enumerate(("Ran", "DAST-AL"))
+        for seed in range(2)
+        for cycle in range(3)
+        if (method, seed, cycle) != ("DAST-AL", 1, 2)
+    ]
+
+
+def test_mean_iou_is_called_so(tmp_path: Path) -> None:
+    folder = run_dir(tmp_path / "run", street_records(), [suite()])
+    printed = report.write(folder)
+    assert "mIoU (%) by labelled images: mean±std" in " ".join(printed.split())
+    assert re.search(r"^Ran +43\.67±0\.47 +47\.00±0\.47 +50\.33±0\.47 +2 ", printed, re.MULTILINE)
+    assert {"digits_miou.csv", "digits_miou_aubc.csv", "digits_miou.png"} <= {
+        p.name for p in (folder / "report").iterdir()
+    }
+    markdown = (folder / "report" / "report.md").read_text()
+    assert "![mIoU of Digits](digits_miou.png)" in markdown
+    assert ">mIoU (%)<" in re.sub(r"<!-- (.*?) -->", r">\1<", (folder / "report" / "digits_miou.svg").read_text())
+    for text in (printed, markdown, *(p.read_text() for p in (folder / "report").glob("*.[tcm]*"))):
+        assert "accuracy" not in text
+
+
+def test_iou_of_each_class_at_the_last_count_that_all_trials_have() -> None:
+    table = tables(street_records())["class_iou"]
+    assert "IoU (%) of each class at 200 labelled images" in table.caption
+    assert list(table.shown.columns) == ["method", *CLASSES, "n"] and list(table.shown["method"]) == METHODS
+    assert row(table, "Ran") == {"sky": "71.00±1.41", "road": "50.00±0.00", "car": "20.00±0.00", "n": "2"}
+    assert row(table, "DAST-AL")["car"] == "30.00±0.00"
+    assert row(table, "Ran+") == dict.fromkeys(CLASSES, report.NOTHING) | {"n": "0"}
+    numbers = table.numbers[""]
+    assert list(numbers.columns) == ["method", "labelled", "class", "mean", "std", "n"] and len(numbers) == 6
+    assert set(numbers["labelled"]) == {200}
+    assert numbers["mean"][0] == pytest.approx(71) and numbers["std"][0] == pytest.approx(
+        100 * statistics.stdev([0, 0.02])
+    )
+    first = tables([r for r in street_records() if r.cycle == 0 or r.seed == 0][:4])["class_iou"]
+    assert " at 100 labelled images" in first.caption and row(first, "Ran")["sky"] == "61.00±1.41"
+    without = report.replace(street_records()[0], per_class={})
+    assert "class_iou" not in tables([without]) and "class_iou" not in tables(all_records())
+
+
+def test_classes_stay_in_their_order_in_all_forms(tmp_path: Path) -> None:
+    folder = run_dir(tmp_path / "run", street_records(), [suite()])
+    printed = report.write(folder)
+    assert re.search(r"^method +sky +road +car +n$", printed, re.MULTILINE)
+    stem = folder / "report" / "digits_class_iou"
+    assert "| method   |        sky |       road |        car |   n |" in stem.with_suffix(".md").read_text()
+    assert r"71.00$\pm$1.41" in stem.with_suffix(".tex").read_text()
+    lines = list(csv.DictReader(io.StringIO(stem.with_suffix(".csv").read_text())))
+    assert [line["class"] for line in lines] == CLASSES * 2
+
+
+def queried(heat: bool) -> Queried:
+    """Two images: a label map of all classes and none, and one that is predicted as a single class."""
+    labels = np.array([[[0, 1, 2, IGNORED]] * 3, [[1] * 4] * 3], dtype=np.uint8)
+    scores = np.linspace(-5, 5, labels.size).reshape(labels.shape).astype(np.float16)
+    images = np.full((*labels.shape, 3), 90, dtype=np.uint8)
+    predictions = np.zeros_like(labels)
+    return Queried(np.array([17, 4]), images, labels, predictions, tuple(CLASSES), scores if heat else None)
+
+
+def test_queried_images_are_drawn(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    folder = run_dir(tmp_path / "run", street_records(), [suite()])
+    store = RunStore(folder)
+    for trial, heat in (("Ran-1", False), ("DAST-AL-0", True), ("DAST-AL-1", False)):
+        store.trial(trial).queried_path.write_bytes(queried(heat).packed())
+    store.trial("Ran-0").queried_path.write_bytes(b"damaged")
+    printed = report.write(folder)
+    assert f"The first images bought: {folder}/report/digits_queried_*.png" in printed
+    markdown = (folder / "report" / "report.md").read_text()
+    links = re.findall(r"!\[(.*?): the first images bought\]\((.*?)\)", markdown)
+    assert links == [("Ran", "digits_queried_0_Ran.png"), ("DAST-AL", "digits_queried_2_DAST-AL.png")]
+    (ran, both) = (imread(folder / "report" / name)[..., :3] for _, name in links)
+    assert both.shape[1] > ran.shape[1], "the column of scores"
+    from harness.plots import CLASS_COLOURS
+
+    for colour in (*CLASS_COLOURS[:3], (0, 0, 0), (90 / 255,) * 3):
+        assert (np.abs(ran - colour).max(axis=-1) < 0.01).sum() > 1000
+    before = [(folder / "report" / name).read_bytes() for _, name in links]
+    report.write(folder)
+    assert [(folder / "report" / name).read_bytes() for _, name in links] == before
+
+
+def test_a_grid_names_images_columns_and_classes() -> None:
+    from harness.plots import class_colours, queried_grid
+
+    grid = queried_grid(queried(heat=True), "Ran: bought", "Seed 0")
+    titles = [axes.get_title() for axes in grid.axes[:4]]
+    assert titles == ["image", "labels", "prediction", "score by place"]
+    assert [axes.get_ylabel() for axes in grid.axes[:8:4]] == ["image 17", "image 4"]
+    (legend,) = grid.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*CLASSES, "no class"]
+    shown = [axes.images[0] for axes in grid.axes[:8]]
+    assert np.array_equal(shown[1].get_array(), class_colours(queried(True).labels[0]))
+    assert {image.get_clim() for image in (shown[3], shown[7])} == {(-5, 5)}, "one scale for all images"
+    colours = class_colours(np.arange(255, dtype=np.uint8))
+    assert len(np.unique(colours[:20], axis=0)) == 20 and colours.max(axis=1).min() > 0, "only no class is black"
+    gray = report.replace(queried(heat=False), images=queried(heat=False).images[..., :1])
+    assert len(queried_grid(gray, "t", "c").axes) == 6
 
 
 # --- captions

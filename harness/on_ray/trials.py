@@ -27,7 +27,7 @@ from ray.tune.trainable.function_trainable import wrap_function
 from harness.data import Problem
 from harness.errors import NonFiniteLoss, NotReproduced, UserError
 from harness.grid import Unit
-from harness.records import PHASES, CycleRecord
+from harness.records import FIGURES, PHASES, CycleRecord
 from harness.settings import Where
 from harness.store import RunStore
 
@@ -167,21 +167,16 @@ class _Order(Searcher):
 
 
 def _metrics(unit: Unit) -> Callable[[CycleRecord], None]:
-    """Return a function that publishes a cycle as Ray metrics (accuracy, labelled, cycle, seconds by phase)."""
+    """Return a function that publishes a cycle as Ray metrics (its figures, labelled, cycle, seconds by phase)."""
     from ray.util.metrics import Gauge
 
     tags = {"suite": unit.suite, "method": unit.label, "seed": str(unit.trial.seed), "trial": unit.trial.id}
     keys = tuple(tags)
-    gauges = {n: Gauge(f"al_{n}", tag_keys=keys) for n in ("accuracy", "labelled", "cycle")}
+    gauges = {n: Gauge(f"al_{n}", tag_keys=keys) for n in (*FIGURES, "labelled", "cycle")}
     phases = Gauge("al_phase_seconds", tag_keys=(*keys, "phase"))
 
     def publish(record: CycleRecord) -> None:
-        values = {
-            "accuracy": record.figures.get("accuracy", 0),
-            "labelled": record.labelled,
-            "cycle": record.cycle,
-        }
-        for name, value in values.items():
+        for name, value in {**record.figures, "labelled": record.labelled, "cycle": record.cycle}.items():
             gauges[name].set(value, tags=tags)
         for phase in PHASES:
             phases.set(record.seconds[phase], tags={**tags, "phase": phase})
