@@ -33,6 +33,13 @@ class Uncertainty(Acquisition):
         scores = self.score(as_rows(network(images).logits))
         return {"score": self.over_places(scores.view(len(images), -1))}
 
+    def heat(self, network: Network, images: torch.Tensor, prepared: Columns) -> torch.Tensor:
+        """Return the score of each place [B, *s]."""
+        from harness.learning import as_rows
+
+        logits = network(images).logits
+        return self.score(as_rows(logits)).view(len(images), *logits.shape[2:])
+
 
 def log_mean_exp(values: torch.Tensor) -> torch.Tensor:
     """Return the logarithm of the mean [B] of exp(values) [B, P], without overflow."""

@@ -110,6 +110,15 @@ class EPMCM(Acquisition):
             table = prepared["table"]
         return {"score": log_mean_exp(log_change(logits, table).view(len(images), -1))}
 
+    def heat(self, network: Network, images: torch.Tensor, prepared: Columns) -> torch.Tensor | None:
+        """Return the logarithm of each place's expected change [B, *s], in closed form."""
+        from harness.learning import as_rows
+
+        if "table" not in prepared:
+            return None
+        logits = network(images).logits
+        return log_change(as_rows(logits), prepared["table"]).view(len(images), *logits.shape[2:])
+
 
 def log_change(logits: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Return log of Eq. 7 [N]: logsumexp over j != yhat of z_j - z_yhat + Q[yhat, j] / 2, for logits [N, C]."""

@@ -206,6 +206,16 @@ def test_epmcm_is_the_mean_of_eq_7_over_places() -> None:
     assert drawn.shape == (4,) and bool((drawn > 0).all() and (drawn < 1).all())
 
 
+@pytest.mark.parametrize("name", ["entropy", "margin", "least_confidence", "epmcm"])
+def test_the_heat_of_an_image_has_its_score_as_its_mean(name: str) -> None:
+    plugin: Any = registry.find("methods", name, Acquisition)
+    logits, prepared = 2 * noise(4, C, 3, 5), {"table": noise(C, C).abs()}
+    heat = plugin(plugin.Settings(), C).heat(Fixed(logits), torch.zeros(4, 3, 24, 40), prepared)
+    assert heat.shape == (4, 3, 5)
+    mean = heat.exp().mean((1, 2)).log() if name in ("least_confidence", "epmcm") else heat.mean((1, 2))
+    torch.testing.assert_close(score(name, logits, prepared), mean)
+
+
 def test_core_set_sees_the_mean_feature_of_an_image() -> None:
     plugin: Any = registry.find("methods", "core_set", Acquisition)
     features = noise(4, 6, 3, 5)
