@@ -6,9 +6,26 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from harness.data import THREADS
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator
+
+from harness.data import THREADS, Files
 from harness.errors import DataMissing
+
+SCALES = (1.0, 0.5, 0.25)
+"""Of images: those at which a test label's pixel has its place in the network's map."""
+
+
+def _known(scale: float) -> float:
+    if scale not in SCALES:
+        raise ValueError(f"must be 1, 0.5 or 0.25, got {scale:g}")
+    return scale
+
+
+Scale = Annotated[float, AfterValidator(_known)]
 
 
 @dataclass(frozen=True)
@@ -46,3 +63,19 @@ def _size(path: Path) -> tuple[int, int]:
             return file.height, file.width
     except Exception as problem:  # PIL's readers raise nearly anything for a broken file
         raise DataMissing(f"{path} can't be read: replace or remove it ({problem})") from problem
+
+
+def as_files(
+    train: Pairs, test: Pairs, size: tuple[int, int], scale: float, table: NDArray[np.uint8]
+) -> tuple[Files, Files, Files, Files]:
+    """Return images and labels of the pool, then of the test set, whose labels keep their own size.
+
+    ``size`` is the common size of the images once scaled.
+    """
+    own = round(size[0] / scale), round(size[1] / scale)
+    return (
+        Files(train.images, size, scale),
+        Files(train.labels, size, scale, table),
+        Files(test.images, size, scale),
+        Files(test.labels, own, 1, table),
+    )

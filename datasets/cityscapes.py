@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from harness.data import IGNORED, Dataset, DatasetSettings, Facts, Files, Problem, common_size, spaced
+from harness.data import IGNORED, Dataset, DatasetSettings, Facts, Problem, common_size, spaced
 from harness.errors import DataMissing
 
-from ._maps import Pairs
+from ._maps import Pairs, Scale, as_files
 from ._street import CLASSES, draw
 
 HEIGHT, WIDTH = 1024, 2048
@@ -52,7 +52,7 @@ class Cityscapes(Dataset):
     class Settings(DatasetSettings):
         """Settings of cityscapes."""
 
-        scale: float = Field(1.0, gt=0, le=1, description="resize to this part of 1024 x 2048; 0.5: 512 x 1024")
+        scale: Scale = Field(1.0, description="resize images to this part of their size; test labels keep their own")
 
     def facts(self) -> Facts:
         """Return counts and shapes; every label map must be there, and every header say 2048 x 1024."""
@@ -75,12 +75,8 @@ class Cityscapes(Dataset):
     def load(self) -> Problem:
         """Return the images and label maps as files, sorted by city and name, which are decoded when they are used."""
         self.facts()
-        size, scale = self._size, self.settings.scale
-        train, test = (
-            (Files(pairs.images, size, scale), Files(pairs.labels, size, scale, TABLE))
-            for pairs in (self._pairs("train"), self._pairs("val"))
-        )
-        return Problem(*train, *test, tuple(IDS), MEAN, STD)
+        files = as_files(self._pairs("train"), self._pairs("val"), self._size, self.settings.scale, TABLE)
+        return Problem(*files, tuple(IDS), MEAN, STD)
 
     @property
     def _folder(self) -> Path:

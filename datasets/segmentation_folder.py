@@ -22,7 +22,7 @@ from harness.data import (
 )
 from harness.errors import DataMissing
 
-from ._maps import Pairs
+from ._maps import Pairs, Scale, as_files
 from ._trees import mean_and_std
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -47,7 +47,7 @@ class SegmentationFolder(Dataset):
         ignore: int | None = Field(None, ge=0, le=255, description="id of the pixels that count nowhere")
         train: list[str] = Field(["train"], min_length=1, description="splits that make up the pool")
         test: list[str] = Field(["test"], min_length=1, description="splits that are tested on")
-        scale: float = Field(1.0, gt=0, le=1, description="resize to this part of height and width")
+        scale: Scale = Field(1.0, description="resize images to this part of their size; test labels keep their own")
         mean: list[float] | None = Field(
             None,
             min_length=3,
@@ -117,12 +117,7 @@ class SegmentationFolder(Dataset):
             table[settings.ignore] = IGNORED
         train, test = self._pairs(settings.train, settings.limit), self._pairs(settings.test, settings.test_limit)
         size = common_size(train.sizes() + test.sizes(), settings.scale)
-        images, labels, test_images, test_labels = (
-            Files(paths, size, settings.scale, of_labels)
-            for pairs in (train, test)
-            for paths, of_labels in ((pairs.images, None), (pairs.labels, table))
-        )
-        return images, labels, test_images, test_labels
+        return as_files(train, test, size, settings.scale, table)
 
     def _pairs(self, splits: Sequence[str], limit: int | None) -> Pairs:
         """List the images of the splits that are in use, and their label maps, without opening them."""

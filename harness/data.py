@@ -75,8 +75,9 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 def common_size(sizes: Iterable[tuple[int, int]], scale: float = 1) -> tuple[int, int]:
     """Return the height and width that hold each image of these (height, width) once scaled: multiples of 8."""
-    heights, widths = zip(*(_scaled(size, scale) for size in set(sizes)), strict=True)
-    return -(-max(heights) // MULTIPLE) * MULTIPLE, -(-max(widths) // MULTIPLE) * MULTIPLE
+    heights, widths = zip(*set(sizes), strict=True)
+    height, width = (math.ceil(max(sides) * scale / MULTIPLE) * MULTIPLE for sides in (heights, widths))
+    return height, width
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +185,8 @@ class Problem:
     """A loaded dataset: arrays ready for a device (or for an object store, without a copy), or files to decode.
 
     Shapes: images [N, H, W, channels] uint8. Labels [N] int64 with values 0..len(classes)-1, or maps [N, H, W] uint8
-    with these values or IGNORED. Mean and std per channel for pixels scaled to 0..1.
+    with these values or IGNORED; test maps may be a multiple of that size: where images are scaled down, the test is at
+    the labels' own size. Mean and std per channel for pixels scaled to 0..1.
     """
 
     train_images: NDArray[np.uint8] | Files
@@ -201,7 +203,10 @@ class Problem:
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
             assert images.dtype == np.uint8 and images.ndim == 4, "images are [N, H, W, channels] uint8"
             if self.per_pixel:
-                assert labels.dtype == np.uint8 and labels.shape == images.shape[:3], "maps are [N, H, W] uint8"
+                number, height, width = images.shape[:3]
+                factor = labels.shape[1] // height if labels is self.test_labels else 1
+                shape = (number, factor * height, factor * width)
+                assert labels.dtype == np.uint8 and labels.shape == shape, "maps are [N, H, W] uint8"
                 assert count <= MOST_CLASSES, f"label maps have at most {MOST_CLASSES} classes"
             else:
                 assert labels.dtype == np.int64 and labels.shape == images.shape[:1], "one int64 label for each image"

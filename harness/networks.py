@@ -119,7 +119,7 @@ class DenseNetwork(Network):
         return F.conv2d(features, self.classifier.weight[:, :, None, None], self.classifier.bias)
 
 
-STRIDES = (8, 16, 32)
+STRIDES = (8, 16, 32, 64, 128)  # the last two: labels that are larger than the images
 
 
 def upsampled(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

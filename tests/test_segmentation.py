@@ -19,7 +19,7 @@ from harness import registry, scoring
 from harness.data import IGNORED, DataPlace, Dataset, Problem
 from harness.figures import iou, summary
 from harness.images import Images, Streamed, on_device
-from harness.learning import as_rows, at_places, confusion, cross_entropy
+from harness.learning import as_rows, at_labels, at_places, confusion, cross_entropy
 from harness.method import Acquisition
 from harness.networks import Outputs
 from harness.scoring import describe_batches
@@ -256,6 +256,17 @@ def test_the_confusion_matrix_is_an_independent_count(streets: Problem, tmp_path
                     expected[label, answer] += 1
     assert np.abs(found[0].numpy() - expected).sum() <= 2, "but for ties by rounding"
     assert expected.sum() == (streets.test_labels != IGNORED).sum()
+
+
+def test_labels_larger_than_the_images_are_predicted_at_their_own_size(streets: Problem, tmp_path: Path) -> None:
+    twice = streets.test_labels.repeat(2, 1).repeat(2, 2)
+    runner, cycle = cycle_of(make_street_trial(), replace(streets, test_labels=twice), tmp_path)
+    rows = torch.arange(2)
+    logits = cycle.network(runner.test_images.plain(rows)).logits
+    large = at_labels(logits, runner.test_labels[rows])
+    assert large.shape[2:] == (56, 80)
+    expected = torch.nn.functional.interpolate(logits, scale_factor=16, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(large, expected[:, :, :56, :80], rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------- every method

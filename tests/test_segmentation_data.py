@@ -39,7 +39,9 @@ def agree(dataset: Any) -> Problem:
     assert problem.train_images.shape == (facts.num_train, *facts.size, facts.channels)
     assert problem.test_images.shape == (facts.num_test, *facts.size, facts.channels)
     assert problem.train_labels.shape == problem.train_images.shape[:3]
-    assert problem.test_labels.shape == problem.test_images.shape[:3]
+    factor = round(1 / getattr(dataset.settings, "scale", 1))
+    height, width = problem.test_images.shape[1:3]
+    assert problem.test_labels.shape == (facts.num_test, factor * height, factor * width), "at their own size"
     assert all(side % 8 == 0 for side in facts.size)
     for labels in (problem.train_labels, problem.test_labels):
         values = np.unique(whole(labels))
@@ -421,7 +423,7 @@ def test_fingerprint_of_files(tmp_path: Path) -> None:
     assert own(tmp_path / "moved").load().fingerprint == before, "where they lie does not count"
     seen = {before}
     eight = [str(number) for number in range(8)]
-    for settings in ({"scale": 0.5}, {"scale": 0.45}, {"limit": 1}, {"ignore": None, "classes": eight}):
+    for settings in ({"scale": 0.5}, {"scale": 0.25}, {"limit": 1}, {"ignore": None, "classes": eight}):
         seen.add(own(root, **settings).load().fingerprint)
     for name in ("images/train/001.png", "labels/train/000.png", "images/test/000.png", "labels/test/001.png"):
         shutil.copytree(root, tmp_path / "changed", dirs_exist_ok=True)
@@ -454,6 +456,7 @@ def test_fingerprints_of_arrays_are_as_they_were() -> None:
         ([(16, 24)], 1, (16, 24)),
         ([(17, 8), (9, 25)], 1, (24, 32)),
         ([(360, 480)], 0.5, (184, 240)),
+        ([(737, 24)], 0.25, (192, 8)),
         ([(1, 1)], 0.1, (8, 8)),
     ],
 )
@@ -537,7 +540,7 @@ def test_scenes_of_other_sizes(tmp_path: Path, size: list[int]) -> None:
         ({"name": "scenes", "size": [64, 64, 64]}, "dataset.size: must be at most 2 long, got [64, 64, 64]"),
         ({"name": "scenes", "train": 0}, "dataset.train: must be above 0, got 0"),
         ({"name": "scene"}, "dataset.name: unknown dataset 'scene'; did you mean 'scenes'?"),
-        ({"name": "cityscapes", "scale": 2}, "dataset.scale: must be at most 1, got 2"),
+        ({"name": "cityscapes", "scale": 2}, "dataset.scale: must be 1, 0.5 or 0.25, got 2"),
         ({"name": "cityscapes", "scal": 0.5}, "dataset.scal: unknown key 'scal'; did you mean 'scale'?"),
         ({"classes": ["a", "b"]}, "dataset.folder: this key is required"),
         ({"folder": "x"}, "dataset.classes: this key is required"),
