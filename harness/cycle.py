@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -67,6 +67,8 @@ class Cycle:
     candidates: torch.Tensor
     """The subset of ``unlabelled`` that is ranked after this cycle, in the order it was drawn in."""
     recipe: Recipe
+    build: Callable[[int], Network]
+    """Returns a new network like the target, on the CPU, with weights by the seed it is given."""
     clock: Clock
     training: object = None
     """The Training that fits this cycle's network."""

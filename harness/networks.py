@@ -64,10 +64,10 @@ class Network(nn.Module):
             else:
                 last = self.body.forward_features(images)
             features = self.projection(self.body.forward_head(last, pre_logits=True)).float()
-        return Outputs(self._classified(features), features, [stage.float() for stage in taken])
+        return Outputs(self.classified(features), features, [stage.float() for stage in taken])
 
-    def _classified(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the logits [B, C] of features [B, D]."""
+    def classified(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, C] of features [B, D]: the last linear layer alone."""
         return F.linear(features, self.classifier.weight, self.classifier.bias)
 
     def _with_stages(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -114,7 +114,7 @@ class DenseNetwork(Network):
         height, width = images.shape[2:]
         return super().forward(F.pad(images, (0, -width % self.stride, 0, -height % self.stride)), stages)
 
-    def _classified(self, features: torch.Tensor) -> torch.Tensor:
+    def classified(self, features: torch.Tensor) -> torch.Tensor:
         """Return the logits [B, C, h, w] of features [B, D, h, w]."""
         return F.conv2d(features, self.classifier.weight[:, :, None, None], self.classifier.bias)
 

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -246,6 +246,7 @@ class Runner:
             unlabelled=self._tensor(np.flatnonzero(~is_labelled)),
             candidates=self._tensor(drawn),
             recipe=self.trial.recipe,
+            build=partial(networks.build, self.trial.model, self.facts),
             clock=self.clock,
             training=self.training,
         )
