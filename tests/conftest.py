@@ -30,7 +30,7 @@ Written = str | Part
 """A plug-in: its name alone stands for its default settings."""
 
 
-CUT = {"iterations": 4, "width": 4, "batch_size": 16, "latent": 6}
+CUT = {"iterations": 4, "width": 4, "batch_size": 16, "latent": 6, "members": 2, "passes": 3}
 """What makes a method long, and the size it has in tests of any method."""
 
 

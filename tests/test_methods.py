@@ -50,14 +50,25 @@ def small(name: str) -> Any:
     return {"name": name, **cut(plugin)} if cut(plugin) else name
 
 
+def refuses_plain(name: str) -> bool:
+    """Return whether an acquisition needs more than the plain training."""
+    plugin: Any = registry.find("methods", name, Acquisition)
+    try:
+        plugin.check(plugin.Settings(), registry.find("methods", "plain", Training), Training.Settings())
+    except ValueError:
+        return True
+    return False
+
+
 def accepted() -> dict[str, tuple[Part, Part]]:
     """Every pair (training, acquisition) with default settings that a config accepts, and some with options."""
-    # every acquisition with the trainings that touch nothing else, and every training with random and with itself
+    # every acquisition with the trainings that touch nothing else, or all if it refuses these; and every training with
+    # random and with itself
     written: list[Any] = [
         {"acquisition": small(a), "training": small(t)}
         for a in ACQUISITIONS
         for t in TRAININGS
-        if t in ("plain", a) or a == "random" or (t == "isda" and small(a) == a)
+        if t in ("plain", a) or a == "random" or (t == "isda" and small(a) == a) or refuses_plain(a)
     ]
     found: dict[str, tuple[Part, Part]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +113,8 @@ def test_every_file_is_a_method_that_is_tested() -> None:
     assert {acquisition.name for _, acquisition in METHODS.values()} == set(ACQUISITIONS)
     assert set(TRAININGS) | set(ACQUISITIONS) == set(registry.names("methods"))
     assert "plain-epmcm" not in METHODS, "refused: nothing collects its statistics"
-    assert {"plain-random", "isda-random", "isda-epmcm", "isda-epmcm-option3"} <= set(METHODS)
+    assert "plain-mc_dropout" not in METHODS, "refused: it was not trained with dropout"
+    assert {"plain-random", "isda-random", "isda-epmcm", "isda-epmcm-option3", "dropout-bald"} <= set(METHODS)
 
 
 class Stop(Exception):

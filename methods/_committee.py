@@ -1,0 +1,52 @@
+"""What MC-Dropout, BALD and QBC share: scores from several predictions of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from harness.lazy import torch
+from harness.method import Acquisition
+
+if TYPE_CHECKING:
+    from harness.method import Columns
+    from harness.networks import Network
+
+
+class Committee(Acquisition):
+    """Ranks by how the predictions of an image differ; an image's score is the mean over its places."""
+
+    def predictions(
+        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
+    ) -> Iterator[torch.Tensor]:
+        """Yield the logits [B, C, *s] of one prediction after another: they are never all in memory."""
+        raise NotImplementedError
+
+    def score(self, of_mean: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        """Return [N], highest bought first, for the entropy of the mean prediction and the mean entropy [N].
+
+        Their difference: the predictions' Jensen-Shannon divergence.
+        """
+        return of_mean - mean
+
+    def describe(
+        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
+    ) -> Columns:
+        """Return the column ``score``."""
+        from harness.learning import as_rows
+
+        found = self.predictions(network, images, prepared, generator)
+        scores = self.score(*entropies(as_rows(logits) for logits in found))
+        return {"score": scores.view(len(images), -1).mean(1)}
+
+
+def entropies(predictions: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (entropy of the mean prediction, mean entropy of the predictions) [N] for logits [N, C] of each.
+
+    In nats, and in float64: where predictions hardly differ, their difference is all that ranks.
+    """
+    total, entropy, count = torch.zeros(()), torch.zeros(()), 0
+    for logits in predictions:
+        p = logits.double().softmax(1)
+        total, entropy, count = total + p, entropy + torch.special.entr(p).sum(1), count + 1
+    return torch.special.entr(total / count).sum(1), entropy / count
