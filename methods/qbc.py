@@ -40,7 +40,7 @@ class QBC(Joint, Committee):
 
         members: int = Field(5, ge=2, description="networks, with the target")
 
-    stream = "committee"
+    purpose = "committee"
 
     def make(self, cycle: Cycle) -> torch.nn.Module:
         """Return the members beside the target, new."""
