@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .vaal import VAAL
 
 CHECKED_EVERY = 500  # iterations between two looks at the losses: a look waits for the device
-NEAR = 0.02  # nats from a level at which a discriminator counts as stuck
+NEAR = 0.03  # part of the span between chance and floor from either at which a discriminator counts as stuck
 COLLAPSED = 0.1  # nats of KL below which the latent says nothing of the image
 
 
@@ -191,9 +191,10 @@ def check_discriminator(cycle: Cycle, name: str, losses: list[float], targets: t
     loss = sum(losses) / len(losses)
     chance, floor = float(entropy(targets.mean())), float(entropy(targets).mean())
     cycle.health["discriminator_loss"] = loss
-    if loss > chance - NEAR:
+    near = NEAR * (chance - floor)
+    if loss > chance - near:
         cycle.warnings.append(f"{name}: the discriminator tells nothing, its loss is that of a constant answer")
-    elif loss < floor + NEAR:
+    elif loss < floor + near:
         cycle.warnings.append(f"{name}: the discriminator tells everything, its loss is as low as can be")
 
 

@@ -198,6 +198,7 @@ def test_endless_batches_see_every_image_once_a_pass() -> None:
         ([0.56] * 3, [1.0, 0.5], "tells nothing"),
         ([0.35] * 3, [1.0, 0.5], "tells everything"),
         ([0.45] * 3, [1.0, 0.5], ""),
+        ([0.55] * 3, [1.0, 0.5], ""),  # little, but of the little there is to tell
     ],
 )
 def test_a_stuck_discriminator_is_reported(
