@@ -216,7 +216,7 @@ def test_the_whole_pool_can_be_bought(digits: Problem, folders: Folders) -> None
 
 def test_a_loss_that_is_not_finite_stops_the_trial(digits: Problem, folders: Folders) -> None:
     trial, folder = make_trial(learning_rate=1e30, epochs=3), folders()
-    with pytest.raises(NonFiniteLoss, match=r"cycle 0, epoch \d, step \d: the loss is (nan|inf).*learning_rate"):
+    with pytest.raises(NonFiniteLoss, match=r"cycle 0, epoch \d, training step \d: .* (nan|inf).*learning_rate"):
         run(trial, digits, folder)
     assert RunStore(folder).trial(trial.id).records() == []
 
@@ -229,7 +229,7 @@ def test_the_step_of_a_loss_that_is_not_finite_is_named(digits: Problem, folders
         steps.append(progress)
         return outputs.logits.square().mean() * (float("inf") if len(steps) == 3 + 2 else 1.0)
 
-    with pytest.raises(NonFiniteLoss, match="cycle 5, epoch 1, step 1: the loss is inf"):
+    with pytest.raises(NonFiniteLoss, match="cycle 5, epoch 1, training step 1: the loss is inf"):
         fit(cycle, loss)
     assert len(steps) == 6, "the epoch in which it happened is the last"
 
