@@ -86,6 +86,7 @@ class Images:
         std = torch.tensor(problem.std, device=pixels.device)
         self._scale = 1 / (255 * std)
         self._shift = -torch.tensor(problem.mean, device=pixels.device) / std
+        self._resized: dict[int, Images] = {}
 
     @property
     def device(self) -> torch.device:
@@ -93,10 +94,15 @@ class Images:
         return self.pixels.device
 
     def resized(self, side: int) -> Images:
-        """Return the same images at ``side`` x ``side`` pixels: themselves if they have that size, else a copy."""
+        """Return the same images at ``side`` x ``side`` pixels: themselves if they have that size, else a copy.
+
+        The copy is made once: a trial's later cycles want it too, and making it reads every image.
+        """
         if self.pixels.shape[1:3] == (side, side):
             return self
-        found = copy(self)
+        if side in self._resized:
+            return self._resized[side]
+        found = self._resized[side] = copy(self)
         parts = []
         for indices in torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE):
             images = resized(self.pixels[indices].permute(0, 3, 1, 2).float(), side)
