@@ -1,4 +1,4 @@
-"""What LL4AL and ADS share: a module that is trained together with the target and then ranks the candidates."""
+"""What LL4AL, ADS and QBC share: a module that is trained beside the target and then ranks the candidates."""
 
 from __future__ import annotations
 

@@ -63,10 +63,9 @@ class QBC(Joint, Committee):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Iterator[torch.Tensor]:
         """Yield the logits of the target and of the other members."""
-        if self.module is None:  # on a scoring worker
-            self.module = torch.nn.ModuleList(deepcopy(network) for _ in range(1, self.settings.members))
-        self.module.load_state_dict(prepared)
-        for member in [network, *self.module]:
+        others = range(1, self.settings.members)
+        members = self.restored(lambda: torch.nn.ModuleList(deepcopy(network) for _ in others), prepared)
+        for member in [network, *members]:
             yield member(images).logits
 
     def extra_parameters(self, cycle: Cycle) -> int:
