@@ -45,7 +45,10 @@ class Dropout(Training):
         return super().loss(outputs._replace(logits=self._network.classified(features)), labels, progress)
 
 
-def dropped(features: torch.Tensor, dropout: float, generator: torch.Generator) -> torch.Tensor:
-    """Return features of any shape with entries set to 0 by chance, and the others scaled so that the mean stays."""
+def dropped(features: torch.Tensor, dropout: float | torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return features of any shape with entries set to 0 by chance, and the others scaled so that the mean stays.
+
+    A probability [] on the device stays there: reading it would wait for the device.
+    """
     kept = torch.rand(features.shape, generator=generator, device=features.device) >= dropout
     return features * kept / (1 - dropout)

@@ -51,9 +51,9 @@ class MCDropout(Committee):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Iterator[torch.Tensor]:
         """Yield the logits of each pass."""
-        features, dropout = network(images).features, float(prepared["dropout"])
+        features = network(images).features
         for _ in range(self.settings.passes):
-            yield network.classified(dropped(features, dropout, generator))
+            yield network.classified(dropped(features, prepared["dropout"], generator))
 
     def score(self, of_mean: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         """Return the entropy of the mean prediction."""
