@@ -74,18 +74,18 @@ def fit(cycle: Cycle, loss: Loss, extra_parameters: Iterable[torch.nn.Parameter]
                 optimiser.step()
                 step_losses.append(value.detach())
             losses = torch.stack(step_losses)
-            check_finite(losses, cycle, epoch)
+            check_finite(losses, cycle, f"epoch {epoch}, training")
         network.eval()
         return float(losses.mean())
 
 
-def check_finite(losses: torch.Tensor, cycle: Cycle, epoch: int, kind: str = "training") -> None:
-    """Raise NonFiniteLoss, naming cycle, epoch, kind and step, if one of an epoch's losses [steps] is not finite."""
+def check_finite(losses: torch.Tensor, cycle: Cycle, kind: str, first: int = 0) -> None:
+    """Raise NonFiniteLoss, naming cycle, kind and step, if one of the losses [steps] from step ``first`` on is not."""
     if not bool(losses.isfinite().all()):
         step = int((~losses.isfinite()).nonzero()[0])
         raise NonFiniteLoss(
-            f"cycle {cycle.number}, epoch {epoch}, {kind} step {step}: the loss is {float(losses[step])}; a lower "
-            "learning rate (recipe.learning_rate or the method's own) or, with isda, lambda_0 usually mends this"
+            f"cycle {cycle.number}, {kind} step {first + step}: the loss is {float(losses[step])}; a lower learning "
+            "rate (recipe.learning_rate or the method's own) or, with isda, lambda_0 usually mends this"
         )
 
 
@@ -114,17 +114,19 @@ def confusion(
     The images are plain; a map is predicted at its labels' own size, and IGNORED pixels are left out.
     """
     counts: torch.Tensor | None = None
+    cells = num_classes**2  # of the matrix, and one more for what is IGNORED: leaving it out would wait for the device
     everything = torch.arange(len(labels), device=images.device)
     with evaluating(network):
         for indices in everything.split(recipe.inference_batch_size):
             expected = labels[indices].long()
-            known = expected < num_classes
             found = [at_labels(head, expected).argmax(1) for head in predict(network, images.plain(indices))]
-            pairs = [(expected[known] * num_classes + head[known]).bincount(minlength=num_classes**2) for head in found]
-            batch = torch.stack(pairs)
-            counts = batch if counts is None else counts + batch
+            pairs = torch.stack([(expected * num_classes + head).flatten() for head in found])
+            pairs = torch.where(expected.flatten() < num_classes, pairs, cells)
+            if counts is None:
+                counts = pairs.new_zeros(len(found), cells + 1)
+            counts.scatter_add_(1, pairs, torch.ones_like(pairs))
     assert counts is not None
-    return counts.view(-1, num_classes, num_classes).cpu()
+    return counts[:, :-1].reshape(-1, num_classes, num_classes).cpu()
 
 
 def at_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from harness.errors import NonFiniteLoss
-from harness.learning import shuffled
+from harness.learning import check_finite, shuffled
 
 from ._modules import Autoencoder, build, step
 
@@ -136,7 +135,9 @@ class Game:
             if iteration >= iterations - max(1, iterations // 10):
                 tail.append(judged)
             if len(pending) == CHECKED_EVERY or iteration == iterations - 1:
-                check_finite(pending, cycle, f"{self.method.name}, adversarial", iteration)
+                check_finite(
+                    torch.stack(pending), cycle, f"{self.method.name}, adversarial", iteration + 1 - len(pending)
+                )
                 pending = []
         return torch.stack(tail)
 
@@ -157,7 +158,9 @@ class Game:
         for iteration, indices in zip(range(self.settings.iterations), batches, strict=False):
             losses.append(step(self.generator_optimiser, self.encoded(indices)[0]))
             if len(losses) == CHECKED_EVERY or iteration == self.settings.iterations - 1:
-                check_finite(losses, cycle, f"{self.method.name}, autoencoder", iteration)
+                check_finite(
+                    torch.stack(losses), cycle, f"{self.method.name}, autoencoder", iteration + 1 - len(losses)
+                )
                 losses = []
         check_autoencoder(cycle, self.images, f"{self.method.name}'s initial set", self.autoencoder)
         found = []
@@ -165,17 +168,6 @@ class Game:
             for indices in everything.split(cycle.recipe.inference_batch_size):
                 found.append(self.autoencoder.encode(self.images.plain(indices))[0])
         return torch.cat(found)[:, : self.autoencoder.decoded]
-
-
-def check_finite(losses: list[torch.Tensor], cycle: Cycle, what: str, last: int) -> None:
-    """Raise NonFiniteLoss, naming cycle and step, if one of the losses up to iteration ``last`` is not finite."""
-    finite = torch.stack(losses).isfinite()
-    if not bool(finite.all()):
-        wrong = last + 1 - len(losses) + int((~finite).nonzero()[0])
-        raise NonFiniteLoss(
-            f"cycle {cycle.number}, {what} step {wrong}: the loss is not finite; a lower learning_rate of the method "
-            "usually mends this"
-        )
 
 
 def check_discriminator(cycle: Cycle, name: str, losses: list[float], targets: torch.Tensor) -> None:

@@ -98,19 +98,19 @@ class ADS(Joint):
                 for positions in batches(len(cycle.labelled), recipe, order, cycle.device):
                     images, labels = labelled(positions)
                     losses.append(step(main, self.loss(network(images), labels, 0.0)))
-                check_finite(torch.stack(losses), cycle, epoch, "labelled")
+                check_finite(torch.stack(losses), cycle, f"epoch {epoch}, labelled")
             return torch.stack(losses)
 
         def unlabelled_epoch(epoch: int) -> None:
             with cycle.clock.phase("auxiliary"):
                 losses = [self.agreement_step(network, images, agree) for images in unlabelled()]
-                check_finite(torch.stack(losses), cycle, epoch, "agreement")
+                check_finite(torch.stack(losses), cycle, f"epoch {epoch}, agreement")
                 positions = endlessly(batches(len(cycle.labelled), recipe, order, cycle.device))
                 losses = [
                     self.discrepancy_step(network, images, differ, *labelled(next(positions)))
                     for images in unlabelled()
                 ]
-                check_finite(torch.stack(losses), cycle, epoch, "discrepancy")
+                check_finite(torch.stack(losses), cycle, f"epoch {epoch}, discrepancy")
 
         playing = len(cycle.candidates) > 1  # batch norm can't normalise a single image
         if not playing:
