@@ -35,17 +35,12 @@ class Display:
             self.live = Live(console=Console(file=output), auto_refresh=False, transient=True)
             self.live.start()
 
-    def _passes(self, unit: Unit, cycle: int) -> int:
-        if unit.after and cycle == 0:
-            return 0
-        return unit.trial.protocol.labelled()[cycle] * unit.trial.recipe.epochs
-
     def seconds_left(self) -> float | None:
-        """Return the expected seconds to the end, from the training images per second so far."""
+        """Return the expected seconds to the end, from the image passes per second so far."""
         left = 0
         for number, unit in enumerate(self.units):
             if number not in self.over:
-                left += unit.image_passes - sum(self._passes(unit, cycle) for cycle in range(self.reached[number]))
+                left += sum(unit.passes[self.reached[number] :])
         if self.passes_here < SURE * (left + self.passes_here):
             return None
         return (time.time() - self.began) * left / self.passes_here
@@ -64,7 +59,7 @@ class Display:
             self._print(f"{unit.name}: FAILED: {values['failure']}")
         elif event == "end":
             if unit.shared and number not in self.over:
-                self.passes_here += unit.image_passes
+                self.passes_here += sum(unit.passes)
                 self._end(number)
                 if self.live is None:
                     self._print(f"{unit.name}: trained  ({self._summary()})")
@@ -77,7 +72,7 @@ class Display:
             return  # a retried unit reports its finished cycles again
         self.reached[number] = cycle + 1
         if cycle >= self.finished[number]:
-            self.passes_here += self._passes(unit, cycle)
+            self.passes_here += unit.passes[cycle]
         self.running[number] = values
         if self.live is None:
             figures = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._figures(values).items())

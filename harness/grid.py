@@ -25,6 +25,10 @@ class Unit:
     """True: only the training of cycle 0, for all trials with this sharing key."""
     after: str | None
     """Sharing key of the unit that must have ended first."""
+    training: list[int]
+    """Image passes of the target's training in each of its cycles."""
+    auxiliary: list[int]
+    """Image passes of what is trained beside it."""
 
     @property
     def name(self) -> str:
@@ -37,12 +41,9 @@ class Unit:
         return 1 if self.shared else self.trial.protocol.cycles
 
     @property
-    def image_passes(self) -> int:
-        """Training images x epochs: what its length is judged by."""
-        if self.shared:
-            return self.trial.protocol.initial * self.trial.recipe.epochs
-        first = self.trial.protocol.initial * self.trial.recipe.epochs if self.after else 0
-        return self.trial.training_images() - first
+    def passes(self) -> list[int]:
+        """Image passes of each cycle: what its length is judged by."""
+        return [training + auxiliary for training, auxiliary in zip(self.training, self.auxiliary, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,18 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
         if len(members) > 1:
             suite, _, trial = trials[members[0]]
             name = f"first cycle of {len(members)} methods ({trial.training.name})"
-            units.append(Unit(trial, suite.name, name, suite.exclusive, True, None))
+            fitting = trial.fitting_images(facts[suite.name].num_train)
+            first = trial.training_images()[:1], fitting[:1]
+            units.append(Unit(trial, suite.name, name, suite.exclusive, True, None, *first))
         for member in members:
             suite, label, trial = trials[member]
             after = key if len(members) > 1 else None
-            units.append(Unit(trial, suite.name, label, suite.exclusive, False, after))
-    units.sort(key=lambda unit: (not unit.shared, -unit.image_passes))
+            training, fitting = trial.training_images(), trial.fitting_images(facts[suite.name].num_train)
+            if after:
+                training[0] = fitting[0] = 0
+            auxiliary = [sum(both) for both in zip(fitting, trial.preparation_images(), strict=True)]
+            units.append(Unit(trial, suite.name, label, suite.exclusive, False, after, training, auxiliary))
+    units.sort(key=lambda unit: (not unit.shared, -sum(unit.passes)))
     return Grid(units, facts, skipped)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from harness.lazy import torch
-from harness.settings import Strict
+from harness.settings import Recipe, Strict
 
 if TYPE_CHECKING:
     from harness.cycle import Cycle
@@ -43,6 +43,11 @@ class Training:
         from harness.learning import fit
 
         return fit(cycle, self.loss)
+
+    @classmethod
+    def auxiliary_images(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
+        """Return how many images ``fit`` runs through a network beside the target's own training: for --plan."""
+        return 0
 
     def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """Return the mean loss of one batch.
@@ -107,6 +112,11 @@ class Acquisition:
         The cycle has no labels: nothing is bought yet.
         """
         return cycle.labelled
+
+    @classmethod
+    def preparation_images(cls, settings: Any, recipe: Recipe, labelled: int) -> int:
+        """Return how many images ``prepare`` trains a network on: for --plan."""
+        return 0
 
     def prepare(self, cycle: Cycle) -> Columns:
         """Return the tensors that ``describe`` needs beside the network; runs once per cycle, after the training."""

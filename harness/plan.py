@@ -14,10 +14,13 @@ from harness.suite import Benchmark
 SECONDS_PER_HOUR = 3600
 
 
-def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[str, float], int]:
-    """Return device seconds per training image of each suite, from its finished cycles, and how many those are."""
+def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[tuple[str, str], float], int]:
+    """Return device seconds per training image of each suite's methods, from finished cycles, and how many those are.
+
+    A method none of whose cycles has finished takes as long as the suite's others do, under the label "".
+    """
     store = RunStore(benchmark.output)
-    spent: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    spent: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
     finished = 0
     for unit in grid.units:
         if unit.shared:
@@ -25,10 +28,11 @@ def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[str, float], int]:
         records: list[CycleRecord] = store.trial(unit.trial.id).records()
         finished += len(records)
         # trials that ran side by side each had a part of the device
-        spent[unit.suite] += [(r.training_images, r.cost_seconds / r.device_share) for r in records]
+        for label in (unit.label, ""):
+            spent[unit.suite, label] += [(r.training_images, r.cost_seconds / r.device_share) for r in records]
     rates = {
-        suite: sum(seconds for _, seconds in found) / sum(images for images, _ in found)
-        for suite, found in spent.items()
+        method: sum(seconds for _, seconds in found) / sum(images for images, _ in found)
+        for method, found in spent.items()
         if found
     }
     return rates, finished
@@ -46,13 +50,13 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         units = [u for u in grid.units if u.suite == suite.name]
         trials = [u for u in units if not u.shared]
         labelled = suite.protocol.labelled()
-        training = sum(u.image_passes for u in units)
+        training, auxiliary = sum(sum(u.training) for u in units), sum(sum(u.auxiliary) for u in units)
         count = len(suite.methods) * len(suite.seeds)
         row: list[Any] = [suite.name, f"{len(suite.methods)} x {len(suite.seeds)} = {count}", len(labelled)]
         steps = f" +{suite.protocol.budget}" if len(labelled) > 1 else ""
         row.append(f"{labelled[0]}{steps} .. {labelled[-1]}")
         if suite.name in grid.skipped:
-            rows.append([*row, "no data", "", "", ""])
+            rows.append([*row, "no data", "", "", "", ""])
             continue
         facts = grid.facts[suite.name]
         scoring = sum(u.trial.scoring_images(facts.num_train) for u in trials)
@@ -60,14 +64,18 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         # weights of the last cycles of each trial, and of each shared first cycle
         size = sum((1 if u.shared else min(KEPT_STATES, u.cycles)) * parameters * 4 for u in units) / 1e9
         disk += size
-        hours = f"{rates[suite.name] * training / SECONDS_PER_HOUR:.2f}" if suite.name in rates else "not measured"
-        rows.append([*row, f"{training:,}", f"{scoring:,}", f"{size:.2f}", hours])
+        hours = "not measured"
+        if (suite.name, "") in rates:
+            rate = {u.label: rates.get((suite.name, u.label), rates[suite.name, ""]) for u in units}
+            hours = f"{sum(rate[u.label] * sum(u.training) for u in units) / SECONDS_PER_HOUR:.2f}"
+        rows.append([*row, f"{training:,}", f"{auxiliary:,}", f"{scoring:,}", f"{size:.2f}", hours])
     heads = [
         "suite",
         "methods x seeds",
         "cycles",
         "labels per cycle",
         "training images",
+        "auxiliary images",
         "scored images",
         "disk GB",
         "device hours",
@@ -75,7 +83,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
     lines = [
         f"Plan of {benchmark.name}: nothing is started.",
         "",
-        tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["left"] * 4 + ["right"] * 4),
+        tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["left"] * 4 + ["right"] * 5),
         "",
     ]
     shared = sum(u.shared for u in grid.units)
@@ -98,7 +106,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
     lines.append(f"Results: {benchmark.output} ({finished} finished cycles there); about {disk:.2f} GB of weights.")
     if rates:
         lines.append(
-            "Device hours: from the seconds per training image of the finished cycles there, for the whole grid."
+            "Device hours: from each method's seconds per training image in the finished cycles there, whole grid."
         )
     else:
         lines.append("Device hours: nothing is measured yet; after the first finished cycles --plan says them.")

@@ -13,7 +13,7 @@ import yaml
 
 from harness import registry
 from harness.data import DataPlace, Dataset
-from harness.method import Acquisition
+from harness.method import Acquisition, Training
 from harness.settings import Model, Protocol, Recipe, Where
 
 
@@ -97,26 +97,46 @@ class Trial:
 
     def has_own_initial_set(self) -> bool:
         """Return whether the acquisition draws its initial set itself."""
-        acquisition = registry.find("methods", self.acquisition.name, Acquisition)
-        assert acquisition is not None
-        return acquisition.own_initial_set(acquisition.Settings(**self.acquisition.settings))
+        acquisition, settings = self._acquisition()
+        return acquisition.own_initial_set(settings)
 
-    def training_images(self) -> int:
-        """Return the image passes of all trainings."""
-        return sum(self.protocol.labelled()) * self.recipe.epochs
+    def training_images(self) -> list[int]:
+        """Return the image passes of each cycle's training."""
+        return [labelled * self.recipe.epochs for labelled in self.protocol.labelled()]
+
+    def fitting_images(self, num_train: int) -> list[int]:
+        """Return the image passes that each cycle's training makes beside those of the target network."""
+        training = registry.find("methods", self.training.name, Training)
+        assert training is not None
+        settings = training.Settings(**self.training.settings)
+        return [
+            training.auxiliary_images(settings, self.recipe, labelled, self._candidates(num_train - labelled))
+            for labelled in self.protocol.labelled()
+        ]
+
+    def preparation_images(self) -> list[int]:
+        """Return the image passes of what each cycle trains for its choice; the last cycle chooses nothing."""
+        acquisition, settings = self._acquisition()
+        chosen = self.protocol.labelled()[:-1]
+        return [*(acquisition.preparation_images(settings, self.recipe, labelled) for labelled in chosen), 0]
 
     def scores_images(self) -> bool:
         """Return whether the acquisition looks at images at all."""
-        acquisition = registry.find("methods", self.acquisition.name, Acquisition)
-        assert acquisition is not None
-        return acquisition.uses_images and self.protocol.cycles > 1
+        return self._acquisition()[0].uses_images and self.protocol.cycles > 1
 
     def scoring_images(self, num_train: int) -> int:
         """Return the image passes of the scoring of candidates (0 if the acquisition looks at no image)."""
         if not self.scores_images():
             return 0
-        pools = [num_train - labelled for labelled in self.protocol.labelled()[:-1]]
-        return sum(min(pool, self.protocol.candidates or pool) for pool in pools)
+        return sum(self._candidates(num_train - labelled) for labelled in self.protocol.labelled()[:-1])
+
+    def _candidates(self, unlabelled: int) -> int:
+        return min(unlabelled, self.protocol.candidates or unlabelled)
+
+    def _acquisition(self) -> tuple[type[Acquisition], Any]:
+        acquisition = registry.find("methods", self.acquisition.name, Acquisition)
+        assert acquisition is not None
+        return acquisition, acquisition.Settings(**self.acquisition.settings)
 
 
 def _hash(values: Any) -> str:

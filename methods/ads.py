@@ -25,12 +25,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import cycle as endlessly
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from harness.lazy import F, torch
-from harness.settings import Strict
+from harness.settings import Recipe, Strict
 
 from ._joint import Joint
 
@@ -125,6 +125,11 @@ class ADS(Joint):
         network.eval()
         module.eval()
         return float(losses.mean())
+
+    @classmethod
+    def auxiliary_images(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
+        """Return the images of agreement and of discrepancy, which takes a labelled one with each, and of the start."""
+        return labelled + 3 * candidates * recipe.epochs
 
     def agreement_step(self, network: Network, images: torch.Tensor, optimiser: torch.optim.Optimizer) -> torch.Tensor:
         """Change the backbone, and nothing else, so that the heads agree; return the loss."""

@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from harness.lazy import torch
-from harness.settings import Strict
+from harness.settings import Recipe, Strict
 
 from ._committee import Committee
 from ._joint import Joint
@@ -46,6 +46,11 @@ class QBC(Joint, Committee):
         """Return the members beside the target, new."""
         seeds = [cycle.key(f"member {number}") for number in range(1, self.settings.members)]
         return torch.nn.ModuleList(cycle.build(seed).to_place(cycle.device, cycle.recipe.precision) for seed in seeds)
+
+    @classmethod
+    def preparation_images(cls, settings: Any, recipe: Recipe, labelled: int) -> int:
+        """Return the images that the members beside the target are trained on."""
+        return int(settings.members - 1) * labelled * recipe.epochs
 
     def prepare(self, cycle: Cycle) -> Columns:
         """Train the members beside the target, each with streams of its own; return their weights."""

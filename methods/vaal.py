@@ -27,7 +27,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from harness.lazy import torch
 from harness.method import Acquisition
-from harness.settings import Strict
+from harness.settings import Recipe, Strict
 
 from ._restored import Restored
 
@@ -89,6 +89,11 @@ class VAAL(Acquisition):
     def decay(self, iteration: int) -> float:
         """Return the factor of the learning rate in an iteration."""
         return 1.0
+
+    @classmethod
+    def preparation_images(cls, settings: Any, recipe: Recipe, labelled: int) -> int:
+        """Return the labelled and unlabelled images of all steps of both networks."""
+        return int(settings.iterations * (settings.generator_steps + 1) * 2 * settings.batch_size)
 
     def prepare(self, cycle: Cycle) -> Columns:
         """Train autoencoder and discriminator anew; return their weights."""

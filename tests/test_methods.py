@@ -16,12 +16,14 @@ import pytest
 import torch
 import yaml
 from conftest import changed, cut, make_trial, outcomes, run, same, state_of
+from harness_of import cycle_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import config, registry, scoring
 from harness.data import Problem
 from harness.errors import UserError
+from harness.images import Images
 from harness.method import Acquisition, Training, highest
 from harness.networks import Outputs
 from harness.records import CycleRecord
@@ -418,3 +420,34 @@ def test_core_set_asks_for_the_labelled_images(digits: Problem, folders: Callabl
         features = [runner.network(runner.images.plain(some)).features for some in (candidates, cycle.labelled)]
     picks = brute_force(features[0].double(), features[1].double(), 20)
     assert first.chosen == candidates[picks].tolist()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_plan_counts_the_images_that_a_method_trains_on(
+    digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    training, acquisition = METHODS[name]
+    # in whole batches, as a plan counts
+    trial = make_trial(training, acquisition, initial=32, candidates=96, epochs=2, batch_size=16)
+    runner, cycle = cycle_of(trial, digits, tmp_path)
+    taken = 0
+    pair, augmented = Images.pair, Images.augmented
+
+    def counted_pair(self: Images, indices: torch.Tensor, *arguments: Any) -> Any:
+        nonlocal taken
+        taken += len(indices)
+        return pair(self, indices, *arguments)
+
+    def counted(self: Images, indices: torch.Tensor, *arguments: Any, **keys: Any) -> Any:
+        nonlocal taken
+        taken += len(indices)
+        return augmented(self, indices, *arguments, **keys)
+
+    monkeypatch.setattr(Images, "pair", counted_pair)
+    monkeypatch.setattr(Images, "augmented", counted)
+    runner.training.fit(cycle)
+    assert taken == trial.training_images()[0] + trial.fitting_images(len(cycle.images.pixels))[0]
+    taken = 0
+    runner.acquisition.prepare(cycle)
+    assert taken == trial.preparation_images()[0]
+    assert trial.preparation_images()[-1] == 0, "the last cycle chooses nothing"
