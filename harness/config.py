@@ -275,7 +275,7 @@ def _part(
             problem = f"{name!r} is not {article} {kind}; allowed: {', '.join(others)}"
         raise source.error((*place, "name") if values is written else place, problem, suite)
     settings = _validate(plugin.Settings, {k: v for k, v in values.items() if k != "name"}, source, place, suite)
-    return Part(name, settings.model_dump()), plugin
+    return Part(name, settings.model_dump(mode="json")), plugin
 
 
 def _method(written: Any, label: str, source: Source, suite: str) -> tuple[Part, Part]:

@@ -42,12 +42,12 @@ class Trial:
     seed: int
 
     def measured(self) -> dict[str, Any]:
-        """Return everything that decides the trial's figures, as plain values: not where a file of weights lies."""
+        """Return all that decides the trial's figures, as JSON gives it back: not where a file of weights lies."""
         return {
             "dataset": self.dataset.written(),
-            "model": self.model.model_dump(exclude={"weights"}),
-            "recipe": self.recipe.model_dump(),
-            "protocol": self.protocol.model_dump(),
+            "model": self.model.model_dump(mode="json", exclude={"weights"}),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "protocol": self.protocol.model_dump(mode="json"),
             "training": self.training.written(),
             "acquisition": self.acquisition.written(),
             "seed": self.seed,
@@ -176,9 +176,9 @@ class Suite:
         return {
             "title": self.title,
             "dataset": self.dataset.written(),
-            "model": self.model.model_dump(),
-            "recipe": self.recipe.model_dump(),
-            "protocol": self.protocol.model_dump(),
+            "model": self.model.model_dump(mode="json"),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "protocol": self.protocol.model_dump(mode="json"),
             "methods": {
                 label: {"training": training.written(), "acquisition": acquisition.written()}
                 for label, (training, acquisition) in self.methods.items()

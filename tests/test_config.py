@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import re
 from copy import deepcopy
@@ -203,6 +204,7 @@ PAIRED = base(methods={"E": {"acquisition": "epmcm", "training": "isda"}})
 def test_what_is_measured_decides_the_id(tmp_path: Path, override: str, what: str) -> None:
     before, after = first(tmp_path, PAIRED), first(tmp_path, PAIRED, override)
     assert before.id != after.id
+    assert json.loads(json.dumps(after.measured())) == after.measured(), "what is stored is compared on --resume"
     assert (before.sharing_key == after.sharing_key) == (what == "later"), "what the first training depends on"
 
 

@@ -91,10 +91,10 @@ def units() -> list[Unit]:
     alone = make_trial("isda", "random")
     key = random.sharing_key
     return [
-        Unit(random, "s", "first", False, True, None),
-        Unit(random, "s", "Ran", False, False, key),
-        Unit(entropy, "s", "Entropy", False, False, key),
-        Unit(alone, "s", "Ran+", False, False, None),
+        Unit(random, "s", "first", False, True, None, [], []),
+        Unit(random, "s", "Ran", False, False, key, [], []),
+        Unit(entropy, "s", "Entropy", False, False, key, [], []),
+        Unit(alone, "s", "Ran+", False, False, None, [], []),
     ]
 
 
@@ -127,17 +127,21 @@ class Workers:
         return Scored({}, "ray_data", [Shard(1, 1, 1.0), Shard(2, 1, 1.0)])
 
 
-@pytest.mark.parametrize(("seconds", "cycles", "worth_it"), [(0.1, 10, False), (60.0, 10, True), (60.0, 2, False)])
+@pytest.mark.parametrize(
+    ("seconds", "cycles", "parallel", "worth_it"),
+    [(0.1, 10, 2, False), (60.0, 10, 2, True), (60.0, 2, 2, False), (60.0, 10, 1, False)],
+)
 def test_scoring_goes_to_workers_when_the_measured_time_says_so(
-    seconds: float, cycles: int, worth_it: bool, digits: Problem, tmp_path: Path
+    seconds: float, cycles: int, parallel: int, worth_it: bool, digits: Problem, tmp_path: Path
 ) -> None:
     runner, cycle = cycle_of(make_trial("plain", "entropy"), digits, tmp_path)
     workers: Any = Workers()
-    scorer = Measured(workers, cycles)
+    scorer = Measured(workers, cycles, parallel)
     scorer.here.describe = lambda *_: Scored({}, "in_process", [Shard(0, 1, seconds)])  # type: ignore[method-assign]
     arguments = (runner.acquisition, {}, cycle.candidates, "describe")
     scorer.start()
-    assert scorer.describe(cycle, *arguments).path == "in_process" and workers.started == 0
+    for _ in range(2):  # candidates, then labelled images: no worker is there before the next cycle starts them
+        assert scorer.describe(cycle, *arguments).path == "in_process" and workers.started == 0
     scorer.start()
     later = scorer.describe(replace(cycle, number=1), *arguments)
     assert (later.path == "ray_data") == worth_it == bool(workers.started)

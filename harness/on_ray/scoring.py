@@ -131,28 +131,32 @@ class RayData:
 
 
 class Measured:
-    """In process first; on workers once the measured forward time says that they pay for themselves."""
+    """In process first; on workers from the next cycle on, once the measured forward time says that they pay.
 
-    def __init__(self, workers: RayData, cycles: int) -> None:
-        self.here, self.workers, self.cycles = InProcess(), workers, cycles
-        self.use_workers = False
+    ``parallel``: how many of them can compute at once. Where each processor has a trial of its own none would be idle.
+    """
+
+    def __init__(self, workers: RayData, cycles: int, parallel: int) -> None:
+        self.here, self.workers, self.cycles, self.parallel = InProcess(), workers, cycles, parallel
+        self.worth_it = self.started = False
 
     def describe(
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
     ) -> Scored:
         """Describe the images; see harness.scoring.Scorer."""
-        if self.use_workers and not acquisition.sequential(acquisition.settings):
+        if self.started and not acquisition.sequential(acquisition.settings):
             return self.workers.describe(cycle, acquisition, prepared, indices, purpose)
         scored = self.here.describe(cycle, acquisition, prepared, indices, purpose)
         calls_left = self.cycles - 2 - cycle.number  # the last cycle scores nothing
-        saved = scored.shards[0].seconds * (1 - 1 / self.workers.shards) - CALL_SECONDS
-        self.use_workers = calls_left * saved > START_SECONDS
+        saved = scored.shards[0].seconds * (1 - 1 / self.parallel) - CALL_SECONDS
+        self.worth_it = calls_left * saved > START_SECONDS
         return scored
 
     def start(self) -> None:
-        """Start the workers where they are used."""
-        if self.use_workers:
+        """Start the workers where they are used: never between two calls of one cycle."""
+        if self.worth_it:
             self.workers.start()
+            self.started = True
 
     def close(self) -> None:
         """End the workers, if there are any."""

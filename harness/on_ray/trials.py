@@ -211,7 +211,10 @@ def _run_unit(
     may_share = settings.scoring == "ray_data" or (settings.scoring == "auto" and settings.shards > 1)
     if may_share and unit.trial.scores_images() and not unit.shared:
         workers = RayData(unit.trial, problem, here, settings.shards)
-        scorer = workers if settings.scoring == "ray_data" else Measured(workers, unit.trial.protocol.cycles)
+        idle = max(1, (os.cpu_count() or 1) // (share.device_share * share.threads))  # processors for each trial
+        parallel = min(settings.shards, idle) if here.device == "cpu" else settings.shards
+        measured = Measured(workers, unit.trial.protocol.cycles, parallel)
+        scorer = workers if settings.scoring == "ray_data" else measured
         if scorer is workers:
             workers.start()  # before anything is timed
     publish = _metrics(unit)
