@@ -1,0 +1,107 @@
+"""How well a grid of trials fills its workers, from the command's start to its end.
+
+    python benchmarks/grid.py [--trials 16] [--seconds 5 30 120] [--workers 1 2 4 8]
+
+Each trial is one cycle whose training sleeps, so that any machine can run eight at once. The whole command is timed:
+start of Ray and of the workers, the report, the end. Efficiency is trials x seconds / (workers x wall seconds). Ray is
+told of as many processors as there are workers; what the workers' own start costs is this machine's processors' work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parent.parent
+METHOD = '''"""Sleeps instead of training."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pydantic import PositiveFloat
+
+from harness.method import Training
+from harness.settings import Strict
+
+
+class Sleep(Training):
+    """Sleeps."""
+
+    class Settings(Strict):
+        """How long."""
+
+        seconds: PositiveFloat
+
+    def fit(self, cycle: Any) -> float:
+        """Sleep."""
+        with cycle.clock.phase("train"):
+            time.sleep(self.settings.seconds)
+        return 0.0
+'''
+CONFIG = """
+dataset: {{name: digits, limit: 100, test_limit: 20}}
+model: {{name: resnet_small, width: 4}}
+recipe: {{epochs: 1, batch_size: 16}}
+protocol: {{initial: 16, budget: 1, cycles: 1, start: warm}}
+methods: {{Sleep: {{acquisition: random, training: {{name: sleep, seconds: {seconds}}}}}}}
+seeds: {seeds}
+where: {{scoring: in_process, warm_workers: {warm}}}
+"""
+
+
+def wall_seconds(checkout: Path, trials: int, seconds: float, workers: int, warm: bool) -> float:
+    """Run the command on so many workers; return its wall seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "sleep.yaml"
+        config.write_text(CONFIG.format(seconds=seconds, seeds=list(range(trials)), warm=str(warm).lower()))
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(checkout),
+            "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": workers}),
+        }
+        command = [sys.executable, "-m", "harness.run", str(config), f"where.output={folder}/out"]
+        began = time.perf_counter()
+        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+        took = time.perf_counter() - began
+        if done.returncode or f"{trials} of {trials} trials finished" not in done.stdout:
+            raise SystemExit(f"the run failed:\n{done.stdout}\n{done.stderr}")
+        return took
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[5, 30, 120], help="of a trial")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--cold", action="store_true", help="a process for each trial (where.warm_workers: false)")
+    asked = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        checkout = Path(folder)
+        for part in ("harness", "methods", "datasets"):
+            shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+        (checkout / "methods" / "sleep.py").write_text(METHOD)
+        for seconds in asked.seconds:
+            for workers in asked.workers:
+                wall = wall_seconds(checkout, asked.trials, seconds, workers, not asked.cold)
+                rows.append([seconds, workers, wall, 100 * asked.trials * seconds / (workers * wall)])
+                print(f"{seconds:g} s on {workers}: {wall:.1f} s", file=sys.stderr, flush=True)
+    kind = "a process for each trial" if asked.cold else "warm workers"
+    print(f"{asked.trials} sleeping trials, {kind}, {os.cpu_count()} processors")
+    print(tabulate(rows, ["trial, s", "workers", "wall s", "efficiency %"], floatfmt=".1f"))
+
+
+if __name__ == "__main__":
+    main()
