@@ -123,8 +123,8 @@ class EPMCM(Acquisition):
 def log_change(logits: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Return log of Eq. 7 [N]: logsumexp over j != yhat of z_j - z_yhat + Q[yhat, j] / 2, for logits [N, C]."""
     highest, predicted = logits.max(1, keepdim=True)
-    exponents = logits - highest + table[predicted[:, 0]] / 2
-    return exponents.scatter(1, predicted, float("-inf")).logsumexp(1)
+    exponents = (logits - highest).add_((table / 2)[predicted[:, 0]])
+    return exponents.scatter_(1, predicted, float("-inf")).logsumexp(1)
 
 
 def sampled(logits: torch.Tensor, root: torch.Tensor, samples: int, generator: torch.Generator) -> torch.Tensor:
