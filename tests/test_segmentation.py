@@ -122,9 +122,13 @@ def test_a_place_has_the_label_in_its_middle() -> None:
     assert found[0].tolist() == expected
 
 
+@pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize("covariance", ["diagonal", "full"])
-def test_isda_is_the_loss_of_rows_brought_to_the_labels_size(covariance: str) -> None:
+def test_isda_is_the_loss_of_rows_brought_to_the_labels_size(
+    covariance: str, loop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Statistics and Q are those of the known places; nothing is added to the logits of the others."""
+    monkeypatch.setattr(statistics, "_may_loop", lambda features: loop)
     method = isda.ISDA(isda.ISDA.Settings(covariance=covariance, lambda_0=2.0), C)
     layer = torch.nn.Linear(5, C).double()
     method._classifier = layer
