@@ -6,7 +6,7 @@ datasets that label pixels, which give a map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,7 @@ class DenseNetwork(Network):
         return F.conv2d(features, self.classifier.weight[:, :, None, None], self.classifier.bias)
 
 
-STRIDES = (8, 16, 32, 64, 128)  # the last two: labels that are larger than the images
+STRIDES = (1, 8, 16, 32, 64, 128)  # 1: of what is upsampled already; the last two: labels larger than the images
 
 
 def upsampled(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -128,9 +128,15 @@ def upsampled(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     It is the DRN authors' frozen transposed convolution, but for the outermost half stride, where theirs fades to 0.
     Two small matrix products, because the deterministic backward pass of F.interpolate on a GPU is a scatter.
     """
+    return next(upsampled_bands(maps, size, size[0]))
+
+
+def upsampled_bands(maps: torch.Tensor, size: tuple[int, int], height: int) -> Iterator[torch.Tensor]:
+    """Yield ``upsampled(maps, size)`` from top to bottom in bands [B, K, <= height, W]: it is never all in memory."""
     stride = stride_of(maps, size)
     rows, columns = (_bilinear(side, stride, maps.device).to(maps.dtype) for side in size)
-    return rows @ maps @ columns.T
+    for band in rows.split(height):
+        yield band @ maps @ columns.T
 
 
 def stride_of(maps: torch.Tensor, size: tuple[int, int]) -> int:

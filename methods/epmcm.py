@@ -8,6 +8,8 @@ Known differences from the paper and its released code:
 - Eq. 7 prints its "- 1" inside the exponent; it belongs outside. The order is the same.
 - Images are ranked by the logarithm of the sum over j != yhat: the same order, without overflow and without ties
   between confident images.
+- Where pixels have labels, the paper averages Eq. 7 over pixels. Here the average is over the places of the network's
+  own map, one for 8 x 8 pixels of a DRN; ``resolution: image`` is the paper's.
 - Plain images are scored; the released code scores augmented ones.
 - The released code also feeds the scored images, under their predicted labels, into the running statistics while it
   scores. That makes scores depend on batch order, so it is an option (``pseudo_labels``), off by default.
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from harness.networks import Network
 
 DRAWS_AT_ONCE = 64  # bounds the memory of the sampled form: draws x batch x classes
+ROWS_AT_ONCE = 32  # bounds the memory of scoring pixels: batch x classes x rows x width of the image
 
 
 class EPMCM(Acquisition):
@@ -50,11 +53,20 @@ class EPMCM(Acquisition):
         form: Literal["closed", "sampled"] = Field("closed", description="Eq. 7, or Eq. 5 with M explicit samples")
         samples: PositiveInt = Field(1000, description="M of Eq. 5")
         pseudo_labels: bool = Field(False, description="feed scored images into the statistics, as released")
+        resolution: Literal["map", "image"] = Field(
+            "map", description="where pixels have labels, Eq. 7 is averaged over the map's places or the image's pixels"
+        )
 
         @model_validator(mode="after")
         def _pseudo_labels_need_running(self) -> Any:
             if self.pseudo_labels and (self.statistics, self.form) != ("running", "closed"):
                 raise ValueError("pseudo_labels: true needs statistics: running and form: closed")
+            return self
+
+        @model_validator(mode="after")
+        def _pixels_need_the_closed_form(self) -> Any:
+            if self.resolution == "image" and self.form != "closed":
+                raise ValueError("resolution: image needs form: closed")
             return self
 
     @classmethod
@@ -99,25 +111,34 @@ class EPMCM(Acquisition):
         from harness.learning import as_rows
 
         outputs = network(images)
-        logits = as_rows(outputs.logits)
         if self.settings.form == "sampled":
-            changes = sampled(logits, prepared["root"], self.settings.samples, generator)
+            changes = sampled(as_rows(outputs.logits), prepared["root"], self.settings.samples, generator)
             return {"score": changes.view(len(images), -1).mean(1)}
         if self.settings.pseudo_labels:
-            self._statistics.update(as_rows(outputs.features), logits.argmax(1))
+            self._statistics.update(as_rows(outputs.features), as_rows(outputs.logits).argmax(1))
             table = self._statistics.table(network.classifier.weight)
         else:
             table = prepared["table"]
-        return {"score": log_mean_exp(log_change(logits, table).view(len(images), -1))}
+        return {"score": log_mean_exp(self._log_changes(outputs.logits, table, images).view(len(images), -1))}
 
     def heat(self, network: Network, images: torch.Tensor, prepared: Columns) -> torch.Tensor | None:
-        """Return the logarithm of each place's expected change [B, *s], in closed form."""
-        from harness.learning import as_rows
-
+        """Return the logarithm of the expected change of each place [B, *s] or pixel [B, H, W], in closed form."""
         if "table" not in prepared:
             return None
-        logits = network(images).logits
-        return log_change(as_rows(logits), prepared["table"]).view(len(images), *logits.shape[2:])
+        return self._log_changes(network(images).logits, prepared["table"], images)
+
+    def _log_changes(self, logits: torch.Tensor, table: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Return log of Eq. 7 for logits [B, C, *s] of the images, at each place [B, *s] or each pixel [B, H, W]."""
+        from harness.learning import as_rows
+        from harness.networks import upsampled_bands
+
+        def changes(maps: torch.Tensor) -> torch.Tensor:
+            return log_change(as_rows(maps), table).view(len(maps), *maps.shape[2:])
+
+        if self.settings.resolution == "map" or logits.ndim == 2:
+            return changes(logits)
+        height, width = images.shape[2:]
+        return torch.cat([changes(band) for band in upsampled_bands(logits, (height, width), ROWS_AT_ONCE)], 1)
 
 
 def log_change(logits: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from harness import config, grid, network_names, networks, run
 from harness.data import Facts
 from harness.drn import DRN, KINDS
 from harness.errors import UserError
-from harness.networks import DenseNetwork, build, upsampled
+from harness.networks import DenseNetwork, build, upsampled, upsampled_bands
 from harness.settings import Model
 from harness.suite import Trial
 
@@ -269,6 +269,17 @@ def test_upsampling_is_bilinear(places: tuple[int, int], stride: int, size: tupl
     torch.testing.assert_close(found, by_hand(maps, stride, size))
     whole = F.interpolate(maps, scale_factor=stride, mode="bilinear", align_corners=False)
     torch.testing.assert_close(found, whole[:, :, : size[0], : size[1]])
+
+
+@pytest.mark.parametrize("height", [1, 5, 8, 13, 41, 99])
+@pytest.mark.parametrize("size", [(41, 27), (17, 64)])
+def test_bands_are_the_upsampled_map_cut_up(size: tuple[int, int], height: int) -> None:
+    maps = torch.randn(2, 3, *(-(-side // 8) for side in size), generator=torch.Generator().manual_seed(0))
+    bands = list(upsampled_bands(maps, size, height))
+    assert [band.shape[2] for band in bands] == [min(height, size[0] - top) for top in range(0, size[0], height)]
+    whole = F.interpolate(maps, scale_factor=8, mode="bilinear", align_corners=False)[:, :, : size[0], : size[1]]
+    torch.testing.assert_close(torch.cat(bands, 2), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat(bands, 2), upsampled(maps, size), rtol=0, atol=1e-5)
 
 
 def test_upsampling_is_the_authors_transposed_convolution_but_at_the_border() -> None:

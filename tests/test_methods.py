@@ -43,6 +43,7 @@ OPTIONS: list[Any] = [
     {"acquisition": {"name": "epmcm", "form": "sampled", "samples": 70}, "training": "isda"},
     {"acquisition": {"name": "epmcm", "pseudo_labels": True}, "training": "isda"},
     {"acquisition": "epmcm", "training": {"name": "isda", "covariance": "full"}},
+    {"acquisition": {"name": "epmcm", "resolution": "image"}, "training": "isda"},
 ]
 
 

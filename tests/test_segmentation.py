@@ -210,6 +210,33 @@ def test_epmcm_is_the_mean_of_eq_7_over_places() -> None:
     assert drawn.shape == (4,) and bool((drawn > 0).all() and (drawn < 1).all())
 
 
+@pytest.mark.parametrize("rows", [1, 6, 8, 64])
+def test_epmcm_at_the_images_resolution_is_the_mean_of_eq_7_over_pixels(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epmcm, "ROWS_AT_ONCE", rows)
+    logits, table, images = 2 * noise(2, C, 3, 5), noise(C, C).abs(), torch.zeros(2, 3, 21, 37)
+    table.fill_diagonal_(0)
+    large = torch.nn.functional.interpolate(logits, scale_factor=8, mode="bilinear")[:, :, :21, :37]
+    expected = torch.zeros(2, 21, 37, dtype=torch.float64)
+    for b, y, x in np.ndindex(2, 21, 37):
+        z = large[b, :, y, x].tolist()
+        top = int(np.argmax(z))
+        expected[b, y, x] = sum(np.exp(z[j] - z[top] + float(table[top, j]) / 2) for j in range(C)) - 1
+    asking = epmcm.EPMCM(epmcm.EPMCM.Settings(resolution="image"), C)
+    network: Any = Fixed(logits)
+    heat = asking.heat(network, images, {"table": table})
+    torch.testing.assert_close(heat.double(), expected.log(), rtol=0, atol=1e-5)
+    found = asking.describe(network, images, {"table": table}, torch.Generator())["score"]
+    torch.testing.assert_close(found.double(), expected.mean((1, 2)).log(), rtol=0, atol=1e-5)
+    assert (found - score("epmcm", logits, {"table": table})).abs().min() > 1e-3, "other than the mean over places"
+
+
+def test_an_image_without_places_has_one_score_at_any_resolution() -> None:
+    logits, prepared = noise(4, C), {"table": noise(C, C).abs()}
+    assert torch.equal(score("epmcm", logits, prepared, resolution="image"), score("epmcm", logits, prepared))
+
+
 @pytest.mark.parametrize("name", ["entropy", "margin", "least_confidence", "epmcm"])
 def test_the_heat_of_an_image_has_its_score_as_its_mean(name: str) -> None:
     plugin: Any = registry.find("methods", name, Acquisition)
