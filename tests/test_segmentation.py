@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,12 @@ from harness_of import cycle_of
 from test_methods import METHODS, describes, run_with_stops
 
 from harness import registry, scoring
-from harness.data import IGNORED, DataPlace, Dataset, Problem
+from harness.data import IGNORED, DataPlace, Dataset, Facts, Problem
 from harness.figures import iou, summary
 from harness.images import Images, Streamed, on_device
-from harness.learning import as_rows, at_labels, at_places, confusion, cross_entropy
+from harness.learning import as_rows, at_labels, at_places, confusion, cross_entropy, evaluating
 from harness.method import Acquisition
-from harness.networks import Outputs
+from harness.networks import Network, Outputs, build
 from harness.scoring import describe_batches
 from harness.settings import Model
 from harness.suite import Part, Trial
@@ -253,6 +255,57 @@ def test_core_set_sees_the_mean_feature_of_an_image() -> None:
     network: Any = Fixed(noise(4, C, 3, 5), features)
     found = plugin(plugin.Settings(), C).describe(network, torch.zeros(4, 3, 8, 8), {}, torch.Generator())
     torch.testing.assert_close(found["features"], features.mean((2, 3)))
+
+
+# ------------------------------------------------------------------------------------------------------- memory
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Return the most bytes that tensors made by ``work`` held at once: the allocator's own count, with every
+    operation's inner ones."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
+        work()
+    assert found.profiler is not None
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(changes, initial=0))
+
+
+def test_the_memory_within_an_operation_is_counted() -> None:
+    rows = torch.zeros(1000, 100)
+    inner = rows.nbytes  # of exp(row - highest)
+    assert inner <= peak(lambda: rows.logsumexp(1)) < 1.1 * inner
+    assert 2 * inner <= peak(lambda: (rows + 1) + 1) < 2.1 * inner
+
+
+CITYSCAPES = Facts(1, 1, 19, 3, (1024, 2048), "", per_pixel=True)
+
+
+@cache
+def of_a_city() -> tuple[Network, torch.Tensor, int]:
+    """Return a network, an image, and the peak of a forward pass. The leanest network is the strictest measure: of
+    others with its shape all but logits and scores is larger, and so is float32."""
+    network = build(Model(name="drn_small"), CITYSCAPES, 0).to_place(torch.device("cpu"), "bfloat16")
+    image = noise(1, 3, *CITYSCAPES.size)
+    with evaluating(network):
+        return network, image, peak(lambda: network(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("epmcm", {}),
+        ("epmcm", {"resolution": "image"}),
+        *[(name, {}) for name in ("entropy", "margin", "least_confidence", "maxp", "core_set", "mc_dropout", "bald")],
+    ],
+)
+def test_scoring_a_large_image_needs_the_memory_of_its_forward_pass(name: str, settings: dict[str, str]) -> None:
+    network, image, forward = of_a_city()
+    plugin: Any = registry.find("methods", name, Acquisition)
+    asking = plugin(plugin.Settings(**settings), CITYSCAPES.num_classes)
+    prepared = {"table": noise(19, 19).abs(), "dropout": torch.tensor(0.25)}
+    with evaluating(network):
+        assert peak(lambda: asking.describe(network, image, prepared, torch.Generator())) < 1.1 * forward
 
 
 # ------------------------------------------------------------------------------------------------------- figures
