@@ -1,0 +1,113 @@
+"""What describing images for a choice costs over the bare forward pass, where pixels have labels.
+
+    python benchmarks/dense_scoring.py [--size 1024 2048] [--classes 19] [--model drn_d_22] [--batch 1] [--rounds 5]
+
+Both run in turns, so that a busy machine slows both. The added memory is the difference of the highest points of the
+two: 0 where scoring stays below the forward pass. Needs no data set: the images are noise, which takes as long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from harness import registry
+from harness.data import Facts
+from harness.learning import evaluating
+from harness.method import Acquisition
+from harness.networks import build
+from harness.settings import Model
+
+ASKED = {
+    "epmcm, map": ("epmcm", {}),
+    "epmcm, image": ("epmcm", {"resolution": "image"}),
+    "entropy": ("entropy", {}),
+    "core_set": ("core_set", {}),
+    "mc_dropout": ("mc_dropout", {}),
+}
+MIB = 2**20
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that ``work`` takes, with all it has started on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def peak(work: Callable[[], object], device: torch.device) -> int:
+    """Return the most bytes that tensors made by ``work`` hold at once, by the allocator's own count."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
+        work()
+    assert found.profiler is not None
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(changes, initial=0))
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--classes", type=int, default=19)
+    parser.add_argument("--model", default="drn_d_22")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    device, (height, width) = torch.device(asked.device), asked.size
+    facts = Facts(1, 1, asked.classes, 3, (height, width), "", per_pixel=True)
+    network = build(Model(name=asked.model), facts, 0).to_place(device, "bfloat16")
+    images = torch.randn(asked.batch, 3, height, width, device=device)
+    prepared = {
+        "table": torch.rand(asked.classes, asked.classes, device=device),
+        "dropout": torch.tensor(0.25, device=device),
+    }
+    generator = torch.Generator(device)
+    rows = []
+    with evaluating(network):
+        for label, (name, settings) in ASKED.items():
+            plugin: Any = registry.find("methods", name, Acquisition)
+            acquisition = plugin(plugin.Settings(**settings), asked.classes)
+
+            def bare() -> object:
+                return network(images)
+
+            def describe(acquisition: Acquisition = acquisition) -> object:
+                return acquisition.describe(network, images, prepared, generator)
+
+            times = [(seconds(bare, device), seconds(describe, device)) for _ in range(asked.rounds + 1)][1:]  # warm
+            ratios = [all_s / bare_s for bare_s, all_s in times]
+            forward, whole = peak(bare, device), peak(describe, device)
+            medians = [statistics.median(column) for column in zip(*times, strict=True)]
+            shares = [statistics.median(ratios), min(ratios), max(ratios)]
+            rows.append([label, *medians, *shares, forward / MIB, (whole - forward) / MIB])
+    what = torch.cuda.get_device_name() if device.type == "cuda" else f"{asked.threads} threads"
+    print(
+        f"{asked.model}, {asked.batch} x {height} x {width}, {asked.classes} classes, bfloat16, {what}, "
+        f"{asked.rounds} rounds"
+    )
+    heads = ["acquisition", "forward s", "describe s", "ratio (median)", "min", "max", "forward MiB", "added MiB"]
+    print(tabulate(rows, heads, floatfmt=("g", ".3f", ".3f", ".3f", ".3f", ".3f", ".0f", ".0f")))
+
+
+if __name__ == "__main__":
+    main()
