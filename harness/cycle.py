@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
-from harness.images import Images, Rows
+from harness.images import Images, Rows, taken
 from harness.networks import Network
 from harness.records import PHASES
 from harness.seeds import key, stream
@@ -81,6 +81,13 @@ class Cycle:
     def device(self) -> torch.device:
         """Where images and network are."""
         return self.images.device
+
+    def pairs(
+        self, batches: Sequence[torch.Tensor], generator: torch.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield what is trained on, the augmented images and labels of each batch of positions in ``labelled``."""
+        indices = [self.labelled[positions] for positions in batches]
+        return self.images.pairs(indices, taken(self.labels, batches), generator)
 
     def stream(self, purpose: str, on_device: bool = False) -> torch.Generator:
         """Return this cycle's random stream for a purpose, on the CPU or on the trial's device."""

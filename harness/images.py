@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,8 @@ HELD_SHARE = 0.25  # of the free memory: data that takes no more is held on the 
 
 
 RESIZED_AT_ONCE = 16  # images: bounds the memory of resizing a whole dataset
+
+AHEAD = 2  # batches of files that are decoded while another is in use: bounds the memory of looking ahead
 
 
 class Streamed:
@@ -35,13 +41,39 @@ class Streamed:
         return self.shape[0]
 
     def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
-        places = indices.cpu().numpy()
-        taken = self.files[places if self.rows is None else self.rows[places]]
-        return torch.from_numpy(taken).to(self.device, non_blocking=True)
+        return self._decoded(indices.cpu()).to(self.device, non_blocking=True)
+
+    def _decoded(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return rows on the CPU, in memory from which a GPU copies without anybody waiting."""
+        places = indices.numpy()
+        rows = torch.from_numpy(self.files[places if self.rows is None else self.rows[places]])
+        return rows.pin_memory() if self.device.type == "cuda" else rows
+
+    def ahead(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield ``self[indices]`` for each batch of indices, while threads decode the next ones.
+
+        What can't be decoded raises at its own turn. The threads end with the iterator, wherever it is left.
+        """
+        # on the CPU at once: one by one, each would wait for the device
+        parts = iter(torch.cat([*batches]).cpu().split([len(indices) for indices in batches]))
+        pool = ThreadPoolExecutor(AHEAD)
+        try:
+            waiting = deque(pool.submit(self._decoded, part) for part in islice(parts, AHEAD))
+            while waiting:
+                due = waiting.popleft()
+                waiting.extend(pool.submit(self._decoded, part) for part in islice(parts, 1))
+                yield due.result().to(self.device, non_blocking=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 Rows = torch.Tensor | Streamed
 """Data whose rows are taken by a tensor of indices, and arrive on the device."""
+
+
+def taken(rows: Rows, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield ``rows[indices]`` for each batch of indices; files are decoded ahead."""
+    return rows.ahead(batches) if isinstance(rows, Streamed) else (rows[indices] for indices in batches)
 
 
 def _free_memory(device: torch.device) -> int:
@@ -104,8 +136,8 @@ class Images:
             return self._resized[side]
         found = self._resized[side] = copy(self)
         parts = []
-        for indices in torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE):
-            images = resized(self.pixels[indices].permute(0, 3, 1, 2).float(), side)
+        for pixels in taken(self.pixels, torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE)):
+            images = resized(pixels.permute(0, 3, 1, 2).float(), side)
             parts.append(images.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
         found.pixels = torch.cat(parts)
         return found
@@ -117,20 +149,32 @@ class Images:
         """Return the images as they are: what is scored and tested."""
         return self._normalised(self.pixels[indices])
 
+    def plain_batches(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield ``plain`` of each batch of indices; files are decoded ahead."""
+        return map(self._normalised, taken(self.pixels, batches))
+
     def augmented(self, indices: torch.Tensor, generator: torch.Generator, crop: bool = True) -> torch.Tensor:
         """Return the images after a random crop (zero padding) and flip, or the flip alone: what is trained on."""
-        pixels = self.pixels[indices]
+        return self._augmented(self.pixels[indices], generator, crop)
+
+    def _augmented(self, pixels: torch.Tensor, generator: torch.Generator, crop: bool = True) -> torch.Tensor:
         return self._normalised(_moved(pixels, *self._window(pixels.shape, generator, crop), fill=0))
 
-    def pair(
-        self, indices: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the augmented images and their labels [B, *S]: a map moves with its image, IGNORED at the padding."""
-        pixels = self.pixels[indices]
-        window = self._window(pixels.shape, generator, crop=True)
-        if labels.ndim == 3:
-            labels = _moved(labels, *window, fill=IGNORED)
-        return self._normalised(_moved(pixels, *window, fill=0)), labels
+    def augmented_batches(self, batches: Sequence[torch.Tensor], generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """Yield ``augmented`` of each batch of indices; files are decoded ahead."""
+        return (self._augmented(pixels, generator) for pixels in taken(self.pixels, batches))
+
+    def pairs(
+        self, batches: Sequence[torch.Tensor], labels: Iterable[torch.Tensor], generator: torch.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the augmented images of each batch of indices, decoded ahead, and their labels [B, *S].
+
+        A map moves with its image; it is IGNORED at the padding.
+        """
+        for pixels, known in zip(taken(self.pixels, batches), labels, strict=True):
+            window = self._window(pixels.shape, generator, crop=True)
+            moved = _moved(known, *window, fill=IGNORED) if known.ndim == 3 else known
+            yield self._normalised(_moved(pixels, *window, fill=0)), moved
 
     def _window(
         self, shape: torch.Size, generator: torch.Generator, crop: bool

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from harness.cycle import Cycle
 from harness.data import IGNORED
 from harness.errors import NonFiniteLoss
-from harness.images import Images, Rows
+from harness.images import Images, Rows, taken
 from harness.networks import Network, Outputs, stride_of, upsampled
 from harness.settings import Recipe
 
@@ -66,8 +66,7 @@ def fit(cycle: Cycle, loss: Loss, extra_parameters: Iterable[torch.nn.Parameter]
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, epoch)
             step_losses = []
-            for positions in batches(len(cycle.labelled), recipe, order, device):
-                images, labels = cycle.images.pair(cycle.labelled[positions], cycle.labels[positions], augmentation)
+            for images, labels in cycle.pairs(batches(len(cycle.labelled), recipe, order, device), augmentation):
                 value = loss(network(images, stages), labels, epoch / recipe.epochs)
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
@@ -115,11 +114,11 @@ def confusion(
     """
     counts: torch.Tensor | None = None
     cells = num_classes**2  # of the matrix, and one more for what is IGNORED: leaving it out would wait for the device
-    everything = torch.arange(len(labels), device=images.device)
+    batches = torch.arange(len(labels), device=images.device).split(recipe.inference_batch_size)
     with evaluating(network):
-        for indices in everything.split(recipe.inference_batch_size):
-            expected = labels[indices].long()
-            found = [at_labels(head, expected).argmax(1) for head in predict(network, images.plain(indices))]
+        for seen, known in zip(images.plain_batches(batches), taken(labels, batches), strict=True):
+            expected = known.long()
+            found = [at_labels(head, expected).argmax(1) for head in predict(network, seen)]
             pairs = torch.stack([(expected * num_classes + head).flatten() for head in found])
             pairs = torch.where(expected.flatten() < num_classes, pairs, cells)
             if counts is None:

@@ -72,9 +72,9 @@ def describe_batches(
     """Describe batches of (number, indices); rows in the order given, with a column ``index``."""
     parts: list[Columns] = []
     with evaluating(network):
-        for number, indices in batches:
+        for (number, indices), seen in zip(batches, images.plain_batches([i for _, i in batches]), strict=True):
             generator = stream(key, number, device=images.device)
-            found = acquisition.describe(network, images.plain(indices), prepared, generator)
+            found = acquisition.describe(network, seen, prepared, generator)
             parts.append({"index": indices, **found})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

@@ -23,8 +23,8 @@ Known differences from the authors' code:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import cycle as endlessly
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -83,32 +83,34 @@ class ADS(Joint):
         network.train()
         module.train()
 
-        def labelled(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return cycle.images.pair(cycle.labelled[positions], cycle.labels[positions], draws)
+        def labelled() -> list[torch.Tensor]:
+            return batches(len(cycle.labelled), recipe, order, cycle.device)
 
-        def unlabelled() -> Iterator[torch.Tensor]:
-            for part in batches(len(cycle.candidates), recipe, unlabelled_order, cycle.device):
-                yield cycle.images.augmented(cycle.candidates[part], draws)
+        def unlabelled() -> list[torch.Tensor]:
+            parts = batches(len(cycle.candidates), recipe, unlabelled_order, cycle.device)
+            return [cycle.candidates[part] for part in parts]
 
         def supervised_epoch(epoch: int) -> torch.Tensor:
             losses = []
             with cycle.clock.phase("train"):
                 for group in main.param_groups:
                     group["lr"] = learning_rate(recipe, epoch)
-                for positions in batches(len(cycle.labelled), recipe, order, cycle.device):
-                    images, labels = labelled(positions)
+                for images, labels in cycle.pairs(labelled(), draws):
                     losses.append(step(main, self.loss(network(images), labels, 0.0)))
                 check_finite(torch.stack(losses), cycle, f"epoch {epoch}, labelled")
             return torch.stack(losses)
 
         def unlabelled_epoch(epoch: int) -> None:
             with cycle.clock.phase("auxiliary"):
-                losses = [self.agreement_step(network, images, agree) for images in unlabelled()]
+                seen = cycle.images.augmented_batches(unlabelled(), draws)
+                losses = [self.agreement_step(network, images, agree) for images in seen]
                 check_finite(torch.stack(losses), cycle, f"epoch {epoch}, agreement")
-                positions = endlessly(batches(len(cycle.labelled), recipe, order, cycle.device))
+                parts = unlabelled()
+                seen = cycle.images.augmented_batches(parts, draws)
+                pairs = cycle.pairs([*islice(endlessly(labelled()), len(parts))], draws)
                 losses = [
-                    self.discrepancy_step(network, images, differ, *labelled(next(positions)))
-                    for images in unlabelled()
+                    self.discrepancy_step(network, images, differ, *pair)
+                    for images, pair in zip(seen, pairs, strict=True)
                 ]
                 check_finite(torch.stack(losses), cycle, f"epoch {epoch}, discrepancy")
 

@@ -101,19 +101,21 @@ class SRAAL(_VAAL):
 
         found = []
         with evaluating(cycle.network):
-            for indices in cycle.unlabelled.split(cycle.recipe.inference_batch_size):
-                logits = cycle.network(cycle.images.plain(indices)).logits
-                found.append(uncertainty(as_rows(logits).softmax(1)).view(len(indices), -1).mean(1))
+            for seen in cycle.images.plain_batches(cycle.unlabelled.split(cycle.recipe.inference_batch_size)):
+                logits = cycle.network(seen).logits
+                found.append(uncertainty(as_rows(logits).softmax(1)).view(len(seen), -1).mean(1))
         return 1 - torch.cat(found)
 
     def supervision(self, cycle: Cycle) -> torch.Tensor:
         """Return the labels [L], or of maps which classes each has [L, C], 0 or 1."""
+        from harness.images import taken
+
         if cycle.labels.ndim == 1:
             return cycle.labels[torch.arange(len(cycle.labels), device=cycle.device)]
         classes = torch.arange(self.num_classes, device=cycle.device)
         positions = torch.arange(len(cycle.labels), device=cycle.device).split(cycle.recipe.inference_batch_size)
-        maps = (cycle.labels[some].flatten(1) for some in positions)
-        return torch.cat([torch.stack([(rows == c).any(1) for c in classes], 1) for rows in maps]).float()
+        maps = taken(cycle.labels, positions)
+        return torch.cat([torch.stack([(m.flatten(1) == c).any(1) for c in classes], 1) for m in maps]).float()
 
     def supervised(self, networks: torch.nn.ModuleDict, latent: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """Return the weighted label loss of the latent's second half."""

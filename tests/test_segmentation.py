@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import changed, make_trial, outcomes, run
+from conftest import changed, make_trial, outcomes, run, same, state_of
 from harness_of import cycle_of
 from test_methods import METHODS, describes, run_with_stops
 
@@ -75,7 +75,8 @@ def test_a_label_map_moves_with_its_image(padding: int, crop_size: Any, streets:
         ("a", "b"), (0.0,) * 3, (1 / 255,) * 3,
     )  # fmt: skip
     images = Images(torch.from_numpy(problem.train_images), problem, recipe)
-    seen, moved = images.pair(torch.arange(5), torch.from_numpy(values), torch.Generator().manual_seed(0))
+    pairs = images.pairs([torch.arange(5)], [torch.from_numpy(values)], torch.Generator().manual_seed(0))
+    ((seen, moved),) = pairs
     assert seen.shape[2:] == moved.shape[1:] == (crop_size or (16, 20))
     pixels = seen[:, 0].round().to(torch.uint8)  # normalised to the pixels themselves
     outside = moved == IGNORED
@@ -381,8 +382,9 @@ def test_every_method_runs_on_label_maps_twice_resumed_and_in_groups(
         assert torch.equal(describe([batches]), describe([[batch] for batch in batches]))
 
 
-def test_files_that_do_not_fit_are_streamed_with_the_same_figures(
-    streets: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", [("isda", "epmcm"), ("ads", "ads"), ("plain", "sraal")])
+def test_files_that_do_not_fit_are_streamed_with_the_same_figures_and_weights(
+    method: tuple[str, str], streets: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Decoded:
         """Stands for files: rows are made when they are taken."""
@@ -397,11 +399,12 @@ def test_files_that_do_not_fit_are_streamed_with_the_same_figures(
         def __getitem__(self, rows: Any) -> np.ndarray[Any, Any]:
             return self.array[rows].copy()
 
-    trial = make_street_trial("isda", "epmcm")
-    expected = outcomes(run(trial, streets, folders()))
+    trial, held, streamed = make_street_trial(*method), folders(), folders()
+    expected = outcomes(run(trial, streets, held))
     monkeypatch.setattr("harness.trial.on_device", lambda array, device: Streamed(Decoded(array), device))
     monkeypatch.setattr("harness.trial.selected", lambda array, rows, device: Streamed(Decoded(array), device, rows))
-    assert outcomes(run(trial, streets, folders())) == expected
+    assert outcomes(run(trial, streets, streamed)) == expected
+    assert same(state_of(trial, streamed)["network"], state_of(trial, held)["network"])
 
 
 def test_a_dense_network_learns_streets(streets: Problem, folders: Folders) -> None:

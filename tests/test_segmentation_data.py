@@ -5,13 +5,17 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+import threading
+import time
 import zlib
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image, ImageFile
 from test_datasets import PLUGINS, damage, make, pictures, save
@@ -19,6 +23,8 @@ from test_datasets import PLUGINS, damage, make, pictures, save
 from harness import config
 from harness.data import IGNORED, Files, Problem, common_size, spaced
 from harness.errors import DataMissing, UserError
+from harness.images import AHEAD, Images, Streamed, taken
+from harness.settings import Recipe
 
 scenes = import_module("harness_datasets.scenes")
 street = import_module("harness_datasets._street")
@@ -448,6 +454,82 @@ def test_fingerprints_of_arrays_are_as_they_were() -> None:
     problem = Problem(images, labels, images[:1], labels[:1], ("a", "b"), (0.5,) * 3, (0.2,) * 3)
     assert problem.fingerprint == "c228d4f083437c77", "results of earlier versions could not be resumed"
     assert not problem.per_pixel
+
+
+# ---------------------------------------------------------------------------------------------------- looking ahead
+
+HERE = torch.device("cpu")
+
+
+class Slow:
+    """Stands for files: row i is i, and takes its time; knows which rows were decoded."""
+
+    shape = (20, 2, 2, 3)
+
+    def __init__(self) -> None:
+        self.decoded: list[int] = []
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        self.decoded += indices.tolist()
+        time.sleep(0.02)
+        return np.broadcast_to(indices.astype(np.uint8)[:, None, None, None], (len(indices), *self.shape[1:])).copy()
+
+
+def test_batches_decoded_ahead_are_those_that_are_taken_by_themselves(tmp_path: Path) -> None:
+    rows = Streamed(files(tmp_path / "mine", 9), HERE, np.array([8, 0, 7, 1, 6, 2, 5, 3]))
+    batches = torch.tensor([3, 0, 7, 7, 1, 5, 2, 6, 4]).split(2)
+    found = [(ahead, rows[torch.tensor([4])]) for ahead in taken(rows, batches)]
+    assert len(found) == len(batches) == 5
+    for indices, (ahead, between) in zip(batches, found, strict=True):
+        assert torch.equal(ahead, rows[indices]), "in their order"
+        assert torch.equal(between, rows[torch.tensor([4])]), "what is taken in between is not what is expected next"
+
+
+def test_a_few_batches_are_decoded_ahead_and_no_more() -> None:
+    slow = Slow()
+    batches = torch.arange(20).split(2)
+    for number, rows in enumerate(taken(Streamed(slow, HERE), batches)):
+        assert rows[0, 0, 0, 0] == 2 * number
+        expected, deadline = min(20, 2 * (number + 1 + AHEAD)), time.monotonic() + 30
+        while len(slow.decoded) < expected and time.monotonic() < deadline:
+            time.sleep(0.001)  # while the first is in use the others are decoded
+        time.sleep(0.05)
+        assert sorted(slow.decoded) == list(range(expected))
+
+
+def test_a_file_that_can_not_be_decoded_is_named_when_its_turn_comes(tmp_path: Path) -> None:
+    array = files(tmp_path / "mine", 7)
+    array.paths[4].write_bytes(array.paths[4].read_bytes()[:-100])
+    before, ahead = set(threading.enumerate()), taken(Streamed(array, HERE), torch.arange(7).split(1))
+    for index in range(4):
+        assert torch.equal(next(ahead), torch.from_numpy(array[np.array([index])])), "what comes before is handed out"
+    with pytest.raises(DataMissing, match=r"004\.png can't be decoded: replace or remove it"):
+        next(ahead)
+    assert list(ahead) == [] and set(threading.enumerate()) <= before, "it is said once"
+
+
+@pytest.mark.parametrize("kind", ["plain", "augmented", "pairs"])
+def test_no_thread_outlives_a_loop_that_is_left(kind: str) -> None:
+    array, small = Slow(), np.zeros((1, 2, 2, 3), np.uint8)
+    problem = Problem(small, np.array([0]), small, np.array([0]), ("a",), (0.5,) * 3, (0.2,) * 3)
+    images = Images(Streamed(array, HERE), problem, Recipe(epochs=1))
+    batches, draws = torch.arange(20).split(2), torch.Generator()
+    seen: Iterator[Any] = {
+        "plain": lambda: images.plain_batches(batches),
+        "augmented": lambda: images.augmented_batches(batches, draws),
+        "pairs": lambda: images.pairs(batches, taken(Streamed(Slow(), HERE), batches), draws),
+    }[kind]()
+    before = set(threading.enumerate())
+    next(seen)
+    assert set(threading.enumerate()) - before, "they are at work"
+    del seen
+    assert set(threading.enumerate()) <= before
+    decoded = len(array.decoded)
+    time.sleep(0.1)
+    assert len(array.decoded) == decoded <= 2 * (1 + AHEAD)
 
 
 @pytest.mark.parametrize(
