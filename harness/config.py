@@ -345,7 +345,7 @@ def _suite(name: str, values: dict[str, Any], source: Source, where: Where) -> S
         keys.optional,
         keys.on_request,
         keys.exclusive,
-        source.at(("protocol",), name),
+        lambda key: source.at(key.split("."), name),
     )
 
 

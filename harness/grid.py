@@ -82,8 +82,8 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
             continue
         facts[suite.name] = known[data]
         _check_size(suite, facts[suite.name])
-        if problem := network_names.misfit(suite.model, facts[suite.name].per_pixel):
-            raise UserError(f"suite {suite.name}: model.{problem[0]}: {problem[1]}")
+        if problem := network_names.misfit(suite.model, facts[suite.name].per_pixel, suite.dataset.name):
+            raise UserError(f"{suite.at(f'model.{problem[0]}')}: {problem[1]}")
     running = [suite for suite in benchmark.suites if suite.name not in skipped]
     groups: dict[str, list[str]] = defaultdict(list)
     trials: dict[str, tuple[Suite, str, Trial]] = {}
@@ -116,7 +116,7 @@ def _check_size(suite: Suite, facts: Facts) -> None:
     most = suite.protocol.labelled()[-1]
     if most > facts.num_train:
         raise UserError(
-            f"{suite.protocol_at}: asks for {most} labelled images (initial {suite.protocol.initial} + "
+            f"{suite.at('protocol')}: asks for {most} labelled images (initial {suite.protocol.initial} + "
             f"{suite.protocol.cycles - 1} x budget {suite.protocol.budget}), but {suite.dataset.name} has "
             f"{facts.num_train} training images"
         )
@@ -124,7 +124,7 @@ def _check_size(suite: Suite, facts: Facts) -> None:
     if crop and any(asked > side + 2 * padding for asked, side in zip(crop, facts.size, strict=True)):
         height, width = facts.size
         raise UserError(
-            f"suite {suite.name}: recipe.crop_size: must fit into the images of {suite.dataset.name}, {height} x "
+            f"{suite.at('recipe.crop_size')}: must fit into the images of {suite.dataset.name}, {height} x "
             f"{width} pixels{f' and {padding} of padding on each side' if padding else ''}, got {list(crop)}"
         )
 

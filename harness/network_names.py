@@ -72,14 +72,14 @@ def problem(model: Model) -> tuple[str, str] | None:
     return None
 
 
-def misfit(model: Model, per_pixel: bool) -> tuple[str, str] | None:
+def misfit(model: Model, per_pixel: bool, dataset: str = "the dataset") -> tuple[str, str] | None:
     """Return (key, why it can't be) where the network is not for the dataset's kind of labels, else None."""
     dense = model.name in DRNS or model.output_stride is not None
     if per_pixel and not dense:
         allowed = f"{', '.join(DRNS)}, or a model of timm with model.output_stride: 8"
-        return "name", f"the dataset labels pixels, and {model.name} has one output for an image; allowed: {allowed}"
+        return "name", f"{dataset} labels pixels, and {model.name} has one output for an image; allowed: {allowed}"
     if dense and not per_pixel:
-        problem = "the dataset labels images, and this makes an output for each place"
+        problem = f"{dataset} labels images, and this makes an output for each place"
         if model.output_stride is not None:
             return "output_stride", f"{problem}, got {model.output_stride}; leave it out"
         return "name", f"{problem}, got {model.name}; allowed: {', '.join(OURS)}, or any model of timm"

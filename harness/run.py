@@ -193,7 +193,11 @@ def _check_networks(benchmark: Benchmark, grid: Grid) -> None:
         if suite.name in grid.facts and (suite.model.name not in OURS or suite.model.weights):
             from harness import networks
 
-            networks.check(suite.model, grid.facts[suite.name])
+            try:
+                networks.check(suite.model, grid.facts[suite.name])
+            except UserError as error:
+                key, problem = str(error).split(": ", 1)
+                raise UserError(f"{suite.at(key)}: {problem}") from None
 
 
 def _run_on_ray(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +159,8 @@ class Suite:
     optional: bool
     on_request: bool
     exclusive: bool
-    protocol_at: str = ""
-    """Where its protocol is written, for messages."""
+    at: Callable[[str], str] = field(compare=False)
+    """Returns where a key of it, such as recipe.crop_size, was written: what a message begins with."""
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """Yield (label, trial), methods in the order of the config and seeds within."""

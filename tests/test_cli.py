@@ -335,6 +335,37 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
         ["protocol.cycles=300"],
         "c.yaml:7: protocol (with protocol.cycles=300): asks for 3010 labelled images",
     ),
+    "images for pixels": (
+        ("dataset: digits", "dataset: scenes"),
+        [],
+        "c.yaml:2: model.name: scenes labels pixels, and resnet_small has one output for an image; allowed: drn_c_26, ",
+    ),
+    "images for pixels, in a suite": (
+        SUITES.replace("a: {dataset: digits}", "a: {dataset: scenes}"),
+        [],
+        "c.yaml:1: model.name: scenes labels pixels, and resnet_small has",
+    ),
+    "pixels for images": (
+        (SMALL, "name: drn_small"),
+        [],
+        "c.yaml:2: model.name: digits labels images, and this makes an output for each place, got drn_small; allowed: ",
+    ),
+    "pixels for images, overridden": (
+        NO_CHANGE,
+        ["model.name=drn_small"],
+        "model.name=drn_small (command line): digits labels images, and this makes",
+    ),
+    "stride for images": (
+        (SMALL, "name: resnet18, output_stride: 8"),
+        [],
+        "c.yaml:2: model.output_stride: digits labels images, and this makes an output for each place, got 8; leave it",
+    ),
+    "crop": (
+        ("epochs: 2", "epochs: 2\n  crop_size: [17, 8]"),
+        [],
+        "c.yaml:5: recipe.crop_size: must fit into the images of digits, 8 x 8 pixels and 4 of padding on each side, "
+        "got [17, 8]\n",
+    ),
     "no data": (
         ("dataset: digits", "dataset: cifar10"),
         ["where.data=there"],
@@ -460,8 +491,14 @@ def expanded(folder: Path, text: str, *overrides: str) -> tuple[Benchmark, grid.
 
 def test_a_crop_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     expanded(tmp_path, SUITES, "recipe.crop_size=[16, 16]")  # digits are 8 x 8, and 4 are added on each side
-    with pytest.raises(UserError, match=r"crop_size: must fit into the images of digits, 8 x 8 pixels, got \[9, 8\]"):
+    with pytest.raises(UserError, match=r"crop_size.*: must fit into the images of digits, 8 x 8 pixels, got \[9, 8\]"):
         expanded(tmp_path, SUITES, "recipe.crop_size=[9, 8]", "recipe.crop_padding=0")
+
+
+def test_a_network_that_can_not_take_the_images_is_named_with_its_line(tmp_path: Path) -> None:
+    found = expanded(tmp_path, VALID.replace(SMALL, "name: vit_tiny_patch16_224"))
+    with pytest.raises(UserError, match=r"c\.yaml:2: model\.name: 'vit_tiny_patch16_224' can't take \(8, 8\) images: "):
+        run._check_networks(*found)
 
 
 def test_shared_first_cycles_come_first_and_the_longest_before_the_others(tmp_path: Path) -> None:
