@@ -432,20 +432,14 @@ def test_a_plan_counts_the_images_that_a_method_trains_on(
     trial = make_trial(training, acquisition, initial=32, candidates=96, epochs=2, batch_size=16)
     runner, cycle = cycle_of(trial, digits, tmp_path)
     taken = 0
-    pair, augmented = Images.pair, Images.augmented
+    window = Images._window  # of every batch that is trained on
 
-    def counted_pair(self: Images, indices: torch.Tensor, *arguments: Any) -> Any:
+    def counted(self: Images, shape: torch.Size, *arguments: Any, **keys: Any) -> Any:
         nonlocal taken
-        taken += len(indices)
-        return pair(self, indices, *arguments)
+        taken += shape[0]
+        return window(self, shape, *arguments, **keys)
 
-    def counted(self: Images, indices: torch.Tensor, *arguments: Any, **keys: Any) -> Any:
-        nonlocal taken
-        taken += len(indices)
-        return augmented(self, indices, *arguments, **keys)
-
-    monkeypatch.setattr(Images, "pair", counted_pair)
-    monkeypatch.setattr(Images, "augmented", counted)
+    monkeypatch.setattr(Images, "_window", counted)
     runner.training.fit(cycle)
     assert taken == trial.training_images()[0] + trial.fitting_images(len(cycle.images.pixels))[0]
     taken = 0
