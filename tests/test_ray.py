@@ -245,7 +245,8 @@ def test_a_foreign_package_called_datasets_does_no_harm(
     assert outcomes(folder)[trial] == expected[trial]
 
 
-def test_the_headline_command_starts_where_only_official_archives_exist(tmp_path: Path) -> None:
+def test_the_headline_command_starts_where_only_official_data_exists(tmp_path: Path) -> None:
+    registry.load("datasets", "cityscapes").write_cityscapes(tmp_path, train=40, test=4)
     registry.load("datasets", "cifar10")
     write_cifar_archive = sys.modules["harness_datasets._cifar"].write_cifar_archive
     draw = np.random.default_rng(0)
@@ -255,6 +256,9 @@ def test_the_headline_command_starts_where_only_official_archives_exist(tmp_path
         write_cifar_archive(tmp_path, kind, images, labels)
     overrides = (
         "model={name: resnet_small, width: 4}",
+        "suites.cityscapes.model={name: drn_small, width: 4}",
+        "suites.cityscapes.dataset={name: cityscapes, scale: 0.25}",
+        "suites.cityscapes.recipe.crop_size=[128, 128]",
         "recipe.epochs=1",
         "recipe.milestones=[]",
         "protocol={initial: 20, budget: 10, cycles: 2, candidates: 30, start: warm}",
