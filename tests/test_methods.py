@@ -375,22 +375,36 @@ def brute_force(points: torch.Tensor, centers: torch.Tensor, budget: int) -> lis
     centers=st.integers(1, 9),
     distinct=st.integers(1, 24),
     width=st.integers(1, 20),
-    chunk=st.integers(1, 30),
+    at_once=st.integers(1, 9),
+    ahead=st.integers(1, 9),
+    memory=st.integers(1, 20_000),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
     offset=st.sampled_from([0.0, 50.0]),
     seed=st.integers(0, 10**6),
     budget=st.integers(1, 24),
 )
 def test_k_center_is_the_brute_force(
-    count: int, centers: int, distinct: int, width: int, chunk: int, offset: float, seed: int, budget: int
+    count: int,
+    centers: int,
+    distinct: int,
+    width: int,
+    at_once: int,
+    ahead: int,
+    memory: int,
+    dtype: torch.dtype,
+    offset: float,
+    seed: int,
+    budget: int,
 ) -> None:
     drawn = torch.Generator().manual_seed(seed)
-    few = offset + torch.randn(distinct, width, dtype=torch.float64, generator=drawn)
+    few = offset + torch.randn(distinct, width, dtype=dtype, generator=drawn)
     points = few[torch.randint(distinct, (count,), generator=drawn)]  # often with copies, of each other
     labelled = few[torch.randint(distinct, (centers,), generator=drawn)]  # and of centers
     budget = min(budget, count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core_set, "CHUNK", chunk)
-        found = core_set.k_center(points, labelled, budget).tolist()
+        patch.setattr(core_set, "CENTERS_AT_ONCE", at_once)
+        patch.setattr(core_set, "AHEAD", ahead)
+        found = core_set.k_center(points, labelled, budget, memory / 1e9).tolist()
     assert found == brute_force(points, labelled, budget)
     assert len(set(found)) == budget
 
@@ -400,14 +414,29 @@ def test_k_center_of_one_point_many_times() -> None:
     assert core_set.k_center(points, points[:1], 7).tolist() == list(range(7))
 
 
-def test_k_center_needs_no_square_of_memory() -> None:
-    points = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_k_center_does_not_depend_on_its_blocks(offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    sides = torch.randint(2, (300, 1), generator=drawn) * 2 - 1  # two groups far from their mean, where squares cancel
+    points = offset * sides + torch.randn(300, 67, generator=drawn).round(decimals=1)
+    points[150:] = points[torch.randint(150, (150,), generator=drawn)]
+    expected = brute_force(points, points[::9], 40)
+    for at_once, ahead, memory in [(1024, 256, 1e9), (13, 256, 0), (50, 1, 5e5), (1024, 40, 3e7)]:
+        monkeypatch.setattr(core_set, "CENTERS_AT_ONCE", at_once)
+        monkeypatch.setattr(core_set, "AHEAD", ahead)
+        assert core_set.k_center(points, points[::9], 40, memory / 1e9).tolist() == expected
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.0])
+def test_k_center_keeps_to_its_memory(spread: float) -> None:
+    points = spread * torch.randn(5000, 16, generator=torch.Generator().manual_seed(0))
     cpu = torch.device("cpu")
     core_set.k_center(points[:100], points[:10], 2)
     reset_peak_memory(cpu)
     before = peak_memory(cpu)["host"]
-    core_set.k_center(points, points.flip(0), 3)
-    assert peak_memory(cpu)["host"] - before < 400 * 2**20  # 20 000 x 20 000 float32 are 1 526 MiB
+    core_set.k_center(points, points[:1024].clone(), 2, 0.004)
+    # 5000 x 1024 bounds are 20 MB; the pairs that matter, which are all where the rows are equal, 82
+    assert peak_memory(cpu)["host"] - before < 4_000_000 + 100 * len(points) + 2**23
 
 
 def test_core_set_asks_for_the_labelled_images(digits: Problem, folders: Callable[[], Path]) -> None:
