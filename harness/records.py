@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 PHASES = ("setup", "train", "auxiliary", "score", "select", "evaluate", "checkpoint")
-"""Every second of a cycle belongs to one of these, but for the writing of its own record. The first is loading and
-building, the last writing the weights."""
+"""Every second of a cycle belongs to one of these, but for the writing of its own record; none is what others leave.
+Setup is loading and building, checkpoint writing the weights and looking up what the record says of the code."""
 
 COST_PHASES = ("train", "auxiliary", "score", "select")
 """What a method costs: the total of the wall-clock tables. Evaluation and checkpointing have columns of their own."""

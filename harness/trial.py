@@ -251,23 +251,30 @@ class Runner:
             training=self.training,
         )
 
+    def _take_over(self) -> _Trained | None:
+        """Return the training of a shared first cycle, with its weights loaded, if there is one."""
+        shared = self.store.shared(self.trial.sharing_key)
+        finished, state = shared.resume_point()
+        if not finished or state is None:
+            return None
+        done = shared.records()[0]
+        if done.data_fingerprint != self.problem.fingerprint:
+            raise UserError(
+                f"{shared.folder}: was trained on other data ({done.data_fingerprint}, now "
+                f"{self.problem.fingerprint}); results of both can't be mixed: choose another where.output"
+            )
+        self._load(state)
+        seconds = {p: done.seconds[p] for p in ("train", "auxiliary", "evaluate")}
+        key = self.trial.sharing_key
+        return _Trained(done.figures, done.final_loss, seconds, key, done.warnings, done.health, done.per_class)
+
     def _train(self, cycle: Cycle) -> _Trained:
         """Train and test the cycle's network, or take over a shared first cycle."""
-        if cycle.number == 0:
-            shared = self.store.shared(self.trial.sharing_key)
-            finished, state = shared.resume_point()
-            if finished and state is not None:
-                done = shared.records()[0]
-                if done.data_fingerprint != self.problem.fingerprint:
-                    raise UserError(
-                        f"{shared.folder}: was trained on other data ({done.data_fingerprint}, now "
-                        f"{self.problem.fingerprint}); results of both can't be mixed: choose another where.output"
-                    )
-                self._load(state)
-                seconds = {p: done.seconds[p] for p in ("train", "auxiliary", "evaluate")}
-                key = self.trial.sharing_key
-                return _Trained(done.figures, done.final_loss, seconds, key, done.warnings, done.health, done.per_class)
-        loss = self.training.fit(cycle)
+        with self.clock.phase("setup"):
+            if cycle.number == 0 and (shared := self._take_over()):
+                return shared
+        with self.clock.phase("train"):
+            loss = self.training.fit(cycle)
         with self.clock.phase("evaluate"):
             counts = confusion(
                 self.network,
@@ -277,7 +284,7 @@ class Runner:
                 self.trial.recipe,
                 self.training.predict,
             )
-        figures, per_class = summary(counts, self.problem.classes, self.facts.per_pixel)
+            figures, per_class = summary(counts, self.problem.classes, self.facts.per_pixel)
         return _Trained(figures, loss, per_class=per_class)
 
     def _choose(self, cycle: Cycle) -> tuple[list[int], Scored | None]:
@@ -295,14 +302,15 @@ class Runner:
                 columns = scored.columns
             else:
                 columns = {"index": cycle.candidates.sort().values}
+            for name, column in columns.items():
+                if column.isnan().any():
+                    method = self.trial.acquisition.name
+                    raise NonFiniteLoss(f"cycle {cycle.number}: {method}'s {name} is not a number")
 
         def labelled() -> Columns:
             with self.clock.phase("score"):
                 return self.scorer.describe(cycle, asking, prepared, cycle.labelled, "describe labelled").columns
 
-        for name, column in columns.items():
-            if column.isnan().any():
-                raise NonFiniteLoss(f"cycle {cycle.number}: {self.trial.acquisition.name}'s {name} is not a number")
         with self.clock.phase("select"), torch.no_grad():
             rows = asking.choose(columns, labelled, budget, cycle.stream("selection"))
             chosen = columns["index"][rows.to(columns["index"].device)].tolist()
@@ -325,16 +333,17 @@ class Runner:
         """Run one cycle and commit it."""
         with self.clock.phase("setup"):
             cycle = self._begin(number)
-            trained = self._train(cycle)
-            if self.own_initial_set and number == 0 and trained.shared_from is None:
-                cycle.warnings.append("starts from an initial set of its own, not from the one that all methods share")
-            last = number == self.trial.protocol.cycles - 1
-            chosen, scored = self._choose(cycle) if choosing and not last else ([], None)
+        trained = self._train(cycle)
+        if self.own_initial_set and number == 0 and trained.shared_from is None:
+            cycle.warnings.append("starts from an initial set of its own, not from the one that all methods share")
+        last = number == self.trial.protocol.cycles - 1
+        chosen, scored = self._choose(cycle) if choosing and not last else ([], None)
         with self.clock.phase("checkpoint"):
             state = store.save_state(number, self._state())
-        target = self.network.num_parameters()
-        halves: set[Training | Acquisition] = {self.training, self.acquisition}  # one object may be both
-        extra = sum(half.extra_parameters(cycle) for half in halves)
+            target = self.network.num_parameters()
+            halves: set[Training | Acquisition] = {self.training, self.acquisition}  # one object may be both
+            extra = sum(half.extra_parameters(cycle) for half in halves)
+            code = {"versions": versions(), "commit": commit()}  # the first time, git is asked
         record = CycleRecord(
             suite=self.here.suite,
             dataset=self.trial.dataset.name,
@@ -364,9 +373,8 @@ class Runner:
             own_initial_set=self.own_initial_set if number == 0 else [],
             warnings=[*trained.warnings, *cycle.warnings],
             health={**trained.health, **cycle.health},
-            versions=versions(),
-            commit=commit(),
             data_fingerprint=self.problem.fingerprint,
+            **code,
         )
         store.commit(record, state)
         return record
