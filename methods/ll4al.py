@@ -5,7 +5,9 @@ images with the highest predicted loss are bought. Trained jointly with the targ
 network's.
 
 Known differences: the paper pairs the images of even batches; here the middle image of an odd batch is left out of the
-pairs. On VGG-16, which the paper does not use, the taps are the last ReLUs of stages 2 to 5.
+pairs. On VGG-16, which the paper does not use, the taps are the last ReLUs of stages 2 to 5. Where pixels have labels,
+the module predicts the mean loss of an image's known pixels (0 for an image that has none), and the target is trained
+on the mean over all known pixels of the batch, as by every training.
 """
 
 from __future__ import annotations
@@ -73,11 +75,12 @@ class LL4AL(Joint):
         """Return the mean cross-entropy plus the weighted ranking loss."""
         from harness.learning import cross_entropy
 
-        losses = cross_entropy(outputs.logits, labels, per_image=True)
+        target = cross_entropy(outputs.logits, labels)
+        losses = cross_entropy(outputs.logits.detach(), labels, per_image=True)
         stages = [s.detach() for s in outputs.stages] if progress > self.settings.detach_after else outputs.stages
-        ranking, right = ranking_loss(self.module(stages), losses.detach(), self.settings.margin)
+        ranking, right = ranking_loss(self.module(stages), losses, self.settings.margin)
         self._right = [*self._right[-99:], right]  # of the last hundred steps: the trained module's
-        return losses.mean() + self.settings.weight * ranking
+        return target + self.settings.weight * ranking
 
     def describe(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
