@@ -132,7 +132,9 @@ class Acquisition:
         """
         return {}
 
-    def heat(self, network: Network, images: torch.Tensor, prepared: Columns) -> torch.Tensor | None:
+    def heat(
+        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
+    ) -> torch.Tensor | None:
         """Return [B, *s], the score of each place of the network's maps, or pixel (higher: rather bought), or None.
 
         For the report's pictures of images that have just been bought; called like ``describe``, and changes nothing.

@@ -70,13 +70,13 @@ def look(
 
     indices = np.array(chosen[:COUNT], dtype=np.int64)
     images, labels = problem.train_images[indices], problem.train_labels[indices].astype(np.uint8)
-    predicted, scored = [], []
+    predicted, scored, draws = [], [], cycle.stream("queried", on_device=True)
     with evaluating(cycle.network):
         for part in torch.from_numpy(indices).to(cycle.device).split(cycle.recipe.inference_batch_size):
             batch = cycle.images.plain(part)
             logits = training.predict(cycle.network, batch)[0]
             predicted.append(at_labels(logits, batch[:, 0]).argmax(1).to("cpu", torch.uint8))
-            heat = acquisition.heat(cycle.network, batch, prepared)
+            heat = acquisition.heat(cycle.network, batch, prepared, draws)
             if heat is not None:
                 scored.append(heat.float().cpu())
     full = labels.shape[1], labels.shape[2]

@@ -99,6 +99,8 @@ class ClassStatistics:
             return table.clamp(min=0)
         rows = weight.new_zeros(len(weight), len(weight))
         which = range(self.num_classes) if classes is None else classes.tolist()
+        if not len(which):
+            return rows
         found = []
         for label in which:
             difference = weight - weight[label]

@@ -33,11 +33,22 @@ class Committee(Acquisition):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``."""
+        return {"score": self.heat(network, images, prepared, generator).view(len(images), -1).mean(1)}
+
+    def heat(
+        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return the score of each place [B, *s]."""
         from harness.learning import as_rows
 
-        found = self.predictions(network, images, prepared, generator)
-        scores = self.score(*entropies(as_rows(logits) for logits in found))
-        return {"score": scores.view(len(images), -1).mean(1)}
+        places: list[int] = []
+
+        def rows() -> Iterator[torch.Tensor]:
+            for logits in self.predictions(network, images, prepared, generator):
+                places[:] = logits.shape[2:]
+                yield as_rows(logits)
+
+        return self.score(*entropies(rows())).view(len(images), *places)
 
 
 def entropies(predictions: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -33,7 +33,9 @@ class Uncertainty(Acquisition):
         scores = self.score(as_rows(network(images).logits))
         return {"score": self.over_places(scores.view(len(images), -1))}
 
-    def heat(self, network: Network, images: torch.Tensor, prepared: Columns) -> torch.Tensor:
+    def heat(
+        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
+    ) -> torch.Tensor:
         """Return the score of each place [B, *s]."""
         from harness.learning import as_rows
 

@@ -188,11 +188,18 @@ class ADS(Joint):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``: the heads' mean entropy."""
+        return {"score": self.heat(network, images, prepared, generator).view(len(images), -1).mean(1)}
+
+    def heat(
+        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return the heads' mean entropy at each place [B, *s]."""
         from harness.learning import as_rows
 
-        features = as_rows(network(images).features)
+        features = network(images).features
         heads = self.restored(lambda: self._heads(features.shape[1]), prepared)
-        return {"score": entropy([head(features).sigmoid() for head in heads]).view(len(images), -1).mean(1)}
+        scores = [head(as_rows(features)).sigmoid() for head in heads]
+        return entropy(scores).view(len(images), *features.shape[2:])
 
     def extra_parameters(self, cycle: Cycle) -> int:
         """Return the heads' parameters less those of the classifier that they replace."""

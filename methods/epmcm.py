@@ -121,7 +121,9 @@ class EPMCM(Acquisition):
             table = prepared["table"]
         return {"score": log_mean_exp(self._log_changes(outputs.logits, table, images).view(len(images), -1))}
 
-    def heat(self, network: Network, images: torch.Tensor, prepared: Columns) -> torch.Tensor | None:
+    def heat(
+        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
+    ) -> torch.Tensor | None:
         """Return the logarithm of the expected change of each place [B, *s] or pixel [B, H, W], in closed form."""
         if "table" not in prepared:
             return None

@@ -40,7 +40,7 @@ def noise() -> Problem:
     return patches(20, 28)
 
 
-def heat(self: Any, network: Any, images: torch.Tensor, prepared: Any) -> torch.Tensor:
+def heat(self: Any, network: Any, images: torch.Tensor, prepared: Any, generator: Any) -> torch.Tensor:
     """Return a score of each place that names the image and the place, and draw from the global streams."""
     torch.rand(3), np.random.rand()  # noqa: NPY002
     places = torch.arange(3 * 4).view(1, 3, 4)

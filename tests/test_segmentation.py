@@ -228,7 +228,7 @@ def test_epmcm_at_the_images_resolution_is_the_mean_of_eq_7_over_pixels(
         expected[b, y, x] = sum(np.exp(z[j] - z[top] + float(table[top, j]) / 2) for j in range(C)) - 1
     asking = epmcm.EPMCM(epmcm.EPMCM.Settings(resolution="image"), C)
     network: Any = Fixed(logits)
-    heat = asking.heat(network, images, {"table": table})
+    heat = asking.heat(network, images, {"table": table}, torch.Generator())
     torch.testing.assert_close(heat.double(), expected.log(), rtol=0, atol=1e-5)
     found = asking.describe(network, images, {"table": table}, torch.Generator())["score"]
     torch.testing.assert_close(found.double(), expected.mean((1, 2)).log(), rtol=0, atol=1e-5)
@@ -244,7 +244,7 @@ def test_an_image_without_places_has_one_score_at_any_resolution() -> None:
 def test_the_heat_of_an_image_has_its_score_as_its_mean(name: str) -> None:
     plugin: Any = registry.find("methods", name, Acquisition)
     logits, prepared = 2 * noise(4, C, 3, 5), {"table": noise(C, C).abs()}
-    heat = plugin(plugin.Settings(), C).heat(Fixed(logits), torch.zeros(4, 3, 24, 40), prepared)
+    heat = plugin(plugin.Settings(), C).heat(Fixed(logits), torch.zeros(4, 3, 24, 40), prepared, torch.Generator())
     assert heat.shape == (4, 3, 5)
     mean = heat.exp().mean((1, 2)).log() if name in ("least_confidence", "epmcm") else heat.mean((1, 2))
     torch.testing.assert_close(score(name, logits, prepared), mean)
