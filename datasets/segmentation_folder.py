@@ -33,7 +33,10 @@ LOOKED_AT = 4
 
 
 class SegmentationFolder(Dataset):
-    """Files are sorted by name in each split; label maps are 8-bit PNGs of class ids, grey or with a palette."""
+    """Files are sorted by name in each split; label maps are 8-bit PNGs of class ids, grey or with a palette.
+
+    Images of the pool must have one size; test images may have others.
+    """
 
     class Settings(DatasetSettings):
         """Settings of segmentation_folder."""
@@ -116,7 +119,14 @@ class SegmentationFolder(Dataset):
         if settings.ignore is not None:
             table[settings.ignore] = IGNORED
         train, test = self._pairs(settings.train, settings.limit), self._pairs(settings.test, settings.test_limit)
-        size = common_size(train.sizes() + test.sizes(), settings.scale)
+        of_train, of_test = train.sizes(), test.sizes()
+        for path, found in zip(train.images, of_train, strict=True):
+            if found != of_train[0]:  # what fills it up would be part of its score
+                raise DataMissing(
+                    f"{path} is {found[1]} x {found[0]} pixels where {train.images[0].name} is {of_train[0][1]} x "
+                    f"{of_train[0][0]}: images that are ranked must have one size; resize or cut them"
+                )
+        size = common_size(of_train + of_test, settings.scale)
         return as_files(train, test, size, settings.scale, table)
 
     def _pairs(self, splits: Sequence[str], limit: int | None) -> Pairs:

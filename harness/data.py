@@ -69,7 +69,7 @@ class Facts:
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    height, width = (max(1, math.floor(side * scale + 0.5)) for side in size)
+    height, width = (max(1, math.floor(side * scale)) for side in size)
     return height, width
 
 
@@ -145,7 +145,8 @@ class Files:
                 if self.scale != 1:
                     height, width = _scaled((file.height, file.width), self.scale)
                     way = Image.Resampling.BILINEAR if table is None else Image.Resampling.NEAREST
-                    image = image.resize((width, height), way)
+                    # a side that does not divide loses its last pixels: stretched, it would not lie under its labels
+                    image = image.resize((width, height), way, box=(0, 0, width / self.scale, height / self.scale))
                 pixels = np.asarray(image)
         except Exception as problem:  # PIL's decoders raise nearly anything for a broken file
             raise DataMissing(f"{path} can't be decoded: replace or remove it ({problem})") from problem

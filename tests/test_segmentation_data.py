@@ -260,34 +260,46 @@ def test_splits_are_joined_in_their_order(tmp_path: Path) -> None:
     assert agree(limited).test_labels.shape[0] == 1
 
 
-def test_images_are_filled_up_to_a_multiple_of_8(tmp_path: Path) -> None:
-    root = folder(tmp_path / "mine", sizes=[(10, 24), (17, 9)])
+@pytest.mark.parametrize(("height", "width"), [(10, 24), (17, 9)])
+def test_images_are_filled_up_to_a_multiple_of_8(tmp_path: Path, height: int, width: int) -> None:
+    root = folder(tmp_path / "mine", sizes=[(height, width)] * 2)
     problem = agree(own(root))
-    assert problem.train_images.shape == (2, 24, 24, 3)
+    rest = np.ones((-(-height // 8) * 8, -(-width // 8) * 8), bool)
+    rest[:height, :width] = False
+    assert problem.train_images.shape == (2, *rest.shape, 3) and rest.any()
     images, labels = whole(problem.train_images), whole(problem.train_labels)
-    for index, (height, width) in enumerate([(10, 24), (17, 9)]):
+    for index in range(2):
         assert (images[index, :height, :width] == of(root, "images/train", f"{index:03}.png")).all()
         assert (labels[index, :height, :width] != IGNORED).mean() > 0.5
-        rest = np.ones((24, 24), bool)
-        rest[:height, :width] = False
-        assert rest.any() and (images[index][rest] == 0).all() and (labels[index][rest] == IGNORED).all()
+        assert (images[index][rest] == 0).all() and (labels[index][rest] == IGNORED).all()
 
 
-def test_scale(tmp_path: Path) -> None:
-    root = folder(tmp_path / "mine", sizes=[(30, 50), (16, 25)])
+def test_images_of_the_pool_must_have_one_size_and_those_of_the_test_need_not(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    for part, pixels in (("images", np.zeros((9, 40, 3), np.uint8)), ("labels", np.zeros((9, 40), np.uint8))):
+        save(root / part / "test" / "000.png", pixels)
+    assert agree(own(root)).test_images.shape == (2, 16, 40, 3)
+    for part in ("images", "labels"):
+        shutil.copy(root / part / "test" / "000.png", root / part / "train" / "001.png")
+    message = r"train/001.png is 40 x 9 pixels where 000.png is 24 x 16: images that are ranked must have one size"
+    with pytest.raises(DataMissing, match=message):
+        own(root).facts()
+
+
+@pytest.mark.parametrize("size", [(30, 50), (16, 25), (9, 31)])
+def test_scale(tmp_path: Path, size: tuple[int, int]) -> None:
+    root = folder(tmp_path / "mine", sizes=[size] * 2)
     problem = agree(own(root, scale=0.5))
-    assert problem.train_images.shape == (2, 16, 32, 3)  # 15 x 25 and 8 x 13
+    height, width = size[0] // 2, size[1] // 2
     images, labels = whole(problem.train_images), whole(problem.train_labels)
-    for index, (height, width) in enumerate([(15, 25), (8, 13)]):
+    for index in range(2):
         file = Image.open(root / "images" / "train" / f"{index:03}.png")
-        smooth = np.asarray(file.resize((width, height), Image.Resampling.BILINEAR))
-        assert (images[index, :height, :width] == smooth).all() and (images[index, height:] == 0).all()
+        even = file.crop((0, 0, 2 * width, 2 * height))  # a pixel lies over four, also far from the corner
+        smooth = np.asarray(even.resize((width, height), Image.Resampling.BILINEAR))
+        assert np.abs(images[index, :height, :width].astype(int) - smooth)[:-1, :-1].max() <= 1
+        assert (images[index, height:] == 0).all()
         ids = of(root, "labels/train", f"{index:03}.png")
-        rows, columns = (
-            np.floor((np.arange(small) + 0.5) * large / small).astype(int)
-            for small, large in ((height, ids.shape[0]), (width, ids.shape[1]))
-        )
-        nearest = ids[rows][:, columns]
+        nearest = ids[1 : 2 * height : 2, 1 : 2 * width : 2]
         assert (labels[index, :height, :width] == np.where(nearest == 7, IGNORED, nearest)).all()
 
 
