@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from harness.errors import UserError
+
 
 def summary(
     confusion: torch.Tensor, classes: tuple[str, ...], per_pixel: bool
@@ -17,6 +19,8 @@ def summary(
         return {"accuracy": right / int(confusion.sum())}, {}
     found = iou(confusion).tolist()
     by_class = {name: value for name, value in zip(classes, found, strict=True) if value == value}  # without NaN
+    if not by_class:
+        raise UserError("no pixel of the test set has a class: look at the dataset's label maps and its ignored id")
     return {"miou": sum(by_class.values()) / len(by_class)}, by_class
 
 

@@ -21,6 +21,8 @@ from harness.settings import Recipe
 HELD_SHARE = 0.25  # of the free memory: data that takes no more is held on the device, else read batch by batch
 
 
+DECODED_AT_ONCE = 32  # images: bounds the host's memory of bringing a whole dataset to a device
+
 RESIZED_AT_ONCE = 16  # images: bounds the memory of resizing a whole dataset
 
 AHEAD = 2  # batches of files that are decoded while another is in use: bounds the memory of looking ahead
@@ -90,7 +92,11 @@ def on_device(array: Any, device: torch.device) -> Rows:
     if not isinstance(array, np.ndarray):
         if array.nbytes > HELD_SHARE * _free_memory(device):
             return Streamed(array, device)
-        array = array[np.arange(len(array))]
+        held = torch.empty(array.shape, dtype=torch.uint8, device=device)
+        rows = torch.arange(len(array)).split(DECODED_AT_ONCE)
+        for some, decoded in zip(held.split(DECODED_AT_ONCE), Streamed(array, device).ahead(rows), strict=True):
+            some.copy_(decoded)
+        return held
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array).to(device)

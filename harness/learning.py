@@ -100,6 +100,17 @@ def evaluating(network: Network) -> Iterator[None]:
         network.train(was_training)
 
 
+@contextmanager
+def in_any_order() -> Iterator[None]:
+    """Allow sums in any order for a ``with`` block: of integers they are the same, and many times faster on a GPU."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
 def confusion(
     network: Network,
     images: Images,
@@ -123,7 +134,8 @@ def confusion(
             pairs = torch.where(expected.flatten() < num_classes, pairs, cells)
             if counts is None:
                 counts = pairs.new_zeros(len(found), cells + 1)
-            counts.scatter_add_(1, pairs, torch.ones_like(pairs))
+            with in_any_order():
+                counts.scatter_add_(1, pairs, torch.ones_like(pairs))
     assert counts is not None
     return counts[:, :-1].reshape(-1, num_classes, num_classes).cpu()
 

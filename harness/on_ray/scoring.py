@@ -39,7 +39,7 @@ class Worker:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus
         trial, loaded = Trial.from_measured(measured), ray.get(problem[0])
         self.device = torch.device(here.device)
-        make_deterministic(here.threads, trial.recipe.precision)
+        make_deterministic(here.threads)
         self.images = Images(on_device(loaded.train_images, self.device), loaded, trial.recipe)
         facts = facts_of(loaded)
         self.network = networks.build(trial.model, facts, 0).to_place(self.device, trial.recipe.precision)
