@@ -18,6 +18,10 @@ class NonFiniteLoss(RuntimeError):
     """A training step gave a loss that is not a finite number."""
 
 
+class OutOfMemory(UserError):
+    """A device's memory is full, and nothing is left to try that leaves the figures alone."""
+
+
 class NotReproduced(RuntimeError):
     """A cycle was computed a second time and came out different from its stored record."""
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 
 from harness.cycle import Cycle
 from harness.data import IGNORED
-from harness.errors import NonFiniteLoss
+from harness.errors import NonFiniteLoss, OutOfMemory
 from harness.images import Images, Rows, taken
 from harness.networks import Network, Outputs, stride_of, upsampled
 from harness.settings import Recipe
+
+Found = TypeVar("Found")
 
 Loss = Callable[[Outputs, torch.Tensor, float], torch.Tensor]
 """(outputs, labels, progress) -> mean loss of the batch"""
@@ -111,6 +114,51 @@ def in_any_order() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
+@contextmanager
+def within_memory(what: str, settings: str) -> Iterator[None]:
+    """Say in one sentence what to change if the work of a ``with`` block does not fit into the device's memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(
+            f"{what}: the device's memory is full; lower {settings}, or give each trial more of it "
+            "(where.gpus_per_trial)"
+        ) from None
+
+
+INFERENCE = "recipe.inference_batch_size or the size of the images"
+"""What takes the memory of inference."""
+
+
+class Divider:
+    """Runs batches of inference whole, and from the first on that does not fit into memory in halves, or less."""
+
+    def __init__(self, at_once: int, smallest: int = 1) -> None:
+        self.asked, self.at_once, self.smallest = at_once, at_once, smallest
+
+    def run(self, batch: tuple[torch.Tensor, ...], work: Callable[[list[tuple[torch.Tensor, ...]]], Found]) -> Found:
+        """Return ``work``'s result for a batch (tensors [B, ...]), which it is given in parts; it may be called again.
+
+        Raises torch.OutOfMemoryError if not even the smallest part fits.
+        """
+        while True:
+            try:
+                return work(list(zip(*(rows.split(self.at_once) for rows in batch), strict=True)))
+            except torch.OutOfMemoryError:
+                if self.at_once == self.smallest:
+                    raise
+            # only here: what did not fit is held until the error is
+            if batch[0].device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.at_once = max(self.smallest, (min(self.at_once, len(batch[0])) + 1) // 2)
+
+    def warnings(self, what: str) -> list[str]:
+        """Return what the record should say of ``what``: nothing, if all batches fitted."""
+        if self.at_once == self.asked:
+            return []
+        return [f"{what}: {self.asked} images at once did not fit into the device's memory, {self.at_once} did"]
+
+
 def confusion(
     network: Network,
     images: Images,
@@ -118,24 +166,34 @@ def confusion(
     num_classes: int,
     recipe: Recipe,
     predict: Callable[[Network, torch.Tensor], list[torch.Tensor]],
+    warnings: list[str] | None = None,
 ) -> torch.Tensor:
     """Return [heads, C, C] int64: how often label i was predicted as class j by each of a method's heads.
 
-    The images are plain; a map is predicted at its labels' own size, and IGNORED pixels are left out.
+    The images are plain; a map is predicted at its labels' own size, and IGNORED pixels are left out. ``warnings`` gets
+    what the record should say of batches that did not fit into memory.
     """
     counts: torch.Tensor | None = None
     cells = num_classes**2  # of the matrix, and one more for what is IGNORED: leaving it out would wait for the device
     batches = torch.arange(len(labels), device=images.device).split(recipe.inference_batch_size)
-    with evaluating(network):
-        for seen, known in zip(images.plain_batches(batches), taken(labels, batches), strict=True):
-            expected = known.long()
-            found = [at_labels(head, expected).argmax(1) for head in predict(network, seen)]
-            pairs = torch.stack([(expected * num_classes + head).flatten() for head in found])
-            pairs = torch.where(expected.flatten() < num_classes, pairs, cells)
+    divider = Divider(recipe.inference_batch_size)
+
+    def paired(seen: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Return the cell of the matrix [heads, labels] of each prediction."""
+        expected = known.long()
+        found = [at_labels(head, expected).argmax(1) for head in predict(network, seen)]
+        pairs = torch.stack([(expected * num_classes + head).flatten() for head in found])
+        return torch.where(expected.flatten() < num_classes, pairs, cells)
+
+    with evaluating(network), within_memory("evaluation", INFERENCE):
+        for batch in zip(images.plain_batches(batches), taken(labels, batches), strict=True):
+            pairs = divider.run(batch, lambda parts: torch.cat([paired(*part) for part in parts], 1))
             if counts is None:
-                counts = pairs.new_zeros(len(found), cells + 1)
+                counts = pairs.new_zeros(len(pairs), cells + 1)
             with in_any_order():
                 counts.scatter_add_(1, pairs, torch.ones_like(pairs))
+    if warnings is not None:
+        warnings += divider.warnings("evaluation")
     assert counts is not None
     return counts[:, :-1].reshape(-1, num_classes, num_classes).cpu()
 

@@ -16,7 +16,7 @@ import torch
 
 from harness.cycle import Cycle
 from harness.images import Images
-from harness.learning import evaluating
+from harness.learning import INFERENCE, Divider, evaluating, within_memory
 from harness.method import Acquisition
 from harness.networks import Network
 from harness.seeds import stream
@@ -32,6 +32,8 @@ class Shard:
     pid: int
     images: int
     seconds: float
+    warnings: list[str] = field(default_factory=list)
+    """What the cycle's record should say."""
 
 
 @dataclass
@@ -68,14 +70,37 @@ def describe_batches(
     prepared: Columns,
     batches: Sequence[tuple[int, torch.Tensor]],
     key: int,
+    warnings: list[str] | None = None,
 ) -> Columns:
-    """Describe batches of (number, indices); rows in the order given, with a column ``index``."""
+    """Describe batches of (number, indices); rows in the order given, with a column ``index``.
+
+    A batch that does not fit into memory is described in parts, which draw one after another from the batch's stream:
+    a method that draws then draws other numbers than for the whole, and ``warnings``, for the record, says so.
+    """
+    largest = max(len(indices) for _, indices in batches)
+    # where a batch changes what the next is described with, half of one would change the result
+    divider = Divider(largest, largest if acquisition.sequential(acquisition.settings) else 1)
     parts: list[Columns] = []
-    with evaluating(network):
-        for (number, indices), seen in zip(batches, images.plain_batches([i for _, i in batches]), strict=True):
-            generator = stream(key, number, device=images.device)
-            found = acquisition.describe(network, seen, prepared, generator)
-            parts.append({"index": indices, **found})
+    drew = False
+    with evaluating(network), within_memory("scoring", INFERENCE):
+        for (number, indices), images_seen in zip(
+            batches, images.plain_batches([some for _, some in batches]), strict=True
+        ):
+
+            def described(pieces: list[tuple[torch.Tensor, ...]], number: int = number) -> list[Columns]:
+                nonlocal drew
+                generator = stream(key, number, device=images.device)
+                untouched = generator.get_state()
+                found = [
+                    {"index": some, **acquisition.describe(network, seen, prepared, generator)} for some, seen in pieces
+                ]
+                drew |= len(pieces) > 1 and not torch.equal(generator.get_state(), untouched)
+                return found
+
+            parts += divider.run((indices, images_seen), described)
+    if warnings is not None:
+        drawn = ", and its random numbers are others than those of whole batches" if drew else ""
+        warnings += [warning + drawn for warning in divider.warnings("scoring")]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -105,6 +130,7 @@ class InProcess:
     ) -> Scored:
         """Describe the images; see Scorer."""
         began = time.perf_counter()
+        warnings: list[str] = []
         columns = describe_batches(
             cycle.network,
             cycle.images,
@@ -112,8 +138,9 @@ class InProcess:
             prepared,
             cut(indices, cycle.recipe),
             cycle.key(purpose),
+            warnings,
         )
-        shard = Shard(os.getpid(), len(indices), seconds_since(began, cycle.device))
+        shard = Shard(os.getpid(), len(indices), seconds_since(began, cycle.device), warnings)
         return Scored(ascending(columns), "in_process", [shard])
 
     def start(self) -> None:

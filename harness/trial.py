@@ -23,7 +23,7 @@ from harness.data import Facts, Problem
 from harness.errors import NonFiniteLoss, UserError
 from harness.figures import summary
 from harness.images import Images, on_device, selected
-from harness.learning import confusion
+from harness.learning import confusion, within_memory
 from harness.method import Acquisition, Training
 from harness.records import CycleRecord
 from harness.scoring import Columns, InProcess, Scored, Scorer, as_record
@@ -41,6 +41,8 @@ class Surroundings:
     device_share: int = 1
     suite: str = ""
     method: str = ""
+    gpu_share: float = 1.0
+    """The part of its GPU's memory that each process of the trial may take."""
 
 
 Report = Callable[[CycleRecord], None]
@@ -93,6 +95,12 @@ def make_deterministic(threads: int) -> None:
     torch.backends.cudnn.benchmark = False
     # cuDNN's default is TF32, whatever the config says; under autocast only the classifier of maps would notice
     torch.backends.cudnn.allow_tf32 = False
+
+
+def limit_memory(device: torch.device, share: float) -> None:
+    """Let this process take its share of a GPU's memory and no more: a trial fails by itself, not its neighbour."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -156,6 +164,7 @@ class Runner:
         self.device = torch.device(here.device)
         self.facts = facts_of(problem)
         make_deterministic(here.threads)
+        limit_memory(self.device, here.gpu_share)
         reset_peak_memory(self.device)
         self._start_clock()
         with self.clock.phase("setup"):
@@ -274,7 +283,8 @@ class Runner:
         with self.clock.phase("setup"):
             if cycle.number == 0 and (shared := self._take_over()):
                 return shared
-        with self.clock.phase("train"):
+        batches = "recipe.batch_size, recipe.crop_size or the method's own batch_size"
+        with self.clock.phase("train"), within_memory(f"training of cycle {cycle.number}", batches):
             loss = self.training.fit(cycle)
         with self.clock.phase("evaluate"):
             counts = confusion(
@@ -284,40 +294,46 @@ class Runner:
                 self.facts.num_classes,
                 self.trial.recipe,
                 self.training.predict,
+                cycle.warnings,
             )
             figures, per_class = summary(counts, self.problem.classes, self.facts.per_pixel)
         return _Trained(figures, loss, per_class=per_class)
 
     def _choose(self, cycle: Cycle) -> tuple[list[int], Scored | None]:
         """Return the indices to buy, preferred first."""
-        asking, budget = self.acquisition, self.trial.protocol.budget
+        asking, method, budget = self.acquisition, self.trial.acquisition.name, self.trial.protocol.budget
         scored: Scored | None = None
         prepared: Columns = {}
+
+        def describe(indices: torch.Tensor, purpose: str) -> Scored:
+            found = self.scorer.describe(cycle, asking, prepared, indices, purpose)
+            cycle.warnings.extend(warning for shard in found.shards for warning in shard.warnings)
+            return found
+
         if asking.uses_images:
             with self.clock.phase("setup"):
                 self.scorer.start()
         with self.clock.phase("score"):
             if asking.uses_images:
-                prepared = asking.prepare(cycle)
-                scored = self.scorer.describe(cycle, asking, prepared, cycle.candidates, "describe")
+                sizes = "recipe.inference_batch_size or the method's own batch_size"
+                with within_memory(f"{method} of cycle {cycle.number}", sizes):
+                    prepared = asking.prepare(cycle)
+                scored = describe(cycle.candidates, "describe")
                 columns = scored.columns
             else:
                 columns = {"index": cycle.candidates.sort().values}
             for name, column in columns.items():
                 if column.isnan().any():
-                    method = self.trial.acquisition.name
                     raise NonFiniteLoss(f"cycle {cycle.number}: {method}'s {name} is not a number")
 
         def labelled() -> Columns:
             with self.clock.phase("score"):
-                return self.scorer.describe(cycle, asking, prepared, cycle.labelled, "describe labelled").columns
+                return describe(cycle.labelled, "describe labelled").columns
 
         with self.clock.phase("select"), torch.no_grad():
             rows = asking.choose(columns, labelled, budget, cycle.stream("selection"))
             chosen = columns["index"][rows.to(columns["index"].device)].tolist()
-        assert len(set(chosen)) == budget, (
-            f"{self.trial.acquisition.name} chose {len(set(chosen))} images, not {budget}"
-        )
+        assert len(set(chosen)) == budget, f"{method} chose {len(set(chosen))} images, not {budget}"
         if cycle.number == 0 and self.facts.per_pixel:
             with self.clock.phase("checkpoint"):
                 self._keep_queried(cycle, prepared, chosen)
@@ -344,7 +360,7 @@ class Runner:
             target = self.network.num_parameters()
             halves: set[Training | Acquisition] = {self.training, self.acquisition}  # one object may be both
             extra = sum(half.extra_parameters(cycle) for half in halves)
-            code = {"versions": versions(), "commit": commit()}  # the first time, git is asked
+            software, revision = versions(), commit()  # the first time, git is asked
         record = CycleRecord(
             suite=self.here.suite,
             dataset=self.trial.dataset.name,
@@ -374,8 +390,9 @@ class Runner:
             own_initial_set=self.own_initial_set if number == 0 else [],
             warnings=[*trained.warnings, *cycle.warnings],
             health={**trained.health, **cycle.health},
+            versions=software,
+            commit=revision,
             data_fingerprint=self.problem.fingerprint,
-            **code,
         )
         store.commit(record, state)
         return record

@@ -325,7 +325,7 @@ def test_a_network_for_the_other_kind_of_labels_is_refused(model: Model, per_pix
 
 def test_a_run_refuses_it_before_it_starts(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG)
-    with pytest.raises(UserError, match=r"suite c: model.name: the dataset labels images.*got drn_small"):
+    with pytest.raises(UserError, match=r"c.yaml:3: model.name: digits labels images.*got drn_small"):
         grid.expand(config.load(tmp_path / "c.yaml"), planning=True)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import changed, make_trial, outcomes, run, same, state_of
+from conftest import changed, make_trial, outcomes, part, run, same, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,18 +20,18 @@ from harness import pool, registry
 from harness import trial as trial_module
 from harness.cycle import Clock, Cycle
 from harness.data import Problem
-from harness.errors import NonFiniteLoss, UserError
+from harness.errors import NonFiniteLoss, OutOfMemory, UserError
 from harness.figures import summary
 from harness.learning import batches, confusion, evaluating, fit, learning_rate
 from harness.method import Acquisition, Training
-from harness.networks import Outputs
+from harness.networks import Network, Outputs
 from harness.records import PHASES, CycleRecord
 from harness.scoring import InProcess
 from harness.seeds import key, stream
 from harness.settings import Protocol, Recipe
 from harness.store import RunStore, TrialStore
 from harness.suite import Part, Trial
-from harness.trial import Runner, Surroundings
+from harness.trial import Runner, Surroundings, limit_memory
 
 Folders = Callable[[], Path]
 
@@ -396,6 +396,76 @@ def test_streams_are_named() -> None:
     assert len({key(1, "order", 2), key(12, "order"), key(1, "order", 3), key(1, "augmentation", 2)}) == 4
     drawn = [torch.rand(3, generator=stream(0, "x", n)).tolist() for n in (1, 2, 1)]
     assert drawn[0] == drawn[2] != drawn[1]
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def give_memory_for(images_at_once: int, training: bool, patch: pytest.MonkeyPatch) -> None:
+    """Let a network's forward pass, while it trains or while it does not, fail on more images."""
+    real = Network.forward
+
+    def forward(self: Network, images: torch.Tensor, stages: bool = False) -> Outputs:
+        if self.training == training and len(images) > images_at_once:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, images, stages)
+
+    patch.setattr(Network, "forward", forward)
+
+
+@pytest.mark.parametrize("method", ["plain entropy", "plain core_set", "dropout mc_dropout"])
+def test_inference_goes_on_with_the_batches_that_fit(
+    method: str, digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial(*method.split(), cycles=2)
+    whole = run(trial, digits, folders())
+    assert [r.warnings for r in whole] == [[], []]
+    give_memory_for(20, training=False, patch=monkeypatch)
+    first, last = run(trial, digits, folders())
+    assert last.warnings[0] == "evaluation: 64 images at once did not fit into the device's memory, 16 did"
+    scoring = "scoring: 64 images at once did not fit into the device's memory, 16 did"
+    assert first.figures == whole[0].figures and len(set(first.chosen)) == 20
+    if method == "dropout mc_dropout":
+        assert first.warnings[1] == scoring + ", and its random numbers are others than those of whole batches"
+    else:
+        assert first.warnings[1] == scoring and first.chosen == whole[0].chosen
+
+
+def test_an_image_that_does_not_fit_stops_the_trial(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_memory_for(0, training=False, patch=monkeypatch)
+    with pytest.raises(OutOfMemory, match=r"evaluation: .*recipe\.inference_batch_size .*image.*where\.gpus_per_trial"):
+        run(make_trial("plain", "entropy"), digits, folders())
+
+
+def test_a_batch_that_the_next_depends_on_is_not_divided(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = part("epmcm", Acquisition, pseudo_labels=True)
+    runner = runner_of(make_trial("isda", asked), digits, folders())
+    cycle = runner._begin(0)
+    runner.training.fit(cycle)
+    give_memory_for(20, training=False, patch=monkeypatch)
+    with pytest.raises(OutOfMemory, match=r"scoring: .*recipe\.inference_batch_size"):
+        runner._choose(cycle)
+
+
+def test_a_training_that_does_not_fit_stops_the_trial(
+    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_memory_for(15, training=True, patch=monkeypatch)
+    wanted = r"training of cycle 0: .*recipe\.batch_size, recipe\.crop_size .*where\.gpus_per_trial"
+    with pytest.raises(OutOfMemory, match=wanted):
+        run(make_trial("plain", "entropy"), digits, folders())
+
+
+def test_a_process_takes_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *limits: asked.append(limits))
+    limit_memory(torch.device("cpu"), 0.25)
+    limit_memory(torch.device("cuda"), 0.25)
+    assert asked == [(0.25, torch.device("cuda"))]
 
 
 # ----------------------------------------------------------------------------------------------------------- clock

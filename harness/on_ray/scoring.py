@@ -22,7 +22,7 @@ from harness.images import Images, on_device
 from harness.method import Acquisition
 from harness.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches, seconds_since
 from harness.suite import Trial
-from harness.trial import Surroundings, build_method, facts_of, make_deterministic
+from harness.trial import Surroundings, build_method, facts_of, limit_memory, make_deterministic
 
 START_SECONDS = 8.0
 """Start of the workers, once per trial: processes that import torch and timm (benchmarks/scoring.py, 2 CPU cores)."""
@@ -39,6 +39,7 @@ class Worker:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus
         trial, loaded = Trial.from_measured(measured), ray.get(problem[0])
         self.device = torch.device(here.device)
+        limit_memory(self.device, here.gpu_share)
         make_deterministic(here.threads)
         self.images = Images(on_device(loaded.train_images, self.device), loaded, trial.recipe)
         facts = facts_of(loaded)
@@ -65,9 +66,11 @@ class Worker:
         ]
         began = time.perf_counter()
         batches = [(row["number"], torch.tensor(row["indices"], device=self.device)) for row in rows]
-        columns = describe_batches(self.network, self.images, self.acquisition, self.prepared, batches, key)
+        warnings: list[str] = []
+        columns = describe_batches(self.network, self.images, self.acquisition, self.prepared, batches, key, warnings)
         found = {name: column.cpu().numpy() for name, column in columns.items()}
-        return found, Shard(os.getpid(), sum(len(b) for _, b in batches), seconds_since(began, self.device))
+        count = sum(len(b) for _, b in batches)
+        return found, Shard(os.getpid(), count, seconds_since(began, self.device), warnings)
 
 
 class RayData:

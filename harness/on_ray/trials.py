@@ -205,6 +205,7 @@ def _run_unit(
         device_share=share.device_share,
         suite=unit.suite,
         method=unit.label,
+        gpu_share=share.gpus or 1.0,
     )
     problem = problems[unit.suite]
     scorer: Any = None
