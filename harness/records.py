@@ -43,7 +43,7 @@ class CycleRecord:
     extra_parameters: int
     """Parameters of the whole system (target network and what the method adds to it) less the plain network's."""
     peak_memory_bytes: dict[str, int]
-    """Highest memory of this trial so far: ``host`` (resident) and, on a GPU, ``device`` (reserved)."""
+    """Highest memory of the trial's process in the cycle: ``host`` (resident) and, on a GPU, ``device`` (allocated)."""
     training_images: int
     """Image passes of the training of this cycle (labelled images x epochs)."""
     final_loss: float | None
@@ -53,7 +53,7 @@ class CycleRecord:
     threads: int
     precision: str
     scoring: dict[str, Any]
-    """``path`` (in_process, ray_data or none) and ``shards``: a list of {pid, images, seconds}."""
+    """``path`` (in_process, ray_data or none) and ``shards``: a list of harness.scoring.Shard."""
     shared_from: str | None = None
     own_initial_set: list[int] = field(default_factory=list)
     """The labelled images of cycle 0, in cycle 0 of a method that drew its own; else they follow from the seed."""

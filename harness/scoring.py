@@ -34,6 +34,8 @@ class Shard:
     seconds: float
     warnings: list[str] = field(default_factory=list)
     """What the cycle's record should say."""
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    """Of a worker's process; empty in the trial's own, whose peak is the cycle's."""
 
 
 @dataclass

@@ -112,7 +112,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the highest host and device memory, in bytes, since the reset."""
+    """Return the highest host (resident) and device (allocated) memory, in bytes, since the reset."""
     found = {}
     try:
         status = Path("/proc/self/status").read_text()
@@ -122,7 +122,7 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
         found["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
-        found["device"] = torch.cuda.max_memory_reserved(device)
+        found["device"] = torch.cuda.max_memory_allocated(device)
     return found
 
 
@@ -165,7 +165,6 @@ class Runner:
         self.facts = facts_of(problem)
         make_deterministic(here.threads)
         limit_memory(self.device, here.gpu_share)
-        reset_peak_memory(self.device)
         self._start_clock()
         with self.clock.phase("setup"):
             recipe = trial.recipe
@@ -398,5 +397,6 @@ class Runner:
         return record
 
     def _start_clock(self) -> None:
+        reset_peak_memory(self.device)
         self._began = time.perf_counter()
         self.clock = Clock(self.device)

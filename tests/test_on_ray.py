@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from conftest import make_trial
@@ -16,11 +17,12 @@ from harness.data import Problem
 from harness.errors import UserError
 from harness.figures import summary
 from harness.grid import Unit
-from harness.on_ray.scoring import Measured
+from harness.on_ray.scoring import Measured, Worker
 from harness.on_ray.trials import Searcher, _metrics, _Order, resources
 from harness.records import PHASES
-from harness.scoring import Scored, Shard
+from harness.scoring import Scored, Shard, cut
 from harness.settings import Where
+from harness.trial import Surroundings
 
 CPUS = [{"CPU": 2.0}]
 GPUS = [{"CPU": 16.0, "GPU": 2.0}]
@@ -145,6 +147,18 @@ def test_scoring_goes_to_workers_when_the_measured_time_says_so(
     scorer.start()
     later = scorer.describe(replace(cycle, number=1), *arguments)
     assert (later.path == "ray_data") == worth_it == bool(workers.started)
+
+
+def test_a_worker_tells_its_peak_memory(digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get", lambda held: held)
+    runner, cycle = cycle_of(make_trial("plain", "entropy"), digits, tmp_path)
+    worker = Worker([digits], runner.trial.measured(), Surroundings(), None)
+    numbers, indices = zip(*cut(cycle.candidates, cycle.recipe), strict=True)
+    table = pa.table({"number": numbers, "indices": [some.tolist() for some in indices]})
+    shard = SimpleNamespace(iter_batches=lambda **_: [table])
+    weights = {name: value.numpy() for name, value in cycle.network.state_dict().items()}
+    _, told = worker.describe(shard, [(weights, {})], 0, 17)
+    assert told.images == 150 and told.peak_memory_bytes["host"] > 2**20
 
 
 def test_a_score_that_is_not_a_number_stops_the_trial(

@@ -460,6 +460,19 @@ def test_a_training_that_does_not_fit_stops_the_trial(
         run(make_trial("plain", "entropy"), digits, folders())
 
 
+def test_peak_memory_is_a_cycles_own(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Training.fit
+
+    def fit_with_much(self: Training, cycle: Cycle) -> float:
+        if cycle.number == 0:
+            torch.ones(2**26)  # 256 MiB
+        return real(self, cycle)
+
+    monkeypatch.setattr(Training, "fit", fit_with_much)
+    first, second, _ = (r.peak_memory_bytes["host"] for r in run(make_trial("plain", "entropy"), digits, folders()))
+    assert first - second > 2**27
+
+
 def test_a_process_takes_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *limits: asked.append(limits))

@@ -22,7 +22,15 @@ from harness.images import Images, on_device
 from harness.method import Acquisition
 from harness.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches, seconds_since
 from harness.suite import Trial
-from harness.trial import Surroundings, build_method, facts_of, limit_memory, make_deterministic
+from harness.trial import (
+    Surroundings,
+    build_method,
+    facts_of,
+    limit_memory,
+    make_deterministic,
+    peak_memory,
+    reset_peak_memory,
+)
 
 START_SECONDS = 8.0
 """Start of the workers, once per trial: processes that import torch and timm (benchmarks/scoring.py, 2 CPU cores)."""
@@ -64,13 +72,15 @@ class Worker:
         rows = [
             row for batch in shard.iter_batches(batch_size=None, batch_format="pyarrow") for row in batch.to_pylist()
         ]
+        reset_peak_memory(self.device)
         began = time.perf_counter()
         batches = [(row["number"], torch.tensor(row["indices"], device=self.device)) for row in rows]
         warnings: list[str] = []
         columns = describe_batches(self.network, self.images, self.acquisition, self.prepared, batches, key, warnings)
         found = {name: column.cpu().numpy() for name, column in columns.items()}
         count = sum(len(b) for _, b in batches)
-        return found, Shard(os.getpid(), count, seconds_since(began, self.device), warnings)
+        seconds = seconds_since(began, self.device)
+        return found, Shard(os.getpid(), count, seconds, warnings, peak_memory(self.device))
 
 
 class RayData:
