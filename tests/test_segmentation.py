@@ -19,6 +19,7 @@ from test_methods import METHODS, describes, run_with_stops
 
 from harness import registry, scoring
 from harness.data import IGNORED, DataPlace, Dataset, Facts, Problem
+from harness.errors import UserError
 from harness.figures import iou, summary
 from harness.images import Images, Streamed, on_device
 from harness.learning import as_rows, at_labels, at_places, confusion, cross_entropy, evaluating
@@ -32,6 +33,7 @@ C = 3
 Folders = Callable[[], Path]
 epmcm = registry.load("methods", "epmcm")
 isda = registry.load("methods", "isda")
+ll4al = registry.load("methods", "ll4al")
 statistics = import_module("harness_methods._class_statistics")
 
 
@@ -152,6 +154,38 @@ def test_isda_is_the_loss_of_rows_brought_to_the_labels_size(
     assert method.statistics.count.tolist() == [len(rows[c]) for c in range(C)]
 
 
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_isda_of_a_batch_without_a_known_place_is_0_and_teaches_nothing(covariance: str) -> None:
+    method = isda.ISDA(isda.ISDA.Settings(covariance=covariance), C)
+    layer = torch.nn.Linear(5, C)
+    method._classifier = layer
+    features = noise(2, 5, 3, 4)
+    logits = torch.nn.functional.conv2d(features, layer.weight[:, :, None, None], layer.bias)
+    loss = method.loss(Outputs(logits, features, []), maps(2, 24, 32, ignored=1.1), 0.5)
+    loss.backward()
+    assert float(loss.detach()) == 0 and not layer.weight.grad.any() and not method.statistics.count.any()
+
+
+def test_ll4al_trains_the_target_on_all_known_pixels_alike() -> None:
+    method = ll4al.LL4AL(ll4al.LL4AL.Settings(), C)
+    method.module = lambda stages: torch.zeros(2)
+    logits, labels = noise(2, C, 3, 4), maps(2, 24, 32)
+    labels[1] = IGNORED
+    labels[1, 12, 12] = 0  # a nearly void crop: one pixel of many
+    ranking = method.settings.margin  # of one pair whose losses are predicted alike
+    expected = float(cross_entropy(logits, labels)) + ranking
+    assert float(method.loss(Outputs(logits, logits, []), labels, 0.0)) == pytest.approx(expected)
+
+
+def test_sraals_label_of_an_image_is_which_classes_it_shows(streets: Problem, tmp_path: Path) -> None:
+    runner, cycle = cycle_of(make_street_trial("plain", "sraal"), streets, tmp_path)
+    shown = runner.acquisition.supervision(cycle)  # type: ignore[attr-defined]
+    assert shown.shape == (6, len(streets.classes))
+    for row, index in zip(shown.tolist(), cycle.labelled.tolist(), strict=True):
+        present = set(np.unique(streets.train_labels[np.array([index])]).tolist()) - {IGNORED}
+        assert {label for label, there in enumerate(row) if there} == present
+
+
 # ------------------------------------------------------------------------------------------------------- scores
 
 
@@ -250,6 +284,22 @@ def test_the_heat_of_an_image_has_its_score_as_its_mean(name: str) -> None:
     torch.testing.assert_close(score(name, logits, prepared), mean)
 
 
+@pytest.mark.parametrize("method", [("dropout", "mc_dropout"), ("dropout", "bald"), ("qbc", "qbc"), ("ads", "ads")])
+def test_methods_with_several_predictions_show_where_they_score(
+    method: tuple[str, str], streets: Problem, tmp_path: Path
+) -> None:
+    runner, cycle = cycle_of(make_street_trial(*method), streets, tmp_path)
+    runner.training.fit(cycle)
+    prepared, images = runner.acquisition.prepare(cycle), cycle.images.plain(cycle.candidates[:3])
+    with evaluating(cycle.network):
+        heat, found = (
+            call(cycle.network, images, prepared, cycle.stream("test"))
+            for call in (runner.acquisition.heat, runner.acquisition.describe)
+        )
+    assert heat.shape == (3, 4, 5) and len(heat.unique()) == heat.numel()
+    torch.testing.assert_close(found["score"], heat.flatten(1).mean(1))
+
+
 def test_core_set_sees_the_mean_feature_of_an_image() -> None:
     plugin: Any = registry.find("methods", "core_set", Acquisition)
     features = noise(4, 6, 3, 5)
@@ -320,6 +370,8 @@ def test_mean_iou_by_hand() -> None:
     assert figures == {"miou": pytest.approx((3 / 6 + 4 / 7) / 2)} and by_class.keys() == {"a", "b"}
     wrong = torch.tensor([[3, 1, 5], [2, 4, 0], [0, 0, 0]])  # predicted, though in no label: costs the others
     assert iou(torch.stack([wrong]))[:2].tolist() == pytest.approx([3 / 11, 4 / 7])
+    with pytest.raises(UserError, match="no pixel of the test set has a class"):
+        summary(torch.zeros(1, 3, 3, dtype=torch.int64), ("a", "b", "c"), per_pixel=True)
     heads, _ = summary(torch.stack([one, wrong]), ("a", "b", "c"), per_pixel=True)
     assert heads["miou"] == pytest.approx(((3 / 6 + 3 / 11) / 2 + 4 / 7) / 2)
 
