@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from harness.lazy import torch
-from harness.method import Acquisition
+
+from ._places import ByPlace
 
 if TYPE_CHECKING:
     from harness.method import Columns
     from harness.networks import Network
 
 
-class Committee(Acquisition):
+class Committee(ByPlace):
     """Ranks by how the predictions of an image differ; an image's score is the mean over its places."""
 
     def predictions(
@@ -28,12 +29,6 @@ class Committee(Acquisition):
         Their difference: the predictions' Jensen-Shannon divergence.
         """
         return of_mean - mean
-
-    def describe(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> Columns:
-        """Return the column ``score``."""
-        return {"score": self.heat(network, images, prepared, generator).view(len(images), -1).mean(1)}
 
     def heat(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator

@@ -6,32 +6,20 @@ import math
 from typing import TYPE_CHECKING
 
 from harness.lazy import torch
-from harness.method import Acquisition
+
+from ._places import ByPlace
 
 if TYPE_CHECKING:
     from harness.method import Columns
     from harness.networks import Network
 
 
-class Uncertainty(Acquisition):
+class Uncertainty(ByPlace):
     """Ranks by a score of the logits alone."""
 
     def score(self, logits: torch.Tensor) -> torch.Tensor:
         """Return [N], highest bought first, for logits [N, C] in float32, one row for each image or place."""
         raise NotImplementedError
-
-    def over_places(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return an image's score [B] for the scores of its places [B, P]: their mean."""
-        return scores.mean(1)
-
-    def describe(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> Columns:
-        """Return the column ``score``."""
-        from harness.learning import as_rows
-
-        scores = self.score(as_rows(network(images).logits))
-        return {"score": self.over_places(scores.view(len(images), -1))}
 
     def heat(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator

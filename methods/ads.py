@@ -33,6 +33,7 @@ from harness.lazy import F, torch
 from harness.settings import Recipe, Strict
 
 from ._joint import Joint
+from ._places import ByPlace
 
 if TYPE_CHECKING:
     from harness.cycle import Cycle
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from harness.networks import Network, Outputs
 
 
-class ADS(Joint):
+class ADS(Joint, ByPlace):
     """Two heads that agree and differ in turn; buys where they are uncertain."""
 
     class Settings(Strict):
@@ -183,12 +184,6 @@ class ADS(Joint):
         outputs = network(images)
         batch, classes, *places = outputs.logits.shape
         return [head.view(batch, *places, classes).movedim(-1, 1) for head in self.scores(outputs)]
-
-    def describe(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> Columns:
-        """Return the column ``score``: the heads' mean entropy."""
-        return {"score": self.heat(network, images, prepared, generator).view(len(images), -1).mean(1)}
 
     def heat(
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
