@@ -71,6 +71,13 @@ def make_trial(training: Written = "plain", acquisition: Written = "random", **k
     return changed(trial, **keys)
 
 
+def make_street_trial(training: Any = "plain", acquisition: Any = "random", **keys: Any) -> Trial:
+    """Return a trial of three short cycles of a tiny DRN on street scenes."""
+    defaults = {"initial": 6, "budget": 4, "candidates": 16, "batch_size": 4, "inference_batch_size": 6}
+    trial = make_trial(training, acquisition, crop_padding=0, **(defaults | keys))
+    return changed(trial, dataset=Part("streets", {}), model=Model(name="drn_small", width=4))
+
+
 def nothing(record: CycleRecord) -> None:
     """Report to nobody."""
 
@@ -112,6 +119,15 @@ def digits() -> Problem:
     plugin = registry.find("datasets", "digits", Dataset)
     assert plugin is not None
     return plugin(plugin.Settings(limit=300, test_limit=100), DataPlace(Path(), False)).load()
+
+
+@pytest.fixture(scope="session")
+def streets() -> Problem:
+    """Thirty small street scenes, and eight to test on; 28 x 40 pixels, so that the network has to fill them up."""
+    plugin: Any = registry.find("datasets", "scenes", Dataset)
+    found = plugin(plugin.Settings(size=[32, 40], train=30, test=8), DataPlace(Path(), False)).load()
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    return replace(found, **{name: np.ascontiguousarray(getattr(found, name)[:, 4:]) for name in names})
 
 
 @pytest.fixture(scope="session")

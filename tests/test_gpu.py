@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import changed, make_trial, outcomes, part
+from conftest import changed, make_street_trial, make_trial, outcomes, part
 
 from harness.data import Problem
 from harness.method import Acquisition
@@ -39,6 +39,16 @@ def test_two_runs_on_a_gpu_are_the_same(
     one, other = (run_on_gpu(trial, colours, folders()) for _ in range(2))
     assert outcomes(one) == outcomes(other)
     assert one[0].device == torch.cuda.get_device_name() and one[0].peak_memory_bytes["device"] > 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("training", "acquisition"), [*METHODS, ("dropout", "mc_dropout"), ("qbc", "qbc")])
+def test_two_runs_on_maps_are_the_same(
+    training: str, acquisition: str, precision: str, streets: Problem, folders: Callable[[], Path]
+) -> None:
+    trial = changed(make_street_trial(training, acquisition, epochs=2), precision=precision)
+    one, other = (run_on_gpu(trial, streets, folders()) for _ in range(2))
+    assert outcomes(one) == outcomes(other) and one[0].per_class
 
 
 def test_full_covariance_and_samples_run_on_a_gpu(colours: Problem, folders: Callable[[], Path]) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import changed, make_trial, outcomes, run, same, state_of
+from conftest import changed, make_street_trial, outcomes, run, same, state_of
 from harness_of import cycle_of
 from test_methods import METHODS, describes, run_with_stops
 
 from harness import registry, scoring
-from harness.data import IGNORED, DataPlace, Dataset, Facts, Problem
+from harness.data import IGNORED, Facts, Problem
 from harness.errors import UserError
 from harness.figures import iou, summary
 from harness.images import Images, Streamed, on_device
@@ -27,7 +27,6 @@ from harness.method import Acquisition
 from harness.networks import Network, Outputs, build
 from harness.scoring import describe_batches
 from harness.settings import Model
-from harness.suite import Part, Trial
 
 C = 3
 Folders = Callable[[], Path]
@@ -35,22 +34,6 @@ epmcm = registry.load("methods", "epmcm")
 isda = registry.load("methods", "isda")
 ll4al = registry.load("methods", "ll4al")
 statistics = import_module("harness_methods._class_statistics")
-
-
-@pytest.fixture(scope="session")
-def streets() -> Problem:
-    """Thirty small street scenes, and eight to test on; 28 x 40 pixels, so that the network has to fill them up."""
-    plugin: Any = registry.find("datasets", "scenes", Dataset)
-    found = plugin(plugin.Settings(size=[32, 40], train=30, test=8), DataPlace(Path(), False)).load()
-    names = ("train_images", "train_labels", "test_images", "test_labels")
-    return replace(found, **{name: np.ascontiguousarray(getattr(found, name)[:, 4:]) for name in names})
-
-
-def make_street_trial(training: Any = "plain", acquisition: Any = "random", **keys: Any) -> Trial:
-    """Return a trial of three short cycles of a tiny DRN on street scenes."""
-    defaults = {"initial": 6, "budget": 4, "candidates": 16, "batch_size": 4, "inference_batch_size": 6}
-    trial = make_trial(training, acquisition, crop_padding=0, **(defaults | keys))
-    return changed(trial, dataset=Part("streets", {}), model=Model(name="drn_small", width=4))
 
 
 def maps(*shape: int, ignored: float = 0.2) -> torch.Tensor:
