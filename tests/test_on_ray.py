@@ -139,7 +139,12 @@ def test_scoring_goes_to_workers_when_the_measured_time_says_so(
     runner, cycle = cycle_of(make_trial("plain", "entropy"), digits, tmp_path)
     workers: Any = Workers()
     scorer = Measured(workers, cycles, parallel)
-    scorer.here.describe = lambda *_: Scored({}, "in_process", [Shard(0, 1, seconds)])  # type: ignore[method-assign]
+    spent = iter([seconds, 0.01])  # the many candidates, then the few labelled images
+
+    def describe(*_: Any) -> Scored:
+        return Scored({}, "in_process", [Shard(0, 1, next(spent, 0.01))])
+
+    scorer.here.describe = describe  # type: ignore[method-assign]
     arguments = (runner.acquisition, {}, cycle.candidates, "describe")
     scorer.start()
     for _ in range(2):  # candidates, then labelled images: no worker is there before the next cycle starts them

@@ -152,6 +152,8 @@ class Measured:
     def __init__(self, workers: RayData, cycles: int, parallel: int) -> None:
         self.here, self.workers, self.cycles, self.parallel = InProcess(), workers, cycles, parallel
         self.worth_it = self.started = False
+        self.seconds: dict[int, float] = {}
+        """Of all forward passes of each cycle: Core-set describes twice."""
 
     def describe(
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
@@ -161,12 +163,13 @@ class Measured:
             return self.workers.describe(cycle, acquisition, prepared, indices, purpose)
         scored = self.here.describe(cycle, acquisition, prepared, indices, purpose)
         calls_left = self.cycles - 2 - cycle.number  # the last cycle scores nothing
-        saved = scored.shards[0].seconds * (1 - 1 / self.parallel) - CALL_SECONDS
+        self.seconds[cycle.number] = self.seconds.get(cycle.number, 0.0) + scored.shards[0].seconds
+        saved = self.seconds[cycle.number] * (1 - 1 / self.parallel) - CALL_SECONDS
         self.worth_it = calls_left * saved > START_SECONDS
         return scored
 
     def start(self) -> None:
-        """Start the workers where they are used: never between two calls of one cycle."""
+        """Start the workers where they are used: before a cycle's scoring, never between two calls of it."""
         if self.worth_it:
             self.workers.start()
             self.started = True

@@ -199,18 +199,19 @@ def _run_unit(
     unit = units[config["unit"]]
     settings, share = Where(**where), shares[unit.exclusive]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    may_share = settings.scoring == "ray_data" or (settings.scoring == "auto" and settings.shards > 1)
+    with_workers = may_share and unit.trial.scores_images() and not unit.shared
     here = Surroundings(
         device="cuda" if ray.get_gpu_ids() else "cpu",
         threads=share.threads,
         device_share=share.device_share,
         suite=unit.suite,
         method=unit.label,
-        gpu_share=share.gpus or 1.0,
+        gpu_share=(share.gpus or 1.0) / (1 + settings.shards if with_workers else 1),
     )
     problem = problems[unit.suite]
     scorer: Any = None
-    may_share = settings.scoring == "ray_data" or (settings.scoring == "auto" and settings.shards > 1)
-    if may_share and unit.trial.scores_images() and not unit.shared:
+    if with_workers:
         workers = RayData(unit.trial, problem, here, settings.shards)
         idle = max(1, (os.cpu_count() or 1) // (share.device_share * share.threads))  # processors for each trial
         parallel = min(settings.shards, idle) if here.device == "cpu" else settings.shards
