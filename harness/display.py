@@ -41,7 +41,7 @@ class Display:
         for number, unit in enumerate(self.units):
             if number not in self.over:
                 left += sum(unit.passes[self.reached[number] :])
-        if self.passes_here < SURE * (left + self.passes_here):
+        if not self.passes_here or self.passes_here < SURE * (left + self.passes_here):
             return None
         return (time.time() - self.began) * left / self.passes_here
 

@@ -779,6 +779,13 @@ def test_nothing_is_expected_before_anything_is_measured(clock: Any, units: list
     assert show.seconds_left() is None
 
 
+def test_a_run_whose_only_trial_fails_before_its_first_cycle_says_so(clock: Any, units: list[Unit]) -> None:
+    output = io.StringIO()
+    show = display.Display(units[-1:], output)
+    show("failed", units[-1], {"failure": "the device's memory is full"})
+    assert show.seconds_left() is None and "FAILED: the device's memory is full" in output.getvalue()
+
+
 def test_cycles_of_an_earlier_run_and_of_a_retry_count_once_and_take_no_time(clock: Any, units: list[Unit]) -> None:
     _, ran, lc = units
     output = io.StringIO()
