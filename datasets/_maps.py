@@ -66,16 +66,21 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def as_files(
-    train: Pairs, test: Pairs, size: tuple[int, int], scale: float, table: NDArray[np.uint8]
+    train: Pairs,
+    test: Pairs,
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+    scale: float,
+    table: NDArray[np.uint8],
 ) -> tuple[Files, Files, Files, Files]:
     """Return images and labels of the pool, then of the test set, whose labels keep their own size.
 
-    ``size`` is the common size of the images once scaled.
+    ``sizes`` are the common sizes of the images once scaled, of the pool and of the test set.
     """
-    own = round(size[0] / scale), round(size[1] / scale)
+    pool, tested = sizes
+    own = round(tested[0] / scale), round(tested[1] / scale)
     return (
-        Files(train.images, size, scale),
-        Files(train.labels, size, scale, table),
-        Files(test.images, size, scale),
+        Files(train.images, pool, scale),
+        Files(train.labels, pool, scale, table),
+        Files(test.images, tested, scale),
         Files(test.labels, own, 1, table),
     )

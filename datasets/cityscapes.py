@@ -75,7 +75,7 @@ class Cityscapes(Dataset):
     def load(self) -> Problem:
         """Return the images and label maps as files, sorted by city and name, which are decoded when they are used."""
         self.facts()
-        files = as_files(self._pairs("train"), self._pairs("val"), self._size, self.settings.scale, TABLE)
+        files = as_files(self._pairs("train"), self._pairs("val"), (self._size, self._size), self.settings.scale, TABLE)
         return Problem(*files, tuple(IDS), MEAN, STD)
 
     @property

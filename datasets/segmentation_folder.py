@@ -126,8 +126,8 @@ class SegmentationFolder(Dataset):
                     f"{path} is {found[1]} x {found[0]} pixels where {train.images[0].name} is {of_train[0][1]} x "
                     f"{of_train[0][0]}: images that are ranked must have one size; resize or cut them"
                 )
-        size = common_size(of_train + of_test, settings.scale)
-        return as_files(train, test, size, settings.scale, table)
+        sizes = common_size(of_train, settings.scale), common_size(of_test, settings.scale)
+        return as_files(train, test, sizes, settings.scale, table)
 
     def _pairs(self, splits: Sequence[str], limit: int | None) -> Pairs:
         """List the images of the splits that are in use, and their label maps, without opening them."""

@@ -378,6 +378,14 @@ def test_the_confusion_matrix_is_an_independent_count(streets: Problem, tmp_path
     assert expected.sum() == (streets.test_labels != IGNORED).sum()
 
 
+def test_test_images_may_have_another_size(streets: Problem, folders: Folders) -> None:
+    wide = replace(streets, test_images=streets.test_images.repeat(2, 2), test_labels=streets.test_labels.repeat(2, 2))
+    trial = make_street_trial("isda", "epmcm")
+    one, other = run(trial, streets, folders()), run(trial, wide, folders())
+    assert [r.chosen for r in one] == [r.chosen for r in other]
+    assert all(0 < r.figures["miou"] < 1 for r in other)
+
+
 def test_labels_larger_than_the_images_are_predicted_at_their_own_size(streets: Problem, tmp_path: Path) -> None:
     twice = streets.test_labels.repeat(2, 1).repeat(2, 2)
     runner, cycle = cycle_of(make_street_trial(), replace(streets, test_labels=twice), tmp_path)

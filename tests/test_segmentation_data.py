@@ -278,7 +278,10 @@ def test_images_of_the_pool_must_have_one_size_and_those_of_the_test_need_not(tm
     root = folder(tmp_path / "mine")
     for part, pixels in (("images", np.zeros((9, 40, 3), np.uint8)), ("labels", np.zeros((9, 40), np.uint8))):
         save(root / part / "test" / "000.png", pixels)
-    assert agree(own(root)).test_images.shape == (2, 16, 40, 3)
+    problem = own(root).load()
+    assert own(root).facts().size == (16, 24) and problem.test_labels.shape == (2, 16, 40)
+    assert problem.test_images.shape == (2, 16, 40, 3)
+    assert problem.train_images.shape == (2, 16, 24, 3), "what fills up a test image is no part of the pool's"
     for part in ("images", "labels"):
         shutil.copy(root / part / "test" / "000.png", root / part / "train" / "001.png")
     message = r"train/001.png is 40 x 9 pixels where 000.png is 24 x 16: images that are ranked must have one size"
