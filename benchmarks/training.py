@@ -133,7 +133,7 @@ class OriginalISDA:
         if self.full:
             batch = centred.permute(1, 2, 0) @ centred.permute(1, 0, 2) / count[:, :, None]
         else:
-            batch = centred.square().mean(0)
+            batch = centred.square().sum(0) / count
         weight = (member.sum(0) / (member.sum(0) + self.count).clamp(min=1))[:, None]
         shift = self.mean - mean
         if self.full:

@@ -15,7 +15,7 @@ SECONDS_PER_HOUR = 3600
 
 
 def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[tuple[str, str], float], int]:
-    """Return device seconds per training image of each suite's methods, from finished cycles, and how many those are.
+    """Return device seconds per image pass of each suite's methods, from finished cycles, and how many those are.
 
     A method none of whose cycles has finished takes as long as the suite's others do, under the label "".
     """
@@ -29,7 +29,9 @@ def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[tuple[str, str], f
         finished += len(records)
         # trials that ran side by side each had a part of the device
         for label in (unit.label, ""):
-            spent[unit.suite, label] += [(r.training_images, r.cost_seconds / r.device_share) for r in records]
+            spent[unit.suite, label] += [
+                (r.training_images + unit.auxiliary[r.cycle], r.cost_seconds / r.device_share) for r in records
+            ]
     rates = {
         method: sum(seconds for _, seconds in found) / sum(images for images, _ in found)
         for method, found in spent.items()
@@ -67,7 +69,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         hours = "not measured"
         if (suite.name, "") in rates:
             rate = {u.label: rates.get((suite.name, u.label), rates[suite.name, ""]) for u in units}
-            hours = f"{sum(rate[u.label] * sum(u.training) for u in units) / SECONDS_PER_HOUR:.2f}"
+            hours = f"{sum(rate[u.label] * sum(u.passes) for u in units) / SECONDS_PER_HOUR:.2f}"
         rows.append([*row, f"{training:,}", f"{auxiliary:,}", f"{scoring:,}", f"{size:.2f}", hours])
     heads = [
         "suite",
@@ -106,7 +108,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
     lines.append(f"Results: {benchmark.output} ({finished} finished cycles there); about {disk:.2f} GB of weights.")
     if rates:
         lines.append(
-            "Device hours: from each method's seconds per training image in the finished cycles there, whole grid."
+            "Device hours: from each method's seconds per image trained on in the finished cycles there, whole grid."
         )
     else:
         lines.append("Device hours: nothing is measured yet; after the first finished cycles --plan says them.")

@@ -72,7 +72,7 @@ def look(
     images, labels = problem.train_images[indices], problem.train_labels[indices].astype(np.uint8)
     predicted, scored, draws = [], [], cycle.stream("queried", on_device=True)
     with evaluating(cycle.network):
-        for part in torch.from_numpy(indices).to(cycle.device).split(cycle.recipe.inference_batch_size):
+        for part in torch.from_numpy(indices).to(cycle.device).split(1):
             batch = cycle.images.plain(part)
             logits = training.predict(cycle.network, batch)[0]
             predicted.append(at_labels(logits, batch[:, 0]).argmax(1).to("cpu", torch.uint8))

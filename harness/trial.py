@@ -307,6 +307,9 @@ class Runner:
         def describe(indices: torch.Tensor, purpose: str) -> Scored:
             found = self.scorer.describe(cycle, asking, prepared, indices, purpose)
             cycle.warnings.extend(warning for shard in found.shards for warning in shard.warnings)
+            for name, column in found.columns.items():
+                if column.isnan().any():
+                    raise NonFiniteLoss(f"cycle {cycle.number}: {method}'s {name} is not a number")
             return found
 
         if asking.uses_images:
@@ -321,9 +324,6 @@ class Runner:
                 columns = scored.columns
             else:
                 columns = {"index": cycle.candidates.sort().values}
-            for name, column in columns.items():
-                if column.isnan().any():
-                    raise NonFiniteLoss(f"cycle {cycle.number}: {method}'s {name} is not a number")
 
         def labelled() -> Columns:
             with self.clock.phase("score"):
