@@ -140,12 +140,13 @@ class Images:
             return self
         if side in self._resized:
             return self._resized[side]
-        found = self._resized[side] = copy(self)
+        found = copy(self)
         parts = []
         for pixels in taken(self.pixels, torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE)):
             images = resized(pixels.permute(0, 3, 1, 2).float(), side)
             parts.append(images.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
         found.pixels = torch.cat(parts)
+        self._resized[side] = found  # only now that it is whole
         return found
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
