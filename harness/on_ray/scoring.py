@@ -35,7 +35,7 @@ from harness.trial import (
 START_SECONDS = 8.0
 """Start of the workers, once per trial: processes that import torch and timm (benchmarks/scoring.py, 2 CPU cores)."""
 CALL_SECONDS = 0.2
-"""Overhead of one call on warm workers for 10 000 images (benchmarks/scoring.py)."""
+"""More than the overhead of one call on warm workers: 0.06 s for 10 000 images (benchmarks/scoring.py)."""
 
 
 class Worker:
@@ -153,7 +153,7 @@ class Measured:
         self.here, self.workers, self.cycles, self.parallel = InProcess(), workers, cycles, parallel
         self.worth_it = self.started = False
         self.seconds: dict[int, float] = {}
-        """Of all forward passes of each cycle: Core-set describes twice."""
+        """Of all forward passes of each cycle: an acquisition may describe twice."""
 
     def describe(
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
