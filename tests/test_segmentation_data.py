@@ -299,7 +299,10 @@ def test_scale(tmp_path: Path, size: tuple[int, int]) -> None:
         file = Image.open(root / "images" / "train" / f"{index:03}.png")
         even = file.crop((0, 0, 2 * width, 2 * height))  # a pixel lies over four, also far from the corner
         smooth = np.asarray(even.resize((width, height), Image.Resampling.BILINEAR))
-        assert np.abs(images[index, :height, :width].astype(int) - smooth)[:-1, :-1].max() <= 1
+        found = images[index, :height, :width].astype(int)
+        assert np.abs(found - smooth)[:-1, :-1].max() <= 1, "but for the last row and column, which see what is cut off"
+        if file.size == even.size:
+            assert (found == smooth).all()
         assert (images[index, height:] == 0).all()
         ids = of(root, "labels/train", f"{index:03}.png")
         nearest = ids[1 : 2 * height : 2, 1 : 2 * width : 2]
