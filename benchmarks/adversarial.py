@@ -12,7 +12,6 @@ import argparse
 import importlib
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measure import seconds
 from tabulate import tabulate
 
 from harness import registry
@@ -142,20 +142,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
 
-    def seconds(work: Callable[[], Any]) -> float:
-        if asked.device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        work()
-        if asked.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
-
+    device = torch.device(asked.device)
     rows = []
     for name, make in {"VAAL": vaal, "ADS": ads}.items():
         with tempfile.TemporaryDirectory() as folder:
             count, loop, bare = make(asked, folder)
-            times = [(seconds(loop), seconds(bare)) for _ in range(asked.rounds + 1)][1:]  # the first warms up
+            times = [(seconds(loop, device), seconds(bare, device)) for _ in range(asked.rounds + 1)][
+                1:
+            ]  # the first warms up
         shares = [bare_s / loop_s for loop_s, bare_s in times]
         medians = [statistics.median(column) / count for column in zip(*times, strict=True)]
         rows.append([name, 1 / medians[0], 1 / medians[1], *(100 * f(shares) for f in (statistics.median, min, max))])

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
+from measure import peak, seconds
 from tabulate import tabulate
 
 from harness import network_names, registry
@@ -37,32 +36,6 @@ ASKED = {
     "mc_dropout": ("mc_dropout", {}),
 }
 MIB = 2**20
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds that ``work`` takes, with all it has started on the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
-
-
-def peak(work: Callable[[], object], device: torch.device) -> int:
-    """Return the most bytes that tensors made by ``work`` hold at once, by the allocator's own count."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        work()
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
-        work()
-    assert found.profiler is not None
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(accumulate(changes, initial=0))
 
 
 def original(outputs: Outputs, weight: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measure import seconds
 from tabulate import tabulate
 
 from harness.data import Problem
@@ -173,14 +173,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
 
-    def seconds(work: Callable[[], Any]) -> float:
-        if asked.device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        work()
-        if asked.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
+    device = torch.device(asked.device)
 
     def in_turns(works: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
         for work in works.values():
@@ -188,7 +181,7 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(asked.rounds):
             for name, work in works.items():
-                times[name].append(seconds(work))
+                times[name].append(seconds(work, device))
         return times
 
     def spread(values: list[float]) -> str:

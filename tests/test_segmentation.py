@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from conftest import changed, make_street_trial, outcomes, run, same, state_of
 from harness_of import cycle_of
+from measure import peak
 from test_methods import METHODS, describes, run_with_stops
 
 from harness import registry, scoring
@@ -294,22 +294,14 @@ def test_core_set_sees_the_mean_feature_of_an_image() -> None:
 # ------------------------------------------------------------------------------------------------------- memory
 
 
-def peak(work: Callable[[], object]) -> int:
-    """Return the most bytes that tensors made by ``work`` held at once: the allocator's own count, with every
-    operation's inner ones."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
-        work()
-    assert found.profiler is not None
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(accumulate(changes, initial=0))
+CPU = torch.device("cpu")
 
 
 def test_the_memory_within_an_operation_is_counted() -> None:
     rows = torch.zeros(1000, 100)
     inner = rows.nbytes  # of exp(row - highest)
-    assert inner <= peak(lambda: rows.logsumexp(1)) < 1.1 * inner
-    assert 2 * inner <= peak(lambda: (rows + 1) + 1) < 2.1 * inner
+    assert inner <= peak(lambda: rows.logsumexp(1), CPU) < 1.1 * inner
+    assert 2 * inner <= peak(lambda: (rows + 1) + 1, CPU) < 2.1 * inner
 
 
 CITYSCAPES = Facts(1, 1, 19, 3, (1024, 2048), "", per_pixel=True)
@@ -322,7 +314,7 @@ def of_a_city() -> tuple[Network, torch.Tensor, int]:
     network = build(Model(name="drn_small"), CITYSCAPES, 0).to_place(torch.device("cpu"), "bfloat16")
     image = noise(1, 3, *CITYSCAPES.size)
     with evaluating(network):
-        return network, image, peak(lambda: network(image))
+        return network, image, peak(lambda: network(image), CPU)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +331,7 @@ def test_scoring_a_large_image_needs_the_memory_of_its_forward_pass(name: str, s
     asking = plugin(plugin.Settings(**settings), CITYSCAPES.num_classes)
     prepared = {"table": noise(19, 19).abs(), "dropout": torch.tensor(0.25)}
     with evaluating(network):
-        assert peak(lambda: asking.describe(network, image, prepared, torch.Generator())) < 1.1 * forward
+        assert peak(lambda: asking.describe(network, image, prepared, torch.Generator()), CPU) < 1.1 * forward
 
 
 # ------------------------------------------------------------------------------------------------------- figures
