@@ -58,11 +58,6 @@ class Display:
             self._end(number)
             self._print(f"{unit.name}: FAILED: {values['failure']}")
         elif event == "end":
-            if unit.shared and number not in self.over:
-                self.passes_here += sum(unit.passes)
-                self._end(number)
-                if self.live is None:
-                    self._print(f"{unit.name}: trained  ({self._summary()})")
             self._end(number)
         self._refresh()
 

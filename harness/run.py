@@ -91,7 +91,7 @@ def _run_in_process(benchmark: Benchmark, grid: Grid, problems: dict[str, Proble
         try:
             runner = Runner(unit.trial, problems[unit.suite], store, here)
             if unit.shared:
-                runner.run_shared()
+                runner.run_shared(report)
             else:
                 runner.run(report)
         except (NonFiniteLoss, NotReproduced, UserError) as error:

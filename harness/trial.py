@@ -201,7 +201,7 @@ class Runner:
             report(record)
             self._start_clock()  # only now: what reporting takes is no cycle's
 
-    def run_shared(self) -> None:
+    def run_shared(self, report: Report) -> None:
         """Run the first cycle's training alone, for all trials that share it."""
         store = self.store.shared(self.trial.sharing_key)
         store.open({"sharing_key": self.trial.sharing_key, "data_fingerprint": self.problem.fingerprint})
@@ -209,6 +209,7 @@ class Runner:
             with self.clock.phase("setup"):
                 self._draw_initial_set(store)
             self._cycle(0, store, choosing=False)
+        report(store.records()[0])
 
     def _draw_initial_set(self, store: TrialStore) -> None:
         """Let an acquisition draw its own initial set, unless a finished cycle 0, its own or shared, says which."""

@@ -754,6 +754,7 @@ def test_one_line_per_cycle_where_there_is_no_terminal(clock: Any, units: list[U
     show = display.Display(units, output)
     show("start", shared, {})
     clock.now += 4
+    show("cycle", shared, cycle(0))
     show("end", shared, {})
     show("start", ran, {})
     for number in range(3):
@@ -763,7 +764,8 @@ def test_one_line_per_cycle_where_there_is_no_terminal(clock: Any, units: list[U
     show.close()
     # 40 passes took 4 s, so 280 passes take 28 s more; cycle 0 was the shared one; 60 passes later it is 220 in 1.6 s
     assert output.getvalue().splitlines() == [
-        "12:00:00 c / first cycle of 2 methods (plain) / seed 0: trained  (1/3 done, 4 s gone, about 28 s left)",
+        "12:00:00 c / first cycle of 2 methods (plain) / seed 0: cycle 1/1, 20 labelled: accuracy 50.00 %"
+        "  (1.2 s; 0/3 done, 4 s gone, about 28 s left)",
         *(
             f"12:00:00 c / Ran / seed 0: cycle {number}/3, {labelled} labelled: accuracy 50.00 %"
             f"  (1.2 s; 1/3 done, 4 s gone, about {left} s left)"
@@ -818,6 +820,7 @@ def test_a_failed_unit_is_over(clock: Any, units: list[Unit]) -> None:
     show = display.Display(units, output)
     show("start", shared, {})
     clock.now += 4
+    show("cycle", shared, cycle(0))
     show("end", shared, {})
     show("start", ran, {})
     show("failed", ran, {"failure": "the loss is not finite"})

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import changed, make_trial, outcomes, part, run, same
+from conftest import changed, make_trial, nothing, outcomes, part, run, same
 from harness_of import cycle_of
 
 from harness import networks, registry
@@ -257,7 +257,7 @@ def test_a_shared_first_training_is_the_committees_own(digits: Problem, folders:
     method = part("qbc", Acquisition)
     trial, folder = make_trial(method, method), folders()
     alone = run(trial, digits, folders())
-    Runner(make_trial(method, "random"), digits, RunStore(folder), Surroundings()).run_shared()
+    Runner(make_trial(method, "random"), digits, RunStore(folder), Surroundings()).run_shared(nothing)
     records = run(trial, digits, folder)
     assert records[0].shared_from == trial.sharing_key
     assert outcomes(records) == outcomes(alone)

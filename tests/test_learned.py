@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import changed, make_trial, outcomes, run, same
+from conftest import changed, make_trial, nothing, outcomes, run, same
 from harness_of import cycle_of
 
 from harness import pool, registry
@@ -290,7 +290,7 @@ def test_an_initial_set_of_its_own_is_drawn_once_for_trials_that_share_it(
     method = own("sraal", width=4, latent=6, iterations=10, batch_size=16, initial_set="k_center")
     trial = make_trial("plain", method, initial=30, cycles=1)
     folder = folders()
-    Runner(trial, digits, RunStore(folder), Surroundings()).run_shared()
+    Runner(trial, digits, RunStore(folder), Surroundings()).run_shared(nothing)
     monkeypatch.setattr(sraal.SRAAL, "initial_set", None)
     (record,) = run(trial, digits, folder)
     assert record.shared_from == trial.sharing_key and len(record.own_initial_set) == 30

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_street_trial, make_trial, outcomes, run, same, state_of
+from conftest import make_street_trial, make_trial, nothing, outcomes, run, same, state_of
 from harness_of import cycle_of
 from test_methods import run_with_stops
 
@@ -125,7 +125,7 @@ def test_it_is_kept_once_and_only_where_labels_are_maps(
 
     monkeypatch.setattr(queried, "look", spy)
     trial, folder = make_street_trial("plain", "random"), folders()
-    Runner(trial, noise, RunStore(folder), Surroundings()).run_shared()
+    Runner(trial, noise, RunStore(folder), Surroundings()).run_shared(nothing)
     assert open_phases == [], "nothing is bought there"
     run(trial, noise, folder)
     first = path_of(trial, folder).read_bytes()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import changed, make_trial, outcomes, part, run, same, state_of
+from conftest import changed, make_trial, nothing, outcomes, part, run, same, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,7 +118,7 @@ def test_a_shared_first_cycle_is_the_cycle_itself(
     alone_in, folder = folders(), folders()
     alone = run(trial, digits, alone_in)
     first = runner_of(make_trial(training, "random", start=start), digits, folder)
-    first.run_shared()
+    first.run_shared(nothing)
     shared = RunStore(folder).shared(trial.sharing_key).records()
     assert [(r.cycle, r.chosen, r.scoring["path"]) for r in shared] == [(0, [], "none")]
     records = run(trial, digits, folder)
@@ -132,7 +132,7 @@ def test_a_shared_first_cycle_is_the_cycle_itself(
     assert records[0].seconds["score"] > 0
     assert records[0].wall_seconds < sum(records[0].seconds.values())
     before = RunStore(folder).shared(trial.sharing_key).records()
-    runner_of(trial, digits, folder).run_shared()  # finished: not trained again
+    runner_of(trial, digits, folder).run_shared(nothing)  # finished: not trained again
     assert RunStore(folder).shared(trial.sharing_key).records() == before
 
 
@@ -148,7 +148,7 @@ def test_auxiliary_seconds_of_a_shared_training_are_its_cost(
 
     monkeypatch.setattr(Training, "fit", with_another_network)
     folder, trial = folders(), make_trial("plain", "entropy", cycles=2)
-    runner_of(trial, digits, folder).run_shared()
+    runner_of(trial, digits, folder).run_shared(nothing)
     shared = RunStore(folder).shared(trial.sharing_key).records()[0]
     records = run(trial, digits, folder)
     assert records[0].seconds["auxiliary"] == shared.seconds["auxiliary"] >= 0.05
@@ -610,7 +610,7 @@ def test_the_example_of_contributing_is_a_method(digits: Problem, folders: Calla
 
 def test_a_shared_first_cycle_of_other_data_is_refused(digits: Problem, folders: Callable[[], Path]) -> None:
     folder, trial = folders(), make_trial("plain", "entropy")
-    Runner(trial, digits, RunStore(folder), Surroundings()).run_shared()
+    Runner(trial, digits, RunStore(folder), Surroundings()).run_shared(nothing)
     other = replace(digits, train_images=255 - digits.train_images)
     with pytest.raises(UserError, match=r"was trained on other data .* where\.output"):
         Runner(trial, other, RunStore(folder), Surroundings()).run(lambda record: None)

@@ -238,8 +238,7 @@ def _run_unit(
     try:
         runner = Runner(unit.trial, ray.get(problem), RunStore(Path(folder)), here, scorer)
         if unit.shared:
-            runner.run_shared()
-            tune.report({"cycle": -1})
+            runner.run_shared(report)
         else:
             runner.run(report)
     except (NonFiniteLoss, NotReproduced, UserError) as error:
