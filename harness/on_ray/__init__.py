@@ -12,6 +12,8 @@ for _name, _value in {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a config keep their meaning in a trial
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # a trial never runs in a process that Ray starts in advance: Tune gives it an environment of its own
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -19,10 +19,13 @@ from typing import Any
 import harness.on_ray  # noqa: F401 - sets Ray's environment before its import, also in workers
 
 # ruff: isort: split
-import ray
-from ray import tune
-from ray.tune.search import Searcher
-from ray.tune.trainable.function_trainable import wrap_function
+from harness.lazy import importing
+
+with importing():
+    import ray
+    from ray import tune
+    from ray.tune.search import Searcher
+    from ray.tune.trainable.function_trainable import wrap_function
 
 from harness.data import Problem
 from harness.errors import NonFiniteLoss, NotReproduced, UserError
@@ -41,6 +44,8 @@ class Resources:
     gpus: float
     concurrent: int
     device_share: int
+    processors: int
+    """Of a node, as Ray counts them: in a container they may be fewer than the host's."""
 
     def bundle(self) -> dict[str, float]:
         """Return the reservation: one bundle, so that a trial and its scoring workers are on one node and one GPU."""
@@ -109,7 +114,8 @@ def resources(where: Where, exclusive: bool, nodes: list[dict[str, float]]) -> R
         )
     concurrent = min(fitting, where.max_concurrent or fitting)
     share = int(1 / gpus) if gpus else max(map(held, nodes))
-    return Resources(cpus, threads, gpus, concurrent, min(share, concurrent))
+    processors = max(int(node.get("CPU", 0)) for node in nodes)
+    return Resources(cpus, threads, gpus, concurrent, min(share, concurrent), processors)
 
 
 def nodes() -> list[dict[str, float]]:
@@ -193,8 +199,9 @@ def _run_unit(
     shares: dict[bool, Resources],
 ) -> None:
     """Run one unit in its Tune actor."""
-    from harness.on_ray.scoring import Measured, RayData
-    from harness.trial import Runner, Surroundings
+    with importing():
+        from harness.on_ray.scoring import Measured, RayData
+        from harness.trial import Runner, Surroundings
 
     unit = units[config["unit"]]
     settings, share = Where(**where), shares[unit.exclusive]
@@ -213,7 +220,7 @@ def _run_unit(
     scorer: Any = None
     if with_workers:
         workers = RayData(unit.trial, problem, here, settings.shards)
-        idle = max(1, (os.cpu_count() or 1) // (share.device_share * share.threads))  # processors for each trial
+        idle = max(1, share.processors // (share.device_share * share.threads))  # processors for each trial
         parallel = min(settings.shards, idle) if here.device == "cpu" else settings.shards
         measured = Measured(workers, unit.trial.protocol.cycles, parallel)
         scorer = workers if settings.scoring == "ray_data" else measured
