@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,16 @@ Loss = Callable[[Outputs, torch.Tensor, float], torch.Tensor]
 
 
 def optimizer(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser, made anew in each cycle (paper, Sec. 4.1)."""
+    """Return the recipe's optimiser, new in each cycle (paper, Sec. 4.1); on a GPU one kernel for all tensors."""
+    parameters = [*parameters]
+    common: dict[str, Any] = {
+        "lr": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "fused": True if parameters[0].is_cuda else None,
+    }
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+        return torch.optim.Adam(parameters, **common)
+    return torch.optim.SGD(parameters, momentum=recipe.momentum, **common)
 
 
 def shuffled(count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
@@ -157,6 +161,24 @@ class Divider:
         if self.at_once == self.asked:
             return []
         return [f"{what}: {self.asked} images at once did not fit into the device's memory, {self.at_once} did"]
+
+
+def inferred(
+    cycle: Cycle, indices: torch.Tensor, work: Callable[[torch.Tensor], torch.Tensor], what: str
+) -> torch.Tensor:
+    """Return ``work``'s rows for all images with these indices, plain, the cycle's network in evaluation mode.
+
+    What does not fit into the device's memory goes on in smaller batches; the record then says so of ``what``.
+    """
+    size = cycle.recipe.inference_batch_size
+    divider = Divider(size)
+    with evaluating(cycle.network), within_memory(what, INFERENCE):
+        found = [
+            divider.run((seen,), lambda parts: torch.cat([work(images) for (images,) in parts]))
+            for seen in cycle.images.plain_batches(indices.split(size))
+        ]
+    cycle.warnings += divider.warnings(what)
+    return torch.cat(found)
 
 
 def confusion(

@@ -173,16 +173,12 @@ def matrix_root(covariance: torch.Tensor) -> torch.Tensor:
 def _plain_logits(cycle: Cycle) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (logits [N, C], labels [N]) of the plain labelled images, or their places, under the cycle's network."""
     from harness.images import taken
-    from harness.learning import as_rows, at_places, evaluating
+    from harness.learning import as_rows, at_places, inferred
 
-    logits, labels, size = [], [], cycle.recipe.inference_batch_size
-    positions = torch.arange(len(cycle.labelled), device=cycle.device)
-    images = cycle.images.plain_batches(cycle.labelled.split(size))
-    with evaluating(cycle.network):
-        for seen, known in zip(images, taken(cycle.labels, positions.split(size)), strict=True):
-            found = cycle.network(seen).logits
-            logits.append(as_rows(found))
-            labels.append(at_places(known, found).flatten())
-    every = torch.cat(labels)
-    known = every < logits[0].shape[1]
-    return torch.cat(logits)[known], every[known]
+    size = cycle.recipe.inference_batch_size
+    logits = inferred(cycle, cycle.labelled, lambda images: cycle.network(images).logits, "the labelled images' logits")
+    positions = torch.arange(len(logits), device=cycle.device).split(size)
+    labels = zip(logits.split(size), taken(cycle.labels, positions), strict=True)
+    every = torch.cat([at_places(known, found).flatten() for found, known in labels])
+    known = every < logits.shape[1]
+    return as_rows(logits)[known], every[known]

@@ -97,14 +97,13 @@ class SRAAL(_VAAL):
 
     def unlabelled_targets(self, cycle: Cycle) -> torch.Tensor:
         """Return 1 - U of each unlabelled image."""
-        from harness.learning import as_rows, evaluating
+        from harness.learning import as_rows, inferred
 
-        found = []
-        with evaluating(cycle.network):
-            for seen in cycle.images.plain_batches(cycle.unlabelled.split(cycle.recipe.inference_batch_size)):
-                logits = cycle.network(seen).logits
-                found.append(uncertainty(as_rows(logits).softmax(1)).view(len(seen), -1).mean(1))
-        return 1 - torch.cat(found)
+        def certainty(images: torch.Tensor) -> torch.Tensor:
+            probabilities = as_rows(cycle.network(images).logits).softmax(1)
+            return 1 - uncertainty(probabilities).view(len(images), -1).mean(1)
+
+        return inferred(cycle, cycle.unlabelled, certainty, "sraal's pass over the unlabelled images")
 
     def supervision(self, cycle: Cycle) -> torch.Tensor:
         """Return the labels [L], or of maps which classes each has [L, C], 0 or 1."""

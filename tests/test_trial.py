@@ -431,6 +431,24 @@ def test_inference_goes_on_with_the_batches_that_fit(
         assert first.warnings[1] == scoring and first.chosen == whole[0].chosen
 
 
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        (("plain", "sraal"), "sraal's pass over the unlabelled images"),
+        (("isda", part("epmcm", Acquisition, statistics="fresh")), "the labelled images' logits"),
+    ],
+)
+def test_passes_before_scoring_go_on_with_the_batches_that_fit(
+    method: tuple[Any, Any], what: str, digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial(*method, cycles=2, inference_batch_size=32)
+    whole = run(trial, digits, folders())
+    give_memory_for(20, training=False, patch=monkeypatch)
+    divided = run(trial, digits, folders())
+    assert f"{what}: 32 images at once did not fit into the device's memory, 16 did" in divided[0].warnings
+    assert outcomes(divided) == outcomes(whole)
+
+
 def test_an_image_that_does_not_fit_stops_the_trial(
     digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
