@@ -25,7 +25,7 @@ from harness.data import Facts
 from harness.learning import evaluating
 from harness.method import Acquisition
 from harness.networks import Outputs, build
-from harness.settings import Model
+from harness.settings import Model, Recipe
 
 ASKED = {
     "epmcm, map": ("epmcm", {}),
@@ -63,7 +63,7 @@ def main() -> None:
     device, (height, width) = torch.device(asked.device), asked.size
     dense = network_names.misfit(Model(name=asked.model), per_pixel=True) is None
     facts = Facts(1, 1, asked.classes, 3, (height, width), "", per_pixel=dense)
-    network = build(Model(name=asked.model), facts, 0).to_place(device, "bfloat16")
+    network = build(Model(name=asked.model), facts, 0).to_place(device, Recipe(epochs=1, precision="bfloat16"))
     images = torch.randn(asked.batch, 3, height, width, device=device)
     prepared = {
         "table": torch.rand(asked.classes, asked.classes, device=device),

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from timm.models import load_state_dict
 from timm.models.resnet import BasicBlock, ResNet
 
-from harness import drn, network_names
+from harness import compiling, drn, network_names
 from harness.data import Facts
 from harness.errors import UserError
 from harness.seeds import key
-from harness.settings import Model
+from harness.settings import Model, Recipe
 
 
 class Outputs(NamedTuple):
@@ -40,11 +40,14 @@ class Network(nn.Module):
 
     ``precision`` (float32 or bfloat16) is the precision that the network runs in. What it returns is float32, and so
     is its last linear layer: scores and ISDA's logits hang on small differences that bfloat16 does not hold.
+    ``compiled`` are the images of a batch that torch.compile'd code is used for, in evaluation mode and in training
+    mode; a batch of another size, the last of an epoch, runs as it is: each size would be compiled anew.
     """
 
     def __init__(self, body: Any, projection: nn.Module | None = None) -> None:
         super().__init__()
         self.precision = "float32"
+        self.compiled: tuple[int, int] = (0, 0)
         self.body: Any = body
         self.projection = projection if projection is not None else nn.Identity()
 
@@ -57,6 +60,11 @@ class Network(nn.Module):
 
     def forward(self, images: torch.Tensor, stages: bool = False) -> Outputs:
         """Return the outputs for images [B, channels, H, W]."""
+        if len(images) == self.compiled[self.training]:
+            return compiling.compiled(Network._through)(self, images, stages)
+        return self._through(images, stages)
+
+    def _through(self, images: torch.Tensor, stages: bool) -> Outputs:
         taken: list[torch.Tensor] = []
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             if stages:
@@ -75,10 +83,13 @@ class Network(nn.Module):
         last, taken = self.body.forward_intermediates(images, indices=4)
         return last, taken
 
-    def to_place(self, device: torch.device, precision: str) -> Network:
-        """Move to a device and set the precision, with the memory format that suits it."""
-        self.precision = precision
-        memory = torch.channels_last if precision == "bfloat16" else torch.contiguous_format
+    def to_place(self, device: torch.device, recipe: Recipe) -> Network:
+        """Move to a device, to run as the recipe says; the memory format is the one that suits its precision."""
+        self.precision = recipe.precision
+        if recipe.compile:
+            compiling.compiled(Network._through)  # already now: a second of imports is no training's
+            self.compiled = (recipe.inference_batch_size, recipe.batch_size)
+        memory = torch.channels_last if recipe.precision == "bfloat16" else torch.contiguous_format
         return self.to(device=device, memory_format=memory)  # type: ignore[call-overload]
 
     def num_parameters(self) -> int:

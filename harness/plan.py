@@ -14,19 +14,24 @@ from harness.suite import Benchmark
 SECONDS_PER_HOUR = 3600
 
 
-def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[tuple[str, str], float], int]:
-    """Return device seconds per image pass of each suite's methods, from finished cycles, and how many those are.
+def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[tuple[str, str], float], int, int]:
+    """Return what finished cycles measured.
+
+    Namely: device seconds per image pass of each suite's methods, how many cycles they are, and the most bytes of a GPU
+    that a process of theirs held (0: none ran on one).
 
     A method none of whose cycles has finished takes as long as the suite's others do, under the label "".
     """
     store = RunStore(benchmark.output)
     spent: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
-    finished = 0
+    finished = held = 0
     for unit in grid.units:
         if unit.shared:
             continue
         records: list[CycleRecord] = store.trial(unit.trial.id).records()
         finished += len(records)
+        peaks = [peak for r in records for peak in (r.peak_memory_bytes, *r.worker_peaks())]
+        held = max([held, *(peak.get("device", 0) for peak in peaks)])
         # trials that ran side by side each had a part of the device
         for label in (unit.label, ""):
             spent[unit.suite, label] += [
@@ -37,7 +42,7 @@ def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[tuple[str, str], f
         for method, found in spent.items()
         if found
     }
-    return rates, finished
+    return rates, finished, held
 
 
 def text(benchmark: Benchmark, grid: Grid) -> str:
@@ -45,7 +50,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
     from tabulate import tabulate
 
     where = benchmark.where
-    rates, finished = _measured(benchmark, grid)
+    rates, finished, held = _measured(benchmark, grid)
     rows: list[list[Any]] = []
     disk = 0.0
     for suite in benchmark.suites:
@@ -106,6 +111,11 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
     gpus = "1 where there are GPUs, else 0" if where.gpus_per_trial is None else f"{where.gpus_per_trial:g}"
     lines.append(f"Per trial: {gpus} GPU, {where.cpus_per_trial} CPU; scoring: {where.scoring}, {where.shards} shards.")
     lines.append(f"Results: {benchmark.output} ({finished} finished cycles there); about {disk:.2f} GB of weights.")
+    if held:
+        lines.append(
+            f"GPU memory: no process of theirs held more than {held / 2**30:.2f} GiB; a trial has one, and "
+            f"{where.shards} more where Ray Data scores; where.gpus_per_trial says what part of a GPU they share."
+        )
     if rates:
         lines.append(
             "Device hours: from each method's seconds per image trained on in the finished cycles there, whole grid."

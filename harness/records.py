@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-PHASES = ("setup", "train", "auxiliary", "score", "select", "evaluate", "checkpoint")
+PHASES = ("setup", "compile", "train", "auxiliary", "score", "select", "evaluate", "checkpoint")
 """Every second of a cycle belongs to one of these, but for the writing of its own record; none is what others leave.
-Setup is loading and building, checkpoint writing the weights and looking up what the record says of the code."""
+Setup is loading and building, compile what torch.compile does (``recipe.compile``; a scoring worker's is in its score),
+checkpoint writing the weights and looking up what the record says of the code."""
 
 COST_PHASES = ("train", "auxiliary", "score", "select")
 """What a method costs: the total of the wall-clock tables. Evaluation and checkpointing have columns of their own."""
@@ -77,6 +78,10 @@ class CycleRecord:
             "own_initial_set": self.own_initial_set,
             "data_fingerprint": self.data_fingerprint,
         }
+
+    def worker_peaks(self) -> list[dict[str, int]]:
+        """Return the peak memory of each worker that scored, like ``peak_memory_bytes``."""
+        return [shard.get("peak_memory_bytes", {}) for shard in self.scoring.get("shards", [])]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""

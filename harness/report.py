@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from harness.queried import Queried
 
 WIDTH = 120  # columns of the printed text
-SECONDS = [*COST_PHASES, "total", "evaluate", "checkpoint"]
+SECONDS = [*COST_PHASES, "total", "compile", "evaluate", "checkpoint"]
 EXTRA = ["EP", "EP (MiB)"]
-COST = [*EXTRA, "TT (s)", "ST (s)", "total (min)"]
+COST = [*EXTRA, "TT (s)", "ST (s)", "total (min)", "memory (GiB)"]
 DECIMALS = {"EP": 0, "total (min)": 3}  # all others have 2
 NOTHING = "\N{EN DASH}"
 PLACES_SHOWN = 4  # of a warning that many cycles have
@@ -95,6 +95,7 @@ def frame(records: Iterable[CycleRecord], methods: Sequence[str]) -> pd.DataFram
             "labelled": r.labelled,
             "bought": bool(r.chosen),
             "EP": r.extra_parameters,
+            "memory": max(peak.get("device", peak.get("host", 0)) for peak in (r.peak_memory_bytes, *r.worker_peaks())),
             **{phase: r.seconds.get(phase) for phase in PHASES},
             **{_percent(key): None if value is None else 100 * value for key, value in r.figures.items()},
         }
@@ -171,21 +172,28 @@ def seconds_table(table: pd.DataFrame) -> pd.DataFrame:
     The cycles that count are those that bought images, or all if none did: the last cycle has nothing to score.
     """
     counted = table[table["bought"]] if table["bought"].any() else table
-    trials = counted.groupby(["method", "trial"], observed=True)[SECONDS].mean().reset_index()
-    return summary(trials, ["method"], SECONDS)
+    shown = _shown_seconds(table)
+    trials = counted.groupby(["method", "trial"], observed=True)[shown].mean().reset_index()
+    return summary(trials, ["method"], shown)
 
 
 def seconds_by_cycle_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return method, labelled, quantity (SECONDS), mean, std and n over the seeds, of every cycle."""
-    return summary(table, ["method", "labelled"], SECONDS)
+    return summary(table, ["method", "labelled"], _shown_seconds(table))
+
+
+def _shown_seconds(table: pd.DataFrame) -> list[str]:
+    """Return SECONDS, without ``compile`` where nothing was compiled."""
+    return [name for name in SECONDS if name != "compile" or table["compile"].any()]
 
 
 def cost_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return method, quantity (COST), mean, std and n over the seeds, of the first cycle."""
+    """Return method, quantity (COST), mean, std and n over the seeds, of the first cycle; memory: of any cycle."""
     first = table[table["cycle"] == 0]
     training = first["train"] + first["auxiliary"]
     sampling = first["score"] + first["select"]
-    costs = [first["EP"], first["EP"] * 4 / 2**20, training, sampling, (training + sampling) / 60]
+    memory = first["trial"].map(table.groupby("trial")["memory"].max()) / 2**30
+    costs = [first["EP"], first["EP"] * 4 / 2**20, training, sampling, (training + sampling) / 60, memory]
     return summary(first[["method"]].assign(**dict(zip(COST, costs, strict=True))), ["method"], COST)
 
 
@@ -410,7 +418,8 @@ def suite_tables(suite: Suite, records: Sequence[CycleRecord]) -> list[Table]:
         Table(
             "cost",
             "Cost of the first cycle: EP extra parameters (count, and MiB in float32), TT training time "
-            "(train + auxiliary), ST sampling time (score + select), total = TT + ST; mean±std over n seeds; " + timing,
+            "(train + auxiliary), ST sampling time (score + select), total = TT + ST; memory: the most that one of a "
+            "trial's processes held in any cycle (of its GPU, else of the host); mean±std over n seeds; " + timing,
             {"": cost},
             _wide_cost(cost),
         )

@@ -71,6 +71,14 @@ class Recipe(Strict):
         description="bfloat16: autocast and channels_last; losses, class statistics and scores stay float32",
     )
     inference_batch_size: PositiveInt = 500
+    compile: bool = Field(
+        False,
+        description="torch.compile the network, for whole batches: once per process, network and batch, and booked as "
+        "a phase of its own; rounds differently",
+    )
+    deterministic: bool = Field(
+        True, description="false: a GPU may use faster kernels, tried out first, that round differently in each run"
+    )
 
     @field_validator("milestones")
     @classmethod

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from harness import __version__, networks, pool, queried, registry
+from harness.compiling import booked
 from harness.cycle import Clock, Cycle
 from harness.data import Facts, Problem
 from harness.errors import NonFiniteLoss, UserError
@@ -86,13 +87,13 @@ def commit() -> str:
         return "unknown"
 
 
-def make_deterministic(threads: int) -> None:
-    """Make this process compute the same figures each time: fixed threads, no autotuning, no hidden TF32."""
+def prepare_process(threads: int, deterministic: bool) -> None:
+    """Set up this process: fixed threads, no hidden TF32; ``deterministic``: the same figures each time."""
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; needed by cuBLAS
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not deterministic
     # cuDNN's default is TF32, whatever the config says; under autocast only the classifier of maps would notice
     torch.backends.cudnn.allow_tf32 = False
 
@@ -163,7 +164,7 @@ class Runner:
         self.scorer: Scorer = scorer or InProcess()
         self.device = torch.device(here.device)
         self.facts = facts_of(problem)
-        make_deterministic(here.threads)
+        prepare_process(here.threads, trial.recipe.deterministic)
         limit_memory(self.device, here.gpu_share)
         self._start_clock()
         with self.clock.phase("setup"):
@@ -196,7 +197,8 @@ class Runner:
             if state is not None:
                 self._load(state)
         for number in range(finished, self.trial.protocol.cycles):
-            record = self._cycle(number, store)
+            with booked(self.clock):
+                record = self._cycle(number, store)
             self.labelled = np.concatenate([self.labelled, np.array(record.chosen, dtype=np.int64)])
             report(record)
             self._start_clock()  # only now: what reporting takes is no cycle's
@@ -208,7 +210,8 @@ class Runner:
         if store.resume_point()[0] == 0:
             with self.clock.phase("setup"):
                 self._draw_initial_set(store)
-            self._cycle(0, store, choosing=False)
+            with booked(self.clock):
+                self._cycle(0, store, choosing=False)
         report(store.records()[0])
 
     def _draw_initial_set(self, store: TrialStore) -> None:
@@ -234,7 +237,7 @@ class Runner:
         """Make the network and the method of a cycle that starts with fresh weights."""
         trial, classes = self.trial, self.facts.num_classes
         network = networks.initial(trial.model, self.facts, trial.seed, number)
-        self.network = network.to_place(self.device, trial.recipe.precision)
+        self.network = network.to_place(self.device, trial.recipe)
         self.training, self.acquisition = build_method(trial.training, trial.acquisition, classes)
 
     def _begin(self, number: int) -> Cycle:

@@ -45,7 +45,7 @@ class QBC(Joint, Committee):
     def make(self, cycle: Cycle) -> torch.nn.Module:
         """Return the members beside the target, new."""
         seeds = [cycle.key(f"member {number}") for number in range(1, self.settings.members)]
-        return torch.nn.ModuleList(cycle.build(seed).to_place(cycle.device, cycle.recipe.precision) for seed in seeds)
+        return torch.nn.ModuleList(cycle.build(seed).to_place(cycle.device, cycle.recipe) for seed in seeds)
 
     @classmethod
     def preparation_images(cls, settings: Any, recipe: Recipe, labelled: int) -> int:

@@ -26,6 +26,10 @@ from harness.trial import Report, Runner, Surroundings
 
 torch.set_num_threads(1)
 
+HALF = Recipe(epochs=1, precision="bfloat16")
+"""How most runs have their networks run."""
+
+
 Written = str | Part
 """A plug-in: its name alone stands for its default settings."""
 

@@ -18,6 +18,7 @@ from harness import config, display, grid, registry, run
 from harness.errors import UserError
 from harness.grid import Unit
 from harness.method import Acquisition, Training
+from harness.records import CycleRecord
 from harness.registry import ROOT
 from harness.suite import Benchmark
 
@@ -97,7 +98,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "nested key": (
         ("epochs: 2", "epochz: 2"),
         [],
-        "c.yaml:4: recipe.epochz: unknown key 'epochz'; did you mean 'epochs'? allowed: batch_size, crop_padding, cro",
+        "c.yaml:4: recipe.epochz: unknown key 'epochz'; did you mean 'epochs'? allowed: batch_size, compile, crop_padd",
     ),
     "where key": (("trials:", "trails:"), [], "c.yaml:20: where.trails: unknown key 'trails'; did you mean 'trials'?"),
     "missing key": (("  start: warm\n", ""), [], "c.yaml:7: protocol.start: this key is required"),
@@ -891,6 +892,10 @@ def test_a_run_in_parts_then_as_a_whole(
     assert run.main(["c.yaml", "--plan"]) == 0
     planned = capsys.readouterr().out
     assert "(6 finished cycles there)" in planned and row_of(planned, "c")[-1] != "not measured"
+    assert "GPU memory" not in planned
+    monkeypatch.setattr(CycleRecord, "worker_peaks", lambda record: [{"host": 2**40}, {"device": 3 * 2**30}])
+    assert run.main(["c.yaml", "--plan"]) == 0
+    assert "GPU memory: no process of theirs held more than 3.00 GiB" in capsys.readouterr().out
     again = config.load(tmp_path / "runs" / "c" / "config.yaml")
     whole = config.load(tmp_path / "c.yaml")  # config.yaml is the whole config, whatever part was run
     assert [t.id for _, t in again.suites[0].trials()] == [t.id for _, t in whole.suites[0].trials()]

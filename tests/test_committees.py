@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import changed, make_trial, nothing, outcomes, part, run, same
+from conftest import HALF, changed, make_trial, nothing, outcomes, part, run, same
 from harness_of import cycle_of
 
 from harness import networks, registry
@@ -273,7 +273,7 @@ def test_a_worker_without_the_trials_objects_scores_the_same(name: str, colours:
     prepared = runner.acquisition.prepare(cycle)
     here = InProcess().describe(cycle, runner.acquisition, prepared, cycle.candidates, "describe").columns
     # as harness/on_ray/scoring.py: arrays go over, networks are rebuilt there, and the batches come in any order
-    there = cycle.build(0).to_place(cycle.device, "bfloat16")
+    there = cycle.build(0).to_place(cycle.device, HALF)
     there.load_state_dict({k: torch.from_numpy(v.numpy().copy()) for k, v in cycle.network.state_dict().items()})
     shipped = {k: torch.from_numpy(v.numpy().copy(order="C")) for k, v in prepared.items()}
     asking = build_method(trial.training, trial.acquisition, 5)[1]

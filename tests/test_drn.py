@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import same
+from conftest import HALF, same
 from safetensors.torch import save_file
 
 from harness import config, grid, network_names, networks, run
@@ -17,7 +17,7 @@ from harness.data import Facts
 from harness.drn import DRN, KINDS
 from harness.errors import UserError
 from harness.networks import DenseNetwork, build, upsampled, upsampled_bands
-from harness.settings import Model
+from harness.settings import Model, Recipe
 from harness.suite import Trial
 
 CPU = torch.device("cpu")
@@ -190,7 +190,7 @@ def test_network(model: Model, depth: int, stages: list[tuple[int, int]], size: 
     stride = model.output_stride or 8
     with torch.no_grad():
         plain, full = network(images(*size)), network(images(*size), stages=True)
-        half = network.to_place(CPU, "bfloat16")(images(*size), stages=True)
+        half = network.to_place(CPU, HALF)(images(*size), stages=True)
     layer = network.classifier
     assert isinstance(layer, nn.Linear) and layer.weight.shape == (19, depth)
     sides = [-(-side // stride) for side in size]
@@ -217,7 +217,7 @@ def test_sides_are_filled_up_with_zeros_at_the_bottom_and_on_the_right() -> None
 
 
 def test_precision_sets_the_memory_format() -> None:
-    conv = build(SMALL, facts(), 0).to_place(CPU, "bfloat16").body.layer3[0].conv1
+    conv = build(SMALL, facts(), 0).to_place(CPU, HALF).body.layer3[0].conv1
     assert conv.weight.is_contiguous(memory_format=torch.channels_last) and conv.weight.dtype == torch.float32
 
 
@@ -228,7 +228,9 @@ def test_the_small_network_learns_in_seconds(precision: str) -> None:
     border = torch.randint(24, 72, (8, 1, 1), generator=draw)
     labels = (torch.arange(96) >= border).expand(8, 64, 96).long()
     pictures = (labels[:, None] - 0.5 + 0.5 * torch.randn(8, 3, 64, 96, generator=draw)).contiguous()
-    network = build(Model(name="drn_small"), facts(classes=2), 0).to_place(CPU, precision).train()
+    network = (
+        build(Model(name="drn_small"), facts(classes=2), 0).to_place(CPU, Recipe(epochs=1, precision=precision)).train()
+    )
     optimiser = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
     for _ in range(15):
         loss = F.cross_entropy(upsampled(network(pictures).logits, (64, 96)), labels)

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import same
+from conftest import HALF, same
 
 from harness import network_names
 from harness.data import Facts
 from harness.errors import UserError
 from harness.networks import Network, build, initial
-from harness.settings import Model
+from harness.settings import Model, Recipe
 
 CPU = torch.device("cpu")
 SMALL = Model(name="resnet_small", width=4)
@@ -42,7 +42,7 @@ def test_network(name: str, width: int | None, size: int, parameters: int | None
     images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         plain, full = network(images), network(images, stages=True)
-        half = network.to_place(CPU, "bfloat16")(images, stages=True)
+        half = network.to_place(CPU, HALF)(images, stages=True)
     layer = network.classifier
     for outputs in (plain, full, half):
         assert torch.equal(outputs.logits, F.linear(outputs.features, layer.weight, layer.bias))
@@ -110,14 +110,14 @@ def test_pytorch_initialisation_reaches_the_projection() -> None:
 
 
 def test_memory_format_follows_the_precision() -> None:
-    weight = build(SMALL, facts(), 0).to_place(CPU, "bfloat16").body.layer2[0].conv1.weight
+    weight = build(SMALL, facts(), 0).to_place(CPU, HALF).body.layer2[0].conv1.weight
     assert weight.dtype == torch.float32
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert build(SMALL, facts(), 0).to_place(CPU, "float32").body.layer2[0].conv1.weight.is_contiguous()
+    assert build(SMALL, facts(), 0).to_place(CPU, Recipe(epochs=1)).body.layer2[0].conv1.weight.is_contiguous()
 
 
 def test_gradients_reach_every_parameter_in_bfloat16() -> None:
-    network = build(SMALL, facts(1, 8), 0).to_place(CPU, "bfloat16").train()
+    network = build(SMALL, facts(1, 8), 0).to_place(CPU, HALF).train()
     network(torch.randn(8, 1, 8, 8)).logits.logsumexp(1).sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

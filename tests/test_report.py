@@ -43,7 +43,7 @@ def record(method: str, seed: int, cycle: int, accuracy: float | None, **changes
         "labelled": LABELLED[cycle],
         "figures": {"accuracy": accuracy},
         "chosen": [] if last else [1, 2],
-        "seconds": dict(zip(PHASES, (9.0, 20.0, 2.0, 1.0, 0.5, 3.0, 0.25), strict=True)),
+        "seconds": dict(zip(PHASES, (9.0, 0.0, 20.0, 2.0, 1.0, 0.5, 3.0, 0.25), strict=True)),
         "wall_seconds": 36.0,
         "target_parameters": 1000,
         "extra_parameters": 0,
@@ -195,6 +195,16 @@ def test_seconds_are_means_of_trial_means_over_the_cycles_that_bought() -> None:
     assert not by_cycle.printed
 
 
+def test_seconds_of_compiling_are_shown_where_something_was_compiled() -> None:
+    plain = record("Ran", 0, 0, 0.5)
+    assert "compile" not in row(tables([plain])["seconds"], "Ran")
+    compiled = record("DAST-AL", 0, 0, 0.5, seconds=plain.seconds | {"compile": 30.0})
+    found = tables([plain, compiled])
+    assert row(found["seconds"], "DAST-AL")["compile"] == "30.00" != row(found["seconds"], "Ran")["compile"]
+    assert row(found["seconds"], "DAST-AL")["total"] == row(found["seconds"], "Ran")["total"], "no method's cost"
+    assert "compile" in found["seconds_by_cycle"].shown.columns
+
+
 def test_seconds_of_a_run_that_buys_nothing() -> None:
     found = tables([record("Ran", 0, 0, 0.5, chosen=[])])["seconds"]
     assert row(found, "Ran")["train"] == "20.00"
@@ -213,7 +223,12 @@ def test_cost_table_is_the_first_cycle_in_the_form_of_table_4() -> None:
                     "score": 8.0,
                     "select": 1.0,
                 }
-                records.append(record(method, seed, cycle, 0.5, seconds=seconds, extra_parameters=extra))
+                shard = {"peak_memory_bytes": {"device": 3 * 2**30 if method == "Ran" and cycle else 2**29}}
+                memory = {
+                    "peak_memory_bytes": {"host": 2**33, "device": (1 + seed) * 2**30},
+                    "scoring": {"path": "ray_data", "shards": [shard]},
+                }
+                records.append(record(method, seed, cycle, 0.5, seconds=seconds, extra_parameters=extra, **memory))
     table = tables(records)["cost"]
     assert row(table, "DAST-AL") == {
         "EP": "257,014",
@@ -221,9 +236,11 @@ def test_cost_table_is_the_first_cycle_in_the_form_of_table_4() -> None:
         "TT (s)": "121.00±14.14",
         "ST (s)": "9.00±0.00",
         "total (min)": "2.167±0.236",
+        "memory (GiB)": "1.50±0.71",
         "n": "2",
     }
     assert row(table, "Ran")["EP"] == row(table, "Ran")["EP (MiB)"] == report.NOTHING
+    assert row(table, "Ran")["memory (GiB)"] == "3.00±0.00", "a worker's, of a later cycle"
     numbers = table.numbers[""].set_index(["method", "quantity"])["mean"]
     assert numbers["DAST-AL", "EP (MiB)"] == 257014 * 4 / 2**20
     assert numbers["Ran", "EP"] == 0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import changed, make_street_trial, outcomes, run, same, state_of
+from conftest import HALF, changed, make_street_trial, outcomes, run, same, state_of
 from harness_of import cycle_of
 from measure import peak
 from test_methods import METHODS, describes, run_with_stops
@@ -311,7 +311,7 @@ CITYSCAPES = Facts(1, 1, 19, 3, (1024, 2048), "", per_pixel=True)
 def of_a_city() -> tuple[Network, torch.Tensor, int]:
     """Return a network, an image, and the peak of a forward pass. The leanest network is the strictest measure: of
     others with its shape all but logits and scores is larger, and so is float32."""
-    network = build(Model(name="drn_small"), CITYSCAPES, 0).to_place(torch.device("cpu"), "bfloat16")
+    network = build(Model(name="drn_small"), CITYSCAPES, 0).to_place(CPU, HALF)
     image = noise(1, 3, *CITYSCAPES.size)
     with evaluating(network):
         return network, image, peak(lambda: network(image), CPU)

@@ -27,8 +27,8 @@ from harness.trial import (
     build_method,
     facts_of,
     limit_memory,
-    make_deterministic,
     peak_memory,
+    prepare_process,
     reset_peak_memory,
 )
 
@@ -48,10 +48,10 @@ class Worker:
         trial, loaded = Trial.from_measured(measured), ray.get(problem[0])
         self.device = torch.device(here.device)
         limit_memory(self.device, here.gpu_share)
-        make_deterministic(here.threads)
+        prepare_process(here.threads, trial.recipe.deterministic)
         self.images = Images(on_device(loaded.train_images, self.device), loaded, trial.recipe)
         facts = facts_of(loaded)
-        self.network = networks.build(trial.model, facts, 0).to_place(self.device, trial.recipe.precision)
+        self.network = networks.build(trial.model, facts, 0).to_place(self.device, trial.recipe)
         _, self.acquisition = build_method(trial.training, trial.acquisition, facts.num_classes)
         self.cycle = -1
 

@@ -185,7 +185,7 @@ def _metrics(unit: Unit) -> Callable[[CycleRecord], None]:
         for name, value in {**record.figures, "labelled": record.labelled, "cycle": record.cycle}.items():
             gauges[name].set(value, tags=tags)
         for phase in PHASES:
-            phases.set(record.seconds[phase], tags={**tags, "phase": phase})
+            phases.set(record.seconds.get(phase, 0.0), tags={**tags, "phase": phase})  # an earlier version's had fewer
 
     return publish
 
