@@ -56,7 +56,7 @@ recipe: {{epochs: 1, batch_size: 16}}
 protocol: {{initial: 16, budget: 1, cycles: 1, start: warm}}
 methods: {{Sleep: {{acquisition: random, training: {{name: sleep, seconds: {seconds}}}}}}}
 seeds: {seeds}
-where: {{scoring: in_process, warm_workers: {warm}}}
+where: {{scoring: in_process, dashboard: false, warm_workers: {warm}}}
 """
 
 

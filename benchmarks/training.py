@@ -45,7 +45,7 @@ def begin(asked: argparse.Namespace, classes: int, covariance: str, folder: str)
     trial = Trial(
         Part("noise", {}),
         Model(name=asked.model),
-        Recipe(epochs=1, batch_size=asked.batch, learning_rate=RATE, precision=asked.precision),
+        Recipe(epochs=1, batch_size=asked.batch, learning_rate=RATE, precision=asked.precision, compile=asked.compile),
         Protocol(initial=count, budget=10, cycles=2, start="warm"),
         Part("isda", {"covariance": covariance, "lambda_0": 1.0}),
         Part("random", {}),
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--compile", action="store_true", help="recipe.compile, for harness and bare alike")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
 
