@@ -4,7 +4,7 @@
 
 Each process runs the harness's own epochs on noise; they start together and are counted until the time is up. On a CPU
 its threads are shared out (where.cpus_per_trial), on a GPU its memory is (where.gpus_per_trial). One row says what all
-processes reach together, beside one process alone, and what memory each took.
+processes reach together, beside what the first row's do, and what memory each took.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import argparse
 import multiprocessing
 import os
 import tempfile
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
-from measure import seconds
+import torch.nn.functional as F
 from tabulate import tabulate
 from training import begin
 
+from harness.learning import fit
+from harness.scoring import seconds_since
 from harness.trial import limit_memory, peak_memory
 
 STARTING = 300  # seconds that one process waits for the others: compiling may take minutes
@@ -30,21 +33,27 @@ STARTING = 300  # seconds that one process waits for the others: compiling may t
 def train(asked: argparse.Namespace, together: Any) -> tuple[float, dict[str, int]]:
     """Train in this process until the time is up; return images per second and peak memory."""
     device = torch.device(asked.device)
-    with tempfile.TemporaryDirectory() as folder:
-        runner, cycle = begin(asked, 10, "diagonal", folder)
-        limit_memory(device, 1 / asked.processes)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _, cycle = begin(asked, 10, "diagonal", folder)
+            limit_memory(device, 1 / asked.processes)
 
-        def epoch() -> float:
-            return runner.training.fit(cycle)
+            def epoch() -> float:
+                return fit(cycle, lambda outputs, labels, _: F.cross_entropy(outputs.logits, labels))
 
-        epoch()
-        together.wait(STARTING)
-        end, took, images = time.perf_counter() + asked.seconds, 0.0, 0
-        while time.perf_counter() < end:
-            took += seconds(epoch, device)
-            images += asked.batch * asked.steps
-        together.wait(STARTING)  # nobody ends while another is timed
-        return images / took, peak_memory(device)
+            epoch()
+            together.wait(STARTING)
+            began, took, images = time.perf_counter(), 0.0, 0
+            while True:
+                epoch()
+                now = seconds_since(began, device)
+                if now > asked.seconds and images:
+                    break  # this epoch does not count: others may have ended beside it
+                took, images = now, images + asked.batch * asked.steps
+            return images / took, peak_memory(device)
+    except BaseException:
+        together.abort()
+        raise
 
 
 def side_by_side(asked: argparse.Namespace, processes: int) -> list[tuple[float, dict[str, int]]]:
@@ -53,7 +62,12 @@ def side_by_side(asked: argparse.Namespace, processes: int) -> list[tuple[float,
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(processes, mp_context=context) as pool:
         together = manager.Barrier(processes)
-        return [one.result() for one in [pool.submit(train, share, together) for _ in range(processes)]]
+        started = [pool.submit(train, share, together) for _ in range(processes)]
+        failed = [error for one in started if (error := one.exception())]
+        for error in failed:
+            if not isinstance(error, threading.BrokenBarrierError):  # that one tells of another's failure only
+                raise error
+        return [one.result() for one in started]
 
 
 def main() -> None:
@@ -70,13 +84,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
     what = torch.cuda.get_device_name() if asked.device == "cuda" else f"{asked.threads} threads"
-    print(f"{asked.model}, batch {asked.batch}, {asked.precision}, {what}, ISDA; {asked.seconds:g} s each\n")
+    print(f"{asked.model}, batch {asked.batch}, {asked.precision}, {what}; {asked.seconds:g} s each\n")
     rows, alone = [], 0.0
     for processes in asked.trials:
         found = side_by_side(asked, processes)
         together = sum(rate for rate, _ in found)
         alone = alone or together
-        memory = max((m.get("device", m["host"]) for _, m in found)) / 2**20
+        memory = max((m.get("reserved", m["host"]) for _, m in found)) / 2**20
         rows.append([processes, together / processes, together, together / alone, memory])
     heads = ["trials at once", "images/s of each", "of all", f"beside {asked.trials[0]}", "peak MiB of each"]
     print(tabulate(rows, heads, floatfmt=("d", ".1f", ".1f", ".2f", ".0f")))

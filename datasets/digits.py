@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.data import Dataset, DatasetSettings, Facts, Problem, balanced
+from harness.lazy import importing
 
 from ._trees import last_of_every
 
@@ -32,7 +33,8 @@ class Digits(Dataset):
 
     def load(self) -> Problem:
         """Return the images in scikit-learn's order, their 17 grey values spread over 0..255."""
-        from sklearn.datasets import load_digits
+        with importing():
+            from sklearn.datasets import load_digits
 
         digits = load_digits()
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]

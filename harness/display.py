@@ -113,7 +113,7 @@ class Display:
                 cells = (f"{values['cycle'] + 1}/{unit.cycles}", str(values["labelled"]), figures)
                 # the cycles to come cost as much per training image as the last one did
                 labelled = unit.trial.protocol.labelled()
-                left = values["cost"] * sum(labelled[values["cycle"] + 1 :]) / values["labelled"]
+                left = values["cost"] * sum(labelled[values["cycle"] + 1 : unit.cycles]) / values["labelled"]
                 table.add_row(unit.name, *cells, f"{values['cost']:.1f}", _duration(left))
         self.live.update(table, refresh=True)
 

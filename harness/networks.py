@@ -40,14 +40,14 @@ class Network(nn.Module):
 
     ``precision`` (float32 or bfloat16) is the precision that the network runs in. What it returns is float32, and so
     is its last linear layer: scores and ISDA's logits hang on small differences that bfloat16 does not hold.
-    ``compiled`` are the images of a batch that torch.compile'd code is used for, in evaluation mode and in training
-    mode; a batch of another size, the last of an epoch, runs as it is: each size would be compiled anew.
+    ``compiled_batches`` are how many images a batch has that runs as compiled code, in evaluation mode and in training
+    mode, if any do; a batch of another size, the last of an epoch, runs as it is: each size would be compiled anew.
     """
 
     def __init__(self, body: Any, projection: nn.Module | None = None) -> None:
         super().__init__()
         self.precision = "float32"
-        self.compiled: tuple[int, int] = (0, 0)
+        self.compiled_batches: tuple[int, int] | None = None
         self.body: Any = body
         self.projection = projection if projection is not None else nn.Identity()
 
@@ -60,8 +60,8 @@ class Network(nn.Module):
 
     def forward(self, images: torch.Tensor, stages: bool = False) -> Outputs:
         """Return the outputs for images [B, channels, H, W]."""
-        if len(images) == self.compiled[self.training]:
-            return compiling.compiled(Network._through)(self, images, stages)
+        if self.compiled_batches and len(images) == self.compiled_batches[self.training]:
+            return compiling.run(Network._through, self, images, stages)
         return self._through(images, stages)
 
     def _through(self, images: torch.Tensor, stages: bool) -> Outputs:
@@ -88,7 +88,7 @@ class Network(nn.Module):
         self.precision = recipe.precision
         if recipe.compile:
             compiling.compiled(Network._through)  # already now: a second of imports is no training's
-            self.compiled = (recipe.inference_batch_size, recipe.batch_size)
+            self.compiled_batches = (recipe.inference_batch_size, recipe.batch_size)
         memory = torch.channels_last if recipe.precision == "bfloat16" else torch.contiguous_format
         return self.to(device=device, memory_format=memory)  # type: ignore[call-overload]
 

@@ -18,7 +18,7 @@ def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[tuple[str, str], f
     """Return what finished cycles measured.
 
     Namely: device seconds per image pass of each suite's methods, how many cycles they are, and the most bytes of a GPU
-    that a process of theirs held (0: none ran on one).
+    that a process of theirs took (0: none ran on one).
 
     A method none of whose cycles has finished takes as long as the suite's others do, under the label "".
     """
@@ -30,8 +30,7 @@ def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[tuple[str, str], f
             continue
         records: list[CycleRecord] = store.trial(unit.trial.id).records()
         finished += len(records)
-        peaks = [peak for r in records for peak in (r.peak_memory_bytes, *r.worker_peaks())]
-        held = max([held, *(peak.get("device", 0) for peak in peaks)])
+        held = max([held, *(r.peak_memory(("reserved", "device")) for r in records)])
         # trials that ran side by side each had a part of the device
         for label in (unit.label, ""):
             spent[unit.suite, label] += [
@@ -113,8 +112,8 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
     lines.append(f"Results: {benchmark.output} ({finished} finished cycles there); about {disk:.2f} GB of weights.")
     if held:
         lines.append(
-            f"GPU memory: no process of theirs held more than {held / 2**30:.2f} GiB; a trial has one, and "
-            f"{where.shards} more where Ray Data scores; where.gpus_per_trial says what part of a GPU they share."
+            f"GPU memory: no process of theirs took more than {held / 2**30:.2f} GiB, CUDA's own left out; a trial has one, "
+            f"and {where.shards} more where Ray Data scores; where.gpus_per_trial is what they share."
         )
     if rates:
         lines.append(

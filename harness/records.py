@@ -7,7 +7,7 @@ from typing import Any
 
 PHASES = ("setup", "compile", "train", "auxiliary", "score", "select", "evaluate", "checkpoint")
 """Every second of a cycle belongs to one of these, but for the writing of its own record; none is what others leave.
-Setup is loading and building, compile what torch.compile does (``recipe.compile``; a scoring worker's is in its score),
+Setup is loading and building, compile what torch.compile does (``recipe.compile``; a scoring worker's is in its start),
 checkpoint writing the weights and looking up what the record says of the code."""
 
 COST_PHASES = ("train", "auxiliary", "score", "select")
@@ -44,7 +44,8 @@ class CycleRecord:
     extra_parameters: int
     """Parameters of the whole system (target network and what the method adds to it) less the plain network's."""
     peak_memory_bytes: dict[str, int]
-    """Highest memory of the trial's process in the cycle: ``host`` (resident) and, on a GPU, ``device`` (allocated)."""
+    """Highest memory of the trial's process in the cycle, or of the one that trained it if that was shared: ``host``
+    (resident) and, on a GPU, ``device`` (of tensors) and ``reserved`` (taken for them; CUDA's own comes on top)."""
     training_images: int
     """Image passes of the training of this cycle (labelled images x epochs)."""
     final_loss: float | None
@@ -79,9 +80,13 @@ class CycleRecord:
             "data_fingerprint": self.data_fingerprint,
         }
 
-    def worker_peaks(self) -> list[dict[str, int]]:
-        """Return the peak memory of each worker that scored, like ``peak_memory_bytes``."""
-        return [shard.get("peak_memory_bytes", {}) for shard in self.scoring.get("shards", [])]
+    def peak_memory(self, where: tuple[str, ...] = ("reserved", "device", "host")) -> int:
+        """Return the most bytes that one process of the cycle took, the trial's own or a scoring worker's.
+
+        ``where``: of what is looked for, the first that was measured.
+        """
+        peaks = [self.peak_memory_bytes, *(shard.get("peak_memory_bytes", {}) for shard in self.scoring["shards"])]
+        return max(next((peak[name] for name in where if name in peak), 0) for peak in peaks)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""

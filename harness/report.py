@@ -95,7 +95,7 @@ def frame(records: Iterable[CycleRecord], methods: Sequence[str]) -> pd.DataFram
             "labelled": r.labelled,
             "bought": bool(r.chosen),
             "EP": r.extra_parameters,
-            "memory": max(peak.get("device", peak.get("host", 0)) for peak in (r.peak_memory_bytes, *r.worker_peaks())),
+            "memory": r.peak_memory(),
             **{phase: r.seconds.get(phase) for phase in PHASES},
             **{_percent(key): None if value is None else 100 * value for key, value in r.figures.items()},
         }
@@ -419,7 +419,7 @@ def suite_tables(suite: Suite, records: Sequence[CycleRecord]) -> list[Table]:
             "cost",
             "Cost of the first cycle: EP extra parameters (count, and MiB in float32), TT training time "
             "(train + auxiliary), ST sampling time (score + select), total = TT + ST; memory: the most that one of a "
-            "trial's processes held in any cycle (of its GPU, else of the host); mean±std over n seeds; " + timing,
+            "trial's processes took in any cycle (of its GPU, else of the host); mean±std over n seeds; " + timing,
             {"": cost},
             _wide_cost(cost),
         )

@@ -139,7 +139,6 @@ def _check_output(output: Path, resume: bool) -> None:
 def _run(asked: Benchmark, benchmark: Benchmark, grid: Grid) -> int:
     """Run ``benchmark``, the part of ``asked`` that --only names."""
     from harness.grid import manifest, with_earlier
-    from harness.lazy import importing
     from harness.store import RunStore, write_atomically
 
     output = benchmark.output
@@ -149,8 +148,7 @@ def _run(asked: Benchmark, benchmark: Benchmark, grid: Grid) -> int:
         raise UserError("nothing can run: the data of every suite is missing")
     _check_networks(benchmark, grid)
     left = _left_to_run(benchmark, grid)
-    with importing():
-        problems = _load(benchmark, left)
+    problems = _load(benchmark, left)
     store = RunStore(output)
     finished = [0 if unit.shared else len(store.trial(unit.trial.id).records()) for unit in left.units]
 

@@ -131,7 +131,7 @@ class InProcess:
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
     ) -> Scored:
         """Describe the images; see Scorer."""
-        began = time.perf_counter()
+        began, compiling = time.perf_counter(), cycle.clock.seconds["compile"]
         warnings: list[str] = []
         columns = describe_batches(
             cycle.network,
@@ -142,7 +142,8 @@ class InProcess:
             cycle.key(purpose),
             warnings,
         )
-        shard = Shard(os.getpid(), len(indices), seconds_since(began, cycle.device), warnings)
+        compiling = cycle.clock.seconds["compile"] - compiling
+        shard = Shard(os.getpid(), len(indices), seconds_since(began, cycle.device) - compiling, warnings)
         return Scored(ascending(columns), "in_process", [shard])
 
     def start(self) -> None:

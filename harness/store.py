@@ -154,7 +154,8 @@ class TrialStore:
                 wrong = [k for k in new if old[k] != new[k]]
                 raise NotReproduced(
                     f"{self._cycle_path(record.cycle)}: computed again, and {', '.join(wrong)} came out different; "
-                    f"the machine, its libraries or the code changed since; remove {self.folder} to run this trial anew"
+                    f"the machine, its libraries or the code changed since, or recipe.deterministic is false; "
+                    f"remove {self.folder} to run this trial anew"
                 )
             record = CycleRecord.from_json(stored["record"])
         body = {"record": record.to_json(), "state": state}

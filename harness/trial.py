@@ -113,7 +113,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the highest host (resident) and device (allocated) memory, in bytes, since the reset."""
+    """Return the highest memory since the reset, in bytes: see CycleRecord.peak_memory_bytes."""
     found = {}
     try:
         status = Path("/proc/self/status").read_text()
@@ -124,6 +124,7 @@ def peak_memory(device: torch.device) -> dict[str, int]:
         found["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         found["device"] = torch.cuda.max_memory_allocated(device)
+        found["reserved"] = torch.cuda.max_memory_reserved(device)
     return found
 
 
@@ -152,6 +153,7 @@ class _Trained:
     warnings: list[str] = field(default_factory=list)
     health: dict[str, float] = field(default_factory=dict)
     per_class: dict[str, float] = field(default_factory=dict)
+    peak_memory: dict[str, int] = field(default_factory=dict)
 
 
 class Runner:
@@ -279,7 +281,16 @@ class Runner:
         self._load(state)
         seconds = {p: done.seconds[p] for p in ("train", "auxiliary", "evaluate")}
         key = self.trial.sharing_key
-        return _Trained(done.figures, done.final_loss, seconds, key, done.warnings, done.health, done.per_class)
+        return _Trained(
+            done.figures,
+            done.final_loss,
+            seconds,
+            key,
+            done.warnings,
+            done.health,
+            done.per_class,
+            done.peak_memory_bytes,
+        )
 
     def _train(self, cycle: Cycle) -> _Trained:
         """Train and test the cycle's network, or take over a shared first cycle."""
@@ -380,7 +391,7 @@ class Runner:
             wall_seconds=time.perf_counter() - self._began,
             target_parameters=target,
             extra_parameters=extra,
-            peak_memory_bytes=peak_memory(self.device),
+            peak_memory_bytes={k: max(v, trained.peak_memory.get(k, 0)) for k, v in peak_memory(self.device).items()},
             training_images=len(self.labelled) * self.trial.recipe.epochs,
             final_loss=trained.final_loss,
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",

@@ -848,6 +848,17 @@ def test_the_terminal_gets_a_live_table(clock: Any, units: list[Unit]) -> None:
     assert "accuracy" in output.getvalue() and "mIoU" not in output.getvalue()
 
 
+def test_a_shared_cycle_of_the_live_table_has_nothing_left(clock: Any, units: list[Unit]) -> None:
+    output = io.StringIO()
+    output.isatty = lambda: True  # type: ignore[method-assign]
+    show = display.Display(units, output)
+    show("start", units[0], {})
+    show("cycle", units[0], cycle(0) | {"cost": 100.0})
+    show.close()
+    row = next(line for line in output.getvalue().splitlines() if "1/1" in line)
+    assert "50.00 %" in row and " 0 s" in row and "min" not in row
+
+
 def test_mean_iou_is_shown_by_its_name(clock: Any, units: list[Unit], monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"cycle": 0, "labelled": 20, "cost": 1.0, "miou": 0.25}
     for terminal in (False, True):
@@ -893,9 +904,9 @@ def test_a_run_in_parts_then_as_a_whole(
     planned = capsys.readouterr().out
     assert "(6 finished cycles there)" in planned and row_of(planned, "c")[-1] != "not measured"
     assert "GPU memory" not in planned
-    monkeypatch.setattr(CycleRecord, "worker_peaks", lambda record: [{"host": 2**40}, {"device": 3 * 2**30}])
+    monkeypatch.setattr(CycleRecord, "peak_memory", lambda record, where: 0 if "host" in where else 3 * 2**30)
     assert run.main(["c.yaml", "--plan"]) == 0
-    assert "GPU memory: no process of theirs held more than 3.00 GiB" in capsys.readouterr().out
+    assert "GPU memory: no process of theirs took more than 3.00 GiB" in capsys.readouterr().out
     again = config.load(tmp_path / "runs" / "c" / "config.yaml")
     whole = config.load(tmp_path / "c.yaml")  # config.yaml is the whole config, whatever part was run
     assert [t.id for _, t in again.suites[0].trials()] == [t.id for _, t in whole.suites[0].trials()]

@@ -41,6 +41,23 @@ def test_two_runs_on_a_gpu_are_the_same(
     assert one[0].device == torch.cuda.get_device_name() and one[0].peak_memory_bytes["device"] > 0
 
 
+@pytest.mark.parametrize(("training", "acquisition"), [("plain", "core_set"), ("isda", "epmcm"), ("ll4al", "ll4al")])
+def test_two_compiled_runs_on_a_gpu_are_the_same(
+    training: str, acquisition: str, colours: Problem, folders: Callable[[], Path]
+) -> None:
+    trial = changed(make_trial(training, acquisition, epochs=2), precision="bfloat16", compile=True)
+    one, other = (run_on_gpu(trial, colours, folders()) for _ in range(2))
+    assert outcomes(one) == outcomes(other)
+    assert one[0].seconds["compile"] > 0 == other[0].seconds["compile"]
+
+
+def test_a_run_with_autotuning_ends_on_a_gpu(colours: Problem, folders: Callable[[], Path]) -> None:
+    records = run_on_gpu(make_trial("isda", "epmcm", deterministic=False), colours, folders())
+    assert len(records) == 3 and torch.backends.cudnn.benchmark
+    run_on_gpu(make_trial(), colours, folders())
+    assert not torch.backends.cudnn.benchmark, "the next trial of the process is deterministic again"
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("training", "acquisition"), [*METHODS, ("dropout", "mc_dropout"), ("qbc", "qbc")])
 def test_two_runs_on_maps_are_the_same(

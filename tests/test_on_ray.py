@@ -52,6 +52,7 @@ def test_reservations(
     assert found.bundle() == bundle
     assert (found.concurrent, found.device_share) == (concurrent, share)
     assert found.threads == where.get("cpus_per_trial", 1)
+    assert found.processors == nodes[0]["CPU"]
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_cost_table_is_the_first_cycle_in_the_form_of_table_4() -> None:
                     "score": 8.0,
                     "select": 1.0,
                 }
-                shard = {"peak_memory_bytes": {"device": 3 * 2**30 if method == "Ran" and cycle else 2**29}}
+                shard = {"peak_memory_bytes": {"reserved": 3 * 2**30 if method == "Ran" and cycle else 2**29}}
                 memory = {
                     "peak_memory_bytes": {"host": 2**33, "device": (1 + seed) * 2**30},
                     "scoring": {"path": "ray_data", "shards": [shard]},

@@ -118,7 +118,8 @@ def test_a_shared_first_cycle_is_the_cycle_itself(
     alone_in, folder = folders(), folders()
     alone = run(trial, digits, alone_in)
     first = runner_of(make_trial(training, "random", start=start), digits, folder)
-    first.run_shared(nothing)
+    told: list[CycleRecord] = []
+    first.run_shared(told.append)
     shared = RunStore(folder).shared(trial.sharing_key).records()
     assert [(r.cycle, r.chosen, r.scoring["path"]) for r in shared] == [(0, [], "none")]
     records = run(trial, digits, folder)
@@ -132,8 +133,10 @@ def test_a_shared_first_cycle_is_the_cycle_itself(
     assert records[0].seconds["score"] > 0
     assert records[0].wall_seconds < sum(records[0].seconds.values())
     before = RunStore(folder).shared(trial.sharing_key).records()
-    runner_of(trial, digits, folder).run_shared(nothing)  # finished: not trained again
+    runner_of(trial, digits, folder).run_shared(told.append)  # finished: not trained again
     assert RunStore(folder).shared(trial.sharing_key).records() == before
+    assert told == [shared[0], shared[0]]
+    assert records[0].peak_memory_bytes["host"] >= shared[0].peak_memory_bytes["host"] > 0
 
 
 def test_auxiliary_seconds_of_a_shared_training_are_its_cost(

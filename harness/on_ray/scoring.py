@@ -19,6 +19,7 @@ import torch
 from harness import networks
 from harness.cycle import Cycle
 from harness.images import Images, on_device
+from harness.learning import evaluating
 from harness.method import Acquisition
 from harness.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches, seconds_since
 from harness.suite import Trial
@@ -54,6 +55,9 @@ class Worker:
         self.network = networks.build(trial.model, facts, 0).to_place(self.device, trial.recipe)
         _, self.acquisition = build_method(trial.training, trial.acquisition, facts.num_classes)
         self.cycle = -1
+        if trial.recipe.compile:  # now, because no method's seconds have begun
+            with evaluating(self.network):
+                self.network(self.images.plain(torch.zeros(trial.recipe.inference_batch_size, dtype=torch.long)))
 
     def ready(self) -> None:
         """Return once the constructor has."""

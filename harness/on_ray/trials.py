@@ -199,12 +199,13 @@ def _run_unit(
     shares: dict[bool, Resources],
 ) -> None:
     """Run one unit in its Tune actor."""
+    unit = units[config["unit"]]
+    settings, share = Where(**where), shares[unit.exclusive]
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(share.threads))  # else it takes all processors
     with importing():
         from harness.on_ray.scoring import Measured, RayData
         from harness.trial import Runner, Surroundings
 
-    unit = units[config["unit"]]
-    settings, share = Where(**where), shares[unit.exclusive]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     may_share = settings.scoring == "ray_data" or (settings.scoring == "auto" and settings.shards > 1)
     with_workers = may_share and unit.trial.scores_images() and not unit.shared
@@ -230,7 +231,8 @@ def _run_unit(
     began = time.time()
 
     def report(record: CycleRecord) -> None:
-        publish(record)
+        if not unit.shared:  # the trials that take it over do, under their own names
+            publish(record)
         tune.report(
             {
                 "cycle": record.cycle,
