@@ -112,8 +112,8 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
     lines.append(f"Results: {benchmark.output} ({finished} finished cycles there); about {disk:.2f} GB of weights.")
     if held:
         lines.append(
-            f"GPU memory: no process of theirs took more than {held / 2**30:.2f} GiB, CUDA's own left out; a trial has one, "
-            f"and {where.shards} more where Ray Data scores; where.gpus_per_trial is what they share."
+            f"GPU memory: no process of theirs took more than {held / 2**30:.2f} GiB, CUDA's own left out; a trial has "
+            f"one, and {where.shards} more where Ray Data scores; where.gpus_per_trial is what they share."
         )
     if rates:
         lines.append(
