@@ -61,7 +61,7 @@ def by_phase(output: str) -> dict[str, float]:
     kept += [store.trial(folder.name) for folder in Path(output, "trials").iterdir()]
     for record in (record for one in kept for record in one.records()):
         for phase in PHASES:
-            if not (record.shared_from and phase in ("train", "auxiliary", "evaluate")):
+            if not (record.shared_from and phase in ("compile", "train", "auxiliary", "evaluate")):
                 found[phase] += record.seconds[phase]
     return found
 

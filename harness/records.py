@@ -22,9 +22,9 @@ class CycleRecord:
     """One finished cycle of one trial, as it is stored and reported.
 
     ``chosen`` are the training-set indices bought at the end of this cycle, in the order of preference; empty in the
-    last cycle. ``figures`` are fractions (FIGURES, 0..1). ``seconds`` has one entry for each of PHASES; in a cycle
-    whose training was shared (``shared_from`` names the unit that did it) train, auxiliary and evaluate hold that
-    unit's seconds and ``wall_seconds`` is what this trial itself took.
+    last cycle. ``figures`` are fractions (FIGURES, 0..1). ``seconds`` has one entry for each of PHASES. In a cycle
+    whose training was shared (``shared_from`` names the unit that did it) compile, train, auxiliary and evaluate hold
+    that unit's seconds, and ``wall_seconds`` is what this trial itself took.
     """
 
     suite: str

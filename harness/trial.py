@@ -279,7 +279,7 @@ class Runner:
                 f"{self.problem.fingerprint}); results of both can't be mixed: choose another where.output"
             )
         self._load(state)
-        seconds = {p: done.seconds[p] for p in ("train", "auxiliary", "evaluate")}
+        seconds = {p: done.seconds[p] for p in ("compile", "train", "auxiliary", "evaluate")}
         key = self.trial.sharing_key
         return _Trained(
             done.figures,
