@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from harness.clock import Clock
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    from harness.cycle import Clock
 
 Found = TypeVar("Found")
 

@@ -1,50 +1,17 @@
-"""What one cycle hands to a method, and the clock that says where its seconds went."""
+"""What one cycle hands to a method."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
+from harness.clock import Clock
 from harness.images import Images, Rows, taken
 from harness.networks import Network
-from harness.records import PHASES
 from harness.seeds import key, stream
 from harness.settings import Recipe
-
-
-class Clock:
-    """Seconds by phase. Phases may be nested: the inner one's time is not the outer one's."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self._open: list[str] = []
-        self._since = 0.0
-
-    def _switch(self) -> None:
-        """Book the time since the last switch on the phase that is open, after all device work is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        if self._open:
-            self.seconds[self._open[-1]] += now - self._since
-        self._since = now
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Book the time of a ``with`` block on a phase of ``harness.records.PHASES``."""
-        assert name in self.seconds, f"{name!r} is not a phase"
-        self._switch()
-        self._open.append(name)
-        try:
-            yield
-        finally:
-            self._switch()
-            self._open.pop()
 
 
 @dataclass

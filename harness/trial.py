@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from harness import __version__, networks, pool, queried, registry
+from harness.clock import Clock
 from harness.compiling import booked
-from harness.cycle import Clock, Cycle
+from harness.cycle import Cycle
 from harness.data import Facts, Problem
 from harness.errors import NonFiniteLoss, UserError
 from harness.figures import summary

@@ -54,7 +54,7 @@ class QBC(Joint, Committee):
 
     def prepare(self, cycle: Cycle) -> Columns:
         """Train the members beside the target, each with streams of its own; return their weights."""
-        from harness.cycle import Clock
+        from harness.clock import Clock
         from harness.learning import fit
 
         with cycle.clock.phase("auxiliary"):

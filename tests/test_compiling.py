@@ -14,7 +14,7 @@ from torch._dynamo.callback import callback_handler
 from torch._dynamo.testing import CompileCounter
 
 from harness import compiling
-from harness.cycle import Clock
+from harness.clock import Clock
 from harness.data import Facts, Problem
 from harness.errors import UserError
 from harness.networks import Network, build

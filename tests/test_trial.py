@@ -15,10 +15,11 @@ from conftest import changed, make_trial, nothing, outcomes, part, run, same, st
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import cycle as cycle_module
+from harness import clock as clock_module
 from harness import pool, registry
 from harness import trial as trial_module
-from harness.cycle import Clock, Cycle
+from harness.clock import Clock
+from harness.cycle import Cycle
 from harness.data import Problem
 from harness.errors import NonFiniteLoss, OutOfMemory, UserError
 from harness.figures import summary
@@ -507,7 +508,7 @@ def test_a_process_takes_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_clock_books_nested_phases_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(cycle_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: now[0])
 
     def wait(seconds: float) -> None:
         now[0] += seconds
