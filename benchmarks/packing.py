@@ -1,6 +1,6 @@
 """How many trials a device should run at once: 1, 2, 4, 8 processes that train side by side on it.
 
-    python benchmarks/packing.py [--model resnet18_cifar] [--trials 1 2 4 8] [--seconds 20] [--compile]
+    python benchmarks/packing.py [--model resnet18_cifar] [--trials 1 2 4 8] [--seconds 20]
 
 Each process runs the harness's own epochs on noise; they start together and are counted until the time is up. On a CPU
 its threads are shared out (where.cpus_per_trial), on a GPU its memory is (where.gpus_per_trial). One row says what all
@@ -80,10 +80,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="recipe.compile")
+    parser.add_argument("--autotune", action="store_true", help="recipe.deterministic: false")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
     what = torch.cuda.get_device_name() if asked.device == "cuda" else f"{asked.threads} threads"
+    what += ", compiled" * asked.compile + ", autotuned" * asked.autotune
     print(f"{asked.model}, batch {asked.batch}, {asked.precision}, {what}; {asked.seconds:g} s each\n")
     rows, alone = [], 0.0
     for processes in asked.trials:

@@ -45,7 +45,14 @@ def begin(asked: argparse.Namespace, classes: int, covariance: str, folder: str)
     trial = Trial(
         Part("noise", {}),
         Model(name=asked.model),
-        Recipe(epochs=1, batch_size=asked.batch, learning_rate=RATE, precision=asked.precision, compile=asked.compile),
+        Recipe(
+            epochs=1,
+            batch_size=asked.batch,
+            learning_rate=RATE,
+            precision=asked.precision,
+            compile=asked.compile,
+            deterministic=not asked.autotune,
+        ),
         Protocol(initial=count, budget=10, cycles=2, start="warm"),
         Part("isda", {"covariance": covariance, "lambda_0": 1.0}),
         Part("random", {}),
@@ -171,6 +178,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--compile", action="store_true", help="recipe.compile, for harness and bare alike")
+    parser.add_argument("--autotune", action="store_true", help="recipe.deterministic: false, for all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
 
@@ -190,6 +198,7 @@ def main() -> None:
 
     images = asked.batch * asked.steps
     what = torch.cuda.get_device_name() if asked.device == "cuda" else f"{asked.threads} threads"
+    what += ", compiled" * asked.compile + ", autotuned" * asked.autotune
     print(f"{asked.model}, batch {asked.batch}, {asked.precision}, {what}, {asked.rounds} rounds of {images} images\n")
     with tempfile.TemporaryDirectory() as folder:
         _, cycle = begin(asked, asked.classes[0], "diagonal", folder)

@@ -1,4 +1,4 @@
-"""Describe the candidates of CONFIG's methods, and of the learned ones, here and on 1, 2 and 4 shards, and compare."""
+"""Describe the candidates of CONFIG's methods, and of the learned ones, here and on 1, 2 and 3 shards, and compare."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ for label, trial in suite.trials():
     prepared = runner.acquisition.prepare(cycle)
     arguments = (cycle, runner.acquisition, prepared, cycle.candidates, "describe")
     plain = runner.scorer.describe(*arguments)
-    scorer = RayData(trial, put, here, 4)
+    scorer = RayData(trial, put, here, 3)
     scorer.start()
-    for scorer.shards in (1, 2, 4):
+    for scorer.shards in (1, 2, 3):
         found = scorer.describe(*arguments)
         assert len(found.shards) == scorer.shards
         assert os.getpid() not in {shard.pid for shard in found.shards}

@@ -11,12 +11,17 @@ import time
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import ray
-import ray.data
-import torch
 
-from harness import networks
+from harness.lazy import importing
+
+with importing():
+    import pyarrow as pa
+    import ray
+    import ray.data
+    import torch
+
+    from harness import networks
+
 from harness.cycle import Cycle
 from harness.images import Images, on_device
 from harness.learning import evaluating
