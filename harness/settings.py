@@ -134,7 +134,8 @@ class Where(Strict):
     )
     warm_workers: bool = Field(
         False,
-        description="one process runs many trials: saves seconds per trial; the dashboard then names workers",
+        description="one process, with its scoring workers, runs many trials: saves seconds per trial; the dashboard "
+        "then names workers",
     )
     shards: PositiveInt = Field(2, description="workers of the Ray Data path, for each trial")
 

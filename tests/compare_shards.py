@@ -31,6 +31,7 @@ problem = suite.open_dataset(Where()).load()
 here = Surroundings()
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 put = ray.put(problem)
+pids: set[int] = set()
 for label, trial in suite.trials():
     if label not in ("Core-set", "Sampled", *LEARNED):
         continue
@@ -40,14 +41,15 @@ for label, trial in suite.trials():
     prepared = runner.acquisition.prepare(cycle)
     arguments = (cycle, runner.acquisition, prepared, cycle.candidates, "describe")
     plain = runner.scorer.describe(*arguments)
-    scorer = RayData(trial, put, here, 3)
+    scorer = RayData(trial, put, here, 3, keep=True)  # all methods on the same three processes
     scorer.start()
     for scorer.shards in (1, 2, 3):
         found = scorer.describe(*arguments)
         assert len(found.shards) == scorer.shards
-        assert os.getpid() not in {shard.pid for shard in found.shards}
+        pids |= {shard.pid for shard in found.shards}
         for name, column in plain.columns.items():
             assert torch.equal(column, found.columns[name]), (label, scorer.shards, name)
         assert torch.equal(plain.columns["index"], cycle.candidates.sort().values)
         print(label, scorer.shards, "same")
     scorer.close()
+assert len(pids) == 3 and os.getpid() not in pids

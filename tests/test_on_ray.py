@@ -158,13 +158,17 @@ def test_scoring_goes_to_workers_when_the_measured_time_says_so(
 def test_a_worker_tells_its_peak_memory(digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", lambda held: held)
     runner, cycle = cycle_of(make_trial("plain", "entropy"), digits, tmp_path)
-    worker = Worker([digits], runner.trial.measured(), Surroundings(), None)
+    worker, task = Worker(None), [(digits, runner.trial.measured(), Surroundings())]
     numbers, indices = zip(*cut(cycle.candidates, cycle.recipe), strict=True)
     table = pa.table({"number": numbers, "indices": [some.tolist() for some in indices]})
     shard = SimpleNamespace(iter_batches=lambda **_: [table])
     weights = {name: value.numpy() for name, value in cycle.network.state_dict().items()}
-    _, told = worker.describe(shard, [(weights, {})], 0, 17)
+    found, told = worker.describe(shard, task, [(weights, {})], 0, 17)
     assert told.images == 150 and told.peak_memory_bytes["host"] > 2**20
+    worker.leave()
+    assert not hasattr(worker, "images") and not hasattr(worker, "network")
+    again, _ = worker.describe(shard, task, [(weights, {})], 0, 17)  # as a process that Ray has started anew
+    assert {name: column.tolist() for name, column in again.items()} == {k: v.tolist() for k, v in found.items()}
 
 
 def test_a_score_that_is_not_a_number_stops_the_trial(

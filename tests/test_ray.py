@@ -239,10 +239,14 @@ def test_a_foreign_package_called_datasets_does_no_harm(
     # sitecustomize imports it before anything else, in the driver and in every Ray worker
     (foreign.parent / "sitecustomize.py").write_text("import datasets\nassert datasets.FOREIGN\n")
     folder = tmp_path / "run"
-    arguments = (str(grid), "where.scoring=ray_data", "where.shards=1", f"where.output={folder}")
-    finish(command(*arguments, "--only", "method=DAST-AL", PYTHONPATH=f"{foreign.parent}{os.pathsep}{ROOT}"))
-    (trial,) = outcomes(folder)
-    assert outcomes(folder)[trial] == expected[trial]
+    where = ("where.scoring=ray_data", "where.shards=1", "where.max_concurrent=1", f"where.output={folder}")
+    arguments = (str(grid), *where, "--only", "method=DAST-AL,Core-set")
+    finish(command(*arguments, PYTHONPATH=f"{foreign.parent}{os.pathsep}{ROOT}"))
+    found = outcomes(folder)
+    assert len(found) == 2 and all(found[trial] == expected[trial] for trial in found)
+    records = [record for trial in found for record in RunStore(folder).trial(trial).records()]
+    scored = {shard["pid"] for record in records for shard in record.scoring["shards"]}
+    assert len(scored) == 1, "warm workers keep their scoring workers, from trial to trial"
 
 
 def test_the_headline_command_starts_where_only_official_data_exists(tmp_path: Path) -> None:

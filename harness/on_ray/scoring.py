@@ -47,11 +47,18 @@ CALL_SECONDS = 0.2
 class Worker:
     """Describes its share of the batches. A call carries all it needs, so it can be repeated on a new process."""
 
-    def __init__(self, problem: list[Any], measured: dict[str, Any], here: Surroundings, gpus: str | None) -> None:
+    def __init__(self, gpus: str | None) -> None:
         if gpus is not None:
             # the trial's own GPU: its placement group holds this worker on the same node, and CUDA has not started
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-        trial, loaded = Trial.from_measured(measured), ray.get(problem[0])
+        self.task: Any = None
+
+    def take(self, task: list[Any]) -> None:
+        """Make ready for a trial; ``task`` is a reference to (its data, what it measures, where it runs)."""
+        if task[0] == self.task:
+            return
+        problem, measured, here = ray.get(task[0])
+        trial, loaded = Trial.from_measured(measured), ray.get(problem)
         self.device = torch.device(here.device)
         limit_memory(self.device, here.gpu_share)
         prepare_process(here.threads, trial.recipe.deterministic)
@@ -63,14 +70,22 @@ class Worker:
         if trial.recipe.compile:  # now, because no method's seconds have begun
             with evaluating(self.network):
                 self.network(self.images.plain(torch.zeros(trial.recipe.inference_batch_size, dtype=torch.long)))
+        self.task = task[0]
 
-    def ready(self) -> None:
-        """Return once the constructor has."""
+    def leave(self) -> None:
+        """Let go of the trial and its data; the process, which took seconds to start, may be given another."""
+        if self.task is not None:
+            del self.images, self.network, self.acquisition
+            self.prepared: Columns = {}
+            self.task = None
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def describe(
-        self, shard: Any, weights: list[Any], cycle: int, key: int
+        self, shard: Any, task: list[Any], weights: list[Any], cycle: int, key: int
     ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
         """Return the columns of the shard's batches; a cycle's weights are fetched once."""
+        self.take(task)
         if cycle != self.cycle:
             network, self.prepared = (
                 {k: torch.from_numpy(np.array(v)).to(self.device) for k, v in part.items()}
@@ -92,12 +107,17 @@ class Worker:
         return found, Shard(os.getpid(), count, seconds, warnings, peak_memory(self.device))
 
 
-class RayData:
-    """Describes images on ``shards`` workers."""
+_kept: list[Any] = []
+"""Workers of the trial that this process ran before: they are in its reservation, as the next trial is."""
 
-    def __init__(self, trial: Trial, problem: Any, here: Surroundings, shards: int) -> None:
-        self.trial, self.problem, self.here, self.shards = trial, problem, here, shards
+
+class RayData:
+    """Describes images on ``shards`` workers; with ``keep`` they wait for the next trial of this process."""
+
+    def __init__(self, trial: Trial, problem: Any, here: Surroundings, shards: int, keep: bool = False) -> None:
+        self.trial, self.problem, self.here, self.shards, self.keep = trial, problem, here, shards, keep
         self.workers: list[Any] = []
+        self.task: Any = None
         self.weights: Any = None
         self.shipped = -1
         """The cycle whose weights the workers are given; they are put into the object store once per cycle."""
@@ -109,9 +129,9 @@ class RayData:
         # they reserve nothing of their own, so Tune's placement group of the trial captures them: same node, same GPU
         actor: Any = ray.remote(num_cpus=0, num_gpus=0, max_restarts=3, max_task_retries=3)(Worker)
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES") if self.here.device == "cuda" else None
-        arguments = ([self.problem], self.trial.measured(), self.here, gpus)
-        self.workers = [actor.remote(*arguments) for _ in range(self.shards)]
-        ray.get([worker.ready.remote() for worker in self.workers])
+        self.workers = [_kept.pop() if _kept else actor.remote(gpus) for _ in range(self.shards)]
+        self.task = ray.put((self.problem, self.trial.measured(), self.here))
+        ray.get([worker.take.remote([self.task]) for worker in self.workers])
 
     def describe(
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
@@ -135,7 +155,7 @@ class RayData:
         shards = ray.data.from_blocks(blocks).split(len(blocks))
         answers = ray.get(
             [
-                worker.describe.remote(shard.iterator(), [self.weights], self.shipped, cycle.key(purpose))
+                worker.describe.remote(shard.iterator(), [self.task], [self.weights], self.shipped, cycle.key(purpose))
                 for worker, shard in zip(self.workers, shards, strict=False)
             ]
         )
@@ -146,9 +166,13 @@ class RayData:
         return Scored(ascending(columns), "ray_data", [shard for _, shard in answers])
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, or let them wait for the next trial."""
         for worker in self.workers:
-            ray.kill(worker)
+            if self.keep:
+                worker.leave.remote()
+                _kept.append(worker)
+            else:
+                ray.kill(worker)
         self.workers = []
 
 

@@ -220,7 +220,7 @@ def _run_unit(
     problem = problems[unit.suite]
     scorer: Any = None
     if with_workers:
-        workers = RayData(unit.trial, problem, here, settings.shards)
+        workers = RayData(unit.trial, problem, here, settings.shards, keep=settings.warm_workers)
         idle = max(1, share.processors // (share.device_share * share.threads))  # processors for each trial
         parallel = min(settings.shards, idle) if here.device == "cpu" else settings.shards
         measured = Measured(workers, unit.trial.protocol.cycles, parallel)
