@@ -23,18 +23,18 @@ from measure import seconds
 from tabulate import tabulate
 
 from harness import registry
-from harness.cycle import Cycle
-from harness.data import Problem
-from harness.learning import optimizer
-from harness.method import Acquisition
+from harness.config.suite import Part, Trial
+from harness.data.dataset import Problem
+from harness.learning.contract import Acquisition
+from harness.learning.cycle import Cycle
+from harness.learning.fit import optimizer
+from harness.results.store import RunStore
 from harness.settings import Model, Protocol, Recipe
-from harness.store import RunStore
-from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings
 
 registry.load("methods", "vaal")  # so that the methods' own parts can be imported
-Game = importlib.import_module("harness_methods._adversarial").Game
-step = importlib.import_module("harness_methods._modules").step
+Game = importlib.import_module("harness.methods._adversarial").Game
+step = importlib.import_module("harness.methods._modules").step
 LABELLED = 1000
 BARE_RATE = 1e-6  # trained for long on one batch, a network's gradients become subnormal numbers, which are slow
 

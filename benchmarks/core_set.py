@@ -17,7 +17,7 @@ import torch
 from tabulate import tabulate
 
 from harness import registry
-from harness.scoring import seconds_since
+from harness.learning.scoring import seconds_since
 from harness.trial import peak_memory, reset_peak_memory
 
 GENERATED_AT_ONCE = 10_000

@@ -20,11 +20,13 @@ import torch
 from measure import peak, seconds
 from tabulate import tabulate
 
-from harness import network_names, registry
-from harness.data import Facts
-from harness.learning import evaluating
-from harness.method import Acquisition
-from harness.networks import Outputs, build
+from harness import registry
+from harness.data.dataset import Facts
+from harness.learning.contract import Acquisition
+from harness.learning.inference import evaluating
+from harness.networks import names as network_names
+from harness.networks.network import Outputs
+from harness.networks.zoo import build
 from harness.settings import Model, Recipe
 
 ASKED = {

@@ -31,7 +31,7 @@ from typing import Any
 
 from pydantic import PositiveFloat
 
-from harness.method import Training
+from harness.learning.contract import Training
 from harness.settings import Strict
 
 

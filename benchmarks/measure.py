@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import torch
 
-from harness.scoring import seconds_since
+from harness.learning.scoring import seconds_since
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

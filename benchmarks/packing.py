@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from training import begin
 
-from harness.learning import fit
-from harness.scoring import seconds_since
+from harness.learning.fit import fit
+from harness.learning.scoring import seconds_since
 from harness.trial import limit_memory, peak_memory
 
 STARTING = 300  # seconds that one process waits for the others: compiling may take minutes

@@ -22,11 +22,11 @@ import numpy as np
 import ray
 from tabulate import tabulate
 
-from harness.data import Problem
+from harness.config.suite import Part, Trial
+from harness.data.dataset import Problem
 from harness.on_ray.scoring import RayData
+from harness.results.store import RunStore
 from harness.settings import Model, Protocol, Recipe
-from harness.store import RunStore
-from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings
 
 

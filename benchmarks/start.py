@@ -20,8 +20,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.records import PHASES
-from harness.store import RunStore
+from harness.results.records import PHASES, TRAINING_PHASES
+from harness.results.store import RunStore
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = {
@@ -61,7 +61,7 @@ def by_phase(output: str) -> dict[str, float]:
     kept += [store.trial(folder.name) for folder in Path(output, "trials").iterdir()]
     for record in (record for one in kept for record in one.records()):
         for phase in PHASES:
-            if not (record.shared_from and phase in ("compile", "train", "auxiliary", "evaluate")):
+            if not (record.shared_from and phase in TRAINING_PHASES):
                 found[phase] += record.seconds[phase]
     return found
 

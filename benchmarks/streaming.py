@@ -22,17 +22,18 @@ import torch
 from tabulate import tabulate
 
 from harness import registry
-from harness.data import DataPlace, Dataset
-from harness.images import Images, Streamed, on_device, taken
-from harness.learning import batches
-from harness.scoring import seconds_since
+from harness.config.suite import Part, Trial
+from harness.data.dataset import DataPlace, Dataset
+from harness.data.images import Images
+from harness.data.rows import Streamed, on_device, taken
+from harness.learning.fit import batches
+from harness.learning.scoring import seconds_since
+from harness.results.store import RunStore
 from harness.settings import Model, Protocol, Recipe
-from harness.store import RunStore
-from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings
 
 plugin: Any = registry.find("datasets", "cityscapes", Dataset)
-write_cityscapes = importlib.import_module("harness_datasets.cityscapes").write_cityscapes
+write_cityscapes = importlib.import_module("harness.datasets.cityscapes").write_cityscapes
 
 
 class WhenAsked:

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from measure import seconds
 from tabulate import tabulate
 
-from harness.data import Problem
-from harness.learning import fit, optimizer
+from harness.config.suite import Part, Trial
+from harness.data.dataset import Problem
+from harness.learning.fit import fit, optimizer
+from harness.results.store import RunStore
 from harness.settings import Model, Protocol, Recipe
-from harness.store import RunStore
-from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings
 
 RATE = 1e-6  # trained for long on one batch, a network's gradients become subnormal numbers, which are slow

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from harness.data import Dataset, Facts, Problem, balanced
+from harness.data.dataset import Dataset, Facts, Problem, balanced
 from harness.errors import DataMissing
 from harness.settings import Strict
 

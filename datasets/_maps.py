@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
-from harness.data import THREADS, Files
+from harness.data.files import THREADS, Files
 from harness.errors import DataMissing
 
 SCALES = (1.0, 0.5, 0.25)

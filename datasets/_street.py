@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.data import IGNORED
+from harness.data.files import IGNORED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.data import DatasetSettings
+from harness.data.dataset import DatasetSettings
 
 from ._cifar import CIFAR100, Cifar
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from harness.data import IGNORED, Dataset, DatasetSettings, Facts, Problem, common_size, spaced
+from harness.data.dataset import Dataset, DatasetSettings, Facts, Problem, spaced
+from harness.data.files import IGNORED, common_size
 from harness.errors import DataMissing
 
 from ._maps import Pairs, Scale, as_files

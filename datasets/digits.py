@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.data import Dataset, DatasetSettings, Facts, Problem, balanced
+from harness.data.dataset import Dataset, DatasetSettings, Facts, Problem, balanced
 from harness.lazy import importing
 
 from ._trees import last_of_every

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, PositiveInt
 
-from harness.data import Dataset, DatasetSettings, Facts, Problem, balanced
+from harness.data.dataset import Dataset, DatasetSettings, Facts, Problem, balanced
 
 from ._trees import FORMATS, Tree, decode, mean_and_std, read_tree
 

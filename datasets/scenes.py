@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 
-from harness.data import MULTIPLE, Dataset, DatasetSettings, Facts, Problem, spaced
+from harness.data.dataset import Dataset, DatasetSettings, Facts, Problem, spaced
+from harness.data.files import MULTIPLE
 
 from ._street import CLASSES, draw
 

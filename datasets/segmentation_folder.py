@@ -8,18 +8,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.data import (
-    IGNORED,
-    MOST_CLASSES,
-    UNKNOWN,
-    Dataset,
-    DatasetSettings,
-    Facts,
-    Files,
-    Problem,
-    common_size,
-    spaced,
-)
+from harness.data.dataset import Dataset, DatasetSettings, Facts, Problem, spaced
+from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files, common_size
 from harness.errors import DataMissing
 
 from ._maps import Pairs, Scale, as_files

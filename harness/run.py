@@ -15,14 +15,15 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import config
+from harness.config.load import load
+from harness.config.only import only
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.data import Problem
-    from harness.display import Display
-    from harness.grid import Grid
-    from harness.suite import Benchmark
+    from harness.config.suite import Benchmark
+    from harness.data.dataset import Problem
+    from harness.experiment.display import Display
+    from harness.experiment.grid import Grid
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,8 +74,8 @@ def _run_in_process(benchmark: Benchmark, grid: Grid, problems: dict[str, Proble
     import torch
 
     from harness.errors import NonFiniteLoss, NotReproduced
-    from harness.records import CycleRecord
-    from harness.store import RunStore
+    from harness.results.records import CycleRecord
+    from harness.results.store import RunStore
     from harness.trial import Runner, Surroundings
 
     failures = []
@@ -103,8 +104,8 @@ def _run_in_process(benchmark: Benchmark, grid: Grid, problems: dict[str, Proble
 
 def _left_to_run(benchmark: Benchmark, grid: Grid) -> Grid:
     """Return the grid without what the store already holds in full."""
-    from harness.grid import Grid
-    from harness.store import RunStore
+    from harness.experiment.grid import Grid
+    from harness.results.store import RunStore
 
     store = RunStore(benchmark.output)
     open_keys = {u.after for u in grid.units if u.after and not store.trial(u.trial.id).records()}
@@ -138,8 +139,8 @@ def _check_output(output: Path, resume: bool) -> None:
 
 def _run(asked: Benchmark, benchmark: Benchmark, grid: Grid) -> int:
     """Run ``benchmark``, the part of ``asked`` that --only names."""
-    from harness.grid import manifest, with_earlier
-    from harness.store import RunStore, write_atomically
+    from harness.experiment.grid import manifest, with_earlier
+    from harness.results.store import RunStore, write_atomically
 
     output = benchmark.output
     for name, reason in grid.skipped.items():
@@ -154,7 +155,7 @@ def _run(asked: Benchmark, benchmark: Benchmark, grid: Grid) -> int:
 
     def begin() -> Display:
         """Write what the run is, now that nothing the user can mend stands in its way."""
-        from harness.display import Display
+        from harness.experiment.display import Display
 
         listed = manifest(benchmark, grid)
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -174,9 +175,9 @@ def _run(asked: Benchmark, benchmark: Benchmark, grid: Grid) -> int:
         finally:
             display.close()
     print()
-    from harness import report
+    from harness.report.write import write
 
-    print(report.write(output))
+    print(write(output))
     left = _left_to_run(benchmark, grid)
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
@@ -187,14 +188,14 @@ def _run(asked: Benchmark, benchmark: Benchmark, grid: Grid) -> int:
 
 def _check_networks(benchmark: Benchmark, grid: Grid) -> None:
     """Try the networks that are not ours, or come with weights, before anything starts."""
-    from harness.network_names import OURS
+    from harness.networks.names import OURS
 
     for suite in benchmark.suites:
         if suite.name in grid.facts and (suite.model.name not in OURS or suite.model.weights):
-            from harness import networks
+            from harness.networks.zoo import check
 
             try:
-                networks.check(suite.model, grid.facts[suite.name])
+                check(suite.model, grid.facts[suite.name])
             except UserError as error:
                 key, problem = str(error).split(": ", 1)
                 raise UserError(f"{suite.at(key)}: {problem}") from None
@@ -225,16 +226,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = _arguments(arguments)
         if found.schema:
-            from harness.schema import json_schema
+            from harness.config.schema import json_schema
 
             print(json.dumps(json_schema(), indent=2))
             return 0
-        asked = config.load(found.config, found.overrides)
-        benchmark = config.only(asked, found.only)
-        from harness.grid import expand
+        asked = load(found.config, found.overrides)
+        benchmark = only(asked, found.only)
+        from harness.experiment.grid import expand
 
         if found.plan:
-            from harness import plan
+            from harness.experiment import plan
 
             print(plan.text(benchmark, expand(benchmark, planning=True)))
             return 0

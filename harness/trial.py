@@ -17,21 +17,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import __version__, networks, pool, queried, registry
-from harness.clock import Clock
-from harness.compiling import booked
-from harness.cycle import Cycle
-from harness.data import Facts, Problem
+from harness import __version__, registry
+from harness.config.suite import Part, Trial
+from harness.data.dataset import Facts, Problem
+from harness.data.images import Images
+from harness.data.rows import on_device, selected
 from harness.errors import NonFiniteLoss, UserError
-from harness.figures import summary
-from harness.images import Images, on_device, selected
-from harness.learning import confusion, within_memory
-from harness.method import Acquisition, Training
-from harness.records import CycleRecord
-from harness.scoring import Columns, InProcess, Scored, Scorer, as_record
+from harness.learning import pool, queried
+from harness.learning.contract import Acquisition, Training
+from harness.learning.cycle import Cycle
+from harness.learning.inference import confusion, within_memory
+from harness.learning.metrics import summary
+from harness.learning.scoring import Columns, InProcess, Scored, Scorer, as_record
+from harness.networks.compiling import booked
+from harness.networks.zoo import build, initial
+from harness.results.clock import Clock
+from harness.results.records import TRAINING_PHASES, CycleRecord
+from harness.results.store import RunStore, TrialStore, write_atomically
 from harness.seeds import key
-from harness.store import RunStore, TrialStore, write_atomically
-from harness.suite import Part, Trial
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,7 @@ class Runner:
     def _make(self, number: int) -> None:
         """Make the network and the method of a cycle that starts with fresh weights."""
         trial, classes = self.trial, self.facts.num_classes
-        network = networks.initial(trial.model, self.facts, trial.seed, number)
+        network = initial(trial.model, self.facts, trial.seed, number)
         self.network = network.to_place(self.device, trial.recipe)
         self.training, self.acquisition = build_method(trial.training, trial.acquisition, classes)
 
@@ -262,7 +265,7 @@ class Runner:
             unlabelled=self._tensor(np.flatnonzero(~is_labelled)),
             candidates=self._tensor(drawn),
             recipe=self.trial.recipe,
-            build=partial(networks.build, self.trial.model, self.facts),
+            build=partial(build, self.trial.model, self.facts),
             clock=self.clock,
             training=self.training,
         )
@@ -280,7 +283,7 @@ class Runner:
                 f"{self.problem.fingerprint}); results of both can't be mixed: choose another where.output"
             )
         self._load(state)
-        seconds = {p: done.seconds[p] for p in ("compile", "train", "auxiliary", "evaluate")}
+        seconds = {p: done.seconds[p] for p in TRAINING_PHASES}
         key = self.trial.sharing_key
         return _Trained(
             done.figures,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from harness.learning import check_finite, shuffled
+from harness.learning.fit import check_finite, shuffled
 
 from ._modules import Autoencoder, build, step
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
-    from harness.images import Images
+    from harness.data.images import Images
+    from harness.learning.cycle import Cycle
 
     from .vaal import VAAL
 

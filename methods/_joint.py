@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.lazy import torch
-from harness.method import Acquisition, Training
+from harness.learning.contract import Acquisition, Training
 from harness.settings import Strict
 
 from ._restored import Restored
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
-    from harness.method import Columns
+    from harness.learning.contract import Columns
+    from harness.learning.cycle import Cycle
 
 
 class Joint(Training, Acquisition):

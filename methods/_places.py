@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.lazy import torch
-from harness.method import Acquisition
+from harness.learning.contract import Acquisition
 
 if TYPE_CHECKING:
-    from harness.method import Columns
-    from harness.networks import Network
+    from harness.learning.contract import Columns
+    from harness.networks.network import Network
 
 
 class ByPlace(Acquisition):

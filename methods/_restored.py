@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.lazy import torch
 
 if TYPE_CHECKING:
-    from harness.method import Columns
+    from harness.learning.contract import Columns
 
 
 class Restored:

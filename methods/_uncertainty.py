@@ -10,8 +10,8 @@ from harness.lazy import torch
 from ._places import ByPlace
 
 if TYPE_CHECKING:
-    from harness.method import Columns
-    from harness.networks import Network
+    from harness.learning.contract import Columns
+    from harness.networks.network import Network
 
 
 class Uncertainty(ByPlace):
@@ -25,7 +25,7 @@ class Uncertainty(ByPlace):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> torch.Tensor:
         """Return the score of each place [B, *s]."""
-        from harness.learning import as_rows
+        from harness.learning.labels import as_rows
 
         logits = network(images).logits
         return self.score(as_rows(logits)).view(len(images), *logits.shape[2:])

@@ -36,9 +36,9 @@ from ._joint import Joint
 from ._places import ByPlace
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
-    from harness.method import Columns
-    from harness.networks import Network, Outputs
+    from harness.learning.contract import Columns
+    from harness.learning.cycle import Cycle
+    from harness.networks.network import Network, Outputs
 
 
 class ADS(Joint, ByPlace):
@@ -66,7 +66,7 @@ class ADS(Joint, ByPlace):
 
     def fit(self, cycle: Cycle) -> float:
         """Run the three steps in each epoch; return the last epoch's mean labelled loss."""
-        from harness.learning import batches, check_finite, learning_rate, optimizer
+        from harness.learning.fit import batches, check_finite, learning_rate, optimizer
 
         from ._modules import step
 
@@ -161,7 +161,7 @@ class ADS(Joint, ByPlace):
 
     def logits(self, outputs: Outputs) -> list[torch.Tensor]:
         """Return each head's logits [N, C], a row for each image or place."""
-        from harness.learning import as_rows
+        from harness.learning.labels import as_rows
 
         return [head(as_rows(outputs.features)) for head in self.module]
 
@@ -171,7 +171,7 @@ class ADS(Joint, ByPlace):
 
     def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """Return both heads' binary cross-entropy, summed over classes, averaged over the batch or its places."""
-        from harness.learning import at_places
+        from harness.learning.labels import at_places
 
         places = at_places(labels, outputs.logits).flatten()
         known = places < self.num_classes
@@ -189,7 +189,7 @@ class ADS(Joint, ByPlace):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> torch.Tensor:
         """Return the heads' mean entropy at each place [B, *s]."""
-        from harness.learning import as_rows
+        from harness.learning.labels import as_rows
 
         features = network(images).features
         heads = self.restored(lambda: self._heads(features.shape[1]), prepared)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PositiveFloat
 
 from harness.lazy import torch
-from harness.method import Acquisition
+from harness.learning.contract import Acquisition
 from harness.settings import Strict
 
 if TYPE_CHECKING:
-    from harness.method import Columns
-    from harness.networks import Network
+    from harness.learning.contract import Columns
+    from harness.networks.network import Network
 
 CENTERS_AT_ONCE = 1024  # of a block of bounds
 AHEAD = 256  # rows that are followed from pick to pick; the others are looked at when it may be their turn

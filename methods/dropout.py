@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from harness.lazy import torch
-from harness.method import Training
+from harness.learning.contract import Training
 from harness.settings import Strict
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
-    from harness.networks import Network, Outputs
+    from harness.learning.cycle import Cycle
+    from harness.networks.network import Network, Outputs
 
 
 class Dropout(Training):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field, PositiveInt, model_validator
 
 from harness.lazy import torch
-from harness.method import Acquisition, Training
+from harness.learning.contract import Acquisition, Training
 from harness.settings import Strict
 
 from ._class_statistics import ClassStatistics, fresh_table, logit_covariance
@@ -32,9 +32,9 @@ from ._uncertainty import log_mean_exp
 from .isda import ISDA as _ISDA
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
-    from harness.method import Columns
-    from harness.networks import Network
+    from harness.learning.contract import Columns
+    from harness.learning.cycle import Cycle
+    from harness.networks.network import Network
 
 DRAWS_AT_ONCE = 64  # bounds the memory of the sampled form: draws x batch x classes
 ROWS_AT_ONCE = 32  # bounds the memory of scoring pixels: batch x classes x rows x width of the image
@@ -108,7 +108,7 @@ class EPMCM(Acquisition):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``: the logarithm of the expected change (closed form), or its estimate."""
-        from harness.learning import as_rows
+        from harness.learning.labels import as_rows
 
         outputs = network(images)
         if self.settings.form == "sampled":
@@ -131,8 +131,8 @@ class EPMCM(Acquisition):
 
     def _log_changes(self, logits: torch.Tensor, table: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Return log of Eq. 7 for logits [B, C, *s] of the images, at each place [B, *s] or each pixel [B, H, W]."""
-        from harness.learning import as_rows
-        from harness.networks import upsampled_bands
+        from harness.learning.labels import as_rows
+        from harness.networks.maps import upsampled_bands
 
         def changes(maps: torch.Tensor) -> torch.Tensor:
             return log_change(as_rows(maps), table).view(len(maps), *maps.shape[2:])
@@ -172,8 +172,9 @@ def matrix_root(covariance: torch.Tensor) -> torch.Tensor:
 
 def _plain_logits(cycle: Cycle) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (logits [N, C], labels [N]) of the plain labelled images, or their places, under the cycle's network."""
-    from harness.images import taken
-    from harness.learning import as_rows, at_places, inferred
+    from harness.data.rows import taken
+    from harness.learning.inference import inferred
+    from harness.learning.labels import as_rows, at_places
 
     size = cycle.recipe.inference_batch_size
     logits = inferred(cycle, cycle.labelled, lambda images: cycle.network(images).logits, "the labelled images' logits")

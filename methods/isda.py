@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, NonNegativeFloat
 
 from harness.lazy import torch
-from harness.method import Training
+from harness.learning.contract import Training
 from harness.settings import Strict
 
 from ._class_statistics import ClassStatistics, Covariance
 
 if TYPE_CHECKING:
-    from harness.networks import Outputs
+    from harness.networks.network import Outputs
 
 
 class ISDA(Training):
@@ -57,7 +57,7 @@ class ISDA(Training):
         The statistics are updated first, with this batch's features, and carry no gradient; the classifier's weight
         does (Wang et al. 2019, Alg. 1).
         """
-        from harness.learning import as_rows, at_places, cross_entropy
+        from harness.learning.labels import as_rows, at_places, cross_entropy
 
         assert self._classifier is not None
         places = at_places(labels, outputs.logits)

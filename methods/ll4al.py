@@ -22,9 +22,9 @@ from harness.settings import Strict
 from ._joint import Joint
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
-    from harness.method import Columns
-    from harness.networks import Network, Outputs
+    from harness.learning.contract import Columns
+    from harness.learning.cycle import Cycle
+    from harness.networks.network import Network, Outputs
 
 CHANCE = 0.55  # ranking accuracy up to which the module counts as guessing
 
@@ -50,7 +50,7 @@ class LL4AL(Joint):
 
     def make(self, cycle: Cycle) -> torch.nn.Module:
         """Return a loss module for the stages of the cycle's network."""
-        from harness.learning import evaluating
+        from harness.learning.inference import evaluating
 
         from ._modules import LossModule
 
@@ -60,7 +60,7 @@ class LL4AL(Joint):
 
     def fit(self, cycle: Cycle) -> float:
         """Train target and module by the recipe, with one optimiser for both."""
-        from harness.learning import fit
+        from harness.learning.fit import fit
 
         module = self.ready(cycle)
         self._right = []
@@ -73,7 +73,7 @@ class LL4AL(Joint):
 
     def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """Return the mean cross-entropy plus the weighted ranking loss."""
-        from harness.learning import cross_entropy
+        from harness.learning.labels import cross_entropy
 
         target = cross_entropy(outputs.logits, labels)
         losses = cross_entropy(outputs.logits.detach(), labels, per_image=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 
 from harness.lazy import torch
-from harness.method import Training
+from harness.learning.contract import Training
 from harness.settings import Strict
 
 from ._committee import Committee
@@ -23,9 +23,9 @@ from .dropout import Dropout as _Dropout
 from .dropout import dropped
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
-    from harness.method import Columns
-    from harness.networks import Network
+    from harness.learning.contract import Columns
+    from harness.learning.cycle import Cycle
+    from harness.networks.network import Network
 
 
 class MCDropout(Committee):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.method import Training
+from harness.learning.contract import Training
 
 
 class Plain(Training):

@@ -27,9 +27,9 @@ from ._committee import Committee
 from ._joint import Joint
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
-    from harness.method import Columns
-    from harness.networks import Network
+    from harness.learning.contract import Columns
+    from harness.learning.cycle import Cycle
+    from harness.networks.network import Network
 
 
 class QBC(Joint, Committee):
@@ -54,8 +54,8 @@ class QBC(Joint, Committee):
 
     def prepare(self, cycle: Cycle) -> Columns:
         """Train the members beside the target, each with streams of its own; return their weights."""
-        from harness.clock import Clock
-        from harness.learning import fit
+        from harness.learning.fit import fit
+        from harness.results.clock import Clock
 
         with cycle.clock.phase("auxiliary"):
             for number, member in enumerate(self.ready(cycle), 1):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from harness.lazy import torch
-from harness.method import Acquisition
+from harness.learning.contract import Acquisition
 
 if TYPE_CHECKING:
-    from harness.method import Columns
+    from harness.learning.contract import Columns
 
 
 class Random(Acquisition):

@@ -35,7 +35,7 @@ from harness.lazy import F, torch
 from .vaal import VAAL as _VAAL
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
+    from harness.learning.cycle import Cycle
 
 FIRST_CENTERS = 10  # from which the k-center initial set grows (public re-implementation)
 DECAYS = 30  # of the learning rate in a cycle (authors' code)
@@ -97,7 +97,8 @@ class SRAAL(_VAAL):
 
     def unlabelled_targets(self, cycle: Cycle) -> torch.Tensor:
         """Return 1 - U of each unlabelled image."""
-        from harness.learning import as_rows, inferred
+        from harness.learning.inference import inferred
+        from harness.learning.labels import as_rows
 
         def certainty(images: torch.Tensor) -> torch.Tensor:
             probabilities = as_rows(cycle.network(images).logits).softmax(1)
@@ -107,7 +108,7 @@ class SRAAL(_VAAL):
 
     def supervision(self, cycle: Cycle) -> torch.Tensor:
         """Return the labels [L], or of maps which classes each has [L, C], 0 or 1."""
-        from harness.images import taken
+        from harness.data.rows import taken
 
         if cycle.labels.ndim == 1:
             return cycle.labels[torch.arange(len(cycle.labels), device=cycle.device)]

@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from harness.lazy import torch
-from harness.method import Acquisition
+from harness.learning.contract import Acquisition
 from harness.settings import Recipe, Strict
 
 from ._restored import Restored
 
 if TYPE_CHECKING:
-    from harness.cycle import Cycle
-    from harness.method import Columns
-    from harness.networks import Network
+    from harness.learning.contract import Columns
+    from harness.learning.cycle import Cycle
+    from harness.networks.network import Network
 
 
 class VAAL(Acquisition):
@@ -108,7 +108,7 @@ class VAAL(Acquisition):
         self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
     ) -> Columns:
         """Return the column ``score``: minus the logit that the image is labelled."""
-        from harness.images import resized
+        from harness.data.images import resized
 
         from ._adversarial import autocast
 

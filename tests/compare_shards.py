@@ -12,10 +12,10 @@ import harness.on_ray  # noqa: F401 - sets Ray's environment before its import
 import ray
 import torch
 
-from harness import config
+from harness.config.load import load
 from harness.on_ray.scoring import RayData
+from harness.results.store import RunStore
 from harness.settings import Where
-from harness.store import RunStore
 from harness.trial import Runner, Surroundings
 
 path = Path(sys.argv[1])
@@ -26,7 +26,7 @@ LEARNED = {
     "SRAAL": f"{{name: sraal, {SMALL}}}",
     "ADS": "ads",
 }
-suite = config.load(path, ["recipe.epochs=2", *(f"methods.{k}={v}" for k, v in LEARNED.items())]).suites[0]
+suite = load(path, ["recipe.epochs=2", *(f"methods.{k}={v}" for k, v in LEARNED.items())]).suites[0]
 problem = suite.open_dataset(Where()).load()
 here = Surroundings()
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)

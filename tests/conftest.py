@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from harness import registry
-from harness.data import DataPlace, Dataset, Problem
-from harness.method import Acquisition, Training
-from harness.records import CycleRecord
+from harness.config.suite import Part, Trial
+from harness.data.dataset import DataPlace, Dataset, Problem
+from harness.learning.contract import Acquisition, Training
+from harness.results.records import CycleRecord
+from harness.results.store import RunStore
 from harness.settings import Model, Protocol, Recipe
-from harness.store import RunStore
-from harness.suite import Part, Trial
 from harness.trial import Report, Runner, Surroundings
 
 torch.set_num_threads(1)

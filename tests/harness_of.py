@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.cycle import Cycle
-from harness.data import Problem
-from harness.store import RunStore
-from harness.suite import Trial
+from harness.config.suite import Trial
+from harness.data.dataset import Problem
+from harness.learning.cycle import Cycle
+from harness.results.store import RunStore
 from harness.trial import Runner, Surroundings
 
 

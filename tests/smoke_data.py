@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness import registry
-from harness.data import DataPlace, Dataset
+from harness.data.dataset import DataPlace, Dataset
 from harness.errors import DataMissing
 
 
@@ -27,7 +27,7 @@ def provide(folder: Path) -> str:
         tint = draw.integers(0, 256, (10, 1, 1, 3))  # a colour for each class, so that there is something to learn
         noise = draw.integers(-60, 60, (len(labels), 32, 32, 3))
         images = np.clip(tint[labels] + noise, 0, 255).astype(np.uint8)
-        importlib.import_module("harness_datasets._cifar").write_cifar_archive(folder, "cifar10", images, labels)
+        importlib.import_module("harness.datasets._cifar").write_cifar_archive(folder, "cifar10", images, labels)
     return dataset.facts().source
 
 

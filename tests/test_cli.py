@@ -14,13 +14,17 @@ from typing import Any
 import jsonschema
 import pytest
 
-from harness import config, display, grid, registry, run
+from harness import registry, run
+from harness.config.load import load
+from harness.config.only import only as the_part
+from harness.config.source import Source
+from harness.config.suite import Benchmark
 from harness.errors import UserError
-from harness.grid import Unit
-from harness.method import Acquisition, Training
-from harness.records import CycleRecord
+from harness.experiment import display, grid
+from harness.experiment.grid import Unit
+from harness.learning.contract import Acquisition, Training
 from harness.registry import ROOT
-from harness.suite import Benchmark
+from harness.results.records import CycleRecord
 
 HEAVY = ["torch", "timm", "ray", "pandas", "sklearn", "torchvision", "matplotlib"]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -483,7 +487,7 @@ def write(folder: Path, text: str, name: str = "c.yaml") -> Path:
 
 
 def expanded(folder: Path, text: str, *overrides: str) -> tuple[Benchmark, grid.Grid]:
-    benchmark = config.load(write(folder, text), overrides)
+    benchmark = load(write(folder, text), overrides)
     return benchmark, grid.expand(benchmark)
 
 
@@ -615,12 +619,12 @@ def schema() -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_schema_accepts_every_config(schema: dict[str, Any], path: Path) -> None:
-    jsonschema.validate(config.Source(path).values, schema)
+    jsonschema.validate(Source(path).values, schema)
 
 
 @pytest.mark.parametrize("text", [VALID, SUITES, SUITES.replace("dataset: {name: digits, ", "dataset: {")])
 def test_the_schema_accepts_parts_of_mappings(schema: dict[str, Any], tmp_path: Path, text: str) -> None:
-    jsonschema.validate(config.Source(write(tmp_path, text)).values, schema)
+    jsonschema.validate(Source(write(tmp_path, text)).values, schema)
 
 
 @pytest.mark.parametrize(
@@ -646,7 +650,7 @@ def test_the_schema_accepts_parts_of_mappings(schema: dict[str, Any], tmp_path: 
     ],
 )
 def test_the_schema_refuses_mistakes(schema: dict[str, Any], tmp_path: Path, name: str) -> None:
-    values = config.Source(write(tmp_path, changed(MISTAKES[name][0]))).values
+    values = Source(write(tmp_path, changed(MISTAKES[name][0]))).values
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(values, schema)
 
@@ -655,7 +659,7 @@ def test_the_schema_refuses_mistakes(schema: dict[str, Any], tmp_path: Path, nam
 
 
 def listed(folder: Path, text: str, *only: str) -> dict[str, Any]:
-    benchmark = config.only(config.load(write(folder, text)), only)
+    benchmark = the_part(load(write(folder, text)), only)
     return grid.manifest(benchmark, grid.expand(benchmark))
 
 
@@ -696,15 +700,15 @@ def test_a_later_part_keeps_what_earlier_ones_did(tmp_path: Path) -> None:
 def test_other_settings_in_the_same_folder_replace_a_suite(tmp_path: Path, key: str, value: str) -> None:
     """A row of a table must never mix two experiments."""
     path = write(tmp_path, VALID)
-    benchmark = config.load(path, [f"{key}={value}"])
+    benchmark = load(path, [f"{key}={value}"])
     other = grid.manifest(benchmark, grid.expand(benchmark))
     assert merged(tmp_path, listed(tmp_path, VALID), other) == other
 
 
 def test_another_method_under_the_same_label_replaces_it(tmp_path: Path) -> None:
     path = write(tmp_path, VALID)
-    label = next(iter(config.load(path).suites[0].methods))
-    benchmark = config.only(config.load(path, [f"methods.{label}=margin"]), [f"method={label}"])
+    label = next(iter(load(path).suites[0].methods))
+    benchmark = the_part(load(path, [f"methods.{label}=margin"]), [f"method={label}"])
     changed = merged(tmp_path, listed(tmp_path, VALID), grid.manifest(benchmark, grid.expand(benchmark)))["suites"][0]
     whole = listed(tmp_path, VALID)["suites"][0]
     assert changed["methods"] == whole["methods"]
@@ -907,6 +911,6 @@ def test_a_run_in_parts_then_as_a_whole(
     monkeypatch.setattr(CycleRecord, "peak_memory", lambda record, where: 0 if "host" in where else 3 * 2**30)
     assert run.main(["c.yaml", "--plan"]) == 0
     assert "GPU memory: no process of theirs took more than 3.00 GiB" in capsys.readouterr().out
-    again = config.load(tmp_path / "runs" / "c" / "config.yaml")
-    whole = config.load(tmp_path / "c.yaml")  # config.yaml is the whole config, whatever part was run
+    again = load(tmp_path / "runs" / "c" / "config.yaml")
+    whole = load(tmp_path / "c.yaml")  # config.yaml is the whole config, whatever part was run
     assert [t.id for _, t in again.suites[0].trials()] == [t.id for _, t in whole.suites[0].trials()]

@@ -15,23 +15,27 @@ import yaml
 from conftest import HALF, changed, make_trial, nothing, outcomes, part, run, same
 from harness_of import cycle_of
 
-from harness import networks, registry
-from harness.config import load
-from harness.data import Facts, Problem
+from harness import registry
+from harness.config.load import load
+from harness.config.suite import Part
+from harness.data.dataset import Facts, Problem
 from harness.errors import UserError
-from harness.learning import as_rows, evaluating, fit
-from harness.method import Acquisition, Training
-from harness.networks import Network
-from harness.scoring import InProcess, cut, describe_batches
+from harness.learning.contract import Acquisition, Training
+from harness.learning.fit import fit
+from harness.learning.inference import evaluating
+from harness.learning.labels import as_rows
+from harness.learning.scoring import InProcess, cut, describe_batches
+from harness.networks.maps import upsampled
+from harness.networks.network import Network
+from harness.networks.zoo import build
+from harness.results.store import RunStore
 from harness.seeds import key
 from harness.settings import Model
-from harness.store import RunStore
-from harness.suite import Part
 from harness.trial import Runner, Surroundings, build_method
 
 dropout = registry.load("methods", "dropout")
 bald = registry.load("methods", "bald")
-committee = importlib.import_module("harness_methods._committee")
+committee = importlib.import_module("harness.methods._committee")
 
 Folders = Callable[[], Path]
 DROPOUT = {"dropout": torch.tensor(0.25)}
@@ -53,7 +57,7 @@ def network_for(labels: str) -> tuple[Network, torch.Tensor]:
     """Return a network in evaluation mode, of images with a label each or with maps of them, and images."""
     facts = Facts(10, 10, 5, 3, (16, 20), "", labels == "maps")
     model = Model(name="drn_small" if labels == "maps" else "resnet_small", width=4)
-    return networks.build(model, facts, 0).eval(), noise(6, 3, 16, 20)
+    return build(model, facts, 0).eval(), noise(6, 3, 16, 20)
 
 
 # ------------------------------------------------------------------------------------------------------- scores
@@ -163,7 +167,7 @@ def test_the_target_trains_on_dropped_features(labels: str) -> None:
     kept = torch.rand(outputs.features.shape, generator=generator()) >= 0.4
     logits = network.classified(outputs.features * kept / 0.6)
     if labels == "maps":
-        logits = networks.upsampled(logits, (16, 20))
+        logits = upsampled(logits, (16, 20))
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, targets))
     (gradient,) = torch.autograd.grad(loss, outputs.features)
     assert bool((gradient[~kept] == 0).all()) and bool((gradient[kept] != 0).any())

@@ -13,11 +13,12 @@ from conftest import HALF, make_trial, outcomes, run, same
 from torch._dynamo.callback import callback_handler
 from torch._dynamo.testing import CompileCounter
 
-from harness import compiling
-from harness.clock import Clock
-from harness.data import Facts, Problem
+from harness.data.dataset import Facts, Problem
 from harness.errors import UserError
-from harness.networks import Network, build
+from harness.networks import compiling
+from harness.networks.network import Network
+from harness.networks.zoo import build
+from harness.results.clock import Clock
 from harness.settings import Model, Recipe
 
 CPU = torch.device("cpu")

@@ -14,11 +14,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import config, network_names
+from harness.config.load import load
+from harness.config.only import only as the_part
+from harness.config.source import Source
+from harness.config.suite import Benchmark, Trial
 from harness.errors import UserError
+from harness.networks import names as network_names
 from harness.registry import ROOT
 from harness.settings import Model, Where
-from harness.suite import Benchmark, Trial
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -32,10 +35,10 @@ BASE: dict[str, Any] = {
 }
 
 
-def load(folder: Path, values: dict[str, Any] | str, *overrides: str) -> Benchmark:
+def loaded(folder: Path, values: dict[str, Any] | str, *overrides: str) -> Benchmark:
     path = folder / "c.yaml"
     path.write_text(values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False))
-    return config.load(path, overrides)
+    return load(path, overrides)
 
 
 def base(**changes: Any) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def trials(benchmark: Benchmark) -> list[tuple[str, str, Trial]]:
 
 
 def first(folder: Path, values: dict[str, Any], *overrides: str) -> Trial:
-    return trials(load(folder, values, *overrides))[0][2]
+    return trials(loaded(folder, values, *overrides))[0][2]
 
 
 # -------------------------------------------------------------------------------------------------------- merging
@@ -55,14 +58,14 @@ def first(folder: Path, values: dict[str, Any], *overrides: str) -> Trial:
 
 def test_keys_at_the_top_level_are_defaults_of_all_suites(tmp_path: Path) -> None:
     suites = {"a": {}, "b": {"recipe": {"epochs": 9}, "protocol": {"start": "fresh"}, "seeds": [4], "title": "B"}}
-    a, b = load(tmp_path, base(suites=suites, title="all")).suites
+    a, b = loaded(tmp_path, base(suites=suites, title="all")).suites
     assert (a.recipe.epochs, a.protocol.start, a.seeds, a.title) == (5, "warm", [0], "all")
     assert (b.recipe.epochs, b.protocol.start, b.seeds, b.title) == (9, "fresh", [4], "B")
     assert b.recipe.milestones == [3] and b.protocol.initial == 20 and b.model.width == 8
 
 
 def test_a_config_without_suites_is_one_suite_called_like_the_file(tmp_path: Path) -> None:
-    benchmark = load(tmp_path, base())
+    benchmark = loaded(tmp_path, base())
     assert (benchmark.name, [s.name for s in benchmark.suites], benchmark.suites[0].title) == ("c", ["c"], "c")
     assert benchmark.output == Path("runs/c")
 
@@ -74,7 +77,7 @@ def test_a_mapping_with_another_name_brings_its_own_settings(tmp_path: Path) -> 
         "bare": {"dataset": "digits"},  # a name alone is no mapping: nothing is inherited
     }
     default = {"name": "digits", "limit": 50}
-    other, same, bare = load(tmp_path, base(dataset=default, suites=suites)).suites
+    other, same, bare = loaded(tmp_path, base(dataset=default, suites=suites)).suites
     assert other.dataset.written() == {"name": "cifar10", "limit": None, "test_limit": 7}
     assert other.model == Model(name="vgg16_bn_cifar")
     assert same.dataset.written() == {"name": "digits", "limit": 50, "test_limit": 7}
@@ -85,7 +88,7 @@ def test_a_mapping_with_another_name_brings_its_own_settings(tmp_path: Path) -> 
 def test_the_methods_of_a_suite_are_its_own(tmp_path: Path) -> None:
     methods = {"Ran": "random", "LC": "least_confidence"}
     suites = {"a": {}, "b": {"methods": {"Ran": "maxp"}}}
-    a, b = load(tmp_path, base(methods=methods, suites=suites)).suites
+    a, b = loaded(tmp_path, base(methods=methods, suites=suites)).suites
     assert {label: pair[1].name for label, pair in a.methods.items()} == methods
     assert {label: pair[1].name for label, pair in b.methods.items()} == {"Ran": "maxp"}
 
@@ -97,7 +100,7 @@ def test_an_override_holds_in_every_suite(tmp_path: Path) -> None:
         "c": {"recipe": {"gamma": 0.5}, "dataset": {"name": "cifar100", "limit": 9}, "seeds": [5]},
     }
     overrides = ["recipe.epochs=7", "dataset.limit=60", "seeds=[1, 2]", "recipe.milestones=[4, 6]", "where.retries=0"]
-    benchmark = load(tmp_path, base(suites=suites), *overrides)
+    benchmark = loaded(tmp_path, base(suites=suites), *overrides)
     for suite in benchmark.suites:
         assert (suite.recipe.epochs, suite.recipe.milestones, suite.seeds) == (7, [4, 6], [1, 2])
         assert suite.dataset.settings["limit"] == 60
@@ -108,7 +111,7 @@ def test_an_override_holds_in_every_suite(tmp_path: Path) -> None:
 def test_an_override_of_one_suite_leaves_the_others(tmp_path: Path) -> None:
     overrides = ["suites.b.recipe.epochs=7", "suites.b.dataset.limit=60", "suites.b.methods.LC.training=isda"]
     methods = {"Ran": "random", "LC": "least_confidence"}
-    a, b = load(tmp_path, base(methods=methods, suites={"a": {}, "b": {}}), *overrides).suites
+    a, b = loaded(tmp_path, base(methods=methods, suites={"a": {}, "b": {}}), *overrides).suites
     assert (a.recipe.epochs, b.recipe.epochs) == (5, 7)
     assert (a.dataset.settings["limit"], b.dataset.settings["limit"]) == (None, 60)
     assert [a.methods[label][0].name for label in a.methods] == ["plain", "plain"]
@@ -116,14 +119,14 @@ def test_an_override_of_one_suite_leaves_the_others(tmp_path: Path) -> None:
 
 
 def test_a_suite_may_give_an_inherited_dataset_settings(tmp_path: Path) -> None:
-    a, b = load(tmp_path, base(suites={"a": {}, "b": {"dataset": {"limit": 60}}})).suites
+    a, b = loaded(tmp_path, base(suites={"a": {}, "b": {"dataset": {"limit": 60}}})).suites
     assert (a.dataset.written()["limit"], b.dataset.written()["limit"]) == (None, 60)
 
 
 def test_overrides_give_bare_names_settings_and_trainings(tmp_path: Path) -> None:
     methods = {"Ran": "random", "E": {"acquisition": "epmcm", "training": "isda"}}
     overrides = ["methods.Ran.training=isda", "methods.E.training.lambda_0=3", "methods.E.acquisition.form=sampled"]
-    suite = load(tmp_path, base(methods=methods), *overrides).suites[0]
+    suite = loaded(tmp_path, base(methods=methods), *overrides).suites[0]
     assert [part.name for part in suite.methods["Ran"]] == ["isda", "random"]
     training, acquisition = suite.methods["E"]
     assert training.settings["lambda_0"] == 3 and acquisition.settings["form"] == "sampled"
@@ -132,32 +135,32 @@ def test_overrides_give_bare_names_settings_and_trainings(tmp_path: Path) -> Non
 @pytest.mark.parametrize("written", ["1e-3", "1E-3", "0.001", ".1e-2", "1.0e-3", "10e-4"])
 def test_numbers_with_exponents_are_numbers(tmp_path: Path, written: str) -> None:
     text = yaml.safe_dump(base()).replace("epochs: 5", f"epochs: 5\n  learning_rate: {written}")
-    found = load(tmp_path, text)
+    found = loaded(tmp_path, text)
     assert found.suites[0].recipe.learning_rate == 0.001
-    assert config.Source(tmp_path / "c.yaml").values["recipe"]["learning_rate"] == 0.001
+    assert Source(tmp_path / "c.yaml").values["recipe"]["learning_rate"] == 0.001
     assert first(tmp_path, base(), f"recipe.weight_decay={written}").recipe.weight_decay == 0.001
 
 
 def test_names_that_look_like_numbers_stay_labels(tmp_path: Path) -> None:
     text = yaml.safe_dump(base()).replace("Ran:", "1e-3:")
-    assert list(load(tmp_path, text).suites[0].methods) == ["1e-3"]
+    assert list(loaded(tmp_path, text).suites[0].methods) == ["1e-3"]
 
 
 def test_aliases_are_read(tmp_path: Path) -> None:
     text = yaml.safe_dump(base()) + "suites:\n  a: &a\n    recipe: {epochs: 6}\n  b: *a\n"
-    assert [s.recipe.epochs for s in load(tmp_path, text).suites] == [6, 6]
-    a, b = load(tmp_path, text, "suites.b.recipe.epochs=8").suites
+    assert [s.recipe.epochs for s in loaded(tmp_path, text).suites] == [6, 6]
+    a, b = loaded(tmp_path, text, "suites.b.recipe.epochs=8").suites
     assert (a.recipe.epochs, b.recipe.epochs) == (6, 8), "an override of one leaves the other"
 
 
 def test_text_is_utf_8(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes((yaml.safe_dump(base()) + "title: Übersicht\n").encode())
-    assert config.load(tmp_path / "c.yaml").suites[0].title == "Übersicht"
+    assert load(tmp_path / "c.yaml").suites[0].title == "Übersicht"
 
 
 @pytest.mark.parametrize("where", ["where:\n", "where: {}\n", ""])
 def test_where_may_be_empty(tmp_path: Path, where: str) -> None:
-    assert load(tmp_path, yaml.safe_dump(base()) + where).where == Where()
+    assert loaded(tmp_path, yaml.safe_dump(base()) + where).where == Where()
 
 
 # ------------------------------------------------------------------------------------------------------------ ids
@@ -252,7 +255,7 @@ def test_labels_suite_names_order_and_spelling_leave_the_id(tmp_path: Path) -> N
 
 def test_ids_are_readable_file_names(tmp_path: Path) -> None:
     methods = {"Ran": "random", "E": {"acquisition": "epmcm", "training": "isda"}}
-    ran, e = [trial.id for _, _, trial in trials(load(tmp_path, base(methods=methods, seeds=[7])))]
+    ran, e = [trial.id for _, _, trial in trials(loaded(tmp_path, base(methods=methods, seeds=[7])))]
     assert re.fullmatch(r"digits\.resnet_small\.plain-random\.s7\.[0-9a-f]{8}", ran)
     assert re.fullmatch(r"digits\.resnet_small\.isda-epmcm\.s7\.[0-9a-f]{8}", e)
 
@@ -261,7 +264,7 @@ def test_methods_with_one_training_share_their_first_cycle(tmp_path: Path) -> No
     isda = {"training": "isda"}
     methods = {"R": "random", "L": "least_confidence", "R+": {"acquisition": "random"} | isda, "M": "maxp"}
     methods["E"] = {"acquisition": "epmcm"} | isda
-    found = trials(load(tmp_path, base(methods=methods, seeds=[0, 1])))
+    found = trials(loaded(tmp_path, base(methods=methods, seeds=[0, 1])))
     groups: dict[str, list[str]] = {}
     for _, label, trial in found:
         groups.setdefault(trial.sharing_key, []).append(f"{label}{trial.seed}")
@@ -329,7 +332,7 @@ def test_ids_stand_for_what_is_measured(
     tmp_path_factory: pytest.TempPathFactory, written: list[dict[str, Any]], shuffle: random.Random
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
-    found = trials(load(folder, {"suites": {f"s{i}": suite for i, suite in enumerate(written)}}))
+    found = trials(loaded(folder, {"suites": {f"s{i}": suite for i, suite in enumerate(written)}}))
     by_id: dict[str, dict[str, Any]] = {}
     by_key: dict[str, Any] = {}
     for _, _, trial in found:
@@ -353,8 +356,8 @@ def test_random_configs_survive_being_written(
     tmp_path_factory: pytest.TempPathFactory, written: list[dict[str, Any]]
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
-    once = load(folder, {"suites": {f"s{i}": suite for i, suite in enumerate(written)}})
-    again = load(folder, once.written())
+    once = loaded(folder, {"suites": {f"s{i}": suite for i, suite in enumerate(written)}})
+    again = loaded(folder, once.written())
     assert trials(again) == trials(once) and again.written() == once.written()
 
 
@@ -367,8 +370,8 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_is_valid_and_survives_being_written(tmp_path: Path, path: Path) -> None:
-    once = config.load(path)  # every dataset, method and network of it is known, else this raises
-    again = load(tmp_path, once.written())
+    once = load(path)  # every dataset, method and network of it is known, else this raises
+    again = loaded(tmp_path, once.written())
     assert trials(again) == trials(once) and trials(once)
     assert [t.id for _, _, t in trials(again)] == [t.id for _, _, t in trials(once)]
     assert again.where == once.where
@@ -384,10 +387,10 @@ def test_a_config_is_valid_and_survives_being_written(tmp_path: Path, path: Path
 def test_only_takes_the_parts_that_are_named(tmp_path: Path) -> None:
     methods = {"R": "random", "L": "least_confidence"}
     values = base(methods=methods, seeds=[0, 1, 2], suites={"a": {}, "b": {"dataset": "cifar10"}, "c": {"seeds": [5]}})
-    benchmark = load(tmp_path, values)
+    benchmark = loaded(tmp_path, values)
 
-    def kept(*only: str) -> list[str]:
-        return [f"{s} {m} {t.seed}" for s, m, t in trials(config.only(benchmark, only))]
+    def kept(*filters: str) -> list[str]:
+        return [f"{s} {m} {t.seed}" for s, m, t in trials(the_part(benchmark, filters))]
 
     assert len(kept()) == 14
     assert kept("suite=a", "method=L") == ["a L 0", "a L 1", "a L 2"]
@@ -396,53 +399,53 @@ def test_only_takes_the_parts_that_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no seed is called '5'"):
         kept("suite=a", "seed=5")
     whole = {trial.id for _, _, trial in trials(benchmark)}
-    assert {t.id for _, _, t in trials(config.only(benchmark, ["seed=1"]))} < whole
+    assert {t.id for _, _, t in trials(the_part(benchmark, ["seed=1"]))} < whole
 
 
 def test_a_suite_on_request_runs_only_where_it_is_named(tmp_path: Path) -> None:
-    benchmark = load(tmp_path, base(suites={"a": {}, "b": {"on_request": True}}))
+    benchmark = loaded(tmp_path, base(suites={"a": {}, "b": {"on_request": True}}))
 
-    def kept(*only: str) -> set[str]:
-        return {s.name for s in config.only(benchmark, only).suites}
+    def kept(*filters: str) -> set[str]:
+        return {s.name for s in the_part(benchmark, filters).suites}
 
     assert kept() == kept("seed=0") == {"a"}
     assert kept("suite=b") == kept("seed=0", "suite=b") == {"b"}
     assert kept("suite=a,b") == {"a", "b"}
-    own = load(tmp_path, base(suites={"a": {}, "b": {"on_request": True, "methods": {"Other": "random"}}}))
+    own = loaded(tmp_path, base(suites={"a": {}, "b": {"on_request": True, "methods": {"Other": "random"}}}))
     with pytest.raises(UserError, match="no method is called 'Other'; suite=b has it, which runs on request"):
-        config.only(own, ["method=Other"])
-    alone = load(tmp_path, base(suites={"b": {"on_request": True}}))
+        the_part(own, ["method=Other"])
+    alone = loaded(tmp_path, base(suites={"b": {"on_request": True}}))
     with pytest.raises(UserError, match=r"its suites run on request: add --only suite=... \(b\)"):
-        config.only(alone, [])
+        the_part(alone, [])
 
 
 # ------------------------------------------------------------------------------------------------------- networks
 
 
 def test_our_networks_are_those_that_can_be_built() -> None:
-    from harness import networks
+    from harness.networks.zoo import BUILDERS
 
-    assert set(networks.BUILDERS) == set(network_names.OURS)
+    assert set(BUILDERS) == set(network_names.OURS)
 
 
 @pytest.mark.parametrize("name", network_names.OURS)
 @pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 7)])
 def test_networks_have_as_many_parameters_as_the_plan_says(name: str, channels: int, classes: int) -> None:
-    from harness import networks
-    from harness.data import Facts
+    from harness.data.dataset import Facts
+    from harness.networks.zoo import build
 
     model = Model(name=name)
-    built = networks.build(model, Facts(9, 9, classes, channels, (32, 32), ""), 0)
+    built = build(model, Facts(9, 9, classes, channels, (32, 32), ""), 0)
     assert network_names.num_parameters(model, channels, classes) == built.num_parameters()
 
 
 @pytest.mark.parametrize("width", [2, 8, 10])
 def test_width_counts(width: int) -> None:
-    from harness import networks
-    from harness.data import Facts
+    from harness.data.dataset import Facts
+    from harness.networks.zoo import build
 
     model = Model(name="resnet_small", width=width)
-    built = networks.build(model, Facts(9, 9, 10, 1, (8, 8), ""), 0)
+    built = build(model, Facts(9, 9, 10, 1, (8, 8), ""), 0)
     assert network_names.num_parameters(model, 1, 10) == built.num_parameters()
 
 

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from harness import registry
-from harness.data import DataPlace, Dataset, Problem, balanced
+from harness.data.dataset import DataPlace, Dataset, Problem, balanced
 from harness.errors import DataMissing
 
 PLUGINS = {name: registry.find("datasets", name, Dataset) for name in registry.names("datasets")}
-cifar = import_module("harness_datasets._cifar")
-trees = import_module("harness_datasets._trees")
+cifar = import_module("harness.datasets._cifar")
+trees = import_module("harness.datasets._trees")
 
 
 def make(name: str, root: Path, download: bool = False, **settings: Any) -> Any:
@@ -434,7 +434,7 @@ def test_facts_are_light_and_a_foreign_package_called_datasets_does_no_harm(tmp_
 import sys, types
 from pathlib import Path
 sys.modules["datasets"] = foreign = types.ModuleType("datasets")
-from harness.data import DataPlace, Dataset
+from harness.data.dataset import DataPlace, Dataset
 from harness.registry import find
 wanted = {"digits": {}, "cifar10": {}, "cifar100": {}, "image_folder": {"folder": ".", "image_size": 8}}
 for name, settings in wanted.items():

@@ -12,13 +12,18 @@ import torch.nn.functional as F
 from conftest import HALF, same
 from safetensors.torch import save_file
 
-from harness import config, grid, network_names, networks, run
-from harness.data import Facts
-from harness.drn import DRN, KINDS
+from harness import run
+from harness.config.load import load
+from harness.config.suite import Trial
+from harness.data.dataset import Facts
 from harness.errors import UserError
-from harness.networks import DenseNetwork, build, upsampled, upsampled_bands
+from harness.experiment import grid
+from harness.networks import names as network_names
+from harness.networks.drn import DRN, KINDS
+from harness.networks.maps import upsampled, upsampled_bands
+from harness.networks.network import DenseNetwork
+from harness.networks.zoo import build, check
 from harness.settings import Model, Recipe
-from harness.suite import Trial
 
 CPU = torch.device("cpu")
 SMALL = Model(name="drn_small", width=2)
@@ -328,13 +333,13 @@ def test_a_network_for_the_other_kind_of_labels_is_refused(model: Model, per_pix
 def test_a_run_refuses_it_before_it_starts(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG)
     with pytest.raises(UserError, match=r"c.yaml:3: model.name: digits labels images.*got drn_small"):
-        grid.expand(config.load(tmp_path / "c.yaml"), planning=True)
+        grid.expand(load(tmp_path / "c.yaml"), planning=True)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vgg11_bn"])
 def test_a_network_of_timms_without_output_stride_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"model.output_stride: '{name}' does not support 8 \(\w.*\); ResNets"):
-        networks.check(Model(name=name, output_stride=8), facts())
+        check(Model(name=name, output_stride=8), facts())
 
 
 @pytest.mark.parametrize("name", ["resnet18_cifar", "drn_d_22"])
@@ -347,8 +352,8 @@ def test_check_takes_small_images_of_large_ones(monkeypatch: pytest.MonkeyPatch)
     seen = []
     forward = DenseNetwork.forward
     monkeypatch.setattr(DenseNetwork, "forward", lambda self, x: seen.append(tuple(x.shape[2:])) or forward(self, x))
-    networks.check(SMALL, facts((1024, 30)))
-    networks.check(Model(name="resnet10t", output_stride=8), facts((40, 2048)))
+    check(SMALL, facts((1024, 30)))
+    check(Model(name="resnet10t", output_stride=8), facts((40, 2048)))
     assert seen == [(64, 30), (40, 64)]
 
 
@@ -462,7 +467,7 @@ def test_a_file_that_cant_be_read_is_refused(tmp_path: Path, content: bytes | No
 
 def loaded(folder: Path, model: str) -> Trial:
     (folder / "c.yaml").write_text(CONFIG.replace("{name: drn_small}", model))
-    return next(config.load(folder / "c.yaml").suites[0].trials())[1]
+    return next(load(folder / "c.yaml").suites[0].trials())[1]
 
 
 def test_a_trial_is_known_by_its_weights_and_not_by_their_path(tmp_path: Path) -> None:
@@ -481,12 +486,12 @@ def test_a_trial_is_known_by_its_weights_and_not_by_their_path(tmp_path: Path) -
 def test_the_resolved_config_holds_the_file_to_what_it_was(tmp_path: Path) -> None:
     path = saved(SMALL, tmp_path / "w.pth")
     (tmp_path / "c.yaml").write_text(CONFIG.replace("drn_small", f"drn_small, width: 2, weights: {path}"))
-    once = config.load(tmp_path / "c.yaml")
+    once = load(tmp_path / "c.yaml")
     (tmp_path / "c.yaml").write_text(once.written())
-    assert config.load(tmp_path / "c.yaml").written() == once.written()
+    assert load(tmp_path / "c.yaml").written() == once.written()
     saved(SMALL, tmp_path / "w.pth", layer0=torch.zeros(1))
     with pytest.raises(UserError, match=r"model.weights_sha256: must be that of '.*w.pth', [0-9a-f]{64}, got"):
-        config.load(tmp_path / "c.yaml")
+        load(tmp_path / "c.yaml")
     with pytest.raises(UserError, match=r"model.weights: '.*w.pth' has changed: its sha256 is"):
         build(once.suites[0].model, facts(), 0)
 
@@ -510,6 +515,6 @@ def test_mistakes_with_weights_are_answered_at_once(tmp_path: Path, model: str, 
 def test_a_run_checks_the_weights_of_all_networks_before_it_starts(tmp_path: Path) -> None:
     path = saved(Model(name="resnet10t"), tmp_path / "w.pth")
     (tmp_path / "c.yaml").write_text(CONFIG.replace("drn_small", f"resnet_small, weights: {path}"))
-    benchmark = config.load(tmp_path / "c.yaml")
+    benchmark = load(tmp_path / "c.yaml")
     with pytest.raises(UserError, match=r"model.weights: '.*w.pth' does not fit 'resnet_small'"):
         run._check_networks(benchmark, grid.expand(benchmark))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import changed, make_street_trial, make_trial, outcomes, part
 
-from harness.data import Problem
-from harness.method import Acquisition
-from harness.records import CycleRecord
-from harness.store import RunStore
-from harness.suite import Trial
+from harness.config.suite import Trial
+from harness.data.dataset import Problem
+from harness.learning.contract import Acquisition
+from harness.results.records import CycleRecord
+from harness.results.store import RunStore
 from harness.trial import Runner, Surroundings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

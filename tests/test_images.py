@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data import Problem
-from harness.images import Images
+from harness.data.dataset import Problem
+from harness.data.images import Images
 from harness.settings import Recipe
 
 MEAN, STD = (0.4, 0.5, 0.3), (0.2, 0.25, 0.1)

@@ -16,23 +16,24 @@ import torch.nn.functional as F
 from conftest import changed, make_trial, nothing, outcomes, run, same
 from harness_of import cycle_of
 
-from harness import pool, registry
-from harness.config import load
-from harness.data import DataPlace, Dataset, Problem
+from harness import registry
+from harness.config.load import load
+from harness.config.suite import Part
+from harness.data.dataset import DataPlace, Dataset, Problem
 from harness.errors import NonFiniteLoss, UserError
-from harness.learning import evaluating
-from harness.method import Acquisition
+from harness.learning import pool
+from harness.learning.contract import Acquisition
+from harness.learning.inference import evaluating
+from harness.results.store import RunStore
 from harness.settings import Model
-from harness.store import RunStore
-from harness.suite import Part
 from harness.trial import Runner, Surroundings
 
 ll4al = registry.load("methods", "ll4al")
 sraal = registry.load("methods", "sraal")
 vaal = registry.load("methods", "vaal")
 ads = registry.load("methods", "ads")
-modules = importlib.import_module("harness_methods._modules")
-adversarial = importlib.import_module("harness_methods._adversarial")
+modules = importlib.import_module("harness.methods._modules")
+adversarial = importlib.import_module("harness.methods._adversarial")
 
 Folders = Callable[[], Path]
 

@@ -20,17 +20,19 @@ from harness_of import cycle_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import config, registry, scoring
-from harness.data import Problem
+from harness import registry
+from harness.config.load import load
+from harness.config.suite import Part, Trial
+from harness.data.dataset import Problem
+from harness.data.images import Images
 from harness.errors import UserError
-from harness.images import Images
-from harness.method import Acquisition, Training, highest
-from harness.networks import Outputs
-from harness.records import CycleRecord
-from harness.scoring import describe_batches
+from harness.learning import scoring
+from harness.learning.contract import Acquisition, Training, highest
+from harness.learning.scoring import describe_batches
+from harness.networks.network import Outputs
+from harness.results.records import CycleRecord
+from harness.results.store import RunStore
 from harness.seeds import stream
-from harness.store import RunStore
-from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings, peak_memory, reset_peak_memory
 
 core_set = registry.load("methods", "core_set")
@@ -88,7 +90,7 @@ def accepted() -> dict[str, tuple[Part, Part]]:
             }
             path.write_text(yaml.safe_dump(values))
             try:
-                pair = config.load(path).suites[0].methods["it"]
+                pair = load(path).suites[0].methods["it"]
             except UserError:
                 assert method not in OPTIONS
                 continue

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from conftest import HALF, same
 
-from harness import network_names
-from harness.data import Facts
+from harness.data.dataset import Facts
 from harness.errors import UserError
-from harness.networks import Network, build, initial
+from harness.networks import names as network_names
+from harness.networks.network import Network
+from harness.networks.zoo import build, initial
 from harness.settings import Model, Recipe
 
 CPU = torch.device("cpu")

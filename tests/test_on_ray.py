@@ -13,14 +13,14 @@ import torch
 from conftest import make_trial
 from harness_of import cycle_of
 
-from harness.data import Problem
+from harness.data.dataset import Problem
 from harness.errors import UserError
-from harness.figures import summary
-from harness.grid import Unit
+from harness.experiment.grid import Unit
+from harness.learning.metrics import summary
+from harness.learning.scoring import Scored, Shard, cut
 from harness.on_ray.scoring import Measured, Worker
 from harness.on_ray.trials import Searcher, _metrics, _Order, resources
-from harness.records import PHASES
-from harness.scoring import Scored, Shard, cut
+from harness.results.records import PHASES
 from harness.settings import Where
 from harness.trial import Surroundings
 

@@ -13,14 +13,17 @@ from conftest import make_street_trial, make_trial, nothing, outcomes, run, same
 from harness_of import cycle_of
 from test_methods import run_with_stops
 
-from harness import queried, registry
-from harness.cycle import Cycle
-from harness.data import IGNORED, Problem
-from harness.learning import at_labels, evaluating
-from harness.method import Acquisition
-from harness.queried import Queried
-from harness.store import RunStore
-from harness.suite import Trial
+from harness import registry
+from harness.config.suite import Trial
+from harness.data.dataset import Problem
+from harness.data.files import IGNORED
+from harness.learning import queried
+from harness.learning.contract import Acquisition
+from harness.learning.cycle import Cycle
+from harness.learning.inference import evaluating
+from harness.learning.labels import at_labels
+from harness.learning.queried import Queried
+from harness.results.store import RunStore
 from harness.trial import Runner, Surroundings
 
 Folders = Callable[[], Path]

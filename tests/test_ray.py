@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import config, registry
-from harness.records import CycleRecord
-from harness.store import RunStore
+from harness import registry
+from harness.config.load import load
+from harness.results.records import CycleRecord
+from harness.results.store import RunStore
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parent.parent
@@ -252,7 +253,7 @@ def test_a_foreign_package_called_datasets_does_no_harm(
 def test_the_headline_command_starts_where_only_official_data_exists(tmp_path: Path) -> None:
     registry.load("datasets", "cityscapes").write_cityscapes(tmp_path, train=40, test=4)
     registry.load("datasets", "cifar10")
-    write_cifar_archive = sys.modules["harness_datasets._cifar"].write_cifar_archive
+    write_cifar_archive = sys.modules["harness.datasets._cifar"].write_cifar_archive
     draw = np.random.default_rng(0)
     for kind, classes in (("cifar10", 10), ("cifar100", 100)):
         labels = np.repeat(np.arange(classes), 8)
@@ -276,7 +277,7 @@ def test_the_headline_command_starts_where_only_official_data_exists(tmp_path: P
     )
     path = ROOT / "configs" / "full_benchmark.yaml"
     out, _ = finish(command(str(path), *overrides, "--only", "method=Ran,LC,DAST-AL"))
-    suites = config.load(path).suites
+    suites = load(path).suites
     for suite in suites:
         assert suite.title in out
     found = outcomes(tmp_path / "run")

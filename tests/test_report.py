@@ -11,6 +11,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import report
-from harness.data import IGNORED
-from harness.queried import Queried
-from harness.records import PHASES, CycleRecord
-from harness.store import RunStore
+from harness.data.files import IGNORED
+from harness.learning.queried import Queried
+from harness.registry import ROOT
+from harness.report.__main__ import main
+from harness.report.captions import mixtures, record_warnings, timing_note
+from harness.report.formats import NOTHING, latex, plain
+from harness.report.tables import Suite
+from harness.report.write import Table, suite_tables, write
+from harness.results.records import PHASES, CycleRecord
+from harness.results.store import RunStore
 
 METHODS = ["Ran", "Ran+", "DAST-AL"]
 LABELLED = [100, 200, 400]
@@ -62,7 +68,7 @@ def record(method: str, seed: int, cycle: int, accuracy: float | None, **changes
     return CycleRecord(**(values | changes))
 
 
-def suite(**changes: Any) -> report.Suite:
+def suite(**changes: Any) -> Suite:
     values: dict[str, Any] = {
         "name": "digits",
         "title": "Digits",
@@ -76,7 +82,7 @@ def suite(**changes: Any) -> report.Suite:
         "skipped": None,
         "trials": {f"{m}-{s}": {"method": m, "seed": s} for m in METHODS for s in range(3)},
     }
-    return report.Suite.from_json(values | changes)
+    return Suite.from_json(values | changes)
 
 
 def all_records(**changes: Any) -> list[CycleRecord]:
@@ -88,20 +94,20 @@ def all_records(**changes: Any) -> list[CycleRecord]:
     ]
 
 
-def run_dir(path: Path, records: list[CycleRecord], suites: list[report.Suite]) -> Path:
+def run_dir(path: Path, records: list[CycleRecord], suites: list[Suite]) -> Path:
     """Write a run's folder; the stored records carry another method name than the label in run.json."""
     for r in records:
-        RunStore(path).trial(r.trial).commit(report.replace(r, method="registry_name"), "state")
+        RunStore(path).trial(r.trial).commit(replace(r, method="registry_name"), "state")
     path.mkdir(exist_ok=True)
     (path / "run.json").write_text(json.dumps({"name": "quick", "suites": [vars(s) for s in suites]}))
     return path
 
 
-def tables(records: list[CycleRecord], of: report.Suite | None = None) -> dict[str, report.Table]:
-    return {t.name: t for t in report.suite_tables(of or suite(), records)}
+def tables(records: list[CycleRecord], of: Suite | None = None) -> dict[str, Table]:
+    return {t.name: t for t in suite_tables(of or suite(), records)}
 
 
-def row(table: report.Table, method: str) -> dict[str, str]:
+def row(table: Table, method: str) -> dict[str, str]:
     return {str(k): str(v) for k, v in table.shown.set_index("method").loc[method].items()}
 
 
@@ -117,7 +123,7 @@ def test_figure_table_mean_and_sample_standard_deviation() -> None:
     assert (values["method"], values["labelled"], values["n"]) == ("Ran", 100, 3)
     assert row(table, "Ran")["100"] == "81.59±0.49"
     assert list(table.shown["method"]) == METHODS  # in display order, also those without results
-    assert row(table, "DAST-AL") == {"100": report.NOTHING, "n": "0", "AUBC": report.NOTHING}
+    assert row(table, "DAST-AL") == {"100": NOTHING, "n": "0", "AUBC": NOTHING}
 
 
 def test_one_seed_has_no_spread() -> None:
@@ -150,7 +156,7 @@ def test_aubc_leaves_out_curves_that_are_shorter_than_the_axis() -> None:
     assert row(table, "Ran")["400"].endswith("(n=2)")
     assert "(n=" not in row(table, "Ran")["200"]
     assert row(table, "Ran")["n"] == "3"
-    assert row(table, "DAST-AL")["AUBC"] == row(table, "DAST-AL")["400"] == report.NOTHING
+    assert row(table, "DAST-AL")["AUBC"] == row(table, "DAST-AL")["400"] == NOTHING
     assert "(n=" not in row(table, "Ran+")["AUBC"]
 
 
@@ -239,7 +245,7 @@ def test_cost_table_is_the_first_cycle_in_the_form_of_table_4() -> None:
         "memory (GiB)": "1.50±0.71",
         "n": "2",
     }
-    assert row(table, "Ran")["EP"] == row(table, "Ran")["EP (MiB)"] == report.NOTHING
+    assert row(table, "Ran")["EP"] == row(table, "Ran")["EP (MiB)"] == NOTHING
     assert row(table, "Ran")["memory (GiB)"] == "3.00±0.00", "a worker's, of a later cycle"
     numbers = table.numbers[""].set_index(["method", "quantity"])["mean"]
     assert numbers["DAST-AL", "EP (MiB)"] == 257014 * 4 / 2**20
@@ -308,7 +314,7 @@ def street_records() -> list[CycleRecord]:
 
 def test_mean_iou_is_called_so(tmp_path: Path) -> None:
     folder = run_dir(tmp_path / "run", street_records(), [suite()])
-    printed = report.write(folder)
+    printed = write(folder)
     assert "mIoU (%) by labelled images: mean±std" in " ".join(printed.split())
     assert re.search(r"^Ran +43\.67±0\.47 +47\.00±0\.47 +50\.33±0\.47 +2 ", printed, re.MULTILINE)
     assert {"digits_miou.csv", "digits_miou_aubc.csv", "digits_miou.png"} <= {
@@ -327,7 +333,7 @@ def test_iou_of_each_class_at_the_last_count_that_all_trials_have() -> None:
     assert list(table.shown.columns) == ["method", *CLASSES, "n"] and list(table.shown["method"]) == METHODS
     assert row(table, "Ran") == {"sky": "71.00±1.41", "road": "50.00±0.00", "car": "20.00±0.00", "n": "2"}
     assert row(table, "DAST-AL")["car"] == "30.00±0.00"
-    assert row(table, "Ran+") == dict.fromkeys(CLASSES, report.NOTHING) | {"n": "0"}
+    assert row(table, "Ran+") == dict.fromkeys(CLASSES, NOTHING) | {"n": "0"}
     numbers = table.numbers[""]
     assert list(numbers.columns) == ["method", "labelled", "class", "mean", "std", "n"] and len(numbers) == 6
     assert set(numbers["labelled"]) == {200}
@@ -336,13 +342,13 @@ def test_iou_of_each_class_at_the_last_count_that_all_trials_have() -> None:
     )
     first = tables([r for r in street_records() if r.cycle == 0 or r.seed == 0][:4])["class_iou"]
     assert " at 100 labelled images" in first.caption and row(first, "Ran")["sky"] == "61.00±1.41"
-    without = report.replace(street_records()[0], per_class={})
+    without = replace(street_records()[0], per_class={})
     assert "class_iou" not in tables([without]) and "class_iou" not in tables(all_records())
 
 
 def test_classes_stay_in_their_order_in_all_forms(tmp_path: Path) -> None:
     folder = run_dir(tmp_path / "run", street_records(), [suite()])
-    printed = report.write(folder)
+    printed = write(folder)
     assert re.search(r"^method +sky +road +car +n$", printed, re.MULTILINE)
     stem = folder / "report" / "digits_class_iou"
     assert "| method   |        sky |       road |        car |   n |" in stem.with_suffix(".md").read_text()
@@ -368,24 +374,24 @@ def test_queried_images_are_drawn(tmp_path: Path) -> None:
     for trial, heat in (("Ran-1", False), ("DAST-AL-0", True), ("DAST-AL-1", False)):
         store.trial(trial).queried_path.write_bytes(queried(heat).packed())
     store.trial("Ran-0").queried_path.write_bytes(b"damaged")
-    printed = report.write(folder)
+    printed = write(folder)
     assert f"The first images bought: {folder}/report/digits_queried_*.png" in printed
     markdown = (folder / "report" / "report.md").read_text()
     links = re.findall(r"!\[(.*?): the first images bought\]\((.*?)\)", markdown)
     assert links == [("Ran", "digits_queried_0_Ran.png"), ("DAST-AL", "digits_queried_2_DAST-AL.png")]
     (ran, both) = (imread(folder / "report" / name)[..., :3] for _, name in links)
     assert both.shape[1] > ran.shape[1], "the column of scores"
-    from harness.plots import CLASS_COLOURS
+    from harness.report.plots import CLASS_COLOURS
 
     for colour in (*CLASS_COLOURS[:3], (0, 0, 0), (90 / 255,) * 3):
         assert (np.abs(ran - colour).max(axis=-1) < 0.01).sum() > 1000
     before = [(folder / "report" / name).read_bytes() for _, name in links]
-    report.write(folder)
+    write(folder)
     assert [(folder / "report" / name).read_bytes() for _, name in links] == before
 
 
 def test_a_grid_names_images_columns_and_classes() -> None:
-    from harness.plots import class_colours, queried_grid
+    from harness.report.plots import class_colours, queried_grid
 
     grid = queried_grid(queried(heat=True), "Ran: bought", "Seed 0")
     titles = [axes.get_title() for axes in grid.axes[:4]]
@@ -398,7 +404,7 @@ def test_a_grid_names_images_columns_and_classes() -> None:
     assert {image.get_clim() for image in (shown[3], shown[7])} == {(-5, 5)}, "one scale for all images"
     colours = class_colours(np.arange(255, dtype=np.uint8))
     assert len(np.unique(colours[:20], axis=0)) == 20 and colours.max(axis=1).min() > 0, "only no class is black"
-    gray = report.replace(queried(heat=False), images=queried(heat=False).images[..., :1])
+    gray = replace(queried(heat=False), images=queried(heat=False).images[..., :1])
     assert len(queried_grid(gray, "t", "c").axes) == 6
 
 
@@ -420,7 +426,7 @@ def test_captions_of_an_unfinished_run_say_so() -> None:
 
 def test_captions_say_how_devices_were_shared() -> None:
     def note(**changes: Any) -> str:
-        return report.timing_note([record("Ran", 0, 0, 0.5), record("Ran", 1, 0, 0.5, **changes)])
+        return timing_note([record("Ran", 0, 0, 0.5), record("Ran", 1, 0, 0.5, **changes)])
 
     assert note() == "one trial per device"
     assert note(device_share=2) == "up to 2 trials shared a device (cpu, 1 thread each): compare within this table only"
@@ -434,9 +440,9 @@ def test_captions_say_how_devices_were_shared() -> None:
 
 def test_mixed_machines_are_warned_of() -> None:
     records = all_records()
-    assert report.mixtures(records) == []
+    assert mixtures(records) == []
     other = record("Ran", 0, 0, 0.5, device="NVIDIA H100", commit="def", versions={"torch": "2.12"})
-    assert report.mixtures([*records, other]) == [
+    assert mixtures([*records, other]) == [
         "WARNING: these results mix different values of device: NVIDIA H100, cpu",
         "WARNING: these results mix different values of commit: abc, def",
         "WARNING: these results mix different values of version of torch: 2.11, 2.12",
@@ -446,7 +452,7 @@ def test_mixed_machines_are_warned_of() -> None:
 def test_warnings_are_listed_once_with_their_places() -> None:
     records = [record("Ran", s, c, 0.5, warnings=["a worker died"]) for s in range(2) for c in range(3)]
     records[0].warnings.extend(["slow disk", "slow disk"])
-    assert report.record_warnings(records) == [
+    assert record_warnings(records) == [
         "warning: a worker died (Ran-0 cycle 0, Ran-0 cycle 1, Ran-0 cycle 2, Ran-1 cycle 0 and 2 more)",
         "warning: slow disk (Ran-0 cycle 0)",
     ]
@@ -460,24 +466,24 @@ def test_printed_text_fits_the_width_and_loses_no_column() -> None:
 
     counts = [str(1000 * i) for i in range(1, 16)]
     shown = pd.DataFrame([{"method": m, **dict.fromkeys(counts, "81.20±0.31"), "n": "3"} for m in METHODS])
-    text = report.plain(shown)
+    text = plain(shown)
     assert max(map(len, text.splitlines())) <= 120
     headers = [block.splitlines()[0].split() for block in text.split("\n\n")]
     assert len(headers) == 2
     assert [h[0] for h in headers] == ["method", "method"]
     assert [c for h in headers for c in h[1:]] == [*counts, "n"]
-    assert report.plain(shown, width=400).count("method") == 1
+    assert plain(shown, width=400).count("method") == 1
 
 
 def test_latex_is_escaped() -> None:
     odd = suite(methods=["A_b & 50%"], trials={"A_b & 50%-0": {"method": "A_b & 50%", "seed": 0}})
     records = [record("A_b & 50%", s, 0, 0.5 + s / 10) for s in range(2)]
     table = tables(records, odd)["accuracy"]
-    text = report.latex(table.shown, table.caption, "digits_accuracy")
+    text = latex(table.shown, table.caption, "digits_accuracy")
     assert r"A\_b \& 50\%" in text
     assert r"55.00$\pm$7.07" in text
     assert r"SGD, 100\% of 30\_000 steps" in text
-    assert "±" not in text and report.NOTHING not in text
+    assert "±" not in text and NOTHING not in text
     assert not re.search(r"(?<!\\)%", text)
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
 
@@ -485,7 +491,7 @@ def test_latex_is_escaped() -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(tmp_path: Path) -> None:
     body = "".join(
-        report.latex(t.shown, t.caption, f"digits_{name}") for name, t in tables(all_records(device_share=2)).items()
+        latex(t.shown, t.caption, f"digits_{name}") for name, t in tables(all_records(device_share=2)).items()
     )
     (tmp_path / "t.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}\n"
@@ -501,7 +507,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
 def test_whole_report(tmp_path: Path) -> None:
     skipped = suite(name="cifar10", title="CIFAR-10", skipped="the images are not there", trials={})
     folder = run_dir(tmp_path / "run", all_records(), [suite(), skipped])
-    printed = report.write(folder)
+    printed = write(folder)
     names = {p.name for p in (folder / "report").iterdir()}
     wanted = {
         f"digits_{table}.{kind}"
@@ -525,7 +531,7 @@ def test_whole_report(tmp_path: Path) -> None:
     assert "](digits_accuracy.png)" in markdown
 
     before = {p.name: p.read_bytes() for p in (folder / "report").iterdir()}
-    assert report.write(folder) == printed
+    assert write(folder) == printed
     assert {p.name: p.read_bytes() for p in (folder / "report").iterdir()} == before  # the SVG too
 
 
@@ -533,7 +539,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     folder = run_dir(tmp_path / "run", all_records(), [suite()])
-    report.write(folder)
+    write(folder)
     pixels = imread(folder / "report" / "digits_accuracy.png")
     assert pixels.shape[0] >= 600 and pixels.shape[1] >= 1000
     for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)):  # a curve of each method
@@ -543,7 +549,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 
 def test_bands_are_drawn_only_for_several_seeds() -> None:
-    from harness.plots import learning_curves
+    from harness.report.plots import learning_curves
 
     def filled(records: list[CycleRecord]) -> int:
         (axes,) = learning_curves(tables(records)["accuracy"].numbers[""], METHODS, "t", "c", "y").axes
@@ -556,16 +562,16 @@ def test_bands_are_drawn_only_for_several_seeds() -> None:
 
 def test_unfinished_run(tmp_path: Path) -> None:
     folder = run_dir(tmp_path / "run", [], [suite()])
-    assert "No cycle is finished yet: 0 of 9 trials finished; 0 cycles of 27." in report.write(folder)
+    assert "No cycle is finished yet: 0 of 9 trials finished; 0 cycles of 27." in write(folder)
     for count in (1, 2, 5):  # one point, a line, two seeds of which one is shorter
-        printed = report.write(run_dir(folder, all_records()[:count], [suite()]))
+        printed = write(run_dir(folder, all_records()[:count], [suite()]))
         assert f"{count} cycles of 27" in printed
     assert "an unfinished trial's so far" in printed
 
 
 def test_trials_that_run_json_does_not_name_do_not_count(tmp_path: Path) -> None:
     one = suite(trials={"Ran-0": {"method": "Ran", "seed": 0}})
-    printed = report.write(run_dir(tmp_path / "run", all_records(), [one]))
+    printed = write(run_dir(tmp_path / "run", all_records(), [one]))
     assert "1 of 1 trial finished; 3 cycles of 3." in printed
     assert "±1.00" not in printed
 
@@ -579,7 +585,7 @@ def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(report.__file__).parents[1],
+        cwd=ROOT,
     )
 
 
@@ -599,7 +605,7 @@ def test_wrong_folder_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
 
 def test_damaged_run_json_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.json").write_text('{"name": ')
-    assert report.main([str(tmp_path)]) == 2
+    assert main([str(tmp_path)]) == 2
     assert "run.json: not valid JSON" in capsys.readouterr().err
 
 

@@ -17,15 +17,20 @@ from harness_of import cycle_of
 from measure import peak
 from test_methods import METHODS, describes, run_with_stops
 
-from harness import registry, scoring
-from harness.data import IGNORED, Facts, Problem
+from harness import registry
+from harness.data.dataset import Facts, Problem
+from harness.data.files import IGNORED
+from harness.data.images import Images
+from harness.data.rows import Streamed, on_device
 from harness.errors import UserError
-from harness.figures import iou, summary
-from harness.images import Images, Streamed, on_device
-from harness.learning import as_rows, at_labels, at_places, confusion, cross_entropy, evaluating
-from harness.method import Acquisition
-from harness.networks import Network, Outputs, build
-from harness.scoring import describe_batches
+from harness.learning import scoring
+from harness.learning.contract import Acquisition
+from harness.learning.inference import confusion, evaluating
+from harness.learning.labels import as_rows, at_labels, at_places, cross_entropy
+from harness.learning.metrics import iou, summary
+from harness.learning.scoring import describe_batches
+from harness.networks.network import Network, Outputs
+from harness.networks.zoo import build
 from harness.settings import Model
 
 C = 3
@@ -33,7 +38,7 @@ Folders = Callable[[], Path]
 epmcm = registry.load("methods", "epmcm")
 isda = registry.load("methods", "isda")
 ll4al = registry.load("methods", "ll4al")
-statistics = import_module("harness_methods._class_statistics")
+statistics = import_module("harness.methods._class_statistics")
 
 
 def maps(*shape: int, ignored: float = 0.2) -> torch.Tensor:

@@ -20,16 +20,18 @@ import yaml
 from PIL import Image, ImageFile
 from test_datasets import PLUGINS, damage, make, pictures, save
 
-from harness import config
-from harness.data import IGNORED, Files, Problem, common_size, spaced
+from harness.config.load import load
+from harness.data.dataset import Problem, spaced
+from harness.data.files import IGNORED, Files, common_size
+from harness.data.images import Images
+from harness.data.rows import AHEAD, Streamed, taken
 from harness.errors import DataMissing, UserError
-from harness.images import AHEAD, Images, Streamed, taken
 from harness.settings import Recipe
 
-scenes = import_module("harness_datasets.scenes")
-street = import_module("harness_datasets._street")
-cityscapes = import_module("harness_datasets.cityscapes")
-trees = import_module("harness_datasets._trees")
+scenes = import_module("harness.datasets.scenes")
+street = import_module("harness.datasets._street")
+cityscapes = import_module("harness.datasets.cityscapes")
+trees = import_module("harness.datasets._trees")
 
 CLASSES = ["grass", "wall", "cat"]
 
@@ -667,7 +669,7 @@ def test_mistakes_in_settings_get_one_sentence(tmp_path: Path, dataset: dict[str
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     with pytest.raises(UserError, match=re.escape(f"{path}:") + r"\d+: " + re.escape(message)) as caught:
-        config.load(path)
+        load(path)
     assert "\n" not in str(caught.value)
 
 

@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import registry
-from harness.data import Problem
-from harness.method import Acquisition, Training
-from harness.networks import Outputs
-from harness.scoring import InProcess, describe_batches
-from harness.store import RunStore
+from harness.data.dataset import Problem
+from harness.learning.contract import Acquisition, Training
+from harness.learning.scoring import InProcess, describe_batches
+from harness.networks.network import Outputs
+from harness.results.store import RunStore
 from harness.trial import Runner, Surroundings
 
 epmcm = registry.load("methods", "epmcm")
 isda = registry.load("methods", "isda")
-statistics = import_module("harness_methods._class_statistics")
+statistics = import_module("harness.methods._class_statistics")
 ClassStatistics = statistics.ClassStatistics
 
 KINDS = ["diagonal", "full"]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import make_trial, outcomes, run, same, state_of
 
-from harness.data import Problem
+from harness.config.suite import Trial
+from harness.data.dataset import Problem
 from harness.errors import NotReproduced, UserError
-from harness.records import PHASES, CycleRecord
-from harness.store import RunStore, TrialStore, write_atomically
-from harness.suite import Trial
+from harness.results.records import PHASES, CycleRecord
+from harness.results.store import RunStore, TrialStore, write_atomically
 
 
 def record(cycle: int, **changes: Any) -> CycleRecord:

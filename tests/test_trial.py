@@ -15,23 +15,25 @@ from conftest import changed, make_trial, nothing, outcomes, part, run, same, st
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import clock as clock_module
-from harness import pool, registry
+from harness import registry
 from harness import trial as trial_module
-from harness.clock import Clock
-from harness.cycle import Cycle
-from harness.data import Problem
+from harness.config.suite import Part, Trial
+from harness.data.dataset import Problem
 from harness.errors import NonFiniteLoss, OutOfMemory, UserError
-from harness.figures import summary
-from harness.learning import batches, confusion, evaluating, fit, learning_rate
-from harness.method import Acquisition, Training
-from harness.networks import Network, Outputs
-from harness.records import PHASES, CycleRecord
-from harness.scoring import InProcess
+from harness.learning import pool
+from harness.learning.contract import Acquisition, Training
+from harness.learning.cycle import Cycle
+from harness.learning.fit import batches, fit, learning_rate
+from harness.learning.inference import confusion, evaluating
+from harness.learning.metrics import summary
+from harness.learning.scoring import InProcess
+from harness.networks.network import Network, Outputs
+from harness.results import clock as clock_module
+from harness.results.clock import Clock
+from harness.results.records import PHASES, CycleRecord
+from harness.results.store import RunStore, TrialStore
 from harness.seeds import key, stream
 from harness.settings import Protocol, Recipe
-from harness.store import RunStore, TrialStore
-from harness.suite import Part, Trial
 from harness.trial import Runner, Surroundings, limit_memory
 
 Folders = Callable[[], Path]
@@ -326,7 +328,7 @@ def test_warm_start_carries_the_weights(digits: Problem, folders: Folders, monke
             seen.append({k: v.clone() for k, v in cycle.network.state_dict().items()})
         return found
 
-    monkeypatch.setattr("harness.learning.fit", spy)
+    monkeypatch.setattr("harness.learning.fit.fit", spy)
     for start in ("warm", "fresh"):
         seen.clear()
         run(make_trial(start=start), digits, folders())
@@ -615,7 +617,7 @@ def test_the_example_of_contributing_is_a_method(digits: Problem, folders: Calla
     text = (registry.ROOT / "CONTRIBUTING.md").read_text()
     source = text.split("```python\n")[1].split("```")[0]
     registry.load("methods", "random")  # the package of plug-ins is there
-    spec = importlib.util.spec_from_loader("harness_methods.lowest_logit", loader=None)
+    spec = importlib.util.spec_from_loader("harness.methods.lowest_logit", loader=None)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     exec(compile(source, "lowest_logit.py", "exec"), module.__dict__)

@@ -20,14 +20,15 @@ with importing():
     import ray.data
     import torch
 
-    from harness import networks
+    from harness.networks.zoo import build
 
-from harness.cycle import Cycle
-from harness.images import Images, on_device
-from harness.learning import evaluating
-from harness.method import Acquisition
-from harness.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches, seconds_since
-from harness.suite import Trial
+from harness.config.suite import Trial
+from harness.data.images import Images
+from harness.data.rows import on_device
+from harness.learning.contract import Acquisition
+from harness.learning.cycle import Cycle
+from harness.learning.inference import evaluating
+from harness.learning.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches, seconds_since
 from harness.trial import (
     Surroundings,
     build_method,
@@ -64,7 +65,7 @@ class Worker:
         prepare_process(here.threads, trial.recipe.deterministic)
         self.images = Images(on_device(loaded.train_images, self.device), loaded, trial.recipe)
         facts = facts_of(loaded)
-        self.network = networks.build(trial.model, facts, 0).to_place(self.device, trial.recipe)
+        self.network = build(trial.model, facts, 0).to_place(self.device, trial.recipe)
         _, self.acquisition = build_method(trial.training, trial.acquisition, facts.num_classes)
         self.cycle = -1
         if trial.recipe.compile:  # now, because no method's seconds have begun

@@ -27,12 +27,12 @@ with importing():
     from ray.tune.search import Searcher
     from ray.tune.trainable.function_trainable import wrap_function
 
-from harness.data import Problem
+from harness.data.dataset import Problem
 from harness.errors import NonFiniteLoss, NotReproduced, UserError
-from harness.grid import Unit
-from harness.records import FIGURES, PHASES, CycleRecord
+from harness.experiment.grid import Unit
+from harness.results.records import FIGURES, PHASES, CycleRecord
+from harness.results.store import RunStore
 from harness.settings import Where
-from harness.store import RunStore
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class _Listen(tune.Callback):
         if "failure" in result:
             self.failures.append(result["failure"])
             self._tell("failed", trial, result)
-        elif result.get("cycle", -1) >= 0:
+        elif "labelled" in result:  # a cycle
             self._tell("cycle", trial, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

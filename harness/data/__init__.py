@@ -1,0 +1,1 @@
+"""Datasets, and batches of their images on a device."""

@@ -1,0 +1,1 @@
+"""The grid of a run: its units of work, plan and display."""

@@ -1,0 +1,1 @@
+"""Target networks behind one interface."""
