@@ -74,19 +74,19 @@ def wall_seconds(checkout: Path, trials: int, seconds: float, workers: int, warm
         began = time.perf_counter()
         done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
         took = time.perf_counter() - began
-        if done.returncode or f"{trials} of {trials} trials finished" not in done.stdout:
+        if done.returncode or f"{trials} of {trials} trials and" not in done.stdout:
             raise SystemExit(f"the run failed:\n{done.stdout}\n{done.stderr}")
         return took
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--seconds", type=float, nargs="+", default=[5, 30, 120], help="of a trial")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--cold", action="store_true", help="a process for each trial (where.warm_workers: false)")
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder)

@@ -1,9 +1,9 @@
-"""Where the seconds of a command go: --help, --plan, and a run's way to its first figure and to its end.
+"""Where the seconds of a command go: --help, --plan, and a run's way to its first metric and to its end.
 
     python benchmarks/start.py [--config configs/quickstart.yaml] [--runs 5]
 
-The run is timed from outside, by when its lines appear; what its trials did between the first figure and the last comes
-from their records. Medians over the runs, smallest and largest beside them.
+The run is timed from outside, by when its lines appear; what its trials did between the first metric and the last comes
+from their records. Medians over the runs, with smallest and largest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from harness.results.store import RunStore
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = {
     "Ray: ": "configuration checked, data loaded, Ray started",
-    " labelled: ": "first worker started, first cycle trained: the first figure",
+    " labelled: ": "first worker started, first cycle trained: the first metric",
     "Report of run ": "all other cycles, end of Ray, report",
 }
 """What a line of the run holds, the first time, and what has been done by then."""
@@ -71,12 +71,12 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure and print three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/quickstart.yaml")
     parser.add_argument("--runs", type=int, default=5)
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     print(f"{asked.config}, {asked.runs} runs, {os.cpu_count()} processors\n")
     commands = {"--help": ["--help"], "full_benchmark.yaml --plan": ["configs/full_benchmark.yaml", "--plan"]}
     rows = [[name, spread([seconds(*words) for _ in range(asked.runs)])] for name, words in commands.items()]

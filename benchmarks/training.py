@@ -12,39 +12,32 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import seconds
+from measure import in_turns, machine, noise, noise_trial, opened, parser, plugin, spread
 from tabulate import tabulate
 
-from harness.config.suite import Part, Trial
-from harness.data.dataset import Problem
+from harness.learning.contract import Training
+from harness.learning.cycle import Cycle
 from harness.learning.fit import fit, optimizer
-from harness.results.store import RunStore
-from harness.settings import Model, Protocol, Recipe
-from harness.trial import Runner, Surroundings
+from harness.settings import Protocol, Recipe
+from harness.trial import ActiveLearner
 
 RATE = 1e-6  # trained for long on one batch, a network's gradients become subnormal numbers, which are slow
 PROGRESS = 0.5  # of a training: at 0 ISDA has no effect
+Epoch = Callable[[], object]
 
 
-def begin(asked: argparse.Namespace, classes: int, covariance: str, folder: str) -> tuple[Runner, Any]:
-    """Return a runner of ISDA on noise, and its first cycle."""
-    draw = np.random.default_rng(0)
+def begin(
+    asked: argparse.Namespace, classes: int = 10, covariance: str = "diagonal", share: float = 1.0
+) -> tuple[ActiveLearner, Cycle]:
+    """Return a learner with ISDA on noise, on a share of the device's memory, and its first cycle."""
     count = asked.batch * asked.steps
-    images = draw.integers(0, 256, (count + 10, 32, 32, 3), dtype=np.uint8)
-    labels = draw.permutation(len(images)) % classes
-    names = tuple(map(str, range(classes)))
-    problem = Problem(images, labels, images[:10], labels[:10], names, (0.5,) * 3, (0.25,) * 3)
-    trial = Trial(
-        Part("noise", {}),
-        Model(name=asked.model),
+    trial = noise_trial(
         Recipe(
             epochs=1,
             batch_size=asked.batch,
@@ -54,33 +47,73 @@ def begin(asked: argparse.Namespace, classes: int, covariance: str, folder: str)
             deterministic=not asked.autotune,
         ),
         Protocol(initial=count, budget=10, cycles=2, start="warm"),
-        Part("isda", {"covariance": covariance, "lambda_0": 1.0}),
-        Part("random", {}),
-        0,
+        asked.model,
+        plugin("methods", "isda", Training, covariance=covariance),
     )
-    runner = Runner(trial, problem, RunStore(Path(folder)), Surroundings(device=asked.device, threads=asked.threads))
-    return runner, runner._begin(0)
+    return opened(trial, noise(count + 10, classes), asked, share)
 
 
-def bare(asked: argparse.Namespace, cycle: Any) -> Callable[[], Any]:
-    """Return the steps of one epoch on a constant batch."""
+def cross_entropy(classes: int = 10) -> Training:
+    """Return the training of the harness that does nothing besides the recipe."""
+    return Training(Training.Settings(), classes)
+
+
+def ours(asked: argparse.Namespace, cycle: Cycle) -> Epoch:
+    """Return one epoch of the harness."""
+    training = cross_entropy()
+    return lambda: fit(cycle, training)
+
+
+def constant_step(asked: argparse.Namespace, cycle: Cycle) -> Epoch:
+    """Return one step on a constant batch: forward, backward and optimiser, and nothing else."""
     network, positions = cycle.network, torch.arange(asked.batch, device=cycle.device)
-    images = cycle.images.plain(cycle.labelled[positions]).contiguous(memory_format=torch.channels_last)
+    images = cycle.images.unaugmented(cycle.labelled[positions]).contiguous(memory_format=torch.channels_last)
     labels = cycle.labels[positions]
     optimiser = optimizer(network.parameters(), cycle.recipe)
 
+    def step() -> None:
+        loss = F.cross_entropy(network(images).logits, labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def bare(asked: argparse.Namespace, cycle: Cycle) -> Epoch:
+    """Return the bare steps of one epoch."""
+    step = constant_step(asked, cycle)
+
     def epoch() -> None:
-        network.train()
+        cycle.network.train()
         for _ in range(asked.steps):
-            loss = F.cross_entropy(network(images).logits, labels)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            step()
 
     return epoch
 
 
-def usual(asked: argparse.Namespace, cycle: Any) -> Callable[[], Any]:
+def graphed(asked: argparse.Namespace, cycle: Cycle) -> Epoch:
+    """Return the bare steps of one epoch as replays of one CUDA graph of a whole step."""
+    step = constant_step(asked, cycle)
+    cycle.network.train()
+    warm = torch.cuda.Stream()
+    warm.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm):  # a graph can't be captured on the stream that has the first steps' allocations
+        for _ in range(5):
+            step()
+    torch.cuda.current_stream().wait_stream(warm)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+
+    def epoch() -> None:
+        for _ in range(asked.steps):
+            graph.replay()
+
+    return epoch
+
+
+def usual(asked: argparse.Namespace, cycle: Cycle) -> Epoch:
     """Return one epoch as most code has it."""
     from PIL import Image
     from torchvision import transforms as T
@@ -89,8 +122,8 @@ def usual(asked: argparse.Namespace, cycle: Any) -> Callable[[], Any]:
     change = T.Compose(
         [T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(means, deviations)]
     )
-    pixels, labels = cycle.images.pixels.cpu().numpy(), cycle.labels.cpu()
-    pictures = [Image.fromarray(pixels[i]) for i in cycle.labelled.tolist()]
+    pixels, labels = cycle.images.pixels[cycle.labelled].cpu().numpy(), cycle.labels[:].cpu()
+    pictures = [Image.fromarray(image) for image in pixels]
 
     class Pictures(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
@@ -102,8 +135,7 @@ def usual(asked: argparse.Namespace, cycle: Any) -> Callable[[], Any]:
     loader: Any = torch.utils.data.DataLoader(
         Pictures(), asked.batch, shuffle=True, num_workers=asked.threads, persistent_workers=True, drop_last=True
     )
-    network = cycle.build(0).to(cycle.device)
-    network.precision = "float32"
+    network = cycle.new_network(0).to(cycle.device)
     optimiser = optimizer(network.parameters(), cycle.recipe)
 
     def epoch() -> None:
@@ -118,11 +150,21 @@ def usual(asked: argparse.Namespace, cycle: Any) -> Callable[[], Any]:
     return epoch
 
 
-class OriginalISDA:
+EPOCHS = {"harness": ours, "bare": bare, "bare, CUDA graph": graphed, "usual": usual}
+
+
+def epochs(asked: argparse.Namespace, names: list[str]) -> dict[str, list[float]]:
+    """Return the seconds of each round of the epochs so named."""
+    _, cycle = begin(asked)
+    return in_turns({name: EPOCHS[name](asked, cycle) for name in names}, asked.rounds, cycle.device)
+
+
+class OriginalISDA(Training):
     """The loss and the statistics of the public code, in the tensors that it makes."""
 
-    def __init__(self, classes: int, width: int, full: bool, weight: torch.Tensor) -> None:
-        self.full, self.weight = full, weight
+    def __init__(self, classes: int, full: bool, weight: torch.Tensor) -> None:
+        super().__init__(Training.Settings(), classes)
+        self.full, self.weight, width = full, weight, weight.shape[1]
         shape = (classes, width, width) if full else (classes, width)
         self.covariance, self.mean = weight.new_zeros(shape), weight.new_zeros(classes, width)
         self.count = weight.new_zeros(classes)
@@ -152,90 +194,89 @@ class OriginalISDA:
         self.mean = self.mean * (1 - weight) + mean * weight
         self.count = self.count + member.sum(0)
 
-    def loss(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: Any, targets: torch.Tensor, progress: float) -> torch.Tensor:
         """Return the batch's loss."""
-        features = outputs.features
+        features, labels = outputs.features, targets
         self.update(features.detach(), labels)
         number, (classes, width) = len(features), self.weight.shape
         differences = self.weight.expand(number, classes, width) - self.weight[labels][:, None, :]
-        chosen = self.covariance[labels]
+        own = self.covariance[labels]
         if self.full:
-            sigma = differences @ chosen @ differences.permute(0, 2, 1)
+            sigma = differences @ own @ differences.permute(0, 2, 1)
             added = (sigma * torch.eye(classes, device=sigma.device).expand_as(sigma)).sum(2)
         else:
-            added = (differences.square() * chosen[:, None, :]).sum(2)
-        return F.cross_entropy(outputs.logits + 0.5 * PROGRESS * added, labels)
+            added = (differences.square() * own[:, None, :]).sum(2)
+        return F.cross_entropy(outputs.logits + 0.5 * progress * added, labels)
 
 
-def main() -> None:
+class InTheMiddle(Training):
+    """Another training's loss, as in the middle of a cycle."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training.settings, training.num_classes)
+        self.training = training
+
+    def loss(self, outputs: Any, targets: torch.Tensor, progress: float) -> torch.Tensor:
+        """Return the batch's loss at PROGRESS."""
+        return self.training.loss(outputs, targets, PROGRESS)
+
+
+def isda(asked: argparse.Namespace, classes: int, covariance: str) -> dict[str, list[float]]:
+    """Return the seconds of each round of an epoch without ISDA, with ours and with its original form."""
+    learner, cycle = begin(asked, classes, covariance)
+    learner.training.network = cycle.network
+    original = OriginalISDA(classes, covariance == "full", cycle.network.classifier.weight)
+    trainings = {"cross_entropy": cross_entropy(classes), "ours": learner.training, "original": original}
+    works = {name: partial(fit, cycle, InTheMiddle(training)) for name, training in trainings.items()}
+    return in_turns(works, asked.rounds, cycle.device)
+
+
+def added(times: dict[str, list[float]], name: str, to: str = "cross_entropy") -> list[float]:
+    """Return how many percent more each round of ``name`` took than that of ``to``."""
+    return [100 * (more / less - 1) for less, more in zip(times[to], times[name], strict=True)]
+
+
+def shared_arguments(doc: str | None, threads: int | None = 2) -> argparse.ArgumentParser:
+    """Return a parser of how to train."""
+    options = parser(doc, threads, batch=128)
+    options.add_argument("--steps", type=int, default=4, help="of an epoch")
+    options.add_argument("--model", default="resnet18_cifar")
+    options.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
+    options.add_argument("--compile", action="store_true", help="recipe.compile, for harness and bare alike")
+    options.add_argument("--autotune", action="store_true", help="recipe.deterministic: false, for all")
+    return options
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line's options."""
+    options = shared_arguments(__doc__)
+    options.add_argument("--classes", type=int, nargs="+", default=[10, 100])
+    options.add_argument("--rounds", type=int, default=5)
+    return options
+
+
+def main(words: list[str] | None = None) -> None:
     """Measure and print two tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet18_cifar")
-    parser.add_argument("--classes", type=int, nargs="+", default=[10, 100])
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=4, help="of an epoch")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--compile", action="store_true", help="recipe.compile, for harness and bare alike")
-    parser.add_argument("--autotune", action="store_true", help="recipe.deterministic: false, for all")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    asked = parser.parse_args()
-
-    device = torch.device(asked.device)
-
-    def in_turns(works: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-        for work in works.values():
-            work()
-        times: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range(asked.rounds):
-            for name, work in works.items():
-                times[name].append(seconds(work, device))
-        return times
-
-    def spread(values: list[float]) -> str:
-        return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-
+    asked = arguments().parse_args(words)
     images = asked.batch * asked.steps
-    what = torch.cuda.get_device_name() if asked.device == "cuda" else f"{asked.threads} threads"
-    what += ", compiled" * asked.compile + ", autotuned" * asked.autotune
+    what = machine(asked) + ", compiled" * asked.compile + ", autotuned" * asked.autotune
     print(f"{asked.model}, batch {asked.batch}, {asked.precision}, {what}, {asked.rounds} rounds of {images} images\n")
-    with tempfile.TemporaryDirectory() as folder:
-        _, cycle = begin(asked, asked.classes[0], "diagonal", folder)
-        works = {
-            "harness": lambda: fit(cycle, lambda outputs, labels, _: F.cross_entropy(outputs.logits, labels)),
-            "bare": bare(asked, cycle),
-            "usual": usual(asked, cycle),
-        }
-        times = in_turns(works)
-    ours = times["harness"]
+    times = epochs(asked, ["harness", "bare", "usual"])
     rows = [
-        [name, images / statistics.median(found), spread([f / o for f, o in zip(found, ours, strict=True)])]
-        for name, found in times.items()
+        [
+            name,
+            images / statistics.median(took),
+            spread([t / o for t, o in zip(took, times["harness"], strict=True)], 3),
+        ]
+        for name, took in times.items()
     ]
     print(tabulate(rows, ["epoch", "images/s", "its seconds / the harness's"], floatfmt=".1f"), "\n")
-
-    def added_by_isda(classes: int, covariance: str) -> list[Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            runner, cycle = begin(asked, classes, covariance, folder)
-            training: Any = runner.training
-            training._classifier = cycle.network.classifier
-            weight = cycle.network.classifier.weight
-            original = OriginalISDA(classes, weight.shape[1], covariance == "full", weight)
-            times = in_turns(
-                {
-                    "plain": lambda: fit(cycle, lambda o, y, _: F.cross_entropy(o.logits, y)),
-                    "ours": lambda: fit(cycle, lambda o, y, _: training.loss(o, y, PROGRESS)),
-                    "original": lambda: fit(cycle, lambda o, y, _: original.loss(o, y)),
-                }
-            )
-        overheads = [
-            spread([100 * (b / a - 1) for a, b in zip(times["plain"], times[name], strict=True)])
-            for name in ("ours", "original")
-        ]
-        return [classes, covariance, 1000 * statistics.median(times["plain"]) / asked.steps, *overheads]
-
-    rows = [added_by_isda(classes, covariance) for classes in asked.classes for covariance in ("diagonal", "full")]
+    rows = []
+    for classes in asked.classes:
+        for covariance in ("diagonal", "full"):
+            times = isda(asked, classes, covariance)
+            step = 1000 * statistics.median(times["cross_entropy"]) / asked.steps
+            rows.append([classes, covariance, step, *(spread(added(times, name)) for name in ("ours", "original"))])
     heads = ["classes", "covariance", "plain step, ms", "ISDA adds, %", "its original form adds, %"]
     print(tabulate(rows, heads, floatfmt=".1f"))
 

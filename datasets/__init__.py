@@ -1,1 +1,1 @@
-"""Datasets, one file each; the file name is the name in a config."""
+"""Datasets. The name of a file is the name of its dataset in a config."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the official python archive (or one generated in its format), or a tree of images."""
+"""CIFAR-10 and CIFAR-100, from the official python archive, a generated archive in its format, or an image tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from harness.data.dataset import Dataset, Facts, Problem, balanced
+from harness.data.dataset import Dataset, DatasetInfo, LoadedData, balanced
 from harness.errors import DataMissing
 from harness.settings import Strict
 
@@ -20,7 +20,7 @@ from ._trees import Tree, class_names, decode, last_of_every, read_tree
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
+    Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 MARKER = "GENERATED"
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -31,7 +31,7 @@ STALLED_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Kind:
-    """What tells CIFAR-10 from CIFAR-100. The MD5 sums are those in torchvision.datasets (a test compares)."""
+    """The differences between CIFAR-10 and CIFAR-100. MD5 sums are those of torchvision.datasets (a test compares)."""
 
     name: str
     title: str
@@ -42,7 +42,7 @@ class Kind:
     test: dict[str, str]
     meta: dict[str, str]
     prefix: str
-    """What the keys 'labels' and 'label_names' begin with in the files."""
+    """Prefix of the keys 'labels' and 'label_names' in the files."""
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -97,7 +97,7 @@ KINDS = {kind.name: kind for kind in (CIFAR10, CIFAR100)}
 
 
 class Marker(Strict):
-    """The file GENERATED beside generated batches: their own MD5 sums and counts."""
+    """The file GENERATED next to generated batches: their MD5 sums and counts."""
 
     note: str
     md5: dict[str, str]
@@ -106,13 +106,13 @@ class Marker(Strict):
 
 
 class Cifar(Dataset):
-    """What cifar10 and cifar100 share. The official archive goes before a tree of images if both are there."""
+    """Base class of cifar10 and cifar100. The official archive takes precedence over an image tree."""
 
     kind: ClassVar[Kind]
 
-    def facts(self) -> Facts:
-        """Return counts and shapes; the files of an archive are compared with their MD5 sums."""
-        num_train, num_test, root = NUM_TRAIN, NUM_TEST, self.place.root
+    def info(self) -> DatasetInfo:
+        """Return counts and shapes; check the files of an archive against their MD5 sums."""
+        num_train, num_test, root = NUM_TRAIN, NUM_TEST, self.data_root.root
         if self._folder.is_dir():
             marker = self._checked()
             source = f"official archive in {root}"
@@ -122,15 +122,15 @@ class Cifar(Dataset):
         elif self._archive.is_file():
             _check(self._archive, self.kind.archive_md5)
             source = f"official archive in {root}"
-        elif place := self._tree_folder():
-            tree = self._tree(place)
+        elif folder := self._tree_folder():
+            tree = self._tree(folder)
             num_train, num_test = len(tree.train_paths), len(tree.test_paths)
-            source = f"image tree in {place} ({tree.formats})"
-        elif self.place.download:
+            source = f"image tree in {folder} ({tree.formats})"
+        elif self.data_root.download:
             source = f"official archive, to be downloaded to {root}"
         else:
-            raise DataMissing(f"{self.kind.title} is not in {root}: {self._what_to_do}, or set where.download: true")
-        return Facts(
+            raise DataMissing(f"{self.kind.title} is not in {root}: {self._advice}, or set where.download: true")
+        return DatasetInfo(
             min(num_train, self.settings.limit or num_train),
             min(num_test, self.settings.test_limit or num_test),
             len(self.kind.classes),
@@ -140,10 +140,10 @@ class Cifar(Dataset):
         )
 
     def fetch(self) -> None:
-        """Download or unpack the archive where that is needed, so that its folder is whole or not there at all."""
+        """Download or unpack the archive if needed. Its folder is either complete or absent."""
         if self._folder.is_dir() or self._tree_folder():
             return
-        self.facts()  # raises DataMissing if the archive is damaged, or absent and not to be downloaded
+        self.info()  # raises DataMissing if the archive is damaged, or if it is absent and must not be downloaded
         import socket
         from http.client import HTTPException
 
@@ -151,11 +151,11 @@ class Cifar(Dataset):
         from torchvision.datasets import utils
 
         verb = "unpacked" if self._archive.is_file() else "downloaded"
-        patience = socket.getdefaulttimeout()
+        default_timeout = socket.getdefaulttimeout()
         try:
-            socket.setdefaulttimeout(STALLED_SECONDS)  # torchvision would wait for minutes behind a firewall
-            self.place.root.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=self.place.root) as part:
+            socket.setdefaulttimeout(STALLED_SECONDS)  # behind a firewall, torchvision would wait for minutes
+            self.data_root.root.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self.data_root.root) as part:
                 if self._archive.is_file():
                     utils.extract_archive(str(self._archive), part)
                 else:
@@ -163,15 +163,15 @@ class Cifar(Dataset):
                     utils.download_and_extract_archive(official.url, part, md5=self.kind.archive_md5)
                 Path(part, self.kind.folder).rename(self._folder)
         except (OSError, RuntimeError, HTTPException) as problem:
-            if not self._folder.is_dir():  # where it is, another process was faster
-                raise DataMissing(f"{self.kind.title} could not be {verb} ({problem}): {self._what_to_do}") from problem
+            if not self._folder.is_dir():  # if it exists, another process was faster
+                raise DataMissing(f"{self.kind.title} could not be {verb} ({problem}): {self._advice}") from problem
         finally:
-            socket.setdefaulttimeout(patience)
+            socket.setdefaulttimeout(default_timeout)
 
-    def load(self) -> Problem:
-        """Return the images, official ones in the archive's order, those of a tree sorted by class and name."""
-        if place := self._tree_folder():
-            tree = self._tree(place)
+    def load(self) -> LoadedData:
+        """Return the images: those of an archive in its order, those of a tree sorted by class and name."""
+        if folder := self._tree_folder():
+            tree = self._tree(folder)
             train = _decoded(tree.train_paths, tree.train_labels, self.settings.limit)
             test = _decoded(tree.test_paths, tree.test_labels, self.settings.test_limit)
         else:
@@ -179,39 +179,39 @@ class Cifar(Dataset):
             marker = self._checked()
             train = self._read(True, marker, self.settings.limit)
             test = self._read(False, marker, self.settings.test_limit)
-        return Problem(*train, *test, self.kind.classes, self.kind.mean, self.kind.std)
+        return LoadedData(*train, *test, self.kind.classes, self.kind.mean, self.kind.std)
 
     @property
     def _folder(self) -> Path:
-        return self.place.root / self.kind.folder
+        return self.data_root.root / self.kind.folder
 
     @property
     def _archive(self) -> Path:
-        return self.place.root / self.kind.archive
+        return self.data_root.root / self.kind.archive
 
     @property
-    def _what_to_do(self) -> str:
-        kind, root = self.kind, self.place.root
+    def _advice(self) -> str:
+        kind, root = self.kind, self.data_root.root
         return (
             f"get {kind.archive}, the python version on the home page of {kind.title}, and "
             f"put it into {root}, or PNG or JPEG images into {root / kind.name} as train/<class>/, test/<class>/"
         )
 
     def _tree_folder(self) -> Path | None:
-        """Return the folder of the tree to be read, or None if there is none or the official files are there."""
+        """Return the folder of the image tree, or None if there is no tree or the official files exist."""
         if self._folder.is_dir() or self._archive.is_file():
             return None
-        below = self.place.root / self.kind.name
+        below = self.data_root.root / self.kind.name
         if (below / "train").is_dir():
             return below
-        parts = (self.place.root / "train", self.place.root / "test")
-        return self.place.root if all(class_names(part) == self.kind.classes for part in parts) else None
+        parts = (self.data_root.root / "train", self.data_root.root / "test")
+        return self.data_root.root if all(class_names(part) == self.kind.classes for part in parts) else None
 
     def _tree(self, folder: Path) -> Tree:
         return read_tree(folder, SUFFIXES, self.kind.classes)
 
     def _checked(self) -> Marker | None:
-        """Return the marker if the batches are generated; raises DataMissing if a file is not what it must be."""
+        """Return the marker if the batches are generated. Raises DataMissing if a file is missing or damaged."""
         marker = None
         md5 = self.kind.train | self.kind.test | self.kind.meta
         if (self._folder / MARKER).is_file():
@@ -223,47 +223,47 @@ class Cifar(Dataset):
             _check(self._folder / name, marker.md5.get(name, "") if marker else md5[name])
         return marker
 
-    def _read(self, is_train: bool, marker: Marker | None, limit: int | None) -> Part:
+    def _read(self, is_train: bool, marker: Marker | None, limit: int | None) -> Arrays:
         from torchvision import datasets
 
         reader = getattr(datasets, self.kind.name.upper())
-        if marker is not None:  # torchvision reads these too, once it knows their MD5 sums
+        if marker is not None:  # torchvision reads generated batches if it has their MD5 sums
             train, test = ([[name, marker.md5[name]] for name in part] for part in (self.kind.train, self.kind.test))
             meta = reader.meta | {"md5": marker.md5[reader.meta["filename"]]}
             reader = type(reader.__name__, (reader,), {"train_list": train, "test_list": test, "meta": meta})
-        part = reader(self.place.root, train=is_train)
+        part = reader(self.data_root.root, train=is_train)
         labels = np.array(part.targets, dtype=np.int64)
-        chosen = balanced(labels, limit)
-        return np.ascontiguousarray(part.data[chosen]), labels[chosen]
+        kept = balanced(labels, limit)
+        return np.ascontiguousarray(part.data[kept]), labels[kept]
 
 
-def _decoded(paths: list[Path], labels: NDArray[np.int64], limit: int | None) -> Part:
-    chosen = balanced(labels, limit)
-    return decode([paths[index] for index in chosen], SIZE, resize=False), labels[chosen]
+def _decoded(paths: list[Path], labels: NDArray[np.int64], limit: int | None) -> Arrays:
+    kept = balanced(labels, limit)
+    return decode([paths[index] for index in kept], SIZE, resize=False), labels[kept]
 
 
 def _check(path: Path, md5: str) -> None:
     if not path.is_file():
         raise DataMissing(f"{path} is missing: remove {path.parent} and unpack the archive again")
     with path.open("rb") as file:
-        # usedforsecurity: some systems forbid MD5 otherwise; it is only to find damage
+        # without usedforsecurity=False, some systems forbid MD5; here it only detects damage
         if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != md5:
             raise DataMissing(f"{path} is damaged (its MD5 sum is wrong): remove it and get it again")
 
 
 def write_cifar_archive(root: Path, kind: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-    """Write images that are not CIFAR's in the format of its unpacked archive, marked as generated.
+    """Write generated images in the format of CIFAR's unpacked archive, with a marker file.
 
-    The kind is 'cifar10' or 'cifar100', images are [N, 32, 32, 3], and every sixth of each class becomes a test
-    image. Raises FileExistsError rather than write over an archive.
+    The kind is 'cifar10' or 'cifar100', images are [N, 32, 32, 3], and every sixth image of each class becomes a test
+    image. Raises FileExistsError if the archive's folder exists.
     """
     about = KINDS[kind]
     folder = root / about.folder
     folder.mkdir(parents=True)
     is_test = last_of_every(labels, 6)
     contents: dict[str, dict[str, object]] = {}
-    for names, chosen in ((about.train, np.flatnonzero(~is_test)), (about.test, np.flatnonzero(is_test))):
-        for name, part in zip(names, np.array_split(chosen, len(names)), strict=True):
+    for names, kept in ((about.train, np.flatnonzero(~is_test)), (about.test, np.flatnonzero(is_test))):
+        for name, part in zip(names, np.array_split(kept, len(names)), strict=True):
             rows = np.ascontiguousarray(images[part].transpose(0, 3, 1, 2)).reshape(len(part), -1)
             contents[name] = {"data": rows, f"{about.prefix}labels": labels[part].tolist()}
     for name in about.meta:

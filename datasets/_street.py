@@ -1,7 +1,7 @@
-"""Drawn street scenes: what the dataset scenes holds, and what a generated Cityscapes tree shows.
+"""Draws synthetic street scenes, for the dataset scenes and for generated Cityscapes trees.
 
-A scene is painted from back to front on a ground plane seen in perspective. Only exact operations of IEEE arithmetic
-are used (no sine, no exponential), so that the pixels are the same on every machine.
+A scene is painted from back to front on a ground plane in perspective. It uses only exact operations of IEEE arithmetic
+(no sine, no exponential), so that the pixels are the same on every machine.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ PLATES = ((0.85, 0.1, 0.1), (0.1, 0.25, 0.8), (0.95, 0.8, 0.1), (0.9, 0.9, 0.9))
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of street: its share of the scenes, the most things of a class in one, and more."""
+    """A kind of street: its share of the scenes, and what a scene contains."""
 
     share: float
     things: dict[int, int]
+    """Class -> largest number of objects in a scene."""
     built: float
-    """Part of the roadside with buildings."""
+    """Fraction of the roadside with buildings."""
     light: float = 1.0
+    """Brightness."""
 
 
 KINDS = (
@@ -46,11 +48,11 @@ KINDS = (
     Kind(0.12, {VEGETATION: 3, CAR: 4, PERSON: 3, SIGN: 2}, built=0.85, light=0.34),  # a town at night
 )
 DEPTHS = {VEGETATION: (0.12, 0.8), CAR: (0.12, 0.75), PERSON: (0.22, 0.75), SIGN: (0.2, 0.7)}
-"""Where things of a class stand: 0 is the horizon, 1 the bottom of the image."""
+"""Range of depths of a class's objects: 0 is the horizon, 1 the bottom of the image."""
 
 
 def draw(split: int, index: int, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return image [H, W, 3] and label map [H, W] (indices of CLASSES, or IGNORED), made from the arguments alone."""
+    """Return image [H, W, 3] and label map [H, W] (indices of CLASSES, or IGNORED), determined by the arguments."""
     scene = _Scene(np.random.Generator(np.random.Philox(key=np.array([split, index], dtype=np.uint64))), height, width)
     scene.paint_sky()
     scene.paint_ground()
@@ -68,7 +70,7 @@ def draw(split: int, index: int, height: int, width: int) -> tuple[NDArray[np.ui
 
 
 def _fraction(values: Array) -> Array:
-    return values - np.floor(values)  # many times faster than % 1
+    return values - np.floor(values)  # much faster than % 1
 
 
 def _colour(red: float, green: float, blue: float) -> Array:
@@ -76,7 +78,7 @@ def _colour(red: float, green: float, blue: float) -> Array:
 
 
 class _Scene:
-    """A canvas and the ground plan. Lengths are in heights of the image; x grows to the right, y downwards."""
+    """A canvas and the ground plan. The unit of length is the image's height; x grows to the right, y downwards."""
 
     def __init__(self, random: np.random.Generator, height: int, width: int) -> None:
         self.random, self.height, self.width = random, height, width
@@ -88,8 +90,8 @@ class _Scene:
         self.aspect = aspect = width / height
         self.horizon, self.vanish = self.between(0.34, 0.5), aspect * self.between(0.3, 0.7)
         self.middle, self.bend = aspect * self.between(0.35, 0.65), aspect * self.between(-0.25, 0.25)
-        self.half = aspect * self.between(0.28, 0.42)  # of the road's width at depth 1
-        self.kerb = aspect * self.between(0.1, 0.3)  # width of the pavement there
+        self.half = aspect * self.between(0.28, 0.42)  # half of the road's width at depth 1
+        self.kerb = aspect * self.between(0.1, 0.3)  # width of the pavement at depth 1
         self.fine, self.coarse = random.random((height, width), dtype=np.float32), self.noise(6, 9)
         self.green, self.mist = self.tint(LEAVES[:4], 0.06), self.between(0.6, 0.9)
         self.depth = np.maximum((self.y - self.horizon) / (1 - self.horizon), 0)
@@ -99,32 +101,32 @@ class _Scene:
         return low + (high - low) * self.random.random()
 
     def tint(self, colours: Any, spread: float) -> Array:
-        """Choose one of the colours, and move it by up to ``spread`` in each channel; return it as [3, 1, 1]."""
-        chosen = np.asarray(colours[self.random.integers(len(colours))])
-        return (chosen + spread * (2 * self.random.random(3) - 1)).astype(np.float32)[:, None, None]
+        """Return a random colour of ``colours`` [3, 1, 1], shifted by up to ``spread`` in each channel."""
+        colour = np.asarray(colours[self.random.integers(len(colours))])
+        return (colour + spread * (2 * self.random.random(3) - 1)).astype(np.float32)[:, None, None]
 
     def noise(self, rows: int, columns: int) -> Array:
-        """Return smooth noise [H, W] in 0..1, from a coarse grid between whose points it is linear."""
+        """Return smooth noise [H, W] in 0..1: linear interpolation between the points of a coarse grid."""
         grid: Array = self.random.random((rows + 1, columns + 1), dtype=np.float32)
         for axis, length, steps in ((0, self.height, rows), (1, self.width, columns)):
-            place = (np.arange(length, dtype=np.float32) + 0.5) * (steps / length)
-            before = place.astype(np.int64)
-            after = np.expand_dims(place - before.astype(np.float32), 1 - axis)
+            position = (np.arange(length, dtype=np.float32) + 0.5) * (steps / length)
+            before = position.astype(np.int64)
+            after = np.expand_dims(position - before.astype(np.float32), 1 - axis)
             low, high = np.take(grid, before, axis), np.take(grid, before + 1, axis)
             grid = low + (high - low) * after
         return grid
 
     def axis(self, depth: Any) -> Any:
-        """Return the x of the road's middle at a depth."""
+        """Return the x coordinate of the road's middle at a depth."""
         return self.vanish + (self.middle - self.vanish) * depth + self.bend * depth * (1 - depth)
 
     def paint(self, where: Any, label: int, colour: Any) -> None:
-        """Give pixels [H, W] a label and a colour [3, H, W]."""
+        """Set the label and the colour [3, H, W] of the pixels in the mask ``where`` [H, W]."""
         np.copyto(self.labels, label, where=where)
         np.copyto(self.colours, colour, where=where)
 
     def paint_sky(self) -> None:
-        """Fill the canvas with sky and clouds, and hills from near the horizon down."""
+        """Fill the canvas with sky and clouds, and with hills below the ridge near the horizon."""
         top = self.tint(AIRS, 0.08)
         clouds = np.maximum(self.coarse - self.between(0.35, 0.8), 0)
         self.paint(True, SKY, top + (self.mist - top) * np.minimum(self.y / self.horizon, 1) + clouds)
@@ -133,7 +135,7 @@ class _Scene:
         self.paint(self.y > ridge, VEGETATION, hills + (self.mist - hills) * 0.35)
 
     def paint_ground(self) -> None:
-        """Paint meadows, the pavement (in a town: up to the buildings) and the road with its lines."""
+        """Paint meadows, the pavement (in towns up to the buildings) and the road with its lines."""
         fine, coarse, depth, half = self.fine, self.coarse, self.depth, self.half
         aside = np.abs(self.x - self.axis(depth))
         grey = self.between(0.24, 0.5)
@@ -149,7 +151,7 @@ class _Scene:
         self.paint(self.ground & (aside < half * depth), ROAD, asphalt * _colour(1, 1, 1.03))
 
     def paint_buildings(self) -> None:
-        """Paint up to ten houses side by side; they rise and come down towards the camera, away from the vanish."""
+        """Paint up to ten houses side by side. They are larger the farther they are from the vanishing point."""
         random, houses = self.random, 10
         which = np.searchsorted(np.sort(random.random(houses - 1)) * self.aspect, self.x[0])
         tall = np.where(random.random(houses) < self.kind.built, 0.1 + 0.6 * random.random(houses), 0)
@@ -166,7 +168,7 @@ class _Scene:
         self.paint((self.y > roof) & (self.y < foot) & (storeys > 0), BUILDING, walls)
 
     def shine(self) -> None:
-        """Add shadows on the ground, haze, the light of the day and a sensor's noise; then the camera's bonnet."""
+        """Add shadows on the ground, haze, lighting and sensor noise, then the bonnet of the camera's car."""
         shadow = (self.noise(5, 5) > self.between(0.55, 0.85)) & self.ground
         colours = self.colours * np.where(shadow, np.float32(self.between(0.5, 0.8)), np.float32(1))
         colours += (self.mist - colours) * (1 - self.depth) * (0.5 * self.random.random() * self.random.random())
@@ -179,7 +181,7 @@ class _Scene:
 
 
 class _Thing:
-    """A thing that stands on the ground at (x, feet): its parts are placed in widths aside and heights above that."""
+    """An object on the ground at (x, feet). Coordinates of its parts are in its widths and heights from that point."""
 
     def __init__(self, scene: _Scene, label: int, depth: float, aside: float, wide: float, tall: float) -> None:
         self.scene, self.label, self.wide, self.tall = scene, label, wide, tall
@@ -194,16 +196,16 @@ class _Thing:
         self.scene.colours[:, rows, columns] = colour
 
     def disc(self, high: float, across: float, down: float, colour: Array, rough: Array | None = None) -> None:
-        """Paint an ellipse of two radii; ``rough`` noise frays its border and mottles its colour."""
+        """Paint an ellipse with radii ``across`` and ``down``; the noise ``rough`` varies its border and its colour."""
         scene, y, across, down = self.scene, self.feet - high * self.tall, across * self.wide, down * self.tall
-        place = self._pixels(y - down, y + down), self._pixels(self.x - across, self.x + across)
-        aside, above = (scene.x[:, place[1]] - self.x) / across, (scene.y[place[0]] - y) / down
+        window = self._pixels(y - down, y + down), self._pixels(self.x - across, self.x + across)
+        aside, above = (scene.x[:, window[1]] - self.x) / across, (scene.y[window[0]] - y) / down
         distance = aside * aside + above * above
         if rough is not None:
-            distance = distance + rough[place]
-            colour = colour * (0.6 + 0.8 * rough[place])
-        np.copyto(scene.labels[place], self.label, where=distance < 1)
-        np.copyto(scene.colours[:, *place], colour, where=distance < 1)
+            distance = distance + rough[window]
+            colour = colour * (0.6 + 0.8 * rough[window])
+        np.copyto(scene.labels[window], self.label, where=distance < 1)
+        np.copyto(scene.colours[:, *window], colour, where=distance < 1)
 
     def _pixels(self, low: float, high: float) -> slice:
         return slice(*(max(0, int(end * self.scene.height + 0.5)) for end in (low, high)))

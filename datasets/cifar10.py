@@ -8,9 +8,9 @@ from ._cifar import CIFAR10, Cifar
 
 
 class Cifar10(Cifar):
-    """The official archive, or a tree of images in its classes (any number of images in each)."""
+    """CIFAR-10 from the official archive, or from an image tree with its classes and any number of images."""
 
     class Settings(DatasetSettings):
-        """Settings of cifar10: the common ones."""
+        """cifar10 has only the common settings."""
 
     kind = CIFAR10

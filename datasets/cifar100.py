@@ -8,9 +8,9 @@ from ._cifar import CIFAR100, Cifar
 
 
 class Cifar100(Cifar):
-    """The official archive, or a tree of images in its classes (any number of images in each)."""
+    """CIFAR-100 from the official archive, or from an image tree with its classes and any number of images."""
 
     class Settings(DatasetSettings):
-        """Settings of cifar100: the common ones."""
+        """cifar100 has only the common settings."""
 
     kind = CIFAR100

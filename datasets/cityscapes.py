@@ -1,6 +1,6 @@
 """Cityscapes: street scenes of 50 cities, 2048 x 1024 RGB, with fine label maps of 19 classes. Never downloaded.
 
-2975 images of train/ are the pool, 500 of val/ the test set; those of test/ have no public labels.
+The pool is the 2975 images of train/, the test set the 500 images of val/. The images of test/ have no public labels.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from harness.data.dataset import Dataset, DatasetSettings, Facts, Problem, spaced
+from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, spaced
 from harness.data.files import IGNORED, common_size
 from harness.errors import DataMissing
 
@@ -48,22 +48,22 @@ STD = (0.182954, 0.186566, 0.184475)
 
 
 class Cityscapes(Dataset):
-    """The official folders leftImg8bit/ and gtFine/ in where.data/cityscapes; files are sorted by city and name."""
+    """Reads the official folders leftImg8bit/ and gtFine/ in where.data/cityscapes, sorted by city and file name."""
 
     class Settings(DatasetSettings):
         """Settings of cityscapes."""
 
-        scale: Scale = Field(1.0, description="resize images to this part of their size; test labels keep their own")
+        scale: Scale = Field(1.0, description="resize images by this factor; test labels keep their own size")
 
-    def facts(self) -> Facts:
-        """Return counts and shapes; every label map must be there, and every header say 2048 x 1024."""
+    def info(self) -> DatasetInfo:
+        """Return counts and shapes. Every label map must exist, and every header must state 2048 x 1024 pixels."""
         train, test = self._pairs("train"), self._pairs("val")
         for pairs in (train, test):
             for path, (height, width) in zip(pairs.images, pairs.sizes(), strict=True):
                 if (height, width) != (HEIGHT, WIDTH):
-                    raise DataMissing(f"{path} is {width} x {height} pixels where {WIDTH} x {HEIGHT} are needed")
+                    raise DataMissing(f"{path} is {width} x {height} pixels, but must be {WIDTH} x {HEIGHT}")
         what = "generated tree (not real images)" if self._is_generated else "official tree"
-        return Facts(
+        return DatasetInfo(
             len(train.images),
             len(test.images),
             len(IDS),
@@ -73,15 +73,15 @@ class Cityscapes(Dataset):
             per_pixel=True,
         )
 
-    def load(self) -> Problem:
-        """Return the images and label maps as files, sorted by city and name, which are decoded when they are used."""
-        self.facts()
+    def load(self) -> LoadedData:
+        """Return the images and label maps as files, sorted by city and name, which are decoded on access."""
+        self.info()
         files = as_files(self._pairs("train"), self._pairs("val"), (self._size, self._size), self.settings.scale, TABLE)
-        return Problem(*files, tuple(IDS), MEAN, STD)
+        return LoadedData(*files, tuple(IDS), MEAN, STD)
 
     @property
     def _folder(self) -> Path:
-        return self.place.root / "cityscapes"
+        return self.data_root.root / "cityscapes"
 
     @property
     def _is_generated(self) -> bool:
@@ -92,19 +92,19 @@ class Cityscapes(Dataset):
         return common_size([(HEIGHT, WIDTH)], self.settings.scale)
 
     def _pairs(self, split: str) -> Pairs:
-        """List the images of train/ or val/ that are in use, and their label maps, without opening them."""
+        """List the images of train/ or val/ that are used, and their label maps, without opening them."""
         images, labels = self._folder / "leftImg8bit" / split, self._folder / "gtFine" / split
         for part in (images, labels):
             if not part.is_dir():
                 raise DataMissing(
-                    f"Cityscapes has no {part}: its licence asks for a registration on its home page, so get "
+                    f"Cityscapes has no {part}: its licence requires a registration on its home page; get "
                     f"leftImg8bit_trainvaltest and gtFine_trainvaltest there and unpack both into {self._folder}"
                 )
         paths = sorted(p for p in images.glob("*/*_leftImg8bit.png") if not p.name.startswith("."))
-        wanted, limit = (NUM_TRAIN, self.settings.limit) if split == "train" else (NUM_TEST, self.settings.test_limit)
-        if len(paths) != wanted and not (paths and self._is_generated):
+        expected, limit = (NUM_TRAIN, self.settings.limit) if split == "train" else (NUM_TEST, self.settings.test_limit)
+        if len(paths) != expected and not (paths and self._is_generated):
             raise DataMissing(
-                f"{images} has {len(paths)} images where Cityscapes has {wanted}: unpack leftImg8bit_trainvaltest "
+                f"{images} has {len(paths)} images, but Cityscapes has {expected}: unpack leftImg8bit_trainvaltest "
                 f"into {self._folder} again"
             )
         paths = [paths[i] for i in spaced(len(paths), limit)]
@@ -113,9 +113,9 @@ class Cityscapes(Dataset):
 
 
 def write_cityscapes(root: Path, train: int, test: int) -> None:
-    """Write drawn scenes in the layout, names and size of the official tree, marked as generated.
+    """Write synthetic scenes with the layout, names and image size of the official tree, and a marker file.
 
-    Two cities for each split, so at least two images. Raises FileExistsError rather than write into a tree.
+    Each split has two cities, so it needs at least two images. Raises FileExistsError if the tree exists.
     """
     from PIL import Image
 
@@ -134,7 +134,7 @@ def write_cityscapes(root: Path, train: int, test: int) -> None:
             image, labels = draw(number, index, HEIGHT // coarse, WIDTH // coarse)
             stem = f"{city}_{index:06}_000019"
             for part, suffix, pixels in (("leftImg8bit", "", image), ("gtFine", "_labelIds", ids[labels])):
-                place = folder / part / split / city / f"{stem}_{part}{suffix}.png"
-                place.parent.mkdir(parents=True, exist_ok=True)
+                path = folder / part / split / city / f"{stem}_{part}{suffix}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 large = pixels.repeat(coarse, axis=0).repeat(coarse, axis=1)
-                Image.fromarray(large).save(place, compress_level=1)
+                Image.fromarray(large).save(path, compress_level=1)

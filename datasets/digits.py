@@ -1,28 +1,28 @@
-"""The 1797 handwritten digits that come with scikit-learn, 8 x 8 grey: small enough to try anything on a CPU."""
+"""The 1797 handwritten digits of scikit-learn, 8 x 8 grey: small enough for quick tests on a CPU."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from harness.data.dataset import Dataset, DatasetSettings, Facts, Problem, balanced
+from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, balanced
 from harness.lazy import importing
 
 from ._trees import last_of_every
 
-# counted and measured once, so that facts needs no scikit-learn (its import takes seconds); a test compares
+# constants, so that info does not import scikit-learn, which takes seconds; a test compares them
 NUM_TRAIN, NUM_TEST = 1442, 355
 MEAN, STD = (0.3052,), (0.3760,)
 
 
 class Digits(Dataset):
-    """Within each class every fifth image (the 5th, 10th, ...) is a test image; both parts keep their order."""
+    """Every fifth image of each class (the 5th, 10th, ...) is a test image; both splits keep the original order."""
 
     class Settings(DatasetSettings):
-        """Settings of digits: the common ones."""
+        """digits has only the common settings."""
 
-    def facts(self) -> Facts:
-        """Return the constants: the images come with scikit-learn."""
-        return Facts(
+    def info(self) -> DatasetInfo:
+        """Return constants: the images come with scikit-learn."""
+        return DatasetInfo(
             min(NUM_TRAIN, self.settings.limit or NUM_TRAIN),
             min(NUM_TEST, self.settings.test_limit or NUM_TEST),
             num_classes=10,
@@ -31,8 +31,8 @@ class Digits(Dataset):
             source="digits of scikit-learn",
         )
 
-    def load(self) -> Problem:
-        """Return the images in scikit-learn's order, their 17 grey values spread over 0..255."""
+    def load(self) -> LoadedData:
+        """Return the images in scikit-learn's order, with their 17 grey values scaled to 0..255."""
         with importing():
             from sklearn.datasets import load_digits
 
@@ -45,4 +45,4 @@ class Digits(Dataset):
         train = train[balanced(labels[train], self.settings.limit)]
         test = test[balanced(labels[test], self.settings.test_limit)]
         classes = tuple(str(digit) for digit in range(10))
-        return Problem(images[train], labels[train], images[test], labels[test], classes, MEAN, STD)
+        return LoadedData(images[train], labels[train], images[test], labels[test], classes, MEAN, STD)

@@ -1,25 +1,25 @@
-"""Drawn street scenes with a class for each pixel: a segmentation problem that needs no files and trains on a CPU."""
+"""Synthetic street scenes with a class per pixel: a segmentation task that needs no files and trains on a CPU."""
 
 from __future__ import annotations
 
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 
-from harness.data.dataset import Dataset, DatasetSettings, Facts, Problem, spaced
+from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, spaced
 from harness.data.files import MULTIPLE
 
 from ._street import CLASSES, draw
 
-# measured once, on the scenes of the default settings; a test compares
+# of the scenes with the default settings; a test compares them
 MEAN, STD = (0.4284, 0.4221, 0.4049), (0.2226, 0.2227, 0.2518)
-SMALLEST = 32  # below that, persons are a pixel wide
+SMALLEST = 32  # pixels; in smaller images, persons are one pixel wide
 
 
 class Scenes(Dataset):
-    """Towns, avenues, country roads and nights; a scene depends on its split, index and size alone.
+    """Towns, avenues, country roads and towns at night. A scene depends only on its split, index and size.
 
-    Persons and signs are rare (about 1 % of the pixels each), and so are nights and country roads. The bonnet at the
-    bottom of each image has no class.
+    Persons and signs are rare (about 1 % of the pixels each), and so are night scenes and country roads. The bonnet of
+    the camera's car, at the bottom of each image, has no class.
     """
 
     class Settings(DatasetSettings):
@@ -36,14 +36,16 @@ class Scenes(Dataset):
                 raise ValueError(f"must be two multiples of {MULTIPLE} from {SMALLEST} up, got {size}")
             return size
 
-    def facts(self) -> Facts:
-        """Return the settings: nothing is read."""
+    def info(self) -> DatasetInfo:
+        """Return counts and size from the settings; no file is read."""
         train, test = self._indices()
         height, width = self.settings.size
-        return Facts(len(train), len(test), len(CLASSES), 3, (height, width), "drawn street scenes", per_pixel=True)
+        return DatasetInfo(
+            len(train), len(test), len(CLASSES), 3, (height, width), "synthetic street scenes", per_pixel=True
+        )
 
-    def load(self) -> Problem:
-        """Draw the scenes, in order of their index."""
+    def load(self) -> LoadedData:
+        """Draw the scenes in order of their index."""
         train, test = (
             [draw(split, int(index), *self.settings.size) for index in indices]
             for split, indices in enumerate(self._indices())
@@ -51,7 +53,7 @@ class Scenes(Dataset):
         images, labels, test_images, test_labels = (
             np.stack(part) for scenes in (train, test) for part in zip(*scenes, strict=True)
         )
-        return Problem(images, labels, test_images, test_labels, CLASSES, MEAN, STD)
+        return LoadedData(images, labels, test_images, test_labels, CLASSES, MEAN, STD)
 
     def _indices(self) -> tuple[np.ndarray, np.ndarray]:
         settings = self.settings

@@ -1,9 +1,45 @@
-"""Benchmark harness for deep active learning: config -> trials -> cycles -> records -> report."""
+"""Benchmark harness for deep active learning: config -> trials -> cycles -> records -> report.
 
+The names below are what a notebook, a benchmark or a method needs; each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.config.load import load_config as load_config
+    from harness.data.dataset import Dataset as Dataset
+    from harness.learning.contract import Acquisition as Acquisition
+    from harness.learning.contract import Batch as Batch
+    from harness.learning.contract import Training as Training
+    from harness.learning.cycle import Cycle as Cycle
+    from harness.settings import Strict as Strict
+    from harness.trial import ActiveLearner as ActiveLearner
 
 __version__ = "0.1.0"
 
-# The plug-in folders stay beside this package, where a reader looks for them, and are imported as harness.methods and
+# The plug-in folders are next to this package, where a reader looks for them, and are imported as harness.methods and
 # harness.datasets: a foreign package called datasets (Hugging Face's) can be installed, and imported first.
 __path__.append(str(Path(__file__).resolve().parent.parent))
+
+_FACE = {
+    "Acquisition": "harness.learning.contract",
+    "ActiveLearner": "harness.trial",
+    "Batch": "harness.learning.contract",
+    "Cycle": "harness.learning.cycle",
+    "Dataset": "harness.data.dataset",
+    "Strict": "harness.settings",
+    "Training": "harness.learning.contract",
+    "load_config": "harness.config.load",
+}
+
+__all__ = [*_FACE]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FACE:
+        return getattr(import_module(_FACE[name]), name)
+    raise AttributeError(f"module 'harness' has no attribute {name!r}")

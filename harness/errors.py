@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and the one sentence each of them gets."""
+"""The exceptions that the harness raises, and suggestions for misspelt words."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something that the user can mend: printed as it stands, without a traceback; exit code 2."""
+    """A problem that the user can fix. The message is printed without a traceback; the exit code is 2."""
 
 
 class DataMissing(UserError):
-    """A dataset is not where it should be. The message says what to get and where to put it."""
+    """A dataset's files are missing, damaged or unsuitable. The message names them and says what to get or replace."""
 
 
 class NonFiniteLoss(RuntimeError):
-    """A training step gave a loss that is not a finite number."""
+    """A loss or a score is NaN or infinite."""
 
 
 class OutOfMemory(UserError):
-    """A device's memory is full, and nothing is left to try that leaves the figures alone."""
+    """The device's memory is full, even for the smallest batch that leaves the results unchanged."""
 
 
 class NotReproduced(RuntimeError):
-    """A cycle was computed a second time and came out different from its stored record."""
+    """A recomputed cycle differs from its stored record."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """Return '; did you mean ...? (allowed: ...)' for a word that is not among the allowed ones."""
+    """Return "; did you mean 'X'? allowed: A, B", or "; allowed: A, B" if none is similar, or "" if none is allowed."""
     options = sorted(allowed)
     close = get_close_matches(word, options, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"

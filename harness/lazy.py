@@ -1,7 +1,8 @@
-"""Imports that cost seconds: torch for files that must be read in milliseconds is imported when it is first used.
+"""Lazy imports: torch is imported on first use.
 
-Methods and datasets are read while a config is checked, and a wrong key must be answered at once, so their files
-write ``from harness.lazy import F, torch`` where others write ``import torch``.
+Checking a config imports the files of its methods and datasets, and an invalid key must be reported within
+milliseconds. These files, and the modules that they import, therefore write ``from harness.lazy import F, torch``
+instead of ``import torch``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ else:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Make the large imports of a ``with`` block fast: a quarter of their seconds is the search for garbage."""
+    """Disable garbage collection in a ``with`` block of large imports, which makes them a quarter faster."""
     collecting = gc.isenabled()
     gc.disable()
     try:

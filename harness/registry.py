@@ -1,4 +1,4 @@
-"""Plug-ins by file name: methods/<name>.py and datasets/<name>.py, imported as harness.methods and harness.datasets."""
+"""Finds plug-ins by file name: methods/<name>.py is imported as harness.methods.<name>, datasets/ likewise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness.errors import UserError, did_you_mean
 
@@ -15,13 +15,13 @@ Plugin = TypeVar("Plugin")
 
 
 def names(folder: str) -> list[str]:
-    """Return the names of a folder's plug-ins; a file with a leading underscore is a part, not a plug-in."""
+    """Return the names of a folder's plug-ins. Files with a leading underscore hold shared code."""
     return sorted(p.stem for p in (ROOT / folder).glob("*.py") if not p.stem.startswith("_"))
 
 
 @cache
 def load(folder: str, name: str) -> ModuleType:
-    """Import one plug-in file. Raises UserError, with the nearest name, if there is none."""
+    """Import one plug-in file. Raises UserError, with the most similar name, if the file does not exist."""
     if name not in names(folder):
         kind = {"methods": "method", "datasets": "dataset"}[folder]
         raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, names(folder))}")
@@ -29,12 +29,36 @@ def load(folder: str, name: str) -> ModuleType:
 
 
 def find(folder: str, name: str, contract: type[Plugin]) -> type[Plugin] | None:
-    """Return the class of a plug-in file that fulfils the contract, or None if the file has none."""
+    """Return the subclass of ``contract`` that a plug-in file defines, or None if it defines none."""
     module = load(folder, name)
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, contract) and value.__module__ == module.__name__
     ]
-    assert len(found) <= 1, f"{folder}/{name}.py defines {len(found)} classes of {contract.__name__}; one is allowed"
-    return found[0] if found else None
+    assert len(classes) <= 1, f"{folder}/{name}.py defines {len(classes)} classes of {contract.__name__}; allowed: one"
+    return classes[0] if classes else None
+
+
+def unknown(folder: str, name: str, contract: type[Any]) -> str:
+    """Return a message that says why ``name`` is no plug-in with this contract, and which names are allowed."""
+    kind = contract.__name__.lower()
+    article = "an" if kind[0] in "aeiou" else "a"
+    allowed = [other for other in names(folder) if find(folder, other, contract)]
+    if name in names(folder):
+        return f"{name!r} is not {article} {kind}; allowed: {', '.join(allowed)}"
+    if renamed := now_called(folder, name):
+        return f"{name!r} is now called {renamed!r}" + (
+            "" if renamed in allowed else f", which is not {article} {kind}"
+        )
+    return f"unknown {kind} {name!r}{did_you_mean(name, allowed)}"
+
+
+def now_called(folder: str, earlier: str) -> str | None:
+    """Return the current name of the plug-in that was called ``earlier``, if there is one."""
+    for name in names(folder):
+        if any(
+            isinstance(c, type) and getattr(c, "formerly", "") == earlier for c in vars(load(folder, name)).values()
+        ):
+            return name
+    return None

@@ -1,7 +1,7 @@
-"""Named random streams, each independent of all others and of when it is used.
+"""Named random streams, independent of each other and of the order of their use.
 
-A stream is keyed by what it is for (seed, purpose, cycle, ...), never carried from one cycle to the next, so a resumed
-run needs no generator state and the order in which trials run cannot matter.
+A stream is keyed by (seed, purpose, cycle, ...) and never carried over to the next cycle. A resumed run therefore needs
+no generator state, and the order of trials does not affect results.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def key(*parts: int | str) -> int:
-    """Return a 63-bit seed from the parts; equal parts give equal seeds on every machine."""
+    """Return a 63-bit seed derived from the parts; equal parts give equal seeds on every machine."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def stream(*parts: int | str, device: str | torch.device = "cpu") -> torch.Generator:
-    """Return a fresh generator on the device for the stream with this key."""
+    """Return a new generator on the device, seeded with the key of the parts."""
     import torch
 
     return torch.Generator(device=device).manual_seed(key(*parts))

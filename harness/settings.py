@@ -1,4 +1,4 @@
-"""The settings of a config as typed, frozen classes: what is measured, and where it runs."""
+"""The settings of a config as typed, frozen classes: the experiments, and where they run."""
 
 from __future__ import annotations
 
@@ -19,65 +19,87 @@ from pydantic import (
 
 
 class Strict(BaseModel):
-    """Settings that refuse unknown keys and non-finite numbers and can't be changed once read."""
+    """Base of all settings: immutable; unknown keys and non-finite numbers are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def inert(default: Any, **keys: Any) -> Any:
+    """Return a field that affects how results are computed but not the results: trial ids ignore it."""
+    return Field(default, json_schema_extra={"inert": True}, **keys)
+
+
+def is_inert(settings: type[BaseModel], key: str) -> bool:
+    """Return whether the field ``key`` was declared with ``inert``."""
+    extra = settings.model_fields[key].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("inert"))
 
 
 class Model(Strict):
     """The target network."""
 
     name: str = Field(
-        description="one of harness/networks.py (resnet18_cifar, ...) or harness/drn.py (drn_d_22, ...), else any timm "
-        "model"
+        description="a network of harness/networks/zoo.py (resnet18_cifar, ...) or harness/networks/drn.py (drn_d_22, "
+        "...), or the name of any timm model"
     )
     initialisation: Literal["kaiming", "kaiming_zero_last", "pytorch"] = Field(
         "kaiming",
-        description="timm's (a DRN's: its authors'), the same with a zero last gamma in each residual block, or "
-        "PyTorch's default",
+        description="kaiming: timm's (for a DRN: that of its authors), with gamma 1 in the last batch norm of each "
+        "residual block; kaiming_zero_last: the same, but with gamma 0 there; pytorch: PyTorch's default",
     )
-    width: PositiveInt | None = Field(None, description="channels of the first stage; resnet_small and drn_small only")
+    width: PositiveInt | None = Field(
+        None, description="channels of the first stage; for resnet_small and drn_small only"
+    )
     output_stride: Literal[8, 16, 32] | None = Field(
-        None, description="pixels per position of the map of a timm model, for a dataset that labels pixels"
+        None, description="input pixels per position of a timm model's feature map; for datasets with label maps only"
     )
-    weights: str | None = Field(
+    weights: str | None = inert(
         None,
-        description="file with pretrained weights (PyTorch's or safetensors), on every node; all but the classifier's "
-        "are taken over",
+        description="file with pretrained weights (PyTorch or safetensors), under the same path on every node; loaded "
+        "into all layers except the classifier",
     )
     weights_sha256: str | None = Field(
-        None, description="of that file: filled in, or checked; it and not the path is part of what is measured"
+        None,
+        description="SHA-256 of the file in weights: filled in if absent, else checked; trial ids depend on it, not on "
+        "the path",
     )
 
 
 class Recipe(Strict):
-    """How every network of a suite is trained and run: the same for all methods."""
+    """Training and inference of a suite's networks, the same for all methods."""
 
     epochs: PositiveInt
-    batch_size: int = Field(128, ge=2, description="at least 2: batch norm can't normalise a single image")
+    batch_size: int = Field(
+        128, ge=2, description="training images per step; at least 2, because batch norm can't normalise one image"
+    )
     learning_rate: PositiveFloat = 0.1
-    milestones: list[PositiveInt] = Field([], description="epochs at which the learning rate is multiplied by gamma")
+    milestones: list[PositiveInt] = Field(
+        [], description="epochs, counted from 0, at whose start the learning rate is multiplied by gamma"
+    )
     gamma: PositiveFloat = 0.1
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 5e-4
     optimizer: Literal["sgd", "adam"] = "sgd"
-    crop_padding: NonNegativeInt = Field(4, description="zero padding of the random crop, pixels; 0: no crop")
-    crop_size: tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="[height, width] of the random crop; null: that of the images"
+    crop_padding: NonNegativeInt = Field(
+        4, description="zero padding on each side before the random crop, in pixels; 0 without crop_size: no crop"
     )
-    flip: bool = Field(True, description="random horizontal flip")
+    crop_size: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="[height, width] of the random crop, in pixels; null: the size of the images"
+    )
+    flip: bool = Field(True, description="random horizontal flip of training images")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="bfloat16: autocast and channels_last; losses, class statistics and scores stay float32",
+        description="bfloat16: autocast and channels_last memory; losses, class statistics and scores stay float32",
     )
     inference_batch_size: PositiveInt = 500
     compile: bool = Field(
         False,
-        description="torch.compile the network, for whole batches: once per process, network and batch, and booked as "
-        "a phase of its own; rounds differently",
+        description="run full batches through torch.compile; compilation happens once per process, network and batch "
+        "size, is timed as a separate phase, and changes rounding",
     )
     deterministic: bool = Field(
-        True, description="false: a GPU may use faster kernels, tried out first, that round differently in each run"
+        True,
+        description="false: a GPU may use faster kernels, chosen by timing them, whose rounding varies from run to run",
     )
 
     @field_validator("milestones")
@@ -90,21 +112,25 @@ class Recipe(Strict):
 
 
 class Protocol(Strict):
-    """The active-learning loop: the same for all methods."""
+    """The active-learning loop of a suite, the same for all methods."""
 
-    initial: int = Field(ge=2, description="labelled images of cycle 0")
-    budget: PositiveInt = Field(description="images bought after each cycle but the last")
-    cycles: PositiveInt = Field(description="trainings; the last one has initial + (cycles - 1) x budget labels")
+    initial: int = Field(ge=2, description="number of labelled images in cycle 0")
+    budget: PositiveInt = Field(description="number of images selected after each cycle except the last")
+    cycles: PositiveInt = Field(
+        description="number of cycles; the last one trains on initial + (cycles - 1) x budget labelled images"
+    )
     candidates: PositiveInt | None = Field(
-        None, description="size of the random subset that is ranked; null: all unlabelled images"
+        None, description="size of the random subset of unlabelled images to select from; null: all of them"
     )
     start: Literal["warm", "fresh"] = Field(
-        description="warm: weights are carried from cycle to cycle; fresh: new weights"
+        description="warm: a cycle starts from the weights of the previous cycle; fresh: from new weights"
     )
-    initial_set: Literal["per_seed", "per_run"] = "per_seed"
+    initial_set: Literal["per_seed", "per_run"] = Field(
+        "per_seed", description="labelled images of cycle 0; per_seed: one set per seed; per_run: one set for all seeds"
+    )
 
     def labelled(self) -> list[int]:
-        """Return the number of labelled images of each cycle."""
+        """Return the number of labelled images in each cycle."""
         return [self.initial + cycle * self.budget for cycle in range(self.cycles)]
 
     @field_validator("candidates")
@@ -117,27 +143,55 @@ class Protocol(Strict):
 
 
 class Where(Strict):
-    """Where and how a config runs on this machine or cluster; never part of what is measured."""
+    """Where and how a config runs: folders, devices, processes. Trial ids do not depend on these settings."""
 
-    output: str | None = Field(None, description="results folder; default runs/<name of the config>")
-    data: str | None = Field(None, description="folder of the datasets; default $HARNESS_DATA, else ./data")
-    download: bool = Field(False, description="download datasets that may be downloaded")
-    trials: Literal["ray", "in_process"] = Field("ray", description="in_process: one after another, without Ray")
-    address: str | None = Field(None, description="Ray cluster; default $RAY_ADDRESS, else a local Ray is started")
-    dashboard: bool = Field(True, description="dashboard of a local Ray, on the loopback address")
-    gpus_per_trial: float | None = Field(None, ge=0, le=1, description="default: 1 where there are GPUs, else 0")
-    cpus_per_trial: PositiveInt = Field(1, description="also the number of torch threads of a trial")
-    max_concurrent: PositiveInt | None = Field(None, description="trials at once; default: as many as fit")
-    retries: NonNegativeInt = Field(2, description="how often a crashed trial goes on from its last finished cycle")
+    output: str | None = Field(
+        None, description="results folder; default: runs/<file name of the config without .yaml>"
+    )
+    data: str | None = Field(None, description="folder with all datasets; default: $HARNESS_DATA, else ./data")
+    download: bool = Field(False, description="download missing datasets, where the dataset supports it")
+    trials: Literal["ray", "in_process"] = Field(
+        "ray", description="ray: in parallel, on Ray; in_process: one after another, without Ray"
+    )
+    address: str | None = Field(
+        None, description="address of a Ray cluster; default: $RAY_ADDRESS, else a local Ray is started"
+    )
+    dashboard: bool = Field(True, description="start the dashboard of a local Ray, reachable from this machine only")
+    gpus_per_trial: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="GPUs that a trial reserves, may be a fraction; default: 1 if there are GPUs, else 0",
+    )
+    cpus_per_trial: PositiveInt = Field(
+        1, description="CPU cores that a trial reserves, and its number of torch threads"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="device of the trials; auto: GPUs if there are any, else CPUs"
+    )
+    max_concurrent: PositiveInt | None = Field(
+        None, description="highest number of trials that run at the same time; default: as many as the resources allow"
+    )
+    retries: NonNegativeInt = Field(
+        2, description="how many times a crashed trial is restarted from its last finished cycle"
+    )
     scoring: Literal["auto", "in_process", "ray_data"] = Field(
-        "auto", description="auto: Ray Data when the measured forward time makes it the faster way"
+        "auto",
+        description="in_process: candidates are scored in the trial's process; ray_data: on Ray Data workers; auto: on "
+        "workers once the measured forward time predicts that they are faster",
     )
     warm_workers: bool = Field(
         False,
-        description="one process, with its scoring workers, runs many trials: saves seconds per trial; the dashboard "
-        "then names workers",
+        description="reuse a process and its scoring workers for many trials, which saves seconds per trial; the Ray "
+        "dashboard then shows workers without the trials' names",
     )
-    shards: PositiveInt = Field(2, description="workers of the Ray Data path, for each trial")
+    shards: PositiveInt = Field(2, description="Ray Data scoring workers of each trial")
+
+    @model_validator(mode="after")
+    def _gpus_need_a_gpu(self) -> Where:
+        if self.device == "cpu" and self.gpus_per_trial:
+            raise ValueError(f"gpus_per_trial must be 0 with device: cpu, got {self.gpus_per_trial:g}")
+        return self
 
     @model_validator(mode="after")
     def _ray_data_needs_ray(self) -> Where:
@@ -147,18 +201,24 @@ class Where(Strict):
 
 
 class SuiteKeys(Strict):
-    """The keys of a suite as they are written; datasets and methods are checked against their plug-ins."""
+    """The keys of a suite as written in a config; ``dataset`` and ``methods`` are checked by their plug-ins."""
 
-    title: str = ""
+    title: str = Field("", description="title in reports; default: the suite's name")
     dataset: Any
     model: Model
     recipe: Recipe
     protocol: Protocol
-    methods: dict[str, Any] = Field(min_length=1, description="label -> method")
+    methods: dict[str, Any] = Field(
+        min_length=1, description="name in reports -> method: a plug-in, or a mapping of training and acquisition"
+    )
     seeds: list[NonNegativeInt] = Field(min_length=1)
-    optional: bool = Field(False, description="skip the suite, by name, where its data is missing")
-    on_request: bool = Field(False, description="run the suite only where --only names it")
-    exclusive: bool = Field(False, description="one trial per device, so that seconds can be compared")
+    optional: bool = Field(
+        False, description="if the suite's data is missing, skip the suite with a message and run the others"
+    )
+    on_request: bool = Field(False, description="run the suite only if --only suite=NAME names it")
+    exclusive: bool = Field(
+        False, description="run one trial per device at a time, so that wall-clock times are comparable"
+    )
 
     @field_validator("seeds")
     @classmethod

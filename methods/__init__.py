@@ -1,1 +1,1 @@
-"""Trainings and acquisitions, one file each; the file name is the name in a config."""
+"""Trainings and acquisitions. The name of a file is the name of its training or acquisition in a config."""

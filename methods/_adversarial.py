@@ -1,82 +1,109 @@
-"""The adversarial game of VAAL and SRAAL: an autoencoder against a discriminator of labelled and unlabelled latents."""
+"""The adversarial game of VAAL and SRAAL: an autoencoder against a discriminator of labelled and unlabelled latents.
+
+The methods pass in the networks, the discriminator's targets, a learning rate schedule and a supervision loss.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from harness.learning.fit import check_finite, shuffled
-
-from ._modules import Autoencoder, build, step
+from harness.data.images import resized
+from harness.lazy import F, torch
+from harness.learning.fit import check_finite, shuffled, step
+from harness.settings import Strict
 
 if TYPE_CHECKING:
-    from harness.data.images import Images
     from harness.learning.cycle import Cycle
 
-    from .vaal import VAAL
+CHECKED_EVERY = 500  # iterations between two checks of the losses: a check synchronises
+NEAR = 0.03  # fraction of the difference of chance and lowest loss: a discriminator this close to either is stuck
+COLLAPSED = 0.1  # KL, in nats, below which the latent hardly depends on the image
+HEALTH_SAMPLE = 1000  # images on which health is measured
 
-CHECKED_EVERY = 500  # iterations between two looks at the losses: a look waits for the device
-NEAR = 0.03  # part of the span between chance and floor from either at which a discriminator counts as stuck
-COLLAPSED = 0.1  # nats of KL below which the latent says nothing of the image
+
+class GameSettings(Strict):
+    """The settings of the game; the defaults are those of VAAL's public code."""
+
+    latent: PositiveInt = Field(32, description="entries of the latent, z")
+    width: PositiveInt = Field(128, description="channels of the autoencoder's first layer")
+    side: int = Field(32, ge=16, multiple_of=16, description="images are resized to this height and width, pixels")
+    discriminator_layers: int = Field(3, ge=2, description="linear layers; the paper describes 5")
+    iterations: PositiveInt = Field(39062, description="50 000 x 100 / 128")
+    generator_steps: PositiveInt = Field(2, description="autoencoder steps per discriminator step")
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = Field(5e-4, description="Adam, autoencoder and discriminator")
+    reconstruction: NonNegativeFloat = Field(1.0, description="weight of the mean squared error")
+    beta: NonNegativeFloat = Field(1.0, description="weight of the KL term")
+    adversary: NonNegativeFloat = Field(1.0, description="weight of the adversarial term, lambda_2")
+    kl: Literal["per_image", "batch_sum", "per_dimension"] = "per_image"
+
+
+def game_passes(settings: GameSettings) -> int:
+    """Return the number of labelled and unlabelled images in all steps of both networks."""
+    return settings.iterations * (settings.generator_steps + 1) * 2 * settings.batch_size
 
 
 def endless(indices: torch.Tensor, batch: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Yield shuffled batches of indices for ever, without the incomplete last one of each pass."""
+    """Yield shuffled batches of indices forever, without the incomplete last batch of each pass."""
     size = min(batch, len(indices))
     while True:
         order = shuffled(len(indices), generator, indices.device)
         yield from (part for part in indices[order].split(size) if len(part) == size)
 
 
-def autocast(cycle_precision: str, device: torch.device) -> torch.autocast:
-    """Return the context in which the autoencoder runs: the target network's precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=cycle_precision == "bfloat16")
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return the autocast context of the autoencoder, in the target network's precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """Return KL(q || N(0, 1)) of each image [B], in nats: the sum over latent entries."""
+    """Return KL(q || N(0, 1)) of each image [B], in nats, summed over latent entries."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
-class Game:
-    """An autoencoder and a discriminator, new, and the steps that train them.
+def unlabelled_score(networks: torch.nn.ModuleDict, images: torch.Tensor, precision: str) -> torch.Tensor:
+    """Return the negated logit [B] for "labelled" of images [B, channels, H, W]; higher = more likely unlabelled."""
+    autoencoder: Any = networks["autoencoder"]
+    with autocast(precision, images.device):
+        mean, _ = autoencoder.encode(resized(images, autoencoder.side))
+    return -networks["discriminator"](mean)[:, 0]
 
-    Images are drawn on the device, flipped but not cropped (VAAL's public code) and run in the target network's
-    precision. ``purpose`` names the random streams.
+
+class Game:
+    """An autoencoder, a discriminator, and the steps that train them.
+
+    ``networks`` holds ``autoencoder``, ``discriminator`` and any other networks that the generator's steps train.
+    Images are flipped but not cropped (as in VAAL's public code), and run in the target network's precision.
+    ``purpose`` names the random streams, and the method in warnings.
     """
 
-    def __init__(self, method: VAAL, cycle: Cycle, purpose: str) -> None:
-        self.method, self.cycle, self.settings = method, cycle, method.settings
-        device, rate = cycle.device, method.settings.learning_rate
-        channels = cycle.images.pixels.shape[3]
-        self.networks = build(lambda: method.networks(channels), cycle.key(f"{purpose} weights"), device).train()
+    def __init__(self, cycle: Cycle, settings: GameSettings, networks: torch.nn.ModuleDict, purpose: str) -> None:
+        self.cycle, self.settings, self.networks, self.purpose = cycle, settings, networks.train(), purpose
         if cycle.recipe.precision == "bfloat16":
             self.networks.to(memory_format=torch.channels_last)
-        self.autoencoder, self.discriminator = self.networks["autoencoder"], self.networks["discriminator"]
-        generating = [p for name, part in self.networks.items() if name != "discriminator" for p in part.parameters()]
-        self.generator_optimiser = torch.optim.Adam(generating, rate)
-        self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), rate)
+        self.autoencoder: Any = networks["autoencoder"]
+        self.discriminator: Any = networks["discriminator"]
+        generator = [p for name, part in networks.items() if name != "discriminator" for p in part.parameters()]
+        self.generator_optimiser = torch.optim.Adam(generator, settings.learning_rate)
+        self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), settings.learning_rate)
         self.draws = cycle.stream(f"{purpose} draws", on_device=True)
-        self.images = cycle.images.resized(self.autoencoder.side)
-        # by image index, so that a batch of indices finds its targets; filled where the game is played
-        self.target_of = torch.ones(len(cycle.images.pixels), device=device)
-        self.supervision_of: torch.Tensor | None = None
+        self.images = cycle.images.resized(settings.side)
 
     def kl_weight(self, batch: int) -> float:
-        """Return the factor of a batch's mean KL per image."""
+        """Return the weight of a batch's mean KL per image."""
         divisor = {"per_image": 1, "batch_sum": 1 / batch, "per_dimension": self.settings.latent}
         return float(self.settings.beta / divisor[self.settings.kl])
 
-    def seen(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return a batch as the autoencoder sees it."""
+    def inputs(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return the autoencoder's augmented inputs [B, channels, side, side] for images with these indices."""
         return self.images.augmented(indices, self.draws, crop=False)
 
     def encoded(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (loss of the autoencoder, latent means, latents drawn) of a batch."""
-        images = self.seen(indices)
+        """Return (autoencoder loss, latent means [B, z], sampled latents [B, z]) of a batch."""
+        images = self.inputs(indices)
         with autocast(self.cycle.recipe.precision, self.cycle.device):
             mean, log_variance = self.autoencoder.encode(images)
             noise = torch.randn(mean.shape, generator=self.draws, device=mean.device)
@@ -86,95 +113,127 @@ class Game:
         error = F.mse_loss(decoded, images)
         return self.settings.reconstruction * error + self.kl_weight(len(images)) * kl, mean, latent
 
-    def judged(self, means: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the discriminator's cross-entropy on latents [B, z] with targets [B] in 0..1 (1: labelled)."""
+    def classified(self, means: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the discriminator's cross-entropy on latent means [B, z] with targets [B] in 0..1 (1: labelled)."""
         return F.binary_cross_entropy_with_logits(self.discriminator(means)[:, 0], targets)
 
-    def generator_step(self, labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
-        """Move all but the discriminator so that both pools look labelled; return the loss."""
+    def generator_step(
+        self,
+        labelled: torch.Tensor,
+        unlabelled: torch.Tensor,
+        supervision: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Update all networks except the discriminator so that all images look labelled; return the loss."""
         loss_l, mean_l, latent_l = self.encoded(labelled)
         loss_u, mean_u, _ = self.encoded(unlabelled)
-        fooled = sum(self.judged(mean, torch.ones_like(mean[:, 0])) for mean in (mean_l, mean_u))
+        fooled = sum(self.classified(mean, torch.ones_like(mean[:, 0])) for mean in (mean_l, mean_u))
         loss = loss_l + loss_u + self.settings.adversary * fooled
-        if self.supervision_of is not None:
-            loss = loss + self.method.supervised(self.networks, latent_l, self.supervision_of[labelled])
+        if supervision is not None:
+            loss = loss + supervision(latent_l, labelled)
         return step(self.generator_optimiser, loss)
 
-    def discriminator_step(self, labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
-        """Move the discriminator towards the pools' targets; return its mean loss over both."""
+    def discriminator_step(
+        self, labelled: torch.Tensor, unlabelled: torch.Tensor, target_of: torch.Tensor
+    ) -> torch.Tensor:
+        """Update the discriminator towards the targets ``target_of[index]``; return its mean loss."""
         with torch.no_grad(), autocast(self.cycle.recipe.precision, self.cycle.device):
-            means = [self.autoencoder.encode(self.seen(indices))[0] for indices in (labelled, unlabelled)]
-        loss = self.judged(means[0], self.target_of[labelled]) + self.judged(means[1], self.target_of[unlabelled])
+            means = [self.autoencoder.encode(self.inputs(indices))[0] for indices in (labelled, unlabelled)]
+        loss = self.classified(means[0], target_of[labelled]) + self.classified(means[1], target_of[unlabelled])
         return step(self.discriminator_optimiser, loss) / 2
 
-    def play(self) -> torch.Tensor:
-        """Play all iterations; return the discriminator's losses in the last tenth of them.
+    def play(
+        self,
+        unlabelled_targets: torch.Tensor,
+        decay: Callable[[int], float] = lambda iteration: 1.0,
+        supervision: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """Train all networks and record their health.
 
-        Each iteration: ``generator_steps`` steps, each on a new pair of batches, then one discriminator step on the
-        last pair (the public code of both methods). Losses stay on the device; raises NonFiniteLoss.
+        ``unlabelled_targets`` [U]: the discriminator's target for each unlabelled image; 1 means labelled.
+        ``decay``: iteration -> factor of the learning rate. ``supervision``: (sampled latents [B, z], indices [B]) of
+        labelled images -> a loss that the generator also minimises.
+
+        An iteration runs ``generator_steps`` steps, each on a new pair of batches, then one discriminator step on the
+        last pair (as in the public code of both methods). Losses stay on the device. Raises NonFiniteLoss.
         """
         cycle, iterations, size = self.cycle, self.settings.iterations, self.settings.batch_size
-        self.target_of[cycle.unlabelled] = self.method.unlabelled_targets(cycle)
-        known = self.method.supervision(cycle)
-        if known is not None:
-            self.supervision_of = known.new_zeros(len(self.target_of), *known.shape[1:])
-            self.supervision_of[cycle.labelled] = known
+        target_of = torch.ones(len(cycle.images.pixels), device=cycle.device)
+        target_of[cycle.unlabelled] = unlabelled_targets
         order = cycle.stream("adversarial order")
         labelled, unlabelled = endless(cycle.labelled, size, order), endless(cycle.unlabelled, size, order)
         pending: list[torch.Tensor] = []
-        tail: list[torch.Tensor] = []
+        last: list[torch.Tensor] = []
         for iteration in range(iterations):
-            rate = self.settings.learning_rate * self.method.decay(iteration)
+            rate = self.settings.learning_rate * decay(iteration)
             for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
                 optimiser.param_groups[0]["lr"] = rate
             for _ in range(self.settings.generator_steps):
                 pair = next(labelled), next(unlabelled)
-                generated = self.generator_step(*pair)
-            judged = self.discriminator_step(*pair)
-            pending.append(generated + judged)
+                generator_loss = self.generator_step(*pair, supervision)
+            discriminator_loss = self.discriminator_step(*pair, target_of)
+            pending.append(generator_loss + discriminator_loss)
             if iteration >= iterations - max(1, iterations // 10):
-                tail.append(judged)
+                last.append(discriminator_loss)
             if len(pending) == CHECKED_EVERY or iteration == iterations - 1:
-                check_finite(
-                    torch.stack(pending), cycle, f"{self.method.name}, adversarial", iteration + 1 - len(pending)
-                )
+                self._check(pending, "adversarial", iteration)
                 pending = []
-        return torch.stack(tail)
-
-    def check(self, losses: torch.Tensor) -> None:
-        """Record the networks' health after ``play``, and warn of what is wrong with it."""
         self.networks.eval()
-        unlabelled = self.target_of[self.cycle.unlabelled]
-        both = torch.cat([torch.ones_like(unlabelled), unlabelled])
-        check_discriminator(self.cycle, self.method.name, losses.tolist(), both)
-        check_autoencoder(self.cycle, self.images, self.method.name, self.autoencoder)
+        self.networks.zero_grad(set_to_none=True)  # the networks are kept until the next cycle
+        targets = torch.cat([torch.ones_like(unlabelled_targets), unlabelled_targets])
+        check_discriminator(cycle, self.purpose, torch.stack(last).tolist(), targets)
+        self.check_autoencoder(self.purpose)
+
+    def _check(self, losses: list[torch.Tensor], kind: str, iteration: int) -> None:
+        first = iteration + 1 - len(losses)
+        check_finite(torch.stack(losses), self.cycle, f"{self.purpose.split()[0]}, {kind}", first)
 
     def latents(self) -> torch.Tensor:
-        """Train the autoencoder alone, on all images; return the part of their latent means [N, z] that is decoded."""
+        """Train only the autoencoder, on all images; return the decoded part of their latent means [N, decoded]."""
         cycle = self.cycle
         everything = torch.arange(len(cycle.images.pixels), device=cycle.device)
         batches = endless(everything, self.settings.batch_size, cycle.stream("autoencoder order"))
-        losses = []
+        losses: list[torch.Tensor] = []
         for iteration, indices in zip(range(self.settings.iterations), batches, strict=False):
             losses.append(step(self.generator_optimiser, self.encoded(indices)[0]))
             if len(losses) == CHECKED_EVERY or iteration == self.settings.iterations - 1:
-                check_finite(
-                    torch.stack(losses), cycle, f"{self.method.name}, autoencoder", iteration + 1 - len(losses)
-                )
+                self._check(losses, "autoencoder", iteration)
                 losses = []
-        check_autoencoder(cycle, self.images, f"{self.method.name}'s initial set", self.autoencoder)
-        found = []
+        self.check_autoencoder(self.purpose)
+        means = []
         with torch.no_grad(), autocast(cycle.recipe.precision, cycle.device):
             for indices in everything.split(cycle.recipe.inference_batch_size):
-                found.append(self.autoencoder.encode(self.images.plain(indices))[0])
-        return torch.cat(found)[:, : self.autoencoder.decoded]
+                means.append(self.autoencoder.encode(self.images.unaugmented(indices))[0])
+        return torch.cat(means)[:, : self.autoencoder.decoded]
+
+    def check_autoencoder(self, name: str) -> None:
+        """Record explained variance (1 - MSE / Var) and KL in nats on unaugmented images, and warn of a collapse."""
+        cycle = self.cycle
+        indices = torch.cat([cycle.labelled, cycle.unlabelled])
+        order = torch.randperm(len(indices), generator=cycle.stream("health"))[:HEALTH_SAMPLE]
+        self.autoencoder.eval()
+        errors, kls, pixels = [], [], []
+        for part in indices[order.to(indices.device)].split(cycle.recipe.inference_batch_size):
+            images = self.images.unaugmented(part)
+            with torch.no_grad(), autocast(cycle.recipe.precision, cycle.device):
+                mean, log_variance = self.autoencoder.encode(images)
+                decoded = self.autoencoder.decode(mean)
+            errors.append((decoded - images).square().mean((1, 2, 3)))
+            kls.append(kl_divergence(mean, log_variance))
+            pixels.append(images)
+        variance = torch.cat(pixels).var(0, correction=0).mean()
+        explained, kl = float(1 - torch.cat(errors).mean() / variance), float(torch.cat(kls).mean())
+        cycle.health.update(explained_variance=explained, kl_nats=kl)
+        if kl < COLLAPSED:
+            cycle.warnings.append(f"{name}: the autoencoder has collapsed: its KL is below {COLLAPSED} nats")
+        elif explained <= 0:  # only the adversary shapes the latent
+            cycle.warnings.append(f"{name}: the autoencoder reconstructs no better than the mean image")
 
 
 def check_discriminator(cycle: Cycle, name: str, losses: list[float], targets: torch.Tensor) -> None:
-    """Record the discriminator's mean loss, and warn if it learned nothing or everything.
+    """Record the discriminator's mean loss, and warn if it is at chance or perfect.
 
-    ``targets`` are those of both pools: a constant answer has the entropy of their mean as its loss (ln 2 for hard
-    ones), a perfect one the mean of their entropies (0 for hard ones).
+    ``targets`` are those of labelled and unlabelled images. The loss of a constant prediction is the entropy of their
+    mean (ln 2 for hard targets); the loss of a perfect prediction is the mean of their entropies (0 for hard targets).
     """
 
     def entropy(p: torch.Tensor) -> torch.Tensor:
@@ -185,30 +244,6 @@ def check_discriminator(cycle: Cycle, name: str, losses: list[float], targets: t
     cycle.health["discriminator_loss"] = loss
     near = NEAR * (chance - floor)
     if loss > chance - near:
-        cycle.warnings.append(f"{name}: the discriminator tells nothing, its loss is that of a constant answer")
+        cycle.warnings.append(f"{name}: discriminator at chance: its loss equals that of a constant prediction")
     elif loss < floor + near:
-        cycle.warnings.append(f"{name}: the discriminator tells everything, its loss is as low as can be")
-
-
-@torch.no_grad()
-def check_autoencoder(cycle: Cycle, images: Images, name: str, autoencoder: Autoencoder, sample: int = 1000) -> None:
-    """Record explained variance (1 - MSE / Var) and KL in nats on plain images, and warn of a collapse."""
-    indices = torch.cat([cycle.labelled, cycle.unlabelled])
-    indices = indices[torch.randperm(len(indices), generator=cycle.stream("health"))[:sample].to(indices.device)]
-    autoencoder.eval()
-    errors, kls, every = [], [], []
-    for part in indices.split(cycle.recipe.inference_batch_size):
-        seen = images.plain(part)
-        with autocast(cycle.recipe.precision, cycle.device):
-            mean, log_variance = autoencoder.encode(seen)
-            decoded = autoencoder.decode(mean)
-        errors.append((decoded - seen).square().mean((1, 2, 3)))
-        kls.append(kl_divergence(mean, log_variance))
-        every.append(seen)
-    variance = torch.cat(every).var(0, correction=0).mean()
-    cycle.health["explained_variance"] = float(1 - torch.cat(errors).mean() / variance)
-    cycle.health["kl_nats"] = float(torch.cat(kls).mean())
-    if cycle.health["kl_nats"] < COLLAPSED:
-        cycle.warnings.append(f"{name}: the autoencoder has collapsed, its KL is below {COLLAPSED} nats")
-    elif cycle.health["explained_variance"] <= 0:  # the adversary alone shapes the latent
-        cycle.warnings.append(f"{name}: the autoencoder is no better than the mean image")
+        cycle.warnings.append(f"{name}: discriminator perfect: its loss is at the lowest possible value")

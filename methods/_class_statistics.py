@@ -1,7 +1,7 @@
-"""Class-conditional feature statistics, and the C x C table that ISDA and EPMCM need of them.
+"""Class-conditional feature statistics, and the C x C table that ISDA and EPMCM compute from them.
 
-Both only ever use Q[y, j] = (w_j - w_y)^T Sigma_y (w_j - w_y), which depends on the pair (y, j) and not on the sample.
-So the table is built once per step (or per scoring pass) and indexed, in place of the N x C x A x A tensors of the
+Both use only Q[y, j] = (w_j - w_y)^T Sigma_y (w_j - w_y), which depends on the pair (y, j) and not on the sample. The
+table is therefore built once per step (or per scoring pass) and indexed, and replaces the N x C x A x A tensors of the
 usual code.
 """
 
@@ -15,18 +15,18 @@ Covariance = Literal["diagonal", "full"]
 
 
 def _may_loop(features: torch.Tensor) -> bool:
-    """Return True where asking which classes are present costs no wait for the device."""
+    """Return whether looking up which classes are present does not synchronise with the device."""
     return features.device.type == "cpu"
 
 
 class ClassStatistics:
-    """Running per-class mean and biased covariance of every feature ever fed (ISDA, Wang et al. 2019).
+    """Running per-class mean and biased covariance of all features so far (ISDA, Wang et al. 2019).
 
     ``count`` [C] int64, ``mean`` [C, A], ``covariance`` [C, A] (diagonal) or [C, A, A] (full), in the features'
-    precision (float32 or better). Updating with weights n_batch / (n_batch + n_seen) and the between-means term makes
-    it exactly the covariance, with correction 0, of all features so far.
+    precision (float32 or better). Updating with weight n_batch / (n_batch + n_before) and the between-means term
+    yields exactly the covariance, with correction 0, of all features so far.
 
-    Differs from the authors' code: counters are 64-bit integers (theirs are float32 and stop counting at 2^24).
+    Difference from the authors' code: counters are 64-bit integers (theirs are float32 and stop counting at 2^24).
     """
 
     def __init__(self, num_classes: int, covariance: Covariance) -> None:
@@ -35,6 +35,13 @@ class ClassStatistics:
         self.mean = torch.zeros(0)
         self.covariance = torch.zeros(0)
 
+    @classmethod
+    def of(cls, state: dict[str, torch.Tensor]) -> ClassStatistics:
+        """Return the statistics with this ``state()``."""
+        statistics = cls(len(state["count"]), "diagonal" if state["covariance"].ndim == 2 else "full")
+        statistics.load_state(state)
+        return statistics
+
     def state(self) -> dict[str, torch.Tensor]:
         """Return the tensors; empty before the first update."""
         if not self.mean.numel():
@@ -42,7 +49,7 @@ class ClassStatistics:
         return {"count": self.count, "mean": self.mean, "covariance": self.covariance}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over the tensors of ``state()``."""
+        """Restore the tensors of ``state()``."""
         if state:
             self.count, self.mean, self.covariance = state["count"], state["mean"], state["covariance"]
 
@@ -54,7 +61,7 @@ class ClassStatistics:
         self.covariance = features.new_zeros(shape)
 
     def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add features [N, A] (float32 or float64) of classes ``labels`` [N]; those of IGNORED are left out."""
+        """Add features [N, A] (float32 or float64) with classes ``labels`` [N]; IGNORED labels are left out."""
         features = features.detach()
         if not self.mean.numel():
             self._start(features)
@@ -62,7 +69,7 @@ class ClassStatistics:
         member = (labels[:, None] == classes).T.to(features.dtype)  # [C, N]; IGNORED is in no class
         count = member.sum(1).long()
         total = self.count + count
-        # 0/0 := 0: a class that is absent keeps its statistics
+        # 0/0 := 0: a class absent from the batch keeps its statistics
         weight = (count.double() / total.clamp(min=1).double()).to(features.dtype)[:, None]
         mean = member @ features / count.clamp(min=1)[:, None]
         centred = features - mean[labels.clamp(max=self.num_classes - 1)]
@@ -75,7 +82,7 @@ class ClassStatistics:
                 rows, w = centred[labels == label], weight[label]
                 batch = rows.T @ rows / len(rows)
                 self.covariance[label].lerp_(batch, w).addr_(shift[label] * (w * (1 - w)), shift[label])
-        else:  # a fixed shape over all classes: nothing has to wait for the device
+        else:  # fixed shapes over all classes: no synchronisation with the device
             batch = (member[:, :, None] * centred).transpose(1, 2) @ centred / count.clamp(min=1)[:, None, None]
             between = shift[:, :, None] * shift[:, None, :]
             w = weight[:, :, None]
@@ -86,32 +93,31 @@ class ClassStatistics:
     def table(self, weight: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
         """Return Q [C, C] for the classifier's weight [C, A]: Q[y, j] = (w_j - w_y)^T Sigma_y (w_j - w_y).
 
-        Differentiable in ``weight``. With ``classes`` only those rows y are computed; the others are 0 and must not
-        be used. In the precision of weight and statistics.
+        Differentiable in ``weight``, in the precision of weight and statistics. With ``classes`` only those rows y are
+        computed; the other rows are 0 and must not be used.
         """
-        # Q is unchanged when one vector is taken from all rows. Taking the mean removes their common part, which
-        # would cancel, with a loss of digits, in the expanded square below
+        # Q does not change when a vector is subtracted from all rows of the weight. Subtracting the mean removes their
+        # common part, which would cancel, with a loss of digits, in the expanded square below
         weight = weight - weight.mean(0, keepdim=True)
         if self.kind == "diagonal":
             scaled = self.covariance * weight  # [C, A]: Sigma_y w_y
-            own = (scaled * weight).sum(1)
-            table = self.covariance @ weight.square().T - 2 * scaled @ weight.T + own[:, None]
+            quadratic = (scaled * weight).sum(1)
+            table = self.covariance @ weight.square().T - 2 * scaled @ weight.T + quadratic[:, None]
             return table.clamp(min=0)
         rows = weight.new_zeros(len(weight), len(weight))
         which = range(self.num_classes) if classes is None else classes.tolist()
         if not len(which):
             return rows
-        found = []
+        computed = []
         for label in which:
             difference = weight - weight[label]
-            found.append(((difference @ self.covariance[label]) * difference).sum(1))
-        places = torch.tensor(list(which), device=weight.device)
-        return rows.index_copy(0, places, torch.stack(found))
+            computed.append(((difference @ self.covariance[label]) * difference).sum(1))
+        return rows.index_copy(0, torch.tensor(list(which), device=weight.device), torch.stack(computed))
 
     def logit_covariance(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return S [C, C, C], S[y] = V Sigma_y V^T with V the weight less its mean row.
+        """Return S [C, C, C], S[y] = V Sigma_y V^T, where V is the weight minus its mean row.
 
-        That is the covariance of the logits of class-y features, less the logits' mean: softmax does not see it.
+        S[y] is the covariance of the logits of class-y features minus their mean over classes, which softmax ignores.
         """
         weight = weight - weight.mean(0, keepdim=True)
         if self.kind == "diagonal":
@@ -122,24 +128,24 @@ class ClassStatistics:
 def logit_covariance(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Return S [C, C, C], the biased covariance of the logits [N, C] of each class's samples.
 
-    It equals W Sigma_y W^T for Sigma_y the full covariance of the same samples' features, without any A x A matrix.
-    A class without samples gets 0.
+    It equals W Sigma_y W^T, where Sigma_y is the full covariance of the same samples' features, but needs no A x A
+    matrix. A class without samples gets 0.
     """
-    found = logits.new_zeros(num_classes, num_classes, num_classes)
+    covariance = logits.new_zeros(num_classes, num_classes, num_classes)
     for label in labels.unique().tolist():
         rows = logits[labels == label]
         rows = rows - rows.mean(0)
-        found[label] = rows.T @ rows / len(rows)
-    return found
+        covariance[label] = rows.T @ rows / len(rows)
+    return covariance
 
 
 def fresh_table(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Return Q [C, C] from logits [N, C] of labelled samples: Q[y, j] = Var over class y of (z_j - z_y).
 
-    Equal to the full-covariance table of the same samples' features; costs O(N C), with no A x A matrix.
+    It equals the full-covariance table of the same samples' features, but costs O(N C) and needs no A x A matrix.
     """
-    found = logits.new_zeros(num_classes, num_classes)
+    table = logits.new_zeros(num_classes, num_classes)
     for label in labels.unique().tolist():
         rows = logits[labels == label]
-        found[label] = (rows - rows[:, label : label + 1]).var(0, correction=0)
-    return found
+        table[label] = (rows - rows[:, label : label + 1]).var(0, correction=0)
+    return table

@@ -1,4 +1,4 @@
-"""What MC-Dropout, BALD and QBC share: scores from several predictions of each image."""
+"""Shared by MC-Dropout, BALD and QBC: entropies of several predictions for each image."""
 
 from __future__ import annotations
 
@@ -6,53 +6,47 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from harness.lazy import torch
-
-from ._places import ByPlace
+from harness.learning.labels import as_rows
 
 if TYPE_CHECKING:
-    from harness.learning.contract import Columns
+    from harness.learning.contract import Batch, Columns
     from harness.networks.network import Network
 
 
-class Committee(ByPlace):
-    """Ranks by how the predictions of an image differ; an image's score is the mean over its places."""
-
-    def predictions(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> Iterator[torch.Tensor]:
-        """Yield the logits [B, C, *s] of one prediction after another: they are never all in memory."""
-        raise NotImplementedError
-
-    def score(self, of_mean: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        """Return [N], highest bought first, for the entropy of the mean prediction and the mean entropy [N].
-
-        Their difference: the predictions' Jensen-Shannon divergence.
-        """
-        return of_mean - mean
-
-    def heat(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Return the score of each place [B, *s]."""
-        from harness.learning.labels import as_rows
-
-        places: list[int] = []
-
-        def rows() -> Iterator[torch.Tensor]:
-            for logits in self.predictions(network, images, prepared, generator):
-                places[:] = logits.shape[2:]
-                yield as_rows(logits)
-
-        return self.score(*entropies(rows())).view(len(images), *places)
-
-
 def entropies(predictions: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (entropy of the mean prediction, mean entropy of the predictions) [N] for logits [N, C] of each.
+    """Return (entropy of the mean prediction, mean entropy of the predictions) [B, *s] for logits [B, C, *s] of each.
 
-    In nats, and in float64: where predictions hardly differ, their difference is all that ranks.
+    The entropies are in nats and float64: their difference, the Jensen-Shannon divergence of the predictions, decides
+    the order even if it is tiny. The predictions are never all in memory at the same time.
     """
     total, entropy, count = torch.zeros(()), torch.zeros(()), 0
     for logits in predictions:
-        p = logits.double().softmax(1)
+        p = as_rows(logits).double().softmax(1)
         total, entropy, count = total + p, entropy + torch.special.entr(p).sum(1), count + 1
-    return torch.special.entr(total / count).sum(1), entropy / count
+    shape = len(logits), *logits.shape[2:]
+    return torch.special.entr(total / count).sum(1).view(shape), (entropy / count).view(shape)
+
+
+def dropout_entropies(
+    network: Network, batch: Batch, prepared: Columns, passes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the ``entropies`` of passes with dropout before the last layer, with probability ``prepared["dropout"]``.
+
+    The features are computed once, and only the classifier runs in each pass. The result equals that of full passes.
+    """
+    features = network(batch.images).features
+
+    def predictions() -> Iterator[torch.Tensor]:
+        for _ in range(passes):
+            yield network.classified(dropped(features, prepared["dropout"], batch.generator))
+
+    return entropies(predictions())
+
+
+def dropped(features: torch.Tensor, dropout: float | torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return features of any shape after dropout: random entries are set to 0, the others scaled to keep the mean.
+
+    ``dropout`` is the probability. As a tensor [] it stays on the device, because reading it would synchronise.
+    """
+    kept = torch.rand(features.shape, generator=generator, device=features.device) >= dropout
+    return features * kept / (1 - dropout)

@@ -1,10 +1,9 @@
-"""Networks that methods add to the target. Imported where they are used, because they need torch at once."""
+"""Networks that methods add to the target. Imported inside functions, because importing this file loads torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 class LossModule(nn.Module):
     """LL4AL's loss prediction module (Yoo & Kweon 2019): stage outputs -> predicted loss [B].
 
-    Each stage: global average pooling, Linear(c -> width), ReLU; then Linear(stages x width -> 1). For ResNet-18's
-    stages (64, 128, 256, 512) and width 128 it has 123 905 parameters.
+    Each stage has global average pooling, Linear(c -> width) and ReLU; Linear(stages x width -> 1) follows. For
+    ResNet-18's stages (64, 128, 256, 512) and width 128 the module has 123 905 parameters.
     """
 
     def __init__(self, channels: Iterable[int], width: int) -> None:
@@ -39,8 +38,9 @@ def _up(inputs: int, outputs: int) -> list[nn.Module]:
 class Autoencoder(nn.Module):
     """The variational autoencoder of VAAL and SRAAL (Sinha et al. 2019, public code, where ``side`` is 32).
 
-    ``side`` is the images' height and width, a multiple of 16; ``latent`` z; ``decoded``, how many of its entries the
-    decoder gets: all in VAAL (22 835 139 parameters for z = 32, width 128, side 32), the first half in SRAAL.
+    ``side`` is the height and width of the images, a multiple of 16; ``latent`` is z, the size of the latent. The
+    decoder gets the first ``decoded`` entries: all of them in VAAL (22 835 139 parameters for z = 32, width 128, side
+    32), half of them in SRAAL.
     """
 
     def __init__(self, channels: int, width: int, latent: int, decoded: int, side: int = 32) -> None:
@@ -61,8 +61,8 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and log-variance [B, z], float32."""
-        found = self.encoder(images)
-        return self.mean(found).float(), self.log_variance(found).float()
+        features = self.encoder(images)
+        return self.mean(features).float(), self.log_variance(features).float()
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Return images [B, channels, side, side] for latents [B, z]."""
@@ -71,7 +71,7 @@ class Autoencoder(nn.Module):
 
 
 def discriminator(latent: int, layers: int) -> nn.Sequential:
-    """Return a discriminator of ``layers`` linear layers: latent [B, z] -> logit [B, 1] that it is labelled.
+    """Return a discriminator of ``layers`` linear layers: latent [B, z] -> logit [B, 1] that the image is labelled.
 
     VAAL's public code has 3 layers (280 065 parameters for z = 32), SRAAL's 5.
     """
@@ -91,7 +91,7 @@ def label_head(latent: int, num_classes: int) -> nn.Sequential:
 
 
 def kaiming(module: nn.Module) -> None:
-    """Initialise convolutions and linear layers as the public code does; transposed ones keep PyTorch's default."""
+    """Initialise convolutions and linear layers as in the public code; transposed convolutions keep the default."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight)
         if module.bias is not None:
@@ -101,38 +101,17 @@ def kaiming(module: nn.Module) -> None:
 class PrototypeHead(nn.Module):
     """One of ADS's two classifiers (Fu et al. 2021, author code): features [B, D] -> logits [B, C] of class scores.
 
-    1x1 convolution without bias, sigmoid, cosine similarity to the prototypes of each class, the closest of them,
-    divided by the temperature. The sigmoid of a logit is the class's score; those of an image do not sum to 1.
+    A 1x1 convolution without bias and a sigmoid precede the cosine similarity to each class's closest prototype, which
+    is divided by the temperature. The sigmoid of a logit is the class's score; the scores of an image do not sum to 1.
     """
 
     def __init__(self, width: int, num_classes: int, prototypes: int, temperature: float) -> None:
         super().__init__()
-        self.of_each, self.num_classes, self.temperature = prototypes, num_classes, temperature
+        self.per_class, self.num_classes, self.temperature = prototypes, num_classes, temperature
         self.conv = nn.Conv2d(width, width, 1, bias=False)
         self.prototypes = nn.Parameter(torch.randn(prototypes * num_classes, width))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         embedded = self.conv(features[:, :, None, None]).flatten(1).sigmoid()
         similarity = F.normalize(embedded, dim=1) @ F.normalize(self.prototypes, dim=1).T
-        return similarity.view(-1, self.of_each, self.num_classes).amax(1) / self.temperature
-
-
-def build(module: Any, seed: int, device: torch.device) -> Any:
-    """Return ``module()`` with weights that depend on the seed alone, on the device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's alone: a device's own stream runs on
-        return module().to(device)
-
-
-def num_parameters(*modules: nn.Module) -> int:
-    """Return how many parameters the modules have together."""
-    return sum(p.numel() for module in modules for p in module.parameters())
-
-
-def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> torch.Tensor:
-    """Step the optimiser's parameters, leaving no gradient on others; return the loss without its graph."""
-    active = [p for group in optimiser.param_groups for p in group["params"]]
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward(inputs=active)
-    optimiser.step()
-    return loss.detach()
+        return similarity.view(-1, self.per_class, self.num_classes).amax(1) / self.temperature

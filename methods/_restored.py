@@ -1,4 +1,4 @@
-"""A module that scores: its weights are prepared once per cycle, and it is rebuilt on whichever worker scores."""
+"""Rebuilds a scoring module on the workers, from weights that are prepared once per cycle."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Restored:
         self._module: Any = None
 
     def __call__(self, make: Callable[[], Any], weights: Columns) -> Any:
-        """Return ``make()`` in evaluation mode, with these weights."""
+        """Return ``make()`` in evaluation mode, with these weights; keys that the module lacks are ignored."""
         if weights is not self._weights:
-            with torch.device("meta"):  # only the shape is wanted
+            with torch.device("meta"):  # only the shapes are needed
                 self._module = make().eval()
-            self._module.load_state_dict(weights, assign=True)
+            self._module.load_state_dict({key: weights[key] for key in self._module.state_dict()}, assign=True)
             self._weights = weights
         return self._module

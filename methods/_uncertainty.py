@@ -1,34 +1,20 @@
-"""What the uncertainty scores share: a score from the class probabilities of one forward pass."""
+"""Functions that uncertainty scores share."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from harness.lazy import torch
 
-from ._places import ByPlace
 
-if TYPE_CHECKING:
-    from harness.learning.contract import Columns
-    from harness.networks.network import Network
+def log_error(logits: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability [N] that the predicted class is wrong, for logits [N, C].
 
-
-class Uncertainty(ByPlace):
-    """Ranks by a score of the logits alone."""
-
-    def score(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return [N], highest bought first, for logits [N, C] in float32, one row for each image or place."""
-        raise NotImplementedError
-
-    def heat(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Return the score of each place [B, *s]."""
-        from harness.learning.labels import as_rows
-
-        logits = network(images).logits
-        return self.score(as_rows(logits)).view(len(images), *logits.shape[2:])
+    log(1 - max p) is computed from the logits of the other classes. It orders images like 1 - max p, but without ties
+    between very confident images, where 1 - max p rounds to 0.
+    """
+    others = logits.scatter(1, logits.argmax(1, keepdim=True), float("-inf"))
+    return others.logsumexp(1) - logits.logsumexp(1)
 
 
 def log_mean_exp(values: torch.Tensor) -> torch.Tensor:

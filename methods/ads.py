@@ -1,28 +1,32 @@
 """ADS: agreement-discrepancy selection (Fu et al., AAAI 2021).
 
-The classifier is replaced by two heads. In each epoch the backbone learns to make the heads agree on unlabelled images,
-then the heads learn to differ on them (and to be right on labelled ones), then everything learns from labelled images.
-Images on which the heads' mean entropy is highest are bought; accuracy is the mean of the heads' accuracies.
+Training: two heads replace the classifier. In each epoch the backbone learns to make the heads agree on unlabelled
+images, then the heads learn to differ on them (and to classify labelled images correctly), then all parts learn from
+labelled images. Selection: the images with the highest entropy, averaged over the heads. Accuracy is the mean of the
+heads' accuracies.
 
-The paper leaves much open; here its authors' code decides: heads (1x1 convolution, sigmoid, cosine to three prototypes
-a class, /0.05, sigmoid), binary cross-entropy summed over classes, one more labelled pass before the first epoch,
-agreement and discrepancy by plain SGD at the initial learning rate in all epochs, all steps in training mode. The
-unlabelled images are the candidate subset of the cycle, which is then ranked.
+The paper leaves many details open; this file follows the authors' code: heads (1x1 convolution, sigmoid, cosine to
+three prototypes per class, /0.05, sigmoid), binary cross-entropy summed over classes, one more labelled pass before the
+first epoch, agreement and discrepancy by SGD without momentum at the initial learning rate in all epochs, all steps in
+training mode. The unlabelled images are the cycle's candidates, which are then ranked.
 
-Known differences from the paper, as in the authors' code: entropies are those of normalised scores, in bits (Eq. 3 has
-the scores as they are); weights are both divided by the batch size and averaged over the batch (there: once).
+Known differences from the paper, as in the authors' code: entropies are those of normalised scores, in bits (Eq. 3 uses
+unnormalised scores); the weights are divided by the batch size, and the weighted losses are averaged over the batch as
+well (the paper divides only once).
 
 Known differences from the authors' code:
-- What is frozen in a step gets no gradient from its first batch on; theirs is frozen after the first forward pass.
-- Where pixels have labels, which the paper does not treat, heads and losses are those of each place of the network's
-  map, and an image's entropy is the mean over them.
-- Images are scored plain, in evaluation mode; theirs with the training augmentation.
-- The number of classes and the batch size are not written into the formulas.
+- Each step freezes the part that it does not train before its first batch; in the code, the freeze takes effect only
+  after the first forward pass.
+- If pixels have labels, which the paper does not consider, heads and losses are per position of the network's map, and
+  an image's entropy is the mean over positions.
+- Images are scored without augmentation, in evaluation mode; in the code, with the training augmentation.
+- The formulas use the actual number of classes and batch size; the code hard-codes both.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import cycle as endlessly
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -30,10 +34,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from harness.lazy import F, torch
+from harness.learning.contract import Acquisition, Batch, Training
+from harness.learning.fit import batches, built, check_finite, learning_rate, optimizer, step
+from harness.learning.labels import as_rows, at_positions, per_position
 from harness.settings import Recipe, Strict
 
-from ._joint import Joint
-from ._places import ByPlace
+from ._restored import Restored
 
 if TYPE_CHECKING:
     from harness.learning.contract import Columns
@@ -41,48 +47,50 @@ if TYPE_CHECKING:
     from harness.networks.network import Network, Outputs
 
 
-class ADS(Joint, ByPlace):
-    """Two heads that agree and differ in turn; buys where they are uncertain."""
+class ADS(Training):
+    """Trains two heads that agree and disagree in turn."""
 
     class Settings(Strict):
-        """The paper's values, and those of the heads from the authors' code."""
+        """The defaults are the paper's values, and those of the authors' code for the heads."""
 
-        prototypes: PositiveInt = Field(3, description="of each class, in each head")
-        temperature: PositiveFloat = Field(0.05, description="by which similarities are divided")
-        tau: float = Field(0.1, description="entropy, in bits, at which an image counts half for either step")
-        adversarial_learning_rate: PositiveFloat = Field(0.1, description="of agreement and discrepancy, all epochs")
+        prototypes: PositiveInt = Field(3, description="prototypes per class in each head")
+        temperature: PositiveFloat = Field(0.05, description="divisor of the similarities")
+        tau: float = Field(0.1, description="entropy, in bits, at which an image has weight 1/2 in either step")
+        adversarial_learning_rate: PositiveFloat = Field(0.1, description="for agreement and discrepancy, all epochs")
 
-    purpose = "ads heads"
+    settings: Settings
+
+    gives = frozenset({"two heads"})  # the heads replace the classifier, which is not trained
 
     def make(self, cycle: Cycle) -> torch.nn.Module:
-        """Return the heads for the cycle's network."""
-        return self._heads(cycle.network.classifier.in_features)
+        """Return two new heads for the cycle's network."""
+        s, width = self.settings, cycle.network.classifier.in_features
+        shape = width, self.num_classes, s.prototypes, s.temperature
+        return built(lambda: heads(*shape), cycle.key("ads heads"), cycle.device)
 
-    def _heads(self, width: int) -> torch.nn.Module:
-        from ._modules import PrototypeHead
+    def replaced(self, network: Network) -> Iterable[torch.nn.Parameter]:
+        """Return the classifier's parameters: the heads replace the classifier, which is not trained."""
+        return network.classifier.parameters()
 
-        shape = self.num_classes, self.settings.prototypes, self.settings.temperature
-        return torch.nn.ModuleList(PrototypeHead(width, *shape) for _ in range(2))
+    @classmethod
+    def extra_passes(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
+        """Return the images of the first pass, of agreement, and of discrepancy with its labelled images."""
+        return labelled + 3 * candidates * recipe.epochs
 
     def fit(self, cycle: Cycle) -> float:
         """Run the three steps in each epoch; return the last epoch's mean labelled loss."""
-        from harness.learning.fit import batches, check_finite, learning_rate, optimizer
-
-        from ._modules import step
-
         network, recipe = cycle.network, cycle.recipe
-        module = self.ready(cycle)
-        classifier = {id(p) for p in network.classifier.parameters()}  # replaced by the heads: not trained
+        classifier = {id(p) for p in self.replaced(network)}
         backbone = [p for p in network.parameters() if id(p) not in classifier]
-        heads = list(module.parameters())
-        main = optimizer([*backbone, *heads], recipe)
+        head_parameters = list(self.module.parameters())
+        main = optimizer([*backbone, *head_parameters], recipe)
         rate, decay = self.settings.adversarial_learning_rate, recipe.weight_decay
         agree = torch.optim.SGD(backbone, rate, weight_decay=decay)
-        differ = torch.optim.SGD(heads, rate, weight_decay=decay)
+        differ = torch.optim.SGD(head_parameters, rate, weight_decay=decay)
         order, draws = cycle.stream("order"), cycle.stream("augmentation", on_device=True)
         unlabelled_order = cycle.stream("unlabelled order")
         network.train()
-        module.train()
+        self.module.train()
 
         def labelled() -> list[torch.Tensor]:
             return batches(len(cycle.labelled), recipe, order, cycle.device)
@@ -103,41 +111,34 @@ class ADS(Joint, ByPlace):
 
         def unlabelled_epoch(epoch: int) -> None:
             with cycle.clock.phase("auxiliary"):
-                seen = cycle.images.augmented_batches(unlabelled(), draws)
-                losses = [self.agreement_step(network, images, agree) for images in seen]
+                inputs = cycle.images.augmented_batches(unlabelled(), draws)
+                losses = [self.agreement_step(network, images, agree) for images in inputs]
                 check_finite(torch.stack(losses), cycle, f"epoch {epoch}, agreement")
                 parts = unlabelled()
-                seen = cycle.images.augmented_batches(parts, draws)
+                inputs = cycle.images.augmented_batches(parts, draws)
                 pairs = cycle.pairs([*islice(endlessly(labelled()), len(parts))], draws)
                 losses = [
                     self.discrepancy_step(network, images, differ, *pair)
-                    for images, pair in zip(seen, pairs, strict=True)
+                    for images, pair in zip(inputs, pairs, strict=True)
                 ]
                 check_finite(torch.stack(losses), cycle, f"epoch {epoch}, discrepancy")
 
-        playing = len(cycle.candidates) > 1  # batch norm can't normalise a single image
-        if not playing:
+        adversarial = len(cycle.candidates) > 1  # batch norm can't normalise a single image
+        if not adversarial:
             cycle.warnings.append("ads: too few candidates are left for agreement and discrepancy: labelled steps only")
         losses = torch.zeros(0)
         for epoch in range(recipe.epochs):
             if epoch == 0:
                 supervised_epoch(epoch)
-            if playing:
+            if adversarial:
                 unlabelled_epoch(epoch)
             losses = supervised_epoch(epoch)
         network.eval()
-        module.eval()
+        self.module.eval()
         return float(losses.mean())
 
-    @classmethod
-    def auxiliary_images(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
-        """Return the images of agreement and of discrepancy, which takes a labelled one with each, and of the start."""
-        return labelled + 3 * candidates * recipe.epochs
-
     def agreement_step(self, network: Network, images: torch.Tensor, optimiser: torch.optim.Optimizer) -> torch.Tensor:
-        """Change the backbone, and nothing else, so that the heads agree; return the loss."""
-        from ._modules import step
-
+        """Update only the backbone, so that the heads agree; return the loss."""
         return step(optimiser, agreement(self.scores(network(images)), self.settings.tau, len(images)))
 
     def discrepancy_step(
@@ -148,62 +149,80 @@ class ADS(Joint, ByPlace):
         labelled_images: torch.Tensor,
         labels: torch.Tensor,
     ) -> torch.Tensor:
-        """Change the heads, and nothing else, so that they differ on ``images`` and are right on the labelled ones.
+        """Update only the heads, so that they disagree on ``images`` and classify the labelled images correctly.
 
         Return the loss.
         """
-        from ._modules import step
-
         with torch.no_grad():
             labelled, unlabelled = network(labelled_images), network(images)
         supervised = self.loss(labelled, labels, 0.0)
         return step(optimiser, discrepancy(self.scores(unlabelled), self.settings.tau, len(images)) + supervised)
 
     def logits(self, outputs: Outputs) -> list[torch.Tensor]:
-        """Return each head's logits [N, C], a row for each image or place."""
-        from harness.learning.labels import as_rows
-
+        """Return each head's logits [N, C], a row for each image or position."""
         return [head(as_rows(outputs.features)) for head in self.module]
 
     def scores(self, outputs: Outputs) -> list[torch.Tensor]:
         """Return each head's class scores [N, C] in 0..1."""
         return [logits.sigmoid() for logits in self.logits(outputs)]
 
-    def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        """Return both heads' binary cross-entropy, summed over classes, averaged over the batch or its places."""
-        from harness.learning.labels import at_places
-
-        places = at_places(labels, outputs.logits).flatten()
-        known = places < self.num_classes
-        targets = F.one_hot(places.where(known, 0), self.num_classes).float()
-        losses = [F.binary_cross_entropy_with_logits(z, targets, reduction="none") for z in self.logits(outputs)]
+    def loss(self, outputs: Outputs, targets: torch.Tensor, progress: float) -> torch.Tensor:
+        """Return the heads' binary cross-entropy, summed over heads and classes, averaged over positions."""
+        positions = at_positions(targets, outputs.logits).flatten()
+        known = positions < self.num_classes
+        one_hot = F.one_hot(positions.where(known, 0), self.num_classes).float()
+        losses = [F.binary_cross_entropy_with_logits(z, one_hot, reduction="none") for z in self.logits(outputs)]
         return (sum(losses[1:], losses[0]).sum(1) * known).sum() / known.sum().clamp(min=1)
 
     def predict(self, network: Network, images: torch.Tensor) -> list[torch.Tensor]:
-        """Return both heads' scores: each is tested."""
+        """Return the scores [B, C, *s] of each head; both are tested."""
         outputs = network(images)
-        batch, classes, *places = outputs.logits.shape
-        return [head.view(batch, *places, classes).movedim(-1, 1) for head in self.scores(outputs)]
+        batch, classes, *size = outputs.logits.shape
+        return [head.view(batch, *size, classes).movedim(-1, 1) for head in self.scores(outputs)]
 
-    def heat(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Return the heads' mean entropy at each place [B, *s]."""
-        from harness.learning.labels import as_rows
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the weights of the heads and their ``temperature`` []."""
+        return {**super().state(), "temperature": torch.tensor(self.settings.temperature)}
 
-        features = network(images).features
-        heads = self.restored(lambda: self._heads(features.shape[1]), prepared)
-        scores = [head(as_rows(features)).sigmoid() for head in heads]
-        return entropy(scores).view(len(images), *features.shape[2:])
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore the weights of the heads."""
+        super().load_state({key: value for key, value in state.items() if key != "temperature"})
 
-    def extra_parameters(self, cycle: Cycle) -> int:
-        """Return the heads' parameters less those of the classifier that they replace."""
-        replaced = sum(p.numel() for p in cycle.network.classifier.parameters())
-        return super().extra_parameters(cycle) - replaced
+
+class HeadEntropy(Acquisition):
+    """Selects the images with the highest mean entropy of the heads."""
+
+    def __init__(self, settings: Any, num_classes: int) -> None:
+        super().__init__(settings, num_classes)
+        self._restored = Restored()
+
+    needs = frozenset({"two heads"})
+
+    def prepare(self, cycle: Cycle) -> Columns:
+        """Return the weights of the heads and their temperature."""
+        return dict(cycle.learned)
+
+    def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
+        """Return the column ``score``: the heads' mean entropy."""
+        features = network(batch.images).features
+
+        def make() -> torch.nn.Module:
+            prototypes = len(prepared["0.prototypes"]) // self.num_classes
+            return heads(features.shape[1], self.num_classes, prototypes, float(prepared["temperature"]))
+
+        two_heads = self._restored(make, prepared)
+        return {"score": per_position(lambda rows: entropy([head(rows).sigmoid() for head in two_heads]), features)}
+
+
+def heads(width: int, num_classes: int, prototypes: int, temperature: float) -> torch.nn.ModuleList:
+    """Return two heads for features [B, width]."""
+    from ._modules import PrototypeHead
+
+    return torch.nn.ModuleList(PrototypeHead(width, num_classes, prototypes, temperature) for _ in range(2))
 
 
 def entropy(scores: list[torch.Tensor]) -> torch.Tensor:
-    """Return the mean over heads of the entropy [N], in bits, of scores [N, C] normalised over classes."""
+    """Return the entropy [N], in bits, of scores [N, C] normalised over classes, averaged over the heads."""
     total = torch.zeros_like(scores[0][:, 0])
     for head in scores:
         p = head / head.sum(1, keepdim=True)
@@ -212,17 +231,17 @@ def entropy(scores: list[torch.Tensor]) -> torch.Tensor:
 
 
 def agreement(scores: list[torch.Tensor], tau: float, images: int) -> torch.Tensor:
-    """Return the loss of a batch of ``images`` whose heads are to agree, where they are sure above all."""
+    """Return the agreement loss of a batch of ``images`` images; confident images have higher weights."""
     weight = (1 - (entropy(scores) - tau).sigmoid()).detach() / images
     return (weight * difference(scores)).mean()
 
 
 def discrepancy(scores: list[torch.Tensor], tau: float, images: int) -> torch.Tensor:
-    """Return the loss of a batch of ``images`` whose heads are to differ, where they are unsure above all."""
+    """Return the discrepancy loss of a batch of ``images`` images; uncertain images have higher weights."""
     weight = (entropy(scores) - tau).sigmoid().detach() / images
     return (weight * (1 - difference(scores))).mean()
 
 
 def difference(scores: list[torch.Tensor]) -> torch.Tensor:
-    """Return the mean over classes of the heads' absolute difference [N]."""
+    """Return the absolute difference of the heads' scores, averaged over classes [N]."""
     return (scores[0] - scores[1]).abs().mean(1)

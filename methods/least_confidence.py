@@ -1,27 +1,31 @@
-"""Least confidence: the lowest highest class probability first (Lewis & Gale 1994).
+"""Least confidence: the lowest maximum class probability first (Lewis & Gale 1994).
 
-The usual uncertainty baseline and the opposite of the paper's "Maxp", which the paper's Table 1 lacks.
+This is the usual uncertainty baseline and the opposite of DAST-AL's "Maxp"; DAST-AL's Table 1 lacks it. If pixels have
+labels, an image's score is the logarithm of the mean of 1 - max p over positions.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from harness.lazy import torch
+from harness.learning.contract import Acquisition, Batch
+from harness.learning.labels import per_position
 
-from ._uncertainty import Uncertainty, log_mean_exp
+from ._uncertainty import log_error, log_mean_exp
+
+if TYPE_CHECKING:
+    from harness.learning.contract import Columns
+    from harness.networks.network import Network
 
 
-class LeastConfidence(Uncertainty):
-    """Buys the images whose predicted class has the lowest probability."""
+class LeastConfidence(Acquisition):
+    """Selects the images whose predicted class has the lowest probability."""
 
-    def score(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the log-probability that the predicted class is wrong.
+    def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
+        """Return the column ``score``: log(1 - max p)."""
+        return {"score": per_position(log_error, network(batch.images).logits)}
 
-        log(1 - max p), from the other classes' logits: the same order as 1 - max p, but without ties between very
-        confident images, where 1 - p rounds to 0.
-        """
-        others = logits.scatter(1, logits.argmax(1, keepdim=True), float("-inf"))
-        return others.logsumexp(1) - logits.logsumexp(1)
-
-    def over_places(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the logarithm of the mean of 1 - max p."""
+    def over_positions(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the logarithm [B] of the mean of 1 - max p."""
         return log_mean_exp(scores)

@@ -1,19 +1,19 @@
-"""QBC: query by committee, networks that differ in first weights and batches (Kuo et al., MICCAI 2018).
+"""QBC: query by committee, with networks that differ in initial weights and batches (Kuo et al., MICCAI 2018).
 
-Images on which the networks' predictions have the highest Jensen-Shannon divergence are bought. The target network,
-trained plainly, is the first member and alone is tested, as in all methods; so its first cycle is the plain network's.
-The others are trained in the same way, by the same recipe, and like the target start from new weights or from those of
-the cycle before. They are of no use without a choice, so the last cycle does not train them.
+The score of an image is the Jensen-Shannon divergence of the networks' predictions, highest first. The target network
+is the first member and the only one that is tested. The other members have the same recipe and training, and like the
+target they start from new weights or from those of the previous cycle. They serve only the selection, so the last cycle
+does not train them. QBC can be combined with any training of the target's classifier.
 
 Known differences from the paper:
-- An image's score is the mean over its places; the paper sums the most uncertain patches, and weighs labelling costs.
-- 5 members are usual (Beluch et al., CVPR 2018); the comparisons with QBC do not state theirs.
-- With pretrained weights (``model.weights``) members differ in classifier and batches only.
+- An image's score is the mean over positions; the paper sums the scores of the most uncertain patches and
+  takes labelling costs into account.
+- The committee has the usual 5 members (Beluch et al., CVPR 2018); comparisons with QBC do not state their number.
+- With pretrained weights (``model.weights``) members differ only in classifier and batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from harness.lazy import torch
+from harness.learning.contract import Acquisition, Batch
+from harness.results.clock import Clock
 from harness.settings import Recipe, Strict
 
-from ._committee import Committee
-from ._joint import Joint
+from ._committee import entropies
+from ._restored import Restored
 
 if TYPE_CHECKING:
     from harness.learning.contract import Columns
@@ -32,47 +34,67 @@ if TYPE_CHECKING:
     from harness.networks.network import Network
 
 
-class QBC(Joint, Committee):
-    """Trains the target plainly and the other members beside it; buys where they disagree."""
+class QBC(Acquisition):
+    """Trains the other members, and selects the images on which the members disagree most."""
 
     class Settings(Strict):
-        """The committee."""
+        """The size of the committee."""
 
-        members: int = Field(5, ge=2, description="networks, with the target")
+        members: int = Field(5, ge=2, description="networks, including the target")
 
-    purpose = "committee"
+    settings: Settings
+
+    def __init__(self, settings: Any, num_classes: int) -> None:
+        super().__init__(settings, num_classes)
+        self._restored = Restored()
+        self._added: dict[str, list[torch.nn.Module]] = {}
+        self._learned: dict[str, dict[str, torch.Tensor]] = {}
+        """Member -> the state of its training (such as ISDA's statistics)."""
 
     def make(self, cycle: Cycle) -> torch.nn.Module:
-        """Return the members beside the target, new."""
+        """Return new networks for the members other than the target."""
         seeds = [cycle.key(f"member {number}") for number in range(1, self.settings.members)]
-        return torch.nn.ModuleList(cycle.build(seed).to_place(cycle.device, cycle.recipe) for seed in seeds)
+        return torch.nn.ModuleList(cycle.new_network(seed).to_device(cycle.device, cycle.recipe) for seed in seeds)
 
     @classmethod
-    def preparation_images(cls, settings: Any, recipe: Recipe, labelled: int) -> int:
-        """Return the images that the members beside the target are trained on."""
+    def extra_passes(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
+        """Return the training images of the members other than the target."""
         return int(settings.members - 1) * labelled * recipe.epochs
 
     def prepare(self, cycle: Cycle) -> Columns:
-        """Train the members beside the target, each with streams of its own; return their weights."""
-        from harness.learning.fit import fit
-        from harness.results.clock import Clock
-
+        """Train the members other than the target, each with its own random streams; return their weights."""
         with cycle.clock.phase("auxiliary"):
-            for number, member in enumerate(self.ready(cycle), 1):
-                own = replace(cycle, seed=cycle.key(f"member {number}"), network=member, clock=Clock(cycle.device))
-                torch.manual_seed(own.key("global"))  # for a network that draws from torch's stream, as in a trial
-                fit(own, self.loss)
-        return self.state()
+            for number, network in enumerate(self.module, 1):
+                name = f"member {number}"
+                own_cycle = replace(cycle, seed=cycle.key(name), network=network, clock=Clock(cycle.device))
+                own_cycle.health, own_cycle.warnings = {}, []
+                torch.manual_seed(own_cycle.key("global"))  # for layers that draw from torch's global stream
+                training = cycle.new_training()
+                training.load_state(self._learned.get(name, {}))
+                training.ready(own_cycle)
+                training.fit(own_cycle)
+                cycle.warnings += [f"qbc, {name}: {warning}" for warning in own_cycle.warnings]
+                self._learned[name], self._added[name] = training.state(), training.modules()
+        return dict(self.module.state_dict())
 
-    def predictions(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> Iterator[torch.Tensor]:
-        """Yield the logits of the target and of the other members."""
+    def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
+        """Return the column ``score``, the divergence of the predictions."""
         others = range(1, self.settings.members)
-        members = self.restored(lambda: torch.nn.ModuleList(deepcopy(network) for _ in others), prepared)
-        for member in [network, *members]:
-            yield member(images).logits
+        members = self._restored(lambda: torch.nn.ModuleList(deepcopy(network) for _ in others), prepared)
+        entropy_of_mean, mean_entropy = entropies(member(batch.images).logits for member in [network, *members])
+        return {"score": entropy_of_mean - mean_entropy}
 
-    def extra_parameters(self, cycle: Cycle) -> int:
-        """Return the parameters of the members beside the target."""
-        return (self.settings.members - 1) * cycle.network.num_parameters()
+    def modules(self) -> list[torch.nn.Module]:
+        """Return the members other than the target, and what their trainings add to them."""
+        return [*super().modules(), *(module for modules in self._added.values() for module in modules)]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the members' weights and the state of each member's training, with keys such as "member 1/mean"."""
+        learned = {f"{name}/{key}": v for name, state in self._learned.items() for key, v in state.items()}
+        return {**super().state(), **learned}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore weights and training states."""
+        super().load_state({key: v for key, v in state.items() if "/" not in key})
+        for name, _, key in (path.partition("/") for path in state if "/" in path):
+            self._learned.setdefault(name, {})[key] = state[f"{name}/{key}"]

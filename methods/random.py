@@ -1,4 +1,4 @@
-"""Random acquisition: the candidates, drawn uniformly without replacement."""
+"""Random selection: candidates are drawn uniformly without replacement."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 class Random(Acquisition):
-    """Buys at random; looks at no image."""
+    """Selects random images and scores none."""
 
-    uses_images = False
+    scores_images = False
+    needs = frozenset()
 
-    def choose(
+    def select(
         self, columns: Columns, labelled: Callable[[], Columns], budget: int, generator: torch.Generator
     ) -> torch.Tensor:
         """Return random rows."""

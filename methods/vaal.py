@@ -1,34 +1,34 @@
 """VAAL: variational adversarial active learning (Sinha et al., ICCV 2019).
 
-A variational autoencoder and a discriminator of labelled against unlabelled latents are trained on all images; the
-candidates whose latent mean looks least labelled are bought. The target network is trained by the suite's recipe and
-never touched, so the first cycle is the plain network's.
+A variational autoencoder and a discriminator of labelled and unlabelled latents are trained on all images. VAAL selects
+the candidates that the discriminator classifies as unlabelled with the highest confidence. It does not change the
+target network, so it shares the first cycle with all methods that have the same training.
 
 Known differences from the paper and its public code:
-- The target is trained by the recipe of all methods; the public code's loop leaves it in evaluation mode after its
+- The target is trained by the recipe of all methods; the public code leaves the target in evaluation mode after its
   first validation.
-- The KL term is averaged over the batch (``per_image``); the public code sums it (``batch_sum``), and its weight then
-  grows with the batch. ``per_dimension`` averages over the latent's entries too, which keeps the autoencoder from
-  collapsing.
-- The public code's discriminator with 3 linear layers is used; the paper speaks of 5.
-- Images are normalised by the dataset's mean and std and, at scoring, plain, with batch norm in evaluation mode; the
-  public code scores flipped images in training mode.
-- Images of other sizes are resized to 32 x 32, as the author says was done for ImageNet; ``side`` may be larger, which
-  the code does not have: street scenes lose less.
-- The discriminator's step draws its flips anew; in the public code it sees the last autoencoder step's.
-- The candidate subset is ranked (the comparison's protocol); the networks are trained on all images, as published.
+- The KL term is averaged over the batch (``kl: per_image``); the public code sums it (``batch_sum``), so its weight
+  grows with the batch size. ``per_dimension`` also averages over the latent's entries, which prevents the autoencoder
+  from collapsing.
+- The discriminator has 3 linear layers, as in the public code; the paper describes 5.
+- Images are normalised by the dataset's mean and std, and scored without augmentation, with batch norm in evaluation
+  mode; the public code scores flipped images in training mode.
+- Images of other sizes are resized to 32 x 32, as the author states for ImageNet. The setting ``side``, which the code
+  lacks, allows larger images, so that street scenes lose less detail.
+- The discriminator's step draws new flips; in the public code it uses those of the last autoencoder step.
+- Only the candidates are ranked (the protocol of the comparison); the networks are trained on all images, as published.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from typing import TYPE_CHECKING, Any
 
 from harness.lazy import torch
-from harness.learning.contract import Acquisition
-from harness.settings import Recipe, Strict
+from harness.learning.contract import Acquisition, Batch
+from harness.learning.fit import built
+from harness.settings import Recipe
 
+from ._adversarial import Game, GameSettings, game_passes, unlabelled_score
 from ._restored import Restored
 
 if TYPE_CHECKING:
@@ -38,25 +38,13 @@ if TYPE_CHECKING:
 
 
 class VAAL(Acquisition):
-    """Buys the images that the discriminator holds least for labelled."""
+    """Selects the images that the discriminator classifies as unlabelled."""
 
-    class Settings(Strict):
-        """The values of the public code."""
+    class Settings(GameSettings):
+        """The defaults are the values of the public code."""
 
-        latent: PositiveInt = Field(32, description="entries of the latent, z")
-        width: PositiveInt = Field(128, description="channels of the autoencoder's first layer")
-        side: int = Field(32, ge=16, multiple_of=16, description="images are resized to this height and width, pixels")
-        discriminator_layers: int = Field(3, ge=2, description="linear layers; the paper speaks of 5")
-        iterations: PositiveInt = Field(39062, description="50 000 x 100 / 128")
-        generator_steps: PositiveInt = Field(2, description="steps of the autoencoder for each of the discriminator")
-        batch_size: PositiveInt = 128
-        learning_rate: PositiveFloat = Field(5e-4, description="Adam, autoencoder and discriminator")
-        reconstruction: NonNegativeFloat = Field(1.0, description="weight of the mean squared error")
-        beta: NonNegativeFloat = Field(1.0, description="weight of the KL term")
-        adversary: NonNegativeFloat = Field(1.0, description="weight of the adversarial term, lambda_2")
-        kl: Literal["per_image", "batch_sum", "per_dimension"] = "per_image"
-
-    name = "vaal"
+    settings: Settings
+    needs = frozenset()  # the target is not used
 
     def __init__(self, settings: Any, num_classes: int) -> None:
         super().__init__(settings, num_classes)
@@ -66,60 +54,33 @@ class VAAL(Acquisition):
         """Return new networks: ``autoencoder`` and ``discriminator``."""
         from ._modules import Autoencoder, discriminator
 
-        settings, latent = self.settings, self.settings.latent
+        s = self.settings
         return torch.nn.ModuleDict(
             {
-                "autoencoder": Autoencoder(channels, settings.width, latent, latent, settings.side),
-                "discriminator": discriminator(latent, settings.discriminator_layers),
+                "autoencoder": Autoencoder(channels, s.width, s.latent, s.latent, s.side),
+                "discriminator": discriminator(s.latent, s.discriminator_layers),
             }
         )
 
-    def unlabelled_targets(self, cycle: Cycle) -> torch.Tensor:
-        """Return what the discriminator should answer for each of ``cycle.unlabelled`` (1: labelled)."""
-        return torch.zeros(len(cycle.unlabelled), device=cycle.device)
-
-    def supervision(self, cycle: Cycle) -> torch.Tensor | None:
-        """Return what else the autoencoder learns of each of ``cycle.labelled``: nothing."""
-        return None
-
-    def supervised(self, networks: torch.nn.ModuleDict, latent: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """Return the loss of learning it, for rows of ``supervision``."""
-        raise NotImplementedError
-
-    def decay(self, iteration: int) -> float:
-        """Return the factor of the learning rate in an iteration."""
-        return 1.0
-
     @classmethod
-    def preparation_images(cls, settings: Any, recipe: Recipe, labelled: int) -> int:
-        """Return the labelled and unlabelled images of all steps of both networks."""
-        return int(settings.iterations * (settings.generator_steps + 1) * 2 * settings.batch_size)
+    def extra_passes(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
+        """Return the number of labelled and unlabelled images in all steps of both networks."""
+        return game_passes(settings)
 
     def prepare(self, cycle: Cycle) -> Columns:
-        """Train autoencoder and discriminator anew; return their weights."""
-        from ._adversarial import Game
-
+        """Train new networks; return their weights."""
+        channels = cycle.images.pixels.shape[3]
         with cycle.clock.phase("auxiliary"):
-            game = Game(self, cycle, self.name)
-            game.check(game.play())
-        return dict(game.networks.state_dict())
+            self.module = built(lambda: self.networks(channels), cycle.key("vaal weights"), cycle.device)
+            game = Game(cycle, self.settings, self.module, "vaal")
+            game.play(torch.zeros(len(cycle.unlabelled), device=cycle.device))
+        return dict(self.module.state_dict())
 
-    def describe(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> Columns:
-        """Return the column ``score``: minus the logit that the image is labelled."""
-        from harness.data.images import resized
+    def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
+        """Return the column ``score``: the discriminator's logit for "labelled", negated."""
+        networks = self._restored(lambda: self.networks(batch.images.shape[1]), prepared)
+        return {"score": unlabelled_score(networks, batch.images, network.precision)}
 
-        from ._adversarial import autocast
-
-        networks = self._restored(lambda: self.networks(images.shape[1]), prepared)
-        with autocast(network.precision, images.device):
-            mean, _ = networks["autoencoder"].encode(resized(images, self.settings.side))
-        return {"score": -networks["discriminator"](mean)[:, 0]}
-
-    def extra_parameters(self, cycle: Cycle) -> int:
-        """Return the parameters of autoencoder and discriminator."""
-        from ._modules import num_parameters
-
-        with torch.device("meta"):
-            return num_parameters(self.networks(cycle.images.pixels.shape[3]))
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return nothing: the networks are new in each cycle."""
+        return {}

@@ -16,13 +16,15 @@ import pytest
 import torch
 
 from harness import registry
-from harness.config.suite import Part, Trial
-from harness.data.dataset import DataPlace, Dataset, Problem
+from harness.config.suite import PluginSpec, Trial
+from harness.data.dataset import DataRoot, Dataset, DatasetSettings, LoadedData
 from harness.learning.contract import Acquisition, Training
+from harness.learning.cycle import Cycle
+from harness.learning.process import Placement
 from harness.results.records import CycleRecord
 from harness.results.store import RunStore
 from harness.settings import Model, Protocol, Recipe
-from harness.trial import Report, Runner, Surroundings
+from harness.trial import ActiveLearner, Report, run_shared, run_trial
 
 torch.set_num_threads(1)
 
@@ -30,7 +32,7 @@ HALF = Recipe(epochs=1, precision="bfloat16")
 """How most runs have their networks run."""
 
 
-Written = str | Part
+Written = str | PluginSpec
 """A plug-in: its name alone stands for its default settings."""
 
 
@@ -43,13 +45,13 @@ def cut(plugin: Any) -> dict[str, Any]:
     return {key: value for key, value in CUT.items() if key in plugin.Settings.model_fields}
 
 
-def part(written: Written, contract: type[Any], **settings: Any) -> Part:
-    """Return a plug-in with full settings, as the config would, but cut down where they are not given."""
-    if isinstance(written, Part):
+def spec(written: Written, contract: type[Any], **settings: Any) -> PluginSpec:
+    """Return a plug-in with its settings, as the config would, but cut down where they are not given."""
+    if isinstance(written, PluginSpec):
         return written
     plugin: Any = registry.find("methods", written, contract)
     assert plugin is not None
-    return Part(written, plugin.Settings(**(cut(plugin) | settings)).model_dump())
+    return PluginSpec(written, plugin.Settings(**(cut(plugin) | settings)))
 
 
 def changed(trial: Trial, **keys: Any) -> Trial:
@@ -61,36 +63,77 @@ def changed(trial: Trial, **keys: Any) -> Trial:
     return replace(trial, **keys)
 
 
-def make_trial(training: Written = "plain", acquisition: Written = "random", **keys: Any) -> Trial:
+def make_trial(training: Written = "cross_entropy", acquisition: Written = "random", **keys: Any) -> Trial:
     """Return a trial of three short cycles of a tiny network."""
     trial = Trial(
-        dataset=Part("digits", {}),
+        dataset=PluginSpec("digits", DatasetSettings()),
         model=Model(name="resnet_small", width=4),
         recipe=Recipe(epochs=1, batch_size=16, learning_rate=0.05, crop_padding=1, inference_batch_size=64),
         protocol=Protocol(initial=40, budget=20, cycles=3, candidates=150, start="warm"),
-        training=part(training, Training),
-        acquisition=part(acquisition, Acquisition),
+        training=spec(training, Training),
+        acquisition=spec(acquisition, Acquisition),
         seed=3,
     )
     return changed(trial, **keys)
 
 
-def make_street_trial(training: Any = "plain", acquisition: Any = "random", **keys: Any) -> Trial:
+def make_street_trial(training: Any = "cross_entropy", acquisition: Any = "random", **keys: Any) -> Trial:
     """Return a trial of three short cycles of a tiny DRN on street scenes."""
     defaults = {"initial": 6, "budget": 4, "candidates": 16, "batch_size": 4, "inference_batch_size": 6}
     trial = make_trial(training, acquisition, crop_padding=0, **(defaults | keys))
-    return changed(trial, dataset=Part("streets", {}), model=Model(name="drn_small", width=4))
+    return changed(trial, dataset=PluginSpec("streets", DatasetSettings()), model=Model(name="drn_small", width=4))
 
 
 def nothing(record: CycleRecord) -> None:
     """Report to nobody."""
 
 
-def run(trial: Trial, problem: Problem, folder: Path, report: Report = nothing) -> list[CycleRecord]:
+def run(
+    trial: Trial, data: LoadedData, folder: Path, report: Report = nothing, placement: Placement | None = None
+) -> list[CycleRecord]:
     """Run a trial to its end, or go on with it, and return its stored records."""
     store = RunStore(folder)
-    Runner(trial, problem, store, Surroundings()).run(report)
+    run_trial(ActiveLearner(trial, data, placement), store, "suite", "method", report)
     return store.trial(trial.id).records()
+
+
+class Stop(Exception):
+    """The process ends here."""
+
+
+def run_with_stops(trial: Trial, data: LoadedData, folder: Path) -> list[CycleRecord]:
+    """Run a trial in as many processes' worth of learners as it has cycles."""
+    for last in range(trial.protocol.cycles - 1):
+        seen = []
+
+        def stop(record: CycleRecord, last: int = last, seen: Any = seen) -> None:
+            seen.append(record.cycle)
+            if record.cycle == last:
+                raise Stop
+
+        with pytest.raises(Stop):
+            run(trial, data, folder, stop)
+        assert seen == list(range(last + 1)), "finished cycles are reported again, and are not run again"
+    return run(trial, data, folder)
+
+
+def share(trial: Trial, data: LoadedData, folder: Path, report: Report = nothing) -> None:
+    """Run the first cycle that a trial shares with others."""
+    run_shared(ActiveLearner(trial, data), RunStore(folder), "suite", "method", report)
+
+
+def opened(trial: Trial, data: LoadedData) -> tuple[ActiveLearner, Cycle]:
+    """Return a learner and its first cycle, not yet trained."""
+    learner = ActiveLearner(trial, data)
+    return learner, learner.open_cycle(0)
+
+
+def trained(trial: Trial, data: LoadedData) -> tuple[ActiveLearner, Cycle]:
+    """Return a learner and its first cycle, trained; the acquisition can prepare."""
+    learner, cycle = opened(trial, data)
+    learner.train(cycle)
+    learner.acquisition.ready(cycle)
+    return learner, cycle
 
 
 def outcomes(records: list[CycleRecord]) -> list[dict[str, Any]]:
@@ -118,24 +161,24 @@ def folders(tmp_path: Path) -> Callable[[], Path]:
 
 
 @pytest.fixture(scope="session")
-def digits() -> Problem:
+def digits() -> LoadedData:
     """A part of the handwritten digits."""
     plugin = registry.find("datasets", "digits", Dataset)
     assert plugin is not None
-    return plugin(plugin.Settings(limit=300, test_limit=100), DataPlace(Path(), False)).load()
+    return plugin(plugin.Settings(limit=300, test_limit=100), DataRoot(Path(), False)).load()
 
 
 @pytest.fixture(scope="session")
-def streets() -> Problem:
+def streets() -> LoadedData:
     """Thirty small street scenes, and eight to test on; 28 x 40 pixels, so that the network has to fill them up."""
     plugin: Any = registry.find("datasets", "scenes", Dataset)
-    found = plugin(plugin.Settings(size=[32, 40], train=30, test=8), DataPlace(Path(), False)).load()
+    found = plugin(plugin.Settings(size=[32, 40], train=30, test=8), DataRoot(Path(), False)).load()
     names = ("train_images", "train_labels", "test_images", "test_labels")
     return replace(found, **{name: np.ascontiguousarray(getattr(found, name)[:, 4:]) for name in names})
 
 
 @pytest.fixture(scope="session")
-def colours() -> Problem:
+def colours() -> LoadedData:
     """Small colour images of five classes that differ in tint and in a stripe, under much noise."""
     random = np.random.Generator(np.random.PCG64(5))
     tints = random.uniform(80, 176, (5, 1, 1, 3))
@@ -148,4 +191,4 @@ def colours() -> Problem:
         return images.clip(0, 255).astype(np.uint8), labels
 
     train, test = split(240), split(60)
-    return Problem(*train, *test, tuple("abcde"), (0.5, 0.51, 0.52), (0.2, 0.21, 0.22))
+    return LoadedData(*train, *test, tuple("abcde"), (0.5, 0.51, 0.52), (0.2, 0.21, 0.22))

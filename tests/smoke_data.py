@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness import registry
-from harness.data.dataset import DataPlace, Dataset
+from harness.data.dataset import DataRoot, Dataset
 from harness.errors import DataMissing
 
 
@@ -17,7 +17,7 @@ def provide(folder: Path) -> str:
     """Fill the folder and say with what."""
     cifar10 = registry.find("datasets", "cifar10", Dataset)
     assert cifar10 is not None
-    dataset = cifar10(cifar10.Settings(), DataPlace(folder, download=True))
+    dataset = cifar10(cifar10.Settings(), DataRoot(folder, download=True))
     try:
         dataset.fetch()
     except DataMissing as missing:
@@ -28,7 +28,7 @@ def provide(folder: Path) -> str:
         noise = draw.integers(-60, 60, (len(labels), 32, 32, 3))
         images = np.clip(tint[labels] + noise, 0, 255).astype(np.uint8)
         importlib.import_module("harness.datasets._cifar").write_cifar_archive(folder, "cifar10", images, labels)
-    return dataset.facts().source
+    return dataset.info().source
 
 
 if __name__ == "__main__":

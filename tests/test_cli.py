@@ -1,4 +1,4 @@
-"""The command line: every mistake is one sentence, at once; --plan, --schema, run.json, the display, and small runs."""
+"""The command line: one sentence for every mistake; --plan, --schema, run.json, the display, and small runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
 from harness import registry, run
-from harness.config.load import load
-from harness.config.only import only as the_part
+from harness.config.load import load_config
+from harness.config.only import only
 from harness.config.source import Source
 from harness.config.suite import Benchmark
-from harness.errors import UserError
-from harness.experiment import display, grid
+from harness.errors import DataMissing, UserError
+from harness.experiment import display, grid, runner
 from harness.experiment.grid import Unit
 from harness.learning.contract import Acquisition, Training
 from harness.registry import ROOT
-from harness.results.records import CycleRecord
+from harness.results.manifest import Manifest
+from harness.results.records import SCHEMA_VERSION, CycleRecord
+from harness.results.store import RunStore
+from harness.settings import Where
 
 HEAVY = ["torch", "timm", "ray", "pandas", "sklearn", "torchvision", "matplotlib"]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -71,7 +75,7 @@ where: {trials: in_process}
 
 ACQUISITIONS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Acquisition))
 TRAININGS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Training))
-PLACES = (
+TOP_LEVEL = (
     "allowed: dataset, exclusive, methods, model, on_request, optional, protocol, recipe, seeds, suites, title, where"
 )
 EMPTY = "a config is a mapping of keys (dataset, model, recipe, ...), "
@@ -79,6 +83,8 @@ NO_CHANGE = ("", "")
 DAST = "DAST: {acquisition: epmcm, training: isda}"
 RAN = "Ran+: {acquisition: random, training: isda}"
 SMALL = "name: resnet_small, width: 4"
+STREETS = VALID.replace("dataset: digits", "dataset: {name: scenes, train: 60}").replace("resnet_small", "drn_small")
+"""A config for label maps, with the lines of VALID."""
 
 Change = str | tuple[str, str]
 """A whole config, or (a part of VALID, what to write in its place)."""
@@ -95,10 +101,10 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "empty": ("# nothing\n", [], f"c.yaml:1: {EMPTY}the file is empty"),
     "list": ("- 1\n- 2\n", [], f"c.yaml:1: {EMPTY}got [1, 2]"),
     "text": ("hello\n", [], f"c.yaml:1: {EMPTY}got 'hello'"),
-    "list as key": (("epochs: 2", "[a, b]: 2"), [], "c.yaml:4: a key must be a word, got a list or a mapping"),
-    "twice": (("epochs: 2", "epochs: 2\n  epochs: 3"), [], "c.yaml:5: key 'recipe.epochs' is there twice"),
+    "list as key": (("epochs: 2", "[a, b]: 2"), [], "c.yaml:4: a key must be a single word, got a list or a mapping"),
+    "twice": (("epochs: 2", "epochs: 2\n  epochs: 3"), [], "c.yaml:5: recipe.epochs: this key appears twice"),
     # keys
-    "key": (("seeds:", "seed:"), [], f"c.yaml:18: seed: unknown key 'seed'; did you mean 'seeds'? {PLACES}"),
+    "key": (("seeds:", "seed:"), [], f"c.yaml:18: seed: unknown key 'seed'; did you mean 'seeds'? {TOP_LEVEL}"),
     "nested key": (
         ("epochs: 2", "epochz: 2"),
         [],
@@ -146,6 +152,16 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
         [],
         "c.yaml:19: where: scoring: ray_data needs trials: ray, got trials: in_process",
     ),
+    "no GPU for trials": (
+        ("trials: in_process", "{device: cpu, gpus_per_trial: 0.5}"),
+        [],
+        "c.yaml:19: where: gpus_per_trial must be 0 with device: cpu, got 0.5\n",
+    ),
+    "device": (
+        ("trials: in_process", "device: gpu"),
+        [],
+        "c.yaml:20: where.device: 'gpu' is not allowed; did you mean 'cpu'? allowed: auto, cpu, cuda\n",
+    ),
     # plug-ins
     "dataset": (
         ("digits", "digit"),
@@ -191,23 +207,45 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "no settings": (
         ("LC: least_confidence", "LC: {name: least_confidence, power: 2}"),
         [],
-        "c.yaml:15: methods.LC.power: unknown key 'power'; it has no settings",
+        "c.yaml:15: methods.LC.power: unknown key 'power'; this plug-in has no settings",
     ),
     "not an acquisition": (
-        ("LC: least_confidence", "LC: plain"),
+        ("LC: least_confidence", "LC: cross_entropy"),
         [],
-        f"c.yaml:15: methods.LC: 'plain' is not an acquisition; {ACQUISITIONS}",
+        f"c.yaml:15: methods.LC: 'cross_entropy' is not an acquisition; {ACQUISITIONS}",
     ),
     "epmcm alone": (
         (DAST, "DAST: epmcm"),
         [],
-        "c.yaml:17: methods.DAST: epmcm with running statistics needs a training that collects them: training: isda",
+        "c.yaml:17: methods.DAST: epmcm needs a training with covariance, and cross_entropy has none; "
+        "allowed trainings: isda\n",
+    ),
+    "dropout": (
+        ("LC: least_confidence", "LC: mc_dropout"),
+        [],
+        "c.yaml:15: methods.LC: mc_dropout needs a training with dropout, and cross_entropy has none; "
+        "allowed trainings: dropout\n",
+    ),
+    "half of a method": (
+        ("LC: least_confidence", "LC: {acquisition: ll4al, training: isda}"),
+        [],
+        "c.yaml:15: methods.LC: ll4al needs a training with loss module, and isda has none; allowed trainings: ll4al\n",
+    ),
+    "renamed": (
+        (RAN, RAN.replace("isda", "plain")),
+        [],
+        "c.yaml:16: methods.Ran+.training: 'plain' is now called 'cross_entropy'\n",
     ),
     "same method": (("LC: least_confidence", "LC: random"), [], "c.yaml:15: methods.LC: is the same method as 'Ran'"),
     "pseudo-labels": (
-        (DAST, DAST.replace("epmcm", "{name: epmcm, pseudo_labels: true}")),
+        STREETS.replace(DAST, DAST.replace("epmcm", "{name: epmcm, pseudo_labels: true}")),
         ["where.shards=2"],
-        "c.yaml:17: methods.DAST: epmcm scores batch after batch here, so it needs where.shards: 1",
+        "c.yaml:17: methods.DAST: epmcm with these settings supports only image labels, but scenes has label maps\n",
+    ),
+    "pseudo-labels, fresh": (
+        (DAST, DAST.replace("epmcm", "{name: epmcm, pseudo_labels: true, statistics: fresh}")),
+        [],
+        "c.yaml:17: methods.DAST.acquisition: pseudo_labels: true needs statistics: running and form: closed\n",
     ),
     "methods list": (
         re.sub(r"methods:\n(  .*\n)+", "methods: [random]\n", VALID),
@@ -333,37 +371,37 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "too many labels": (
         ("cycles: 3", "cycles: 300"),
         [],
-        "c.yaml:7: protocol: asks for 3010 labelled images (initial 20 + 299 x budget 10), but digits has 1442 train",
+        "c.yaml:7: protocol: needs 3010 labelled images (initial 20 + 299 x budget 10), but digits has 1442 train",
     ),
     "too many, overridden": (
         NO_CHANGE,
         ["protocol.cycles=300"],
-        "c.yaml:7: protocol (with protocol.cycles=300): asks for 3010 labelled images",
+        "c.yaml:7: protocol (with protocol.cycles=300): needs 3010 labelled images",
     ),
     "images for pixels": (
         ("dataset: digits", "dataset: scenes"),
         [],
-        "c.yaml:2: model.name: scenes labels pixels, and resnet_small has one output for an image; allowed: drn_c_26, ",
+        "c.yaml:2: model.name: scenes labels pixels, but resnet_small has one output per image; allowed: drn_c_26, ",
     ),
     "images for pixels, in a suite": (
         SUITES.replace("a: {dataset: digits}", "a: {dataset: scenes}"),
         [],
-        "c.yaml:1: model.name: scenes labels pixels, and resnet_small has",
+        "c.yaml:1: model.name: scenes labels pixels, but resnet_small has",
     ),
     "pixels for images": (
         (SMALL, "name: drn_small"),
         [],
-        "c.yaml:2: model.name: digits labels images, and this makes an output for each place, got drn_small; allowed: ",
+        "c.yaml:2: model.name: digits labels images, but this network has one output per position, got drn_small; ",
     ),
     "pixels for images, overridden": (
         NO_CHANGE,
         ["model.name=drn_small"],
-        "model.name=drn_small (command line): digits labels images, and this makes",
+        "model.name=drn_small (command line): digits labels images, but this network",
     ),
     "stride for images": (
         (SMALL, "name: resnet18, output_stride: 8"),
         [],
-        "c.yaml:2: model.output_stride: digits labels images, and this makes an output for each place, got 8; leave it",
+        "c.yaml:2: model.output_stride: digits labels images, but this network has one output per position, got 8; ",
     ),
     "crop": (
         ("epochs: 2", "epochs: 2\n  crop_size: [17, 8]"),
@@ -379,7 +417,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "results there": (
         NO_CHANGE,
         ["where.output=used"],
-        "where.output: used holds results already; add --resume to run what is missing, or where.output=OTHER_FOLDER",
+        "where.output: used already holds results; add --resume to continue that run, or where.output=OTHER_FOLDER",
     ),
     "results below a file": (
         NO_CHANGE,
@@ -391,14 +429,14 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
 MANY = """
 import contextlib, io, json, pathlib, sys
 from harness import run
-found = {}
+answers = {}
 for name, (text, arguments) in json.load(sys.stdin).items():
     pathlib.Path("c.yaml").write_text(text)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run.main(arguments)
-    found[name] = code, out.getvalue(), err.getvalue(), [m for m in %r if m in sys.modules]
-print(json.dumps(found))
+    answers[name] = code, out.getvalue(), err.getvalue(), [m for m in %r if m in sys.modules]
+print(json.dumps(answers))
 """ % (HEAVY,)  # noqa: UP031 (the code has braces)
 
 
@@ -418,7 +456,7 @@ def changed(change: Change) -> str:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the command line answers to each mistake, all asked in one process."""
+    """What the command line answers to each mistake, all in one process."""
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "used").mkdir()
     (folder / "used" / "run.json").write_text("{}")
@@ -430,12 +468,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = python("-c", MANY, cwd=folder, text=json.dumps(asked))
     assert done.returncode == 0, done.stderr
     assert sorted({*before, "c.yaml"}) == sorted(p.name for p in folder.rglob("*")), "a mistake left files behind"
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    answers: dict[str, Any] = json.loads(done.stdout)
+    return answers
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gets_one_sentence_at_once(answers: dict[str, Any], name: str) -> None:
+def test_a_mistake_gets_one_sentence_immediately(answers: dict[str, Any], name: str) -> None:
     code, out, err, heavy = answers[name]
     assert code == 2
     assert out == ""
@@ -487,7 +525,7 @@ def write(folder: Path, text: str, name: str = "c.yaml") -> Path:
 
 
 def expanded(folder: Path, text: str, *overrides: str) -> tuple[Benchmark, grid.Grid]:
-    benchmark = load(write(folder, text), overrides)
+    benchmark = load_config(write(folder, text), overrides)
     return benchmark, grid.expand(benchmark)
 
 
@@ -501,21 +539,23 @@ def test_a_crop_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_network_that_can_not_take_the_images_is_named_with_its_line(tmp_path: Path) -> None:
-    found = expanded(tmp_path, VALID.replace(SMALL, "name: vit_tiny_patch16_224"))
-    with pytest.raises(UserError, match=r"c\.yaml:2: model\.name: 'vit_tiny_patch16_224' can't take \(8, 8\) images: "):
-        run._check_networks(*found)
+    benchmark, whole = expanded(tmp_path, VALID.replace(SMALL, "name: vit_tiny_patch16_224"))
+    with pytest.raises(
+        UserError, match=r"c\.yaml:2: model\.name: 'vit_tiny.*' can't process images of size \(8, 8\): "
+    ):
+        runner.check_networks(benchmark, whole)
 
 
 def test_shared_first_cycles_come_first_and_the_longest_before_the_others(tmp_path: Path) -> None:
     text = SUITES.replace("methods: {Ran: random}", "methods: {Ran: random, LC: least_confidence, DAST: {x}}").replace(
         "{x}", "{acquisition: epmcm, training: isda}"
     )
-    _, found = expanded(tmp_path, text, "suites.b.recipe.epochs=7", "suites.a.protocol.initial=30")
-    rows = [(u.suite, u.label, u.shared, bool(u.after), u.cycles, sum(u.passes)) for u in found.units]
-    plain = "first cycle of 2 methods (plain)"
+    _, whole = expanded(tmp_path, text, "suites.b.recipe.epochs=7", "suites.a.protocol.initial=30")
+    rows = [(u.suite, u.method, u.shared, bool(u.after), u.cycles, sum(u.passes)) for u in whole.units]
+    first = "first cycle of 2 methods (cross_entropy)"
     assert rows == [
-        ("b", plain, True, False, 1, 20 * 7),
-        ("a", plain, True, False, 1, 30 * 3),
+        ("b", first, True, False, 1, 20 * 7),
+        ("a", first, True, False, 1, 30 * 3),
         ("b", "DAST", False, False, 3, (20 + 30 + 40) * 7),
         ("b", "Ran", False, True, 3, (30 + 40) * 7),
         ("b", "LC", False, True, 3, (30 + 40) * 7),
@@ -523,9 +563,9 @@ def test_shared_first_cycles_come_first_and_the_longest_before_the_others(tmp_pa
         ("a", "Ran", False, True, 3, (40 + 50) * 3),
         ("a", "LC", False, True, 3, (40 + 50) * 3),
     ]
-    shared = {u.trial.sharing_key for u in found.units if u.shared}
-    assert {u.after for u in found.units if u.after} == shared
-    assert found.units[0].name == f"b / {plain} / seed 0"
+    shared = {u.trial.sharing_key for u in whole.units if u.shared}
+    assert {u.after for u in whole.units if u.after} == shared
+    assert whole.units[0].name == f"b / {first} / seed 0"
 
 
 def test_a_trial_of_two_suites_is_run_once(tmp_path: Path) -> None:
@@ -533,21 +573,21 @@ def test_a_trial_of_two_suites_is_run_once(tmp_path: Path) -> None:
         SUITES.split("suites:")[0]
         + "suites: {a: {dataset: digits}, b: {dataset: digits, methods: {R2: maxp, R1: random}}}\n"
     )
-    benchmark, found = expanded(tmp_path, text)
-    assert [(u.suite, u.label) for u in found.units if not u.shared] == [("a", "Ran"), ("b", "R2")]
-    listed = grid.manifest(benchmark, found)["suites"]
-    assert set(listed[0]["trials"]) < set(listed[1]["trials"]), "both suites report it"
-    assert [row["method"] for row in listed[1]["trials"].values()] == ["R2", "R1"]
+    benchmark, whole = expanded(tmp_path, text)
+    assert [(u.suite, u.method) for u in whole.units if not u.shared] == [("a", "Ran"), ("b", "R2")]
+    a, b = grid.manifest(benchmark, whole).suites
+    assert set(a.trials) < set(b.trials), "both suites report it"
+    assert [entry.method for entry in b.trials.values()] == ["R2", "R1"]
 
 
 def test_optional_suites_are_skipped_by_name_and_others_refused(tmp_path: Path) -> None:
     text = SUITES.replace("    dataset: {name: digits, limit: 100}", "    dataset: cifar10\n    optional: true")
     data = f"where.data={tmp_path}"
-    benchmark, found = expanded(tmp_path, text, data)
-    assert list(found.skipped) == ["b"] and "CIFAR-10 is not in" in found.skipped["b"]
-    assert {u.suite for u in found.units} == {"a"} and list(found.facts) == ["a"]
-    assert [s["skipped"] for s in grid.manifest(benchmark, found)["suites"]] == [None, found.skipped["b"]]
-    with pytest.raises(grid.DataMissing, match=r"^suite b: CIFAR-10 is not in"):
+    benchmark, whole = expanded(tmp_path, text, data)
+    assert list(whole.skipped) == ["b"] and "CIFAR-10 is not in" in whole.skipped["b"]
+    assert {u.suite for u in whole.units} == {"a"} and list(whole.info) == ["a"]
+    assert [s.skipped for s in grid.manifest(benchmark, whole).suites] == [None, whole.skipped["b"]]
+    with pytest.raises(DataMissing, match=r"^suite b: CIFAR-10 is not in"):
         expanded(tmp_path, text.replace("optional: true", "optional: false"), data)
 
 
@@ -555,8 +595,10 @@ def test_optional_suites_are_skipped_by_name_and_others_refused(tmp_path: Path) 
 
 
 def row_of(plan: str, suite: str) -> list[str]:
-    line = next(line for line in plan.splitlines() if re.match(rf"{suite}\s+\d", line))
-    return re.split(r"\s{2,}", line.strip())
+    """Return a suite's cells of both tables."""
+    lines = [line for line in plan.splitlines() if re.match(rf"{suite}\s{{2,}}(\d|no data)", line)]
+    first, second = (re.split(r"\s{2,}", line.strip()) for line in lines)
+    return [*first, *second[1:]]
 
 
 def test_the_plan_counts_what_a_hand_counts_and_starts_nothing(
@@ -566,13 +608,13 @@ def test_the_plan_counts_what_a_hand_counts_and_starts_nothing(
     write(tmp_path, VALID)
     assert run.main(["c.yaml", "--plan"]) == 0
     plan = capsys.readouterr().out
-    # plain and isda: one shared first cycle each, for both seeds; 4 methods x 2 seeds go on with 30 and 40 labels
+    # cross_entropy and isda: a shared first cycle each, for both seeds; 4 methods x 2 seeds then have 30 and 40 labels
     training = 2 * 2 * 20 * 2 + 8 * (30 + 40) * 2
     scored = 4 * (100 + 100)  # LC and DAST on two seeds, two rankings of 100 candidates; random scores nothing
     row = row_of(plan, "c")
-    assert row[1:5] == ["4 x 2 = 8", "3", "20 +10 .. 40", f"{training:,}"] and row[5:7] == ["0", f"{scored:,}"]
-    assert row[-1] == "not measured"
-    assert "nothing is started" in plan and "1442 training and 355 test images" in plan
+    assert row[1:5] == ["4 x 2 = 8", "3", "20 to 40 by 10", f"{training:,}"] and row[5:7] == ["0", f"{scored:,}"]
+    assert row[-1] == "unknown"
+    assert "Nothing is started" in plan and "1442 training and 355 test images" in plan
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 
 
@@ -584,7 +626,7 @@ def test_the_plan_ranks_the_whole_pool_without_candidates(
     write(tmp_path, text)
     assert run.main(["c.yaml", "--plan", "--only", "method=LC,Ran", "seed=1"]) == 0
     row = row_of(capsys.readouterr().out, "c")
-    assert row[1:5] == ["2 x 1 = 2", "3", "20 +10 .. 40", str(20 * 2 + 2 * 70 * 2)]
+    assert row[1:5] == ["2 x 1 = 2", "3", "20 to 40 by 10", str(20 * 2 + 2 * 70 * 2)]
     assert row[5:7] == ["0", str(180 + 170)]
 
 
@@ -606,15 +648,41 @@ def test_the_plan_names_missing_data_and_how_to_get_it(
 # ------------------------------------------------------------------------------------------------------- --schema
 
 
-@pytest.fixture(scope="module")
-def schema() -> dict[str, Any]:
+def printed_schema(*arguments: str) -> dict[str, Any]:
     captured = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", captured)
-        assert run.main(["--schema"]) == 0
-    found: dict[str, Any] = json.loads(captured.getvalue())
-    jsonschema.Draft202012Validator.check_schema(found)
-    return found
+        assert run.main(["--schema", *arguments]) == 0
+    schema: dict[str, Any] = json.loads(captured.getvalue())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return schema
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return printed_schema()
+
+
+def test_the_schema_is_that_of_configs_unless_another_is_named(
+    schema: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert printed_schema("config") == schema
+    assert printed_schema("run") != schema != printed_schema("record")
+    assert run.main(["--schema", "trial"]) == 2
+    assert capsys.readouterr().err.startswith("error: argument --schema: invalid choice: 'trial'")
+
+
+@pytest.mark.parametrize("name", ["run", "record"])
+def test_the_documented_schemas_are_printed(name: str) -> None:
+    documented = json.loads((ROOT / "docs" / "schemas" / f"{name}.json").read_text())
+    assert documented == printed_schema(name), f"python -m harness.run --schema {name} > docs/schemas/{name}.json"
+
+
+def test_the_schema_accepts_both_halves_settings_under_one_name(schema: dict[str, Any], tmp_path: Path) -> None:
+    for written, accepted in (("width: 64", True), ("tau: 0.2", False)):
+        text = VALID.replace("LC: least_confidence", f"LC: {{name: ll4al, {written}}}")
+        errors = list(jsonschema.Draft202012Validator(schema).iter_errors(Source(write(tmp_path, text)).values))
+        assert bool(errors) != accepted
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -658,32 +726,45 @@ def test_the_schema_refuses_mistakes(schema: dict[str, Any], tmp_path: Path, nam
 # ------------------------------------------------------------------------------------------------------- run.json
 
 
-def listed(folder: Path, text: str, *only: str) -> dict[str, Any]:
-    benchmark = the_part(load(write(folder, text)), only)
+def listed(folder: Path, text: str, *filters: str) -> Manifest:
+    benchmark = only(load_config(write(folder, text)), filters)
     return grid.manifest(benchmark, grid.expand(benchmark))
 
 
-def merged(folder: Path, *manifests: dict[str, Any]) -> dict[str, Any]:
-    """Return run.json after runs with these manifests, one after another."""
-    found, *others = manifests
+def merged(*manifests: Manifest) -> Manifest:
+    """Return the manifest after runs with these manifests, one after another."""
+    earlier, *others = manifests
     for manifest in others:
-        found = grid.with_earlier(json.loads(json.dumps(found)), manifest)
-    return found
+        earlier = manifest.with_earlier(Manifest.model_validate_json(earlier.packed()))
+    return earlier
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    whole = listed(tmp_path, VALID)
+    (tmp_path / "run.json").write_bytes(whole.packed())
+    assert Manifest.read(tmp_path) == whole
+    assert whole.schema_version == SCHEMA_VERSION == 2
+    (suite,) = whole.suites
+    halves = {"training": {"name": "cross_entropy"}, "acquisition": {"name": "random"}}
+    assert suite.halves["Ran"] == halves and list(suite.halves) == suite.methods == ["Ran", "LC", "Ran+", "DAST"]
+    assert suite.labelled == [20, 30, 40] and not suite.exclusive and suite.skipped is None
 
 
 def test_parts_run_one_after_another_give_the_run_json_of_the_whole(tmp_path: Path) -> None:
-    parts = [listed(tmp_path, VALID, *only) for only in (["method=Ran", "seed=1"], ["method=LC,Ran+"], ["seed=0,1"])]
-    assert merged(tmp_path, *parts) == listed(tmp_path, VALID)
+    parts = [
+        listed(tmp_path, VALID, *filters) for filters in (["method=Ran", "seed=1"], ["method=LC,Ran+"], ["seed=0,1"])
+    ]
+    assert merged(*parts) == listed(tmp_path, VALID)
 
 
 def test_a_later_part_keeps_what_earlier_ones_did(tmp_path: Path) -> None:
     first, second = listed(tmp_path, SUITES, "suite=a"), listed(tmp_path, SUITES, "suite=b")
-    both = merged(tmp_path, first, second)
-    assert [s["name"] for s in both["suites"]] == ["a", "b"]
-    again = merged(tmp_path, listed(tmp_path, VALID, "seed=1"), listed(tmp_path, VALID, "method=LC", "seed=0"))
-    suite = next(s for s in again["suites"] if s["name"] == "c")
-    assert suite["methods"] == ["Ran", "LC", "Ran+", "DAST"] and suite["seeds"] == [0, 1]
-    assert len(suite["trials"]) == 4 + 1
+    assert [s.name for s in merged(first, second).suites] == ["a", "b"]
+    again = merged(listed(tmp_path, VALID, "seed=1"), listed(tmp_path, VALID, "method=LC", "seed=0"))
+    suite = next(s for s in again.suites if s.name == "c")
+    assert suite.methods == ["Ran", "LC", "Ran+", "DAST"] and suite.seeds == [0, 1]
+    assert len(suite.trials) == 4 + 1
+    assert list(suite.halves) == suite.methods
 
 
 @pytest.mark.parametrize(
@@ -700,27 +781,34 @@ def test_a_later_part_keeps_what_earlier_ones_did(tmp_path: Path) -> None:
 def test_other_settings_in_the_same_folder_replace_a_suite(tmp_path: Path, key: str, value: str) -> None:
     """A row of a table must never mix two experiments."""
     path = write(tmp_path, VALID)
-    benchmark = load(path, [f"{key}={value}"])
+    benchmark = load_config(path, [f"{key}={value}"])
     other = grid.manifest(benchmark, grid.expand(benchmark))
-    assert merged(tmp_path, listed(tmp_path, VALID), other) == other
+    assert merged(listed(tmp_path, VALID), other) == other
 
 
-def test_another_method_under_the_same_label_replaces_it(tmp_path: Path) -> None:
+def test_another_method_under_the_same_name_replaces_it(tmp_path: Path) -> None:
     path = write(tmp_path, VALID)
-    label = next(iter(load(path).suites[0].methods))
-    benchmark = the_part(load(path, [f"methods.{label}=margin"]), [f"method={label}"])
-    changed = merged(tmp_path, listed(tmp_path, VALID), grid.manifest(benchmark, grid.expand(benchmark)))["suites"][0]
-    whole = listed(tmp_path, VALID)["suites"][0]
-    assert changed["methods"] == whole["methods"]
-    of_label = [trial for trial, what in changed["trials"].items() if what["method"] == label]
-    assert len(of_label) == len(whole["seeds"]) and all("plain-margin" in trial for trial in of_label)
+    name = next(iter(load_config(path).suites[0].methods))
+    benchmark = only(load_config(path, [f"methods.{name}=margin"]), [f"method={name}"])
+    (whole,) = listed(tmp_path, VALID).suites
+    (suite,) = merged(listed(tmp_path, VALID), grid.manifest(benchmark, grid.expand(benchmark))).suites
+    assert suite.methods == whole.methods
+    trials = [trial for trial, entry in suite.trials.items() if entry.method == name]
+    assert len(trials) == len(whole.seeds) and all("cross_entropy-margin" in trial for trial in trials)
+    assert suite.halves[name]["acquisition"] == {"name": "margin"}
 
 
 def test_a_suite_whose_data_has_gone_keeps_its_results(tmp_path: Path) -> None:
     before = listed(tmp_path, VALID)
-    gone = json.loads(json.dumps(before))
-    gone["suites"][0].update(skipped="its folder is empty", trials={})
-    assert merged(tmp_path, before, gone) == before
+    skipped = [suite.model_copy(update={"skipped": "its folder is empty", "trials": {}}) for suite in before.suites]
+    assert merged(before, before.model_copy(update={"suites": skipped})) == before
+
+
+def test_folders_of_an_earlier_version_stay_known(tmp_path: Path) -> None:
+    before, after = listed(tmp_path, VALID, "seed=0"), listed(tmp_path, VALID, "seed=1")
+    upgraded = before.model_copy(update={"folders": {"trials/now": "trials/then"}})
+    assert merged(upgraded, after).folders == {"trials/now": "trials/then"}
+    assert merged(before, after).folders == {}
 
 
 # ---------------------------------------------------------------------------------------------------- the display
@@ -737,9 +825,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
         def strftime(self, form: str) -> str:
             return "12:00:00"
 
-    found = Clock()
-    monkeypatch.setattr(display, "time", found)
-    return found
+    clock = Clock()
+    monkeypatch.setattr(display, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -769,11 +857,11 @@ def test_one_line_per_cycle_where_there_is_no_terminal(clock: Any, units: list[U
     show.close()
     # 40 passes took 4 s, so 280 passes take 28 s more; cycle 0 was the shared one; 60 passes later it is 220 in 1.6 s
     assert output.getvalue().splitlines() == [
-        "12:00:00 c / first cycle of 2 methods (plain) / seed 0: cycle 1/1, 20 labelled: accuracy 50.00 %"
-        "  (1.2 s; 0/3 done, 4 s gone, about 28 s left)",
+        "12:00:00 c / first cycle of 2 methods (cross_entropy) / seed 0: cycle 1/1, 20 labelled: accuracy 50.00 %"
+        "  (1.2 s; 0/3 done, elapsed 4 s, about 28 s remaining)",
         *(
             f"12:00:00 c / Ran / seed 0: cycle {number}/3, {labelled} labelled: accuracy 50.00 %"
-            f"  (1.2 s; 1/3 done, 4 s gone, about {left} s left)"
+            f"  (1.2 s; 1/3 done, elapsed 4 s, about {left} s remaining)"
             for number, labelled, left in ((1, 20, 28), (2, 30, 9), (3, 40, 3))
         ),
     ]
@@ -816,7 +904,7 @@ def test_cycles_of_an_earlier_run_and_of_a_retry_count_once_and_take_no_time(clo
     show("cycle", lc, cycle(1))
     assert output.getvalue().count("\n") == lines
     assert show.seconds_left() == pytest.approx(8)
-    assert "its process died; it goes on from its last finished cycle" in output.getvalue()
+    assert "its process died; it restarts from its last finished cycle" in output.getvalue()
 
 
 def test_a_failed_unit_is_over(clock: Any, units: list[Unit]) -> None:
@@ -831,9 +919,9 @@ def test_a_failed_unit_is_over(clock: Any, units: list[Unit]) -> None:
     show("failed", ran, {"failure": "the loss is not finite"})
     assert "c / Ran / seed 0: FAILED: the loss is not finite" in output.getvalue()
     assert show.seconds_left() == pytest.approx(14), "only LC is left"
-    show("end", ran, {})  # in-process runs tell the end too
+    show("end", ran, {})  # in-process runs report the end too
     assert not show.running and len(show.over) == 2
-    show("failed", lc, {"failure": "so too"})
+    show("failed", lc, {"failure": "the loss is not finite"})
     assert show.seconds_left() == 0
 
 
@@ -876,10 +964,10 @@ def test_mean_iou_is_shown_by_its_name(clock: Any, units: list[Unit], monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.2, "0 s"), (59.7, "1 min 00 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")]
+    ("seconds", "shown"), [(0.2, "0 s"), (59.7, "1 min 00 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")]
 )
-def test_durations(seconds: float, said: str) -> None:
-    assert display._duration(seconds) == said
+def test_durations(seconds: float, shown: str) -> None:
+    assert display._duration(seconds) == shown
 
 
 # ------------------------------------------------------------------------------------------------------ small runs
@@ -895,22 +983,86 @@ def test_a_run_in_parts_then_as_a_whole(
     )
     assert run.main(["c.yaml", "--only", "method=Ran", "seed=0"]) == 0
     first = capsys.readouterr().out
-    assert "1 units of work; results go to runs/c" in first
+    assert "To run: 1 trial; results go to runs/c" in first
     assert first.count(" labelled: accuracy ") == 3
     assert run.main(["c.yaml"]) == 2
-    assert "runs/c holds results already; add --resume" in capsys.readouterr().err
+    assert "runs/c already holds results; add --resume" in capsys.readouterr().err
     assert run.main(["c.yaml", "--resume", "--only", "method=Ran,LC", "seed=0"]) == 0
     second = capsys.readouterr().out
-    assert "2 units of work (1 done before)" in second and "c / LC / seed 0: cycle 3/3" in second
-    manifest = json.loads((tmp_path / "runs" / "c" / "run.json").read_text())
-    assert manifest["suites"][0]["methods"] == ["Ran", "LC"] and len(manifest["suites"][0]["trials"]) == 2
+    assert "To run: 1 trial and 1 shared first cycle (1 already finished)" in second
+    assert "c / LC / seed 0: cycle 3/3" in second
+    written = (tmp_path / "runs" / "c" / "run.json").read_bytes()
+    raw, manifest = json.loads(written), Manifest.model_validate_json(written)
+    assert raw["schema_version"] == 2
+    assert manifest.packed() == written, "nothing in it is unknown to its schema"
+    assert manifest == Manifest.read(tmp_path / "runs" / "c")
+    jsonschema.validate(raw, printed_schema("run"))
+    (suite,) = manifest.suites
+    assert suite.methods == ["Ran", "LC"] and len(suite.trials) == 2
+    store, schema = RunStore(tmp_path / "runs" / "c"), jsonschema.Draft202012Validator(printed_schema("record"))
+    for trial in suite.trials:
+        lines = (store.trial(trial).folder / "records.jsonl").read_text().splitlines()
+        assert len(lines) == 3
+        for line in map(json.loads, lines):
+            schema.validate(line)
+            assert line["schema_version"] == 2
     assert run.main(["c.yaml", "--plan"]) == 0
     planned = capsys.readouterr().out
-    assert "(6 finished cycles there)" in planned and row_of(planned, "c")[-1] != "not measured"
+    assert "with 6 finished cycles" in planned and row_of(planned, "c")[-1] != "unknown"
     assert "GPU memory" not in planned
     monkeypatch.setattr(CycleRecord, "peak_memory", lambda record, where: 0 if "host" in where else 3 * 2**30)
     assert run.main(["c.yaml", "--plan"]) == 0
-    assert "GPU memory: no process of theirs took more than 3.00 GiB" in capsys.readouterr().out
-    again = load(tmp_path / "runs" / "c" / "config.yaml")
-    whole = load(tmp_path / "c.yaml")  # config.yaml is the whole config, whatever part was run
+    assert re.search(r"GPU memory: no process used more than 3\.00 GiB", capsys.readouterr().out)
+    again = load_config(tmp_path / "runs" / "c" / "config.yaml")
+    whole = load_config(tmp_path / "c.yaml")  # config.yaml is the whole config, whatever part was run
     assert [t.id for _, t in again.suites[0].trials()] == [t.id for _, t in whole.suites[0].trials()]
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write(tmp_path, VALID.replace("dataset: digits", "dataset: {name: digits, limit: 120, test_limit: 40}"))
+    assert run.main(["c.yaml", "where.device=cuda"]) == 2
+    sentence = "error: where.device: cuda: torch sees no GPU on this machine; allowed here: auto, cpu\n"
+    assert capsys.readouterr().err == sentence
+    assert not (tmp_path / "runs" / "c" / "run.json").exists(), "nothing is begun"
+
+
+def test_a_gpu_that_is_not_there_is_refused_on_ray(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness import on_ray
+    from harness.on_ray import session
+
+    sentence = "where.device: cuda: no node of the cluster has a GPU; allowed here: auto, cpu"
+    nodes = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 0.0}]
+    for exclusive in (False, True):
+        with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+            session.resources(Where(device="cuda"), exclusive, nodes)
+        assert session.resources(Where(device="cuda"), exclusive, [*nodes, {"CPU": 4.0, "GPU": 1.0}]).gpus == 1
+        assert session.resources(Where(device="cpu"), exclusive, [{"CPU": 4.0, "GPU": 1.0}]).gpus == 0
+        assert session.resources(Where(), exclusive, nodes).gpus == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(on_ray, "prepare", lambda joining: None)
+    monkeypatch.setattr(session, "start", lambda where: "Ray: a cluster of CPUs")
+    monkeypatch.setattr(session, "stop", lambda: None)
+    monkeypatch.setattr(session, "nodes", lambda: nodes)
+    write(tmp_path, VALID.replace("dataset: digits", "dataset: {name: digits, limit: 120, test_limit: 40}"))
+    assert run.main(["c.yaml", "where.device=cuda", "where.trials=ray"]) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert not list((tmp_path / "runs" / "c").iterdir()), "nothing is left behind that asks for --resume"
+
+
+def test_what_decides_nothing_may_change_between_the_parts_of_a_run(tmp_path: Path) -> None:
+    """With another memory_gb the trials of seed 0 stay in the table: their ids are the same."""
+    text = VALID.replace("LC: least_confidence", "CS: {name: core_set, memory_gb: 0.25}").replace(
+        "dataset: digits", "dataset: {name: digits, limit: 120, test_limit: 40}"
+    )
+    path, output = write(tmp_path, text), f"where.output={tmp_path / 'run'}"
+    assert run.main([str(path), output, "--only", "method=CS", "seed=0"]) == 0
+    more = ["methods.CS.memory_gb=2", output, "--resume", "--only", "method=CS", "seed=1"]
+    assert run.main([str(path), *more]) == 0
+    (suite,) = Manifest.read(tmp_path / "run").suites
+    assert {entry.seed for entry in suite.trials.values()} == {0, 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import re
 from copy import deepcopy
@@ -14,14 +15,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config.load import load
-from harness.config.only import only as the_part
+from harness import registry
+from harness.config.load import load_config
+from harness.config.only import only
 from harness.config.source import Source
-from harness.config.suite import Benchmark, Trial
+from harness.config.suite import Benchmark, PluginSpec, Trial
+from harness.data.dataset import Dataset
 from harness.errors import UserError
+from harness.experiment import grid
+from harness.learning.contract import Acquisition, Training
 from harness.networks import names as network_names
 from harness.registry import ROOT
-from harness.settings import Model, Where
+from harness.settings import Model, Protocol, Recipe, Where, is_inert
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -38,7 +43,7 @@ BASE: dict[str, Any] = {
 def loaded(folder: Path, values: dict[str, Any] | str, *overrides: str) -> Benchmark:
     path = folder / "c.yaml"
     path.write_text(values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False))
-    return load(path, overrides)
+    return load_config(path, overrides)
 
 
 def base(**changes: Any) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def base(**changes: Any) -> dict[str, Any]:
 
 
 def trials(benchmark: Benchmark) -> list[tuple[str, str, Trial]]:
-    return [(suite.name, label, trial) for suite in benchmark.suites for label, trial in suite.trials()]
+    return [(suite.name, name, trial) for suite in benchmark.suites for name, trial in suite.trials()]
 
 
 def first(folder: Path, values: dict[str, Any], *overrides: str) -> Trial:
@@ -89,11 +94,11 @@ def test_the_methods_of_a_suite_are_its_own(tmp_path: Path) -> None:
     methods = {"Ran": "random", "LC": "least_confidence"}
     suites = {"a": {}, "b": {"methods": {"Ran": "maxp"}}}
     a, b = loaded(tmp_path, base(methods=methods, suites=suites)).suites
-    assert {label: pair[1].name for label, pair in a.methods.items()} == methods
-    assert {label: pair[1].name for label, pair in b.methods.items()} == {"Ran": "maxp"}
+    assert {name: halves[1].name for name, halves in a.methods.items()} == methods
+    assert {name: halves[1].name for name, halves in b.methods.items()} == {"Ran": "maxp"}
 
 
-def test_an_override_holds_in_every_suite(tmp_path: Path) -> None:
+def test_an_override_is_applied_to_every_suite(tmp_path: Path) -> None:
     suites = {
         "a": {},
         "b": {"recipe": {"epochs": 9}, "dataset": "cifar10", "methods": {"LC": "least_confidence"}},
@@ -103,7 +108,7 @@ def test_an_override_holds_in_every_suite(tmp_path: Path) -> None:
     benchmark = loaded(tmp_path, base(suites=suites), *overrides)
     for suite in benchmark.suites:
         assert (suite.recipe.epochs, suite.recipe.milestones, suite.seeds) == (7, [4, 6], [1, 2])
-        assert suite.dataset.settings["limit"] == 60
+        assert suite.dataset.written()["limit"] == 60
     assert [s.dataset.name for s in benchmark.suites] == ["digits", "cifar10", "cifar100"]
     assert benchmark.suites[2].recipe.gamma == 0.5 and benchmark.where.retries == 0
 
@@ -113,9 +118,9 @@ def test_an_override_of_one_suite_leaves_the_others(tmp_path: Path) -> None:
     methods = {"Ran": "random", "LC": "least_confidence"}
     a, b = loaded(tmp_path, base(methods=methods, suites={"a": {}, "b": {}}), *overrides).suites
     assert (a.recipe.epochs, b.recipe.epochs) == (5, 7)
-    assert (a.dataset.settings["limit"], b.dataset.settings["limit"]) == (None, 60)
-    assert [a.methods[label][0].name for label in a.methods] == ["plain", "plain"]
-    assert [b.methods[label][0].name for label in b.methods] == ["plain", "isda"], "the others are still there"
+    assert (a.dataset.written()["limit"], b.dataset.written()["limit"]) == (None, 60)
+    assert [training.name for training, _ in a.methods.values()] == ["cross_entropy", "cross_entropy"]
+    assert [training.name for training, _ in b.methods.values()] == ["cross_entropy", "isda"], "all are still there"
 
 
 def test_a_suite_may_give_an_inherited_dataset_settings(tmp_path: Path) -> None:
@@ -127,21 +132,20 @@ def test_overrides_give_bare_names_settings_and_trainings(tmp_path: Path) -> Non
     methods = {"Ran": "random", "E": {"acquisition": "epmcm", "training": "isda"}}
     overrides = ["methods.Ran.training=isda", "methods.E.training.lambda_0=3", "methods.E.acquisition.form=sampled"]
     suite = loaded(tmp_path, base(methods=methods), *overrides).suites[0]
-    assert [part.name for part in suite.methods["Ran"]] == ["isda", "random"]
+    assert [half.name for half in suite.methods["Ran"]] == ["isda", "random"]
     training, acquisition = suite.methods["E"]
-    assert training.settings["lambda_0"] == 3 and acquisition.settings["form"] == "sampled"
+    assert training.written()["lambda_0"] == 3 and acquisition.written()["form"] == "sampled"
 
 
 @pytest.mark.parametrize("written", ["1e-3", "1E-3", "0.001", ".1e-2", "1.0e-3", "10e-4"])
 def test_numbers_with_exponents_are_numbers(tmp_path: Path, written: str) -> None:
     text = yaml.safe_dump(base()).replace("epochs: 5", f"epochs: 5\n  learning_rate: {written}")
-    found = loaded(tmp_path, text)
-    assert found.suites[0].recipe.learning_rate == 0.001
+    assert loaded(tmp_path, text).suites[0].recipe.learning_rate == 0.001
     assert Source(tmp_path / "c.yaml").values["recipe"]["learning_rate"] == 0.001
     assert first(tmp_path, base(), f"recipe.weight_decay={written}").recipe.weight_decay == 0.001
 
 
-def test_names_that_look_like_numbers_stay_labels(tmp_path: Path) -> None:
+def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
     text = yaml.safe_dump(base()).replace("Ran:", "1e-3:")
     assert list(loaded(tmp_path, text).suites[0].methods) == ["1e-3"]
 
@@ -155,12 +159,182 @@ def test_aliases_are_read(tmp_path: Path) -> None:
 
 def test_text_is_utf_8(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes((yaml.safe_dump(base()) + "title: Übersicht\n").encode())
-    assert load(tmp_path / "c.yaml").suites[0].title == "Übersicht"
+    assert load_config(tmp_path / "c.yaml").suites[0].title == "Übersicht"
 
 
 @pytest.mark.parametrize("where", ["where:\n", "where: {}\n", ""])
 def test_where_may_be_empty(tmp_path: Path, where: str) -> None:
     assert loaded(tmp_path, yaml.safe_dump(base()) + where).where == Where()
+
+
+# -------------------------------------------------------------------------------------------------------- methods
+
+
+def test_a_file_with_both_halves_stands_for_both_and_takes_the_settings_of_either(tmp_path: Path) -> None:
+    methods: dict[str, Any] = {
+        "LL4AL": {"name": "ll4al", "width": 64, "margin": 0.5},
+        "ADS": {"name": "ads", "prototypes": 2, "tau": 0.2},
+        "Both": "ll4al",
+    }
+    suite = loaded(tmp_path, base(methods=methods)).suites[0]
+    for name, settings_ in (("LL4AL", {"width": 64, "margin": 0.5}), ("ADS", {"prototypes": 2, "tau": 0.2})):
+        training, acquisition = suite.methods[name]
+        assert training.decisive() == {"name": methods[name]["name"], **settings_}
+        assert acquisition.written() == {"name": methods[name]["name"]}, "its settings are the training's"
+    assert [half.decisive() for half in suite.methods["Both"]] == [{"name": "ll4al"}] * 2
+    pair = {"training": methods["LL4AL"], "acquisition": "ll4al"}
+    assert loaded(tmp_path, base(methods={"LL4AL": pair})).suites[0].methods["LL4AL"] == suite.methods["LL4AL"]
+    overridden = loaded(tmp_path, base(methods={"LL4AL": "ll4al"}), "methods.LL4AL.width=64").suites[0]
+    assert overridden.methods["LL4AL"][0].decisive() == {"name": "ll4al", "width": 64}
+
+
+def test_an_acquisition_alone_follows_cross_entropy(tmp_path: Path) -> None:
+    methods = {"Ran": "random", "QBC": {"name": "qbc", "members": 3}, "VAAL": {"acquisition": "vaal"}}
+    suite = loaded(tmp_path, base(methods=methods)).suites[0]
+    assert [training.decisive() for training, _ in suite.methods.values()] == [{"name": "cross_entropy"}] * 3
+    assert suite.methods["QBC"][1].decisive() == {"name": "qbc", "members": 3}
+
+
+# line 1 has the model, line 2 the dataset, and so on; methods are in line 6
+LINES = """\
+model: {{name: {model}, width: 4}}
+dataset: {dataset}
+recipe: {{epochs: 5}}
+protocol: {{initial: 20, budget: 10, cycles: 3, start: warm}}
+methods:
+  Own: {method}
+seeds: [0]
+"""
+
+
+def lines(method: str, dataset: str = "digits", model: str = "resnet_small") -> str:
+    return LINES.format(method=method, dataset=dataset, model=model)
+
+
+def trainings_that_give(*needed: str) -> str:
+    plugins = {name: registry.find("methods", name, Training) for name in registry.names("methods")}
+    return ", ".join(name for name, plugin in plugins.items() if plugin and plugin.gives >= {*needed})
+
+
+@pytest.mark.parametrize(
+    ("method", "at", "problem"),
+    [
+        (
+            "{acquisition: random, training: plain}",
+            "methods.Own.training",
+            "'plain' is now called 'cross_entropy'",
+        ),
+        (
+            "{acquisition: random, training: {name: plain}}",
+            "methods.Own.training.name",
+            "'plain' is now called 'cross_entropy'",
+        ),
+        ("plain", "methods.Own", "'plain' is now called 'cross_entropy', which is not an acquisition"),
+        (
+            "epmcm",
+            "methods.Own",
+            "epmcm needs a training with covariance, and cross_entropy has none; allowed trainings: isda",
+        ),
+        (
+            "{acquisition: epmcm, training: dropout}",
+            "methods.Own",
+            "epmcm needs a training with covariance, and dropout has none; allowed trainings: isda",
+        ),
+        (
+            "mc_dropout",
+            "methods.Own",
+            "mc_dropout needs a training with dropout, and cross_entropy has none; allowed trainings: dropout",
+        ),
+        (
+            "{acquisition: {name: bald, passes: 5}, training: isda}",
+            "methods.Own",
+            "bald needs a training with dropout, and isda has none; allowed trainings: dropout",
+        ),
+        (
+            "{acquisition: ll4al}",
+            "methods.Own",
+            "ll4al needs a training with loss module, and cross_entropy has none; allowed trainings: ll4al",
+        ),
+        (
+            "{acquisition: ads, training: ll4al}",
+            "methods.Own",
+            "ads needs a training with two heads, and ll4al has none; allowed trainings: ads",
+        ),
+        (
+            "{acquisition: entropy, training: ads}",
+            "methods.Own",
+            "entropy needs a training with a trained classifier, and ads has none; allowed trainings: cross_entropy, "
+            "dropout, isda, ll4al",
+        ),
+        (
+            "{acquisition: {name: ll4al, width: 64}, training: ll4al}",
+            "methods.Own.acquisition.width",
+            "unknown key 'width'; this plug-in has no settings",
+        ),
+        (
+            "{name: ll4al, widht: 64}",
+            "methods.Own.widht",
+            "unknown key 'widht'; did you mean 'width'? allowed: detach_after, margin, weight, width",
+        ),
+        ("{name: ads, prototypes: 0}", "methods.Own.prototypes", "must be above 0, got 0"),
+    ],
+)
+def test_halves_that_do_not_go_together_are_refused(tmp_path: Path, method: str, at: str, problem: str) -> None:
+    with pytest.raises(UserError) as refused:
+        loaded(tmp_path, lines(method))
+    assert str(refused.value) == f"{tmp_path / 'c.yaml'}:6: {at}: {problem}"
+
+
+def test_a_need_that_an_override_leaves_unmet_is_refused(tmp_path: Path) -> None:
+    text = lines("{acquisition: epmcm, training: isda}")
+    with pytest.raises(
+        UserError, match=r":6: methods\.Own \(with methods\.Own\.training=cross_entropy\): epmcm needs a "
+    ):
+        loaded(tmp_path, text, "methods.Own.training=cross_entropy")
+    fresh = loaded(tmp_path, text, "methods.Own.training=cross_entropy", "methods.Own.acquisition.statistics=fresh")
+    assert fresh.suites[0].methods["Own"][0].name == "cross_entropy", "statistics of its own need no training's"
+
+
+def test_every_need_is_met_by_a_training() -> None:
+    for name in registry.names("methods"):
+        acquisition = registry.find("methods", name, Acquisition)
+        if acquisition is not None:
+            assert trainings_that_give(*acquisition.needed(acquisition.Settings())), name
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "{training: isda, acquisition: {name: epmcm, pseudo_labels: true}}",
+        "{acquisition: {pseudo_labels: true, name: epmcm}, training: {name: isda, covariance: full}}",
+    ],
+)
+def test_pseudo_labels_are_refused_where_labels_are_maps_before_a_run(tmp_path: Path, method: str) -> None:
+    benchmark = loaded(tmp_path, lines(method, "{name: scenes, train: 60}", "drn_small"))
+    with pytest.raises(UserError) as refused:
+        grid.expand(benchmark)
+    assert str(refused.value) == (
+        f"{tmp_path / 'c.yaml'}:6: methods.Own: epmcm with these settings supports only image labels, but scenes has "
+        "label maps"
+    )
+    assert grid.expand(loaded(tmp_path, lines(method))).units, "images have labels"
+    without = method.replace("pseudo_labels: true", "pseudo_labels: false")
+    assert grid.expand(loaded(tmp_path, lines(without, "{name: scenes, train: 60}", "drn_small"))).units
+
+
+# ---------------------------------------------------------------------------------------------------------- where
+
+
+def test_gpus_are_refused_on_cpus(tmp_path: Path) -> None:
+    text = lines("random") + "where:\n  device: cpu\n  gpus_per_trial: 0.5\n"
+    with pytest.raises(UserError) as refused:
+        loaded(tmp_path, text)
+    problem = "where: gpus_per_trial must be 0 with device: cpu, got 0.5"
+    assert str(refused.value) == f"{tmp_path / 'c.yaml'}:8: {problem}"
+    with pytest.raises(UserError, match=r"where \(with where\.device=cpu\): gpus_per_trial must be 0"):
+        loaded(tmp_path, text.replace("  device: cpu\n", ""), "where.device=cpu")
+    for overrides in (["where.device=auto"], ["where.device=cuda"], ["where.gpus_per_trial=0"]):
+        assert loaded(tmp_path, text, *overrides)
 
 
 # ------------------------------------------------------------------------------------------------------------ ids
@@ -199,6 +373,10 @@ CHANGES: list[tuple[str, str]] = [
     ("protocol.cycles=4", "later"),
     ("protocol.start=fresh", "later"),
     ("methods.E.acquisition.form=sampled", "later"),
+    ("methods.E.acquisition.statistics=fresh", "later"),
+    ("methods.E.acquisition.samples=7", "later"),
+    ("methods.E.acquisition.pseudo_labels=true", "later"),
+    ("methods.E.acquisition.resolution=image", "later"),
     ("methods.E.acquisition=random", "later"),
 ]
 PAIRED = base(methods={"E": {"acquisition": "epmcm", "training": "isda"}})
@@ -208,15 +386,99 @@ PAIRED = base(methods={"E": {"acquisition": "epmcm", "training": "isda"}})
 def test_what_is_measured_decides_the_id(tmp_path: Path, override: str, what: str) -> None:
     before, after = first(tmp_path, PAIRED), first(tmp_path, PAIRED, override)
     assert before.id != after.id
-    assert json.loads(json.dumps(after.measured())) == after.measured(), "what is stored is compared on --resume"
+    assert json.loads(json.dumps(after.spec())) == after.spec(), "what is stored is compared on --resume"
     assert (before.sharing_key == after.sharing_key) == (what == "later"), "what the first training depends on"
 
 
 def test_every_measured_setting_is_among_the_changes(tmp_path: Path) -> None:
     changed = {override.split("=")[0] for override, _ in CHANGES}
-    measured = first(tmp_path, PAIRED).measured()
-    for part in ("recipe", "protocol"):
-        assert {f"{part}.{key}" for key in measured[part]} <= changed, "a new setting: say what it changes"
+    for part, settings_ in sections(first(tmp_path, PAIRED)).items():
+        if part not in ("model", "dataset"):  # these are for networks and datasets of some kinds alone
+            keys = {f"{part}.{key}" for key in type(settings_).model_fields if not is_inert(type(settings_), key)}
+            assert keys <= changed, "a new setting: say what it changes"
+
+
+def sections(trial: Trial) -> dict[str, Any]:
+    """Return every group of settings that decides a trial, by its path in a config whose one method is E."""
+    return {
+        "dataset": trial.dataset.settings,
+        "model": trial.model,
+        "recipe": trial.recipe,
+        "protocol": trial.protocol,
+        "methods.E.training": trial.training.settings,
+        "methods.E.acquisition": trial.acquisition.settings,
+    }
+
+
+SHORT = base(recipe={"epochs": 5}, model={"name": "resnet_small"})
+
+
+@pytest.mark.parametrize("method", ["epmcm isda", "sraal cross_entropy", "qbc dropout", "ll4al ll4al", "ads ads"])
+def test_a_setting_equal_to_its_default_leaves_the_id(tmp_path: Path, method: str) -> None:
+    acquisition, training = ({"name": name} for name in method.split())
+    values = SHORT | {
+        "dataset": {"name": "digits"},
+        "methods": {"E": {"acquisition": acquisition, "training": training}},
+    }
+    bare = first(tmp_path, values)
+    defaults = [
+        (f"{part}.{key}", field.get_default())
+        for part, settings_ in sections(bare).items()
+        for key, field in type(settings_).model_fields.items()
+        if not field.is_required()
+    ]
+    assert len(defaults) > 20
+    written = [f"{path}={json.dumps(default)}" for path, default in defaults]
+    for overrides in ([one] for one in written):
+        spelt_out = first(tmp_path, values, *overrides)
+        assert (spelt_out.id, spelt_out.sharing_key) == (bare.id, bare.sharing_key), overrides
+    spelt_out = first(tmp_path, values, *written)
+    assert spelt_out == bare and spelt_out.id == bare.id
+    assert bare.spec() == {
+        "schema_version": 2,
+        "dataset": {"name": "digits"},
+        "model": {"name": "resnet_small"},
+        "recipe": {"epochs": 5},
+        "protocol": {"initial": 20, "budget": 10, "cycles": 3, "start": "warm"},
+        "training": training,
+        "acquisition": acquisition,
+        "seed": 0,
+    }, "nothing but what differs from the defaults"
+
+
+def test_the_memory_that_core_set_may_take_leaves_the_id(tmp_path: Path) -> None:
+    lean, roomy = (
+        first(tmp_path, base(methods={"C": {"name": "core_set", "memory_gb": memory}})) for memory in (0.01, 8)
+    )
+    assert lean.acquisition != roomy.acquisition and lean.spec() == roomy.spec()
+    assert (lean.id, lean.sharing_key) == (roomy.id, roomy.sharing_key)
+    assert lean.id == first(tmp_path, base(methods={"C": "core_set"})).id
+
+
+def test_pretrained_weights_decide_the_id_by_what_they_are_and_not_by_where_they_are(tmp_path: Path) -> None:
+    for name, content in {"one.pt": b"weights", "copy.pt": b"weights", "other.pt": b"other weights"}.items():
+        (tmp_path / name).write_bytes(content)
+
+    def trial_with(weights: str) -> Trial:
+        return first(tmp_path, base(model={"name": "resnet_small", "width": 8, "weights": str(tmp_path / weights)}))
+
+    one, copy, other, none = *map(trial_with, ("one.pt", "copy.pt", "other.pt")), first(tmp_path, base())
+    assert one.model.weights != copy.model.weights and one.model.weights_sha256 == copy.model.weights_sha256
+    assert one.spec() == copy.spec() and "weights" not in one.spec()["model"]
+    assert (one.id, one.sharing_key) == (copy.id, copy.sharing_key)
+    assert len({one.id, other.id, none.id}) == len({one.sharing_key, other.sharing_key, none.sharing_key}) == 3
+
+
+def test_only_marked_keys_are_left_out_of_the_id() -> None:
+    """A key is left out only where it is marked, and each such key is tested above."""
+    classes: dict[str, Any] = {"model": Model, "recipe": Recipe, "protocol": Protocol}
+    for folder, contracts in {"methods": (Training, Acquisition), "datasets": (Dataset,)}.items():
+        for name in registry.names(folder):
+            for contract in contracts:
+                if (plugin := registry.find(folder, name, contract)) is not None:
+                    classes[f"{name} as {contract.__name__}"] = plugin.Settings  # type: ignore[attr-defined]
+    inert = {f"{name}: {key}" for name, cls in classes.items() for key in cls.model_fields if is_inert(cls, key)}
+    assert inert == {"model: weights", "core_set as Acquisition: memory_gb"}
 
 
 @pytest.mark.parametrize(
@@ -228,6 +490,9 @@ def test_every_measured_setting_is_among_the_changes(tmp_path: Path) -> None:
         "where.retries=0",
         "where.warm_workers=true",
         "where.gpus_per_trial=0.5",
+        "where.device=cpu",
+        "where.scoring=in_process",
+        "where.shards=3",
         "title=T",
         "optional=true",
         "on_request=true",
@@ -241,7 +506,7 @@ def test_what_is_not_measured_leaves_the_id(tmp_path: Path, override: str) -> No
     assert (before.id, before.sharing_key) == (after.id, after.sharing_key)
 
 
-def test_labels_suite_names_order_and_spelling_leave_the_id(tmp_path: Path) -> None:
+def test_names_of_methods_and_suites_order_and_spelling_leave_the_id(tmp_path: Path) -> None:
     one = first(tmp_path, PAIRED)
     written = PAIRED | {
         "methods": {"Other": {"training": {"name": "isda", "lambda_0": 1}, "acquisition": {"name": "epmcm"}}},
@@ -254,25 +519,26 @@ def test_labels_suite_names_order_and_spelling_leave_the_id(tmp_path: Path) -> N
 
 
 def test_ids_are_readable_file_names(tmp_path: Path) -> None:
-    methods = {"Ran": "random", "E": {"acquisition": "epmcm", "training": "isda"}}
-    ran, e = [trial.id for _, _, trial in trials(loaded(tmp_path, base(methods=methods, seeds=[7])))]
-    assert re.fullmatch(r"digits\.resnet_small\.plain-random\.s7\.[0-9a-f]{8}", ran)
+    methods = {"Ran": "random", "E": {"acquisition": "epmcm", "training": "isda"}, "L": "ll4al"}
+    ran, e, both = [trial.id for _, _, trial in trials(loaded(tmp_path, base(methods=methods, seeds=[7])))]
+    assert re.fullmatch(r"digits\.resnet_small\.cross_entropy-random\.s7\.[0-9a-f]{8}", ran)
     assert re.fullmatch(r"digits\.resnet_small\.isda-epmcm\.s7\.[0-9a-f]{8}", e)
+    assert re.fullmatch(r"digits\.resnet_small\.ll4al\.s7\.[0-9a-f]{8}", both)
 
 
 def test_methods_with_one_training_share_their_first_cycle(tmp_path: Path) -> None:
     isda = {"training": "isda"}
     methods = {"R": "random", "L": "least_confidence", "R+": {"acquisition": "random"} | isda, "M": "maxp"}
     methods["E"] = {"acquisition": "epmcm"} | isda
-    found = trials(loaded(tmp_path, base(methods=methods, seeds=[0, 1])))
+    methods["Q"] = "qbc"
     groups: dict[str, list[str]] = {}
-    for _, label, trial in found:
-        groups.setdefault(trial.sharing_key, []).append(f"{label}{trial.seed}")
+    for _, name, trial in trials(loaded(tmp_path, base(methods=methods, seeds=[0, 1]))):
+        groups.setdefault(trial.sharing_key, []).append(f"{name}{trial.seed}")
     assert sorted(sorted(group) for group in groups.values()) == [
         ["E0", "R+0"],
         ["E1", "R+1"],
-        ["L0", "M0", "R0"],
-        ["L1", "M1", "R1"],
+        ["L0", "M0", "Q0", "R0"],
+        ["L1", "M1", "Q1", "R1"],
     ]
 
 
@@ -326,22 +592,47 @@ def suites(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+def in_full(trial: Trial) -> dict[str, Any]:
+    """Return all that a trial is, with nothing left to defaults."""
+    return {
+        "dataset": trial.dataset.written(),
+        "model": trial.model.model_dump(mode="json"),
+        "recipe": trial.recipe.model_dump(mode="json"),
+        "protocol": trial.protocol.model_dump(mode="json"),
+        "training": trial.training.written(),
+        "acquisition": trial.acquisition.written(),
+        "seed": trial.seed,
+    }
+
+
+def rebuilt(trial: Trial, shuffle: random.Random) -> Trial:
+    """Return a trial like this one, made of its settings in another order."""
+
+    def shuffled(settings_: Any) -> Any:
+        items = list(settings_.model_dump().items())
+        shuffle.shuffle(items)
+        return type(settings_)(**dict(items))
+
+    plugins = trial.dataset, trial.training, trial.acquisition
+    dataset, training, acquisition = (PluginSpec(spec.name, shuffled(spec.settings)) for spec in plugins)
+    shared = map(shuffled, (trial.model, trial.recipe, trial.protocol))
+    return Trial(dataset, *shared, training, acquisition, trial.seed)
+
+
 @settings(max_examples=60, deadline=None)
 @given(written=st.lists(suites(), min_size=2, max_size=4), shuffle=st.randoms())
 def test_ids_stand_for_what_is_measured(
     tmp_path_factory: pytest.TempPathFactory, written: list[dict[str, Any]], shuffle: random.Random
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
-    found = trials(loaded(folder, {"suites": {f"s{i}": suite for i, suite in enumerate(written)}}))
     by_id: dict[str, dict[str, Any]] = {}
     by_key: dict[str, Any] = {}
-    for _, _, trial in found:
-        measured = trial.measured()
-        again = Trial.from_measured(yaml.safe_load(yaml.safe_dump(measured)))
-        assert again == trial and again.id == trial.id and again.measured() == measured
-        mixed = list(measured.items())
-        shuffle.shuffle(mixed)
-        assert Trial.from_measured(dict(mixed)).id == trial.id
+    for _, _, trial in trials(loaded(folder, {"suites": {f"s{i}": suite for i, suite in enumerate(written)}})):
+        spec, measured = trial.spec(), in_full(trial)
+        assert yaml.safe_load(yaml.safe_dump(spec)) == json.loads(json.dumps(spec)) == spec
+        again = pickle.loads(pickle.dumps(trial))
+        assert again == trial and again.id == trial.id and again.spec() == spec
+        assert rebuilt(trial, shuffle).id == trial.id
         assert by_id.setdefault(trial.id, measured) == measured, "two trials with one id"
         decides = (measured["dataset"], measured["model"], measured["recipe"], measured["training"], measured["seed"])
         first_cycle = [measured["protocol"][k] for k in ("initial", "initial_set", "candidates")]
@@ -361,7 +652,7 @@ def test_random_configs_survive_being_written(
     assert trials(again) == trials(once) and again.written() == once.written()
 
 
-# ----------------------------------------------------------------------------------------------- the configs here
+# ----------------------------------------------------------------------------------------------- configs/
 
 
 def test_there_are_configs() -> None:
@@ -370,7 +661,7 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_is_valid_and_survives_being_written(tmp_path: Path, path: Path) -> None:
-    once = load(path)  # every dataset, method and network of it is known, else this raises
+    once = load_config(path)  # every dataset, method and network of it is known, else this raises
     again = loaded(tmp_path, once.written())
     assert trials(again) == trials(once) and trials(once)
     assert [t.id for _, _, t in trials(again)] == [t.id for _, _, t in trials(once)]
@@ -384,13 +675,13 @@ def test_a_config_is_valid_and_survives_being_written(tmp_path: Path, path: Path
 # --------------------------------------------------------------------------------------------------------- --only
 
 
-def test_only_takes_the_parts_that_are_named(tmp_path: Path) -> None:
+def test_only_keeps_what_is_named(tmp_path: Path) -> None:
     methods = {"R": "random", "L": "least_confidence"}
     values = base(methods=methods, seeds=[0, 1, 2], suites={"a": {}, "b": {"dataset": "cifar10"}, "c": {"seeds": [5]}})
     benchmark = loaded(tmp_path, values)
 
     def kept(*filters: str) -> list[str]:
-        return [f"{s} {m} {t.seed}" for s, m, t in trials(the_part(benchmark, filters))]
+        return [f"{s} {m} {t.seed}" for s, m, t in trials(only(benchmark, filters))]
 
     assert len(kept()) == 14
     assert kept("suite=a", "method=L") == ["a L 0", "a L 1", "a L 2"]
@@ -399,24 +690,24 @@ def test_only_takes_the_parts_that_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no seed is called '5'"):
         kept("suite=a", "seed=5")
     whole = {trial.id for _, _, trial in trials(benchmark)}
-    assert {t.id for _, _, t in trials(the_part(benchmark, ["seed=1"]))} < whole
+    assert {t.id for _, _, t in trials(only(benchmark, ["seed=1"]))} < whole
 
 
 def test_a_suite_on_request_runs_only_where_it_is_named(tmp_path: Path) -> None:
     benchmark = loaded(tmp_path, base(suites={"a": {}, "b": {"on_request": True}}))
 
     def kept(*filters: str) -> set[str]:
-        return {s.name for s in the_part(benchmark, filters).suites}
+        return {s.name for s in only(benchmark, filters).suites}
 
     assert kept() == kept("seed=0") == {"a"}
     assert kept("suite=b") == kept("seed=0", "suite=b") == {"b"}
     assert kept("suite=a,b") == {"a", "b"}
     own = loaded(tmp_path, base(suites={"a": {}, "b": {"on_request": True, "methods": {"Other": "random"}}}))
-    with pytest.raises(UserError, match="no method is called 'Other'; suite=b has it, which runs on request"):
-        the_part(own, ["method=Other"])
+    with pytest.raises(UserError, match="no method is called 'Other'; suite b has it: add --only suite=b"):
+        only(own, ["method=Other"])
     alone = loaded(tmp_path, base(suites={"b": {"on_request": True}}))
-    with pytest.raises(UserError, match=r"its suites run on request: add --only suite=... \(b\)"):
-        the_part(alone, [])
+    with pytest.raises(UserError, match=r"all suites have on_request: true; add --only suite=NAME, allowed: b"):
+        only(alone, [])
 
 
 # ------------------------------------------------------------------------------------------------------- networks
@@ -431,21 +722,21 @@ def test_our_networks_are_those_that_can_be_built() -> None:
 @pytest.mark.parametrize("name", network_names.OURS)
 @pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 7)])
 def test_networks_have_as_many_parameters_as_the_plan_says(name: str, channels: int, classes: int) -> None:
-    from harness.data.dataset import Facts
+    from harness.data.dataset import DatasetInfo
     from harness.networks.zoo import build
 
     model = Model(name=name)
-    built = build(model, Facts(9, 9, classes, channels, (32, 32), ""), 0)
+    built = build(model, DatasetInfo(9, 9, classes, channels, (32, 32), ""), 0)
     assert network_names.num_parameters(model, channels, classes) == built.num_parameters()
 
 
 @pytest.mark.parametrize("width", [2, 8, 10])
 def test_width_counts(width: int) -> None:
-    from harness.data.dataset import Facts
+    from harness.data.dataset import DatasetInfo
     from harness.networks.zoo import build
 
     model = Model(name="resnet_small", width=width)
-    built = build(model, Facts(9, 9, 10, 1, (8, 8), ""), 0)
+    built = build(model, DatasetInfo(9, 9, 10, 1, (8, 8), ""), 0)
     assert network_names.num_parameters(model, 1, 10) == built.num_parameters()
 
 
@@ -466,3 +757,16 @@ def test_the_names_of_timms_models_are_timms() -> None:
     import timm
 
     assert network_names.timm_names() == set(timm.list_models())
+
+
+def test_methods_that_differ_only_in_what_decides_nothing_are_the_same(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"methods\.B: is the same method as 'A'"):
+        loaded(tmp_path, base(methods={"A": "core_set", "B": {"name": "core_set", "memory_gb": 2}}))
+
+
+def test_table_1_of_its_own_file_is_that_of_the_full_benchmark() -> None:
+    """The full one has more methods; the others are the same trials."""
+    (alone,) = load_config(ROOT / "configs" / "cifar10_table1.yaml").suites
+    whole = next(s for s in load_config(ROOT / "configs" / "full_benchmark.yaml").suites if s.name == alone.name)
+    ids = {trial.id: name for name, trial in whole.trials()}
+    assert all(ids[trial.id] == name for name, trial in alone.trials())

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from harness import registry
-from harness.data.dataset import DataPlace, Dataset, Problem, balanced
+from harness.data.dataset import DataRoot, Dataset, LoadedData, balanced
 from harness.errors import DataMissing
 
 PLUGINS = {name: registry.find("datasets", name, Dataset) for name in registry.names("datasets")}
@@ -30,7 +30,7 @@ trees = import_module("harness.datasets._trees")
 def make(name: str, root: Path, download: bool = False, **settings: Any) -> Any:
     plugin = PLUGINS[name]
     assert plugin is not None
-    return plugin(plugin.Settings(**settings), DataPlace(root, download))
+    return plugin(plugin.Settings(**settings), DataRoot(root, download))
 
 
 def pictures(count: int, size: int = 32, seed: int = 0) -> np.ndarray:
@@ -58,17 +58,17 @@ def archive(root: Path, kind: str = "cifar10", each: int = 12) -> tuple[np.ndarr
     return images, labels
 
 
-def agree(dataset: Any) -> Problem:
-    """Load, and check what holds for every dataset: the facts, and the same content a second time."""
-    facts, problem = dataset.facts(), dataset.load()
-    assert (len(problem.train_images), len(problem.test_images)) == (facts.num_train, facts.num_test)
-    assert problem.train_images.shape[1:] == problem.test_images.shape[1:] == (*facts.size, facts.channels)
-    assert len(problem.classes) == facts.num_classes
-    assert len(problem.mean) == len(problem.std) == facts.channels
-    assert all(deviation > 0 for deviation in problem.std)
-    assert all(array.flags.c_contiguous for array in (problem.train_images, problem.test_images))
-    assert dataset.load().fingerprint == problem.fingerprint
-    return problem
+def checked(dataset: Any) -> LoadedData:
+    """Load, and check what is true of every dataset: its info, and the same content a second time."""
+    info, data = dataset.info(), dataset.load()
+    assert (len(data.train_images), len(data.test_images)) == (info.num_train, info.num_test)
+    assert data.train_images.shape[1:] == data.test_images.shape[1:] == (*info.size, info.channels)
+    assert len(data.classes) == info.num_classes
+    assert len(data.mean) == len(data.std) == info.channels
+    assert all(deviation > 0 for deviation in data.std)
+    assert all(array.flags.c_contiguous for array in (data.train_images, data.test_images))
+    assert dataset.load().fingerprint == data.fingerprint
+    return data
 
 
 def damage(path: Path) -> None:
@@ -85,13 +85,13 @@ def test_every_plugin_is_found() -> None:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(1, 70))
 def test_balanced(labels: list[int], limit: int) -> None:
     array = np.array(labels, dtype=np.int64)
-    chosen = balanced(array, limit)
-    assert len(chosen) == min(limit, len(labels))
-    assert (np.diff(chosen) > 0).all()
-    there, taken = np.bincount(array, minlength=6), np.bincount(array[chosen], minlength=6)
-    assert all(taken[c] >= taken.max() - 1 or taken[c] == there[c] for c in range(6))
+    kept = balanced(array, limit)
+    assert len(kept) == min(limit, len(labels))
+    assert (np.diff(kept) > 0).all()
+    counts, taken = np.bincount(array, minlength=6), np.bincount(array[kept], minlength=6)
+    assert all(taken[c] >= taken.max() - 1 or taken[c] == counts[c] for c in range(6))
     for c in range(6):  # of each class the first
-        assert (chosen[array[chosen] == c] == np.flatnonzero(array == c)[: taken[c]]).all()
+        assert (kept[array[kept] == c] == np.flatnonzero(array == c)[: taken[c]]).all()
 
 
 def test_balanced_without_a_limit_keeps_all() -> None:
@@ -99,27 +99,27 @@ def test_balanced_without_a_limit_keeps_all() -> None:
 
 
 def test_digits(tmp_path: Path) -> None:
-    problem = agree(make("digits", tmp_path))
-    assert problem.train_images.shape == (1442, 8, 8, 1) and len(problem.test_images) == 355
-    assert np.bincount(problem.test_labels).tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
-    assert problem.train_images.max() == 255 and len(np.unique(problem.train_images)) == 17
-    mean, std = trees.mean_and_std(problem.train_images)
-    assert problem.mean == pytest.approx(mean, abs=5e-5) and problem.std == pytest.approx(std, abs=5e-5)
+    data = checked(make("digits", tmp_path))
+    assert data.train_images.shape == (1442, 8, 8, 1) and len(data.test_images) == 355
+    assert np.bincount(data.test_labels).tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
+    assert data.train_images.max() == 255 and len(np.unique(data.train_images)) == 17
+    mean, std = trees.mean_and_std(data.train_images)
+    assert data.mean == pytest.approx(mean, abs=5e-5) and data.std == pytest.approx(std, abs=5e-5)
 
 
 def test_digits_split(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
-    digits, problem = load_digits(), make("digits", tmp_path).load()
+    digits, data = load_digits(), make("digits", tmp_path).load()
     zeros = np.rint(digits.images[digits.target == 0] * 255 / 16)
-    assert (problem.test_images[problem.test_labels == 0][..., 0] == zeros[4::5]).all()
-    assert (problem.train_images[problem.train_labels == 0][:5, ..., 0] == zeros[[0, 1, 2, 3, 5]]).all()
+    assert (data.test_images[data.test_labels == 0][..., 0] == zeros[4::5]).all()
+    assert (data.train_images[data.train_labels == 0][:5, ..., 0] == zeros[[0, 1, 2, 3, 5]]).all()
 
 
 def test_digits_limit(tmp_path: Path) -> None:
-    problem = agree(make("digits", tmp_path, limit=23, test_limit=10))
-    assert np.bincount(problem.train_labels).tolist() == [3] * 3 + [2] * 7
-    assert np.bincount(problem.test_labels).tolist() == [1] * 10
+    data = checked(make("digits", tmp_path, limit=23, test_limit=10))
+    assert np.bincount(data.train_labels).tolist() == [3] * 3 + [2] * 7
+    assert np.bincount(data.test_labels).tolist() == [1] * 10
 
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
@@ -140,15 +140,15 @@ def test_constants_are_torchvision_s(kind: str) -> None:
 def test_generated_archive(tmp_path: Path, kind: str) -> None:
     images, labels = archive(tmp_path, kind)
     dataset = make(kind, tmp_path)
-    assert "not real images" in dataset.facts().source
-    problem = agree(dataset)
+    assert "not real images" in dataset.info().source
+    data = checked(dataset)
     is_test = trees.last_of_every(labels, 6)
-    assert (problem.train_images == images[~is_test]).all() and (problem.train_labels == labels[~is_test]).all()
-    assert (problem.test_images == images[is_test]).all() and (problem.test_labels == labels[is_test]).all()
-    assert set(np.bincount(problem.test_labels)) == {2}
-    limited = agree(make(kind, tmp_path, limit=150, test_limit=7))
-    chosen = balanced(problem.train_labels, 150)
-    assert (limited.train_images == problem.train_images[chosen]).all()
+    assert (data.train_images == images[~is_test]).all() and (data.train_labels == labels[~is_test]).all()
+    assert (data.test_images == images[is_test]).all() and (data.test_labels == labels[is_test]).all()
+    assert set(np.bincount(data.test_labels)) == {2}
+    limited = checked(make(kind, tmp_path, limit=150, test_limit=7))
+    kept = balanced(data.train_labels, 150)
+    assert (limited.train_images == data.train_images[kept]).all()
 
 
 def test_generating_never_overwrites(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_damaged_file(tmp_path: Path, file: str) -> None:
     archive(tmp_path)
     damaged = tmp_path / "cifar-10-batches-py" / file
     damage(damaged) if file != "GENERATED" else damaged.write_text("{}")
-    for call in (make("cifar10", tmp_path).facts, make("cifar10", tmp_path, download=True).load):
+    for call in (make("cifar10", tmp_path).info, make("cifar10", tmp_path, download=True).load):
         with pytest.raises(DataMissing, match=f"{file} is damaged"):
             call()
 
@@ -171,13 +171,13 @@ def test_missing_file(tmp_path: Path) -> None:
     archive(tmp_path)
     (tmp_path / "cifar-10-batches-py" / "data_batch_2").unlink()
     with pytest.raises(DataMissing, match="data_batch_2 is missing"):
-        make("cifar10", tmp_path).facts()
+        make("cifar10", tmp_path).info()
 
 
 def test_generated_batches_are_refused_without_their_marker(tmp_path: Path) -> None:
     archive(tmp_path)
     (tmp_path / "cifar-10-batches-py" / "GENERATED").unlink()
-    for call in (make("cifar10", tmp_path).facts, make("cifar10", tmp_path).load):
+    for call in (make("cifar10", tmp_path).info, make("cifar10", tmp_path).load):
         with pytest.raises(DataMissing, match="data_batch_1 is damaged"):
             call()
 
@@ -212,19 +212,19 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, np.nd
 def test_official_archive_is_unpacked(packed: tuple[Path, np.ndarray]) -> None:
     file, images = packed
     dataset = make("cifar10", file.parent)
-    facts = dataset.facts()
-    assert (facts.num_train, facts.num_test) == (50000, 10000) and facts.source.startswith("official archive in")
+    info = dataset.info()
+    assert (info.num_train, info.num_test) == (50000, 10000) and info.source.startswith("official archive in")
     assert not (file.parent / "cifar-10-batches-py").exists()
     assert (dataset.load().train_images == images).all()
     assert sorted(p.name for p in file.parent.iterdir()) == ["cifar-10-batches-py", file.name, "made"]
     dataset.fetch()
-    assert dataset.facts() == facts
+    assert dataset.info() == info
 
 
 def test_damaged_official_archive(packed: tuple[Path, np.ndarray]) -> None:
     file, _ = packed
     damage(file)
-    for call in (make("cifar10", file.parent).facts, make("cifar10", file.parent, download=True).fetch):
+    for call in (make("cifar10", file.parent).info, make("cifar10", file.parent, download=True).fetch):
         with pytest.raises(DataMissing, match=f"{file.name} is damaged"):
             call()
 
@@ -234,9 +234,9 @@ def test_download(packed: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: 
 
     file, images = packed
     dataset = make("cifar10", tmp_path / "new", download=True)
-    facts = dataset.facts()
-    assert facts.num_train == 50000 and "to be downloaded" in facts.source
-    assert not (tmp_path / "new").exists(), "facts downloads nothing"
+    info = dataset.info()
+    assert info.num_train == 50000 and "to be downloaded" in info.source
+    assert not (tmp_path / "new").exists(), "info downloads nothing"
 
     def download(url: str, root: str, name: str, md5: str) -> None:
         shutil.copy(file, Path(root, name))
@@ -247,13 +247,13 @@ def test_download(packed: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: 
     assert (dataset.load().train_images == images).all()
 
 
-@pytest.mark.parametrize("problem", [URLError("no route"), RuntimeError("File not found or corrupted.")])
-def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
+@pytest.mark.parametrize("error", [URLError("no route"), RuntimeError("File not found or corrupted.")])
+def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     from torchvision.datasets import utils
 
     def download(url: str, root: str, name: str, md5: str) -> None:
         Path(root, name).write_bytes(b"half of it")
-        raise problem
+        raise error
 
     monkeypatch.setattr(utils, "download_url", download)
     dataset = make("cifar100", tmp_path, download=True)
@@ -267,7 +267,7 @@ def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proble
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
 def test_absent(tmp_path: Path, kind: str) -> None:
-    for call in (make(kind, tmp_path).facts, make(kind, tmp_path).fetch, make(kind, tmp_path).load):
+    for call in (make(kind, tmp_path).info, make(kind, tmp_path).fetch, make(kind, tmp_path).load):
         with pytest.raises(DataMissing) as caught:
             call()
         ours = cifar.KINDS[kind]
@@ -281,18 +281,18 @@ def test_absent(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("below", [True, False])
 def test_tree(tmp_path: Path, kind: str, below: bool) -> None:
     classes = cifar.KINDS[kind].classes
-    place = tmp_path / kind if below else tmp_path
-    write_tree(place, classes)
-    (place / "train" / classes[0] / "._0000.png").write_text("of macOS")
-    (place / "train" / ".hidden").mkdir()
+    folder = tmp_path / kind if below else tmp_path
+    write_tree(folder, classes)
+    (folder / "train" / classes[0] / "._0000.png").write_text("of macOS")
+    (folder / "train" / ".hidden").mkdir()
     dataset = make(kind, tmp_path)
-    assert dataset.facts().source == f"image tree in {place} (PNG)"
-    problem = agree(dataset)
-    assert problem.train_labels.tolist() == np.repeat(np.arange(len(classes)), 3).tolist()
-    for index in (0, 4, len(problem.train_labels) - 1):
-        file = place / "train" / classes[index // 3] / f"{index % 3:04}.png"
-        assert (problem.train_images[index] == np.asarray(Image.open(file))).all()
-    assert agree(make(kind, tmp_path, limit=5, test_limit=3)).train_labels.tolist() == [0, 1, 2, 3, 4]
+    assert dataset.info().source == f"image tree in {folder} (PNG)"
+    data = checked(dataset)
+    assert data.train_labels.tolist() == np.repeat(np.arange(len(classes)), 3).tolist()
+    for index in (0, 4, len(data.train_labels) - 1):
+        file = folder / "train" / classes[index // 3] / f"{index % 3:04}.png"
+        assert (data.train_images[index] == np.asarray(Image.open(file))).all()
+    assert checked(make(kind, tmp_path, limit=5, test_limit=3)).train_labels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_tree_and_archive_agree(tmp_path: Path) -> None:
@@ -303,31 +303,31 @@ def test_tree_and_archive_agree(tmp_path: Path) -> None:
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         part = "test" if is_test[index] else "train"
         save(tmp_path / "tree" / part / names[label] / f"{index:04}.png", image)
-    official, tree = (make("cifar10", tmp_path / place).load() for place in ("archive", "tree"))
+    official, tree = (make("cifar10", tmp_path / folder).load() for folder in ("archive", "tree"))
     assert official.classes == tree.classes
     order = np.argsort(official.train_labels, kind="stable")
     assert (official.train_images[order] == tree.train_images).all()
     assert (official.train_labels[order] == tree.train_labels).all()
 
 
-def test_archive_goes_before_tree(tmp_path: Path) -> None:
+def test_an_archive_is_preferred_to_a_tree(tmp_path: Path) -> None:
     write_tree(tmp_path, cifar.CIFAR10.classes)
-    assert "image tree" in make("cifar10", tmp_path, download=True).facts().source
+    assert "image tree" in make("cifar10", tmp_path, download=True).info().source
     archive(tmp_path)
-    assert "archive" in make("cifar10", tmp_path).facts().source
+    assert "archive" in make("cifar10", tmp_path).info().source
     assert len(make("cifar10", tmp_path).load().train_labels) == 100
 
 
 def test_a_foreign_tree_is_not_cifar(tmp_path: Path) -> None:
     write_tree(tmp_path, ["cat", "dog"])
     with pytest.raises(DataMissing, match="CIFAR-10 is not in"):
-        make("cifar10", tmp_path).facts()
+        make("cifar10", tmp_path).info()
     write_tree(tmp_path / "cifar10", ["cat", "dog"])
     with pytest.raises(DataMissing, match="lacks the class 'airplane'"):
-        make("cifar10", tmp_path).facts()
+        make("cifar10", tmp_path).info()
     write_tree(tmp_path / "cifar10", [*cifar.CIFAR10.classes, "zebra"])
     with pytest.raises(DataMissing, match="unknown class 'zebra'"):
-        make("cifar10", tmp_path).facts()
+        make("cifar10", tmp_path).info()
 
 
 def test_limit_decodes_only_what_is_used(tmp_path: Path) -> None:
@@ -335,8 +335,8 @@ def test_limit_decodes_only_what_is_used(tmp_path: Path) -> None:
     for part, number in (("train", 2), ("test", 1)):
         for name in cifar.CIFAR10.classes:
             (tmp_path / part / name / f"{number:04}.png").write_text("broken")
-    agree(make("cifar10", tmp_path, limit=20, test_limit=10))
-    agree(make("image_folder", tmp_path, folder=".", image_size=8, limit=20, test_limit=10))
+    checked(make("cifar10", tmp_path, limit=20, test_limit=10))
+    checked(make("image_folder", tmp_path, folder=".", image_size=8, limit=20, test_limit=10))
     with pytest.raises(DataMissing, match=r"airplane.0002\.png can't be decoded"):
         make("cifar10", tmp_path, limit=21, test_limit=10).load()
 
@@ -344,8 +344,8 @@ def test_limit_decodes_only_what_is_used(tmp_path: Path) -> None:
 def test_wrong_size(tmp_path: Path) -> None:
     write_tree(tmp_path, cifar.CIFAR10.classes)
     save(tmp_path / "test" / "frog" / "0001.png", np.zeros((40, 48, 3), np.uint8))
-    make("cifar10", tmp_path).facts()
-    with pytest.raises(DataMissing, match=r"frog.0001\.png is 48 x 40 pixels where 32 x 32 are needed"):
+    make("cifar10", tmp_path).info()
+    with pytest.raises(DataMissing, match=r"frog.0001\.png is 48 x 40 pixels, but must be 32 x 32"):
         make("cifar10", tmp_path).load()
 
 
@@ -360,20 +360,20 @@ def test_truncated_image(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("relative", [True, False])
 def test_image_folder(tmp_path: Path, relative: bool) -> None:
-    place = tmp_path / "mine"
-    write_tree(place, ["zebra", "ant"], size=20)
-    save(place / "train" / "ant" / "0000.JPG", np.full((30, 60, 3), 200, np.uint8))
-    Image.new("L", (40, 20), 100).save(place / "train" / "zebra" / "grey.bmp")
-    Image.new("RGBA", (20, 40), (9, 9, 9, 9)).save(place / "train" / "zebra" / "clear.webp")
-    dataset = make("image_folder", tmp_path, folder="mine" if relative else str(place), image_size=10)
-    assert dataset.facts().source == f"image tree in {place} (BMP, JPEG, PNG, WebP)"
-    problem = agree(dataset)
-    assert problem.classes == ("ant", "zebra")
-    assert problem.train_labels.tolist() == [0] * 4 + [1] * 5  # 0000.JPG before 0000.png
-    assert problem.train_images.shape == (9, 10, 10, 3)
-    assert abs(problem.train_images[0].astype(int) - 200).max() <= 1 and (problem.train_images[-1] == 100).all()
-    scaled = problem.train_images / 255
-    assert problem.mean == pytest.approx(scaled.mean((0, 1, 2))) and problem.std == pytest.approx(scaled.std((0, 1, 2)))
+    folder = tmp_path / "mine"
+    write_tree(folder, ["zebra", "ant"], size=20)
+    save(folder / "train" / "ant" / "0000.JPG", np.full((30, 60, 3), 200, np.uint8))
+    Image.new("L", (40, 20), 100).save(folder / "train" / "zebra" / "grey.bmp")
+    Image.new("RGBA", (20, 40), (9, 9, 9, 9)).save(folder / "train" / "zebra" / "clear.webp")
+    dataset = make("image_folder", tmp_path, folder="mine" if relative else str(folder), image_size=10)
+    assert dataset.info().source == f"image tree in {folder} (BMP, JPEG, PNG, WebP)"
+    data = checked(dataset)
+    assert data.classes == ("ant", "zebra")
+    assert data.train_labels.tolist() == [0] * 4 + [1] * 5  # 0000.JPG before 0000.png
+    assert data.train_images.shape == (9, 10, 10, 3)
+    assert abs(data.train_images[0].astype(int) - 200).max() <= 1 and (data.train_images[-1] == 100).all()
+    scaled = data.train_images / 255
+    assert data.mean == pytest.approx(scaled.mean((0, 1, 2))) and data.std == pytest.approx(scaled.std((0, 1, 2)))
 
 
 def test_image_folder_crops_the_middle(tmp_path: Path) -> None:
@@ -381,10 +381,10 @@ def test_image_folder_crops_the_middle(tmp_path: Path) -> None:
     for part in ("train", "test"):
         save(tmp_path / part / "one" / "wide.png", image)
         save(tmp_path / part / "one" / "tall.png", image.transpose(1, 0, 2))
-    problem = make("image_folder", tmp_path, folder=".", image_size=20).load()
+    data = make("image_folder", tmp_path, folder=".", image_size=20).load()
     wide = Image.fromarray(image).resize((40, 20), Image.Resampling.BILINEAR).crop((10, 0, 30, 20))
-    assert (problem.train_images[1] == np.asarray(wide)).all()
-    assert (problem.train_images[0] == problem.train_images[1].transpose(1, 0, 2)).all()
+    assert (data.train_images[1] == np.asarray(wide)).all()
+    assert (data.train_images[0] == data.train_images[1].transpose(1, 0, 2)).all()
 
 
 def test_a_constant_channel_can_be_normalised() -> None:
@@ -396,8 +396,8 @@ def test_image_folder_resizes_smoothly(tmp_path: Path) -> None:
     board = np.indices((40, 40)).sum(0)[..., None] % 2 * np.full(3, 255)  # without antialiasing: black, white or both
     for part in ("train", "test"):
         save(tmp_path / part / "one" / "0.png", board.astype(np.uint8))
-    problem = make("image_folder", tmp_path, folder=".", image_size=10).load()
-    assert abs(problem.train_images[:, 1:-1, 1:-1].astype(int) - 127).max() <= 2
+    data = make("image_folder", tmp_path, folder=".", image_size=10).load()
+    assert abs(data.train_images[:, 1:-1, 1:-1].astype(int) - 127).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -413,34 +413,34 @@ def test_image_folder_resizes_smoothly(tmp_path: Path) -> None:
     ],
 )
 def test_image_folder_errors(tmp_path: Path, remove: str | None, add: str | None, message: str) -> None:
-    place = tmp_path / "mine"
-    write_tree(place, ["ant", "bee"])
+    folder = tmp_path / "mine"
+    write_tree(folder, ["ant", "bee"])
     if remove:
-        shutil.rmtree(place / remove)
+        shutil.rmtree(folder / remove)
     if add:
-        (place / add).parent.mkdir(exist_ok=True)
-        (place / add).touch()
+        (folder / add).parent.mkdir(exist_ok=True)
+        (folder / add).touch()
     dataset = make("image_folder", tmp_path, folder="mine", image_size=8)
-    for call in (dataset.facts, dataset.load):
+    for call in (dataset.info, dataset.load):
         with pytest.raises(DataMissing, match=message) as caught:
             call()
-        assert str(place) in str(caught.value)
+        assert str(folder) in str(caught.value)
 
 
-def test_facts_are_light_and_a_foreign_package_called_datasets_does_no_harm(tmp_path: Path) -> None:
+def test_info_is_light_and_a_foreign_package_called_datasets_does_no_harm(tmp_path: Path) -> None:
     write_tree(tmp_path, cifar.CIFAR10.classes)
     archive(tmp_path, "cifar100")
     code = """
 import sys, types
 from pathlib import Path
 sys.modules["datasets"] = foreign = types.ModuleType("datasets")
-from harness.data.dataset import DataPlace, Dataset
+from harness.data.dataset import DataRoot, Dataset
 from harness.registry import find
-wanted = {"digits": {}, "cifar10": {}, "cifar100": {}, "image_folder": {"folder": ".", "image_size": 8}}
-for name, settings in wanted.items():
+cases = {"digits": {}, "cifar10": {}, "cifar100": {}, "image_folder": {"folder": ".", "image_size": 8}}
+for name, settings in cases.items():
     plugin = find("datasets", name, Dataset)
-    facts = plugin(plugin.Settings(**settings), DataPlace(Path(sys.argv[1]), False)).facts()
-    assert facts.num_train > 0 and facts.num_classes in (10, 100), facts
+    info = plugin(plugin.Settings(**settings), DataRoot(Path(sys.argv[1]), False)).info()
+    assert info.num_train > 0 and info.num_classes in (10, 100), info
 heavy = {"torch", "torchvision", "sklearn", "PIL", "scipy", "pandas", "ray"} & set(sys.modules)
 assert not heavy, heavy
 assert sys.modules["datasets"] is foreign

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ import torch.nn.functional as F
 from conftest import HALF, same
 from safetensors.torch import save_file
 
-from harness import run
-from harness.config.load import load
+from harness.config.load import load_config
 from harness.config.suite import Trial
-from harness.data.dataset import Facts
+from harness.data.dataset import DatasetInfo
 from harness.errors import UserError
-from harness.experiment import grid
+from harness.experiment import grid, runner
 from harness.networks import names as network_names
 from harness.networks.drn import DRN, KINDS
 from harness.networks.maps import upsampled, upsampled_bands
@@ -29,8 +29,8 @@ CPU = torch.device("cpu")
 SMALL = Model(name="drn_small", width=2)
 
 
-def facts(size: tuple[int, int] = (64, 96), classes: int = 19, channels: int = 3, per_pixel: bool = True) -> Facts:
-    return Facts(100, 10, classes, channels, size, "", per_pixel)
+def info(size: tuple[int, int] = (64, 96), classes: int = 19, channels: int = 3, per_pixel: bool = True) -> DatasetInfo:
+    return DatasetInfo(100, 10, classes, channels, size, "", per_pixel)
 
 
 def images(*size: int, count: int = 2) -> torch.Tensor:
@@ -71,7 +71,7 @@ def test_parameters_of_the_published_networks(name: str, parameters: int) -> Non
 @pytest.mark.parametrize(("channels", "classes", "width"), [(3, 19, None), (1, 5, 3)])
 def test_parameters_of_the_small_one(channels: int, classes: int, width: int | None) -> None:
     model = Model(name="drn_small", width=width)
-    built = build(model, facts(classes=classes, channels=channels), 0)
+    built = build(model, info(classes=classes, channels=channels), 0)
     assert built.num_parameters() == network_names.num_parameters(model, channels, classes)
     assert built.classifier.weight.shape == (classes, 32 * (width or 4))
 
@@ -134,10 +134,10 @@ def test_the_last_levels_of_c_have_no_shortcut() -> None:
     body = DRN("drn_c_26", 3, 19, width=2).eval()
     for level, shortcut in ((1, True), (7, False), (8, False)):
         block = getattr(body, f"layer{level}")[0]
-        here = torch.rand(1, block.conv1.in_channels, 4, 4)
+        features = torch.rand(1, block.conv1.in_channels, 4, 4)
         with torch.no_grad():
             nn.init.zeros_(block.conv2.weight)
-            torch.testing.assert_close(block(here), here if shortcut else torch.zeros_like(here))
+            torch.testing.assert_close(block(features), features if shortcut else torch.zeros_like(features))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -157,7 +157,7 @@ def test_the_initialisation_is_the_authors(name: str) -> None:
 def test_initialisations() -> None:
     model = Model(name="drn_c_26", width=None)
     kaiming, zero_last, pytorch = (
-        weights(build(model.model_copy(update={"initialisation": how}), facts(), 0).body)
+        weights(build(model.model_copy(update={"initialisation": how}), info(), 0).body)
         for how in ("kaiming", "kaiming_zero_last", "pytorch")
     )
     zeroed = {k.split(".")[0] for k in kaiming if not torch.equal(kaiming[k], zero_last[k])}
@@ -169,10 +169,10 @@ def test_initialisations() -> None:
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
-    one = weights(build(SMALL, facts(), 3))
+    one = weights(build(SMALL, info(), 3))
     torch.manual_seed(2)
-    assert same(one, weights(build(SMALL, facts(), 3)))
-    assert not torch.equal(one["body.fc.weight"], weights(build(SMALL, facts(), 4))["body.fc.weight"])
+    assert same(one, weights(build(SMALL, info(), 3)))
+    assert not torch.equal(one["body.fc.weight"], weights(build(SMALL, info(), 4))["body.fc.weight"])
 
 
 # ------------------------------------------------------------------------------------------------------------ maps
@@ -190,31 +190,31 @@ def test_weights_depend_on_the_seed_alone() -> None:
 )
 @pytest.mark.parametrize("size", [(32, 48), (27, 34)])
 def test_network(model: Model, depth: int, stages: list[tuple[int, int]], size: tuple[int, int]) -> None:
-    network = build(model, facts(), 0).eval()
+    network = build(model, info(), 0).eval()
     assert network.num_parameters() == network_names.num_parameters(model, 3, 19)
     stride = model.output_stride or 8
     with torch.no_grad():
-        plain, full = network(images(*size)), network(images(*size), stages=True)
-        half = network.to_place(CPU, HALF)(images(*size), stages=True)
+        bare, full = network(images(*size)), network(images(*size), stages=True)
+        half = network.to_device(CPU, HALF)(images(*size), stages=True)
     layer = network.classifier
     assert isinstance(layer, nn.Linear) and layer.weight.shape == (19, depth)
     sides = [-(-side // stride) for side in size]
     filled = [side * stride for side in sides]
-    for outputs in (plain, full, half):
+    for outputs in (bare, full, half):
         assert outputs.logits.shape == (2, 19, *sides) and outputs.features.shape == (2, depth, *sides)
-        at_places = F.linear(outputs.features.movedim(1, -1), layer.weight, layer.bias)
-        torch.testing.assert_close(outputs.logits.movedim(1, -1), at_places, rtol=1e-4, atol=1e-4)
+        at_positions = F.linear(outputs.features.movedim(1, -1), layer.weight, layer.bias)
+        torch.testing.assert_close(outputs.logits.movedim(1, -1), at_positions, rtol=1e-4, atol=1e-4)
         assert {t.dtype for t in (*outputs[:2], *outputs.stages)} == {torch.float32}
-    assert plain.stages == []
-    torch.testing.assert_close(full.logits, plain.logits, rtol=1e-4, atol=1e-4)
+    assert bare.stages == []
+    torch.testing.assert_close(full.logits, bare.logits, rtol=1e-4, atol=1e-4)
     assert [tuple(stage.shape[1:]) for stage in full.stages] == [(d, filled[0] // s, filled[1] // s) for d, s in stages]
-    assert not torch.equal(half.logits, plain.logits), "it did run in bfloat16"
-    torch.testing.assert_close(half.features, plain.features, rtol=0.1, atol=0.1 * float(plain.features.abs().max()))
-    assert upsampled(plain.logits, size).shape == (2, 19, *size)
+    assert not torch.equal(half.logits, bare.logits), "it did run in bfloat16"
+    torch.testing.assert_close(half.features, bare.features, rtol=0.1, atol=0.1 * float(bare.features.abs().max()))
+    assert upsampled(bare.logits, size).shape == (2, 19, *size)
 
 
 def test_sides_are_filled_up_with_zeros_at_the_bottom_and_on_the_right() -> None:
-    network = build(SMALL, facts(), 0).eval()
+    network = build(SMALL, info(), 0).eval()
     filled = torch.zeros(2, 3, 32, 40)
     filled[:, :, :27, :34] = images(27, 34)
     with torch.no_grad():
@@ -222,7 +222,7 @@ def test_sides_are_filled_up_with_zeros_at_the_bottom_and_on_the_right() -> None
 
 
 def test_precision_sets_the_memory_format() -> None:
-    conv = build(SMALL, facts(), 0).to_place(CPU, HALF).body.layer3[0].conv1
+    conv = build(SMALL, info(), 0).to_device(CPU, HALF).body.layer3[0].conv1
     assert conv.weight.is_contiguous(memory_format=torch.channels_last) and conv.weight.dtype == torch.float32
 
 
@@ -234,7 +234,7 @@ def test_the_small_network_learns_in_seconds(precision: str) -> None:
     labels = (torch.arange(96) >= border).expand(8, 64, 96).long()
     pictures = (labels[:, None] - 0.5 + 0.5 * torch.randn(8, 3, 64, 96, generator=draw)).contiguous()
     network = (
-        build(Model(name="drn_small"), facts(classes=2), 0).to_place(CPU, Recipe(epochs=1, precision=precision)).train()
+        build(Model(name="drn_small"), info(classes=2), 0).to_device(CPU, Recipe(epochs=1, precision=precision)).train()
     )
     optimiser = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
     for _ in range(15):
@@ -251,31 +251,31 @@ def test_the_small_network_learns_in_seconds(precision: str) -> None:
 
 
 def by_hand(maps: torch.Tensor, stride: int, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear, pixel by pixel: a place's value stands at the centre of its stride x stride pixels."""
-    found = torch.zeros(*maps.shape[:2], *size, dtype=maps.dtype)
+    """Bilinear, pixel by pixel: a position's value is at the centre of its stride x stride pixels."""
+    pixels = torch.zeros(*maps.shape[:2], *size, dtype=maps.dtype)
     for y in range(size[0]):
         for x in range(size[1]):
             corners = []
-            for at, places in ((y, maps.shape[2]), (x, maps.shape[3])):
-                centre = min(max((at - (stride - 1) / 2) / stride, 0), places - 1)
-                low = min(int(centre), max(places - 2, 0))
-                corners.append([(low, 1 - (centre - low)), (min(low + 1, places - 1), centre - low)])
+            for at, positions in ((y, maps.shape[2]), (x, maps.shape[3])):
+                centre = min(max((at - (stride - 1) / 2) / stride, 0), positions - 1)
+                low = min(int(centre), max(positions - 2, 0))
+                corners.append([(low, 1 - (centre - low)), (min(low + 1, positions - 1), centre - low)])
             for row, down in corners[0]:
                 for column, right in corners[1]:
-                    found[:, :, y, x] += down * right * maps[:, :, row, column]
-    return found
+                    pixels[:, :, y, x] += down * right * maps[:, :, row, column]
+    return pixels
 
 
 @pytest.mark.parametrize(
-    ("places", "stride", "size"),
+    ("positions", "stride", "size"),
     [((3, 4), 8, (24, 32)), ((3, 4), 8, (17, 30)), ((1, 2), 16, (9, 20)), ((1, 1), 8, (3, 5)), ((2, 2), 32, (40, 50))],
 )
-def test_upsampling_is_bilinear(places: tuple[int, int], stride: int, size: tuple[int, int]) -> None:
-    maps = torch.randn(2, 3, *places, generator=torch.Generator().manual_seed(0))
-    found = upsampled(maps, size)
-    torch.testing.assert_close(found, by_hand(maps, stride, size))
+def test_upsampling_is_bilinear(positions: tuple[int, int], stride: int, size: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, *positions, generator=torch.Generator().manual_seed(0))
+    pixels = upsampled(maps, size)
+    torch.testing.assert_close(pixels, by_hand(maps, stride, size))
     whole = F.interpolate(maps, scale_factor=stride, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(found, whole[:, :, : size[0], : size[1]])
+    torch.testing.assert_close(pixels, whole[:, :, : size[0], : size[1]])
 
 
 @pytest.mark.parametrize("height", [1, 5, 8, 13, 41, 99])
@@ -298,10 +298,10 @@ def test_upsampling_is_the_authors_transposed_convolution_but_at_the_border() ->
     assert not torch.isclose(ours[..., :4, :], theirs[..., :4, :]).any()
 
 
-@pytest.mark.parametrize(("places", "size"), [((3, 4), (25, 32)), ((3, 4), (24, 33)), ((6, 8), (24, 32))])
-def test_upsampling_refuses_what_are_no_maps_of_such_images(places: tuple[int, int], size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"maps of .* places can't be those of images"):
-        upsampled(torch.zeros(1, 1, *places), size)
+@pytest.mark.parametrize(("positions", "size"), [((3, 4), (25, 32)), ((3, 4), (24, 33)), ((6, 8), (24, 32))])
+def test_upsampling_refuses_what_are_no_maps_of_such_images(positions: tuple[int, int], size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"maps of .* positions do not fit images"):
+        upsampled(torch.zeros(1, 1, *positions), size)
 
 
 # ---------------------------------------------------------------------------------------------------------- checks
@@ -316,8 +316,8 @@ seeds: [0]
 """
 
 REFUSED = [
-    (Model(name="resnet18_cifar"), True, r"model.name: the dataset labels pixels, and resnet18_cifar .*drn_d_22"),
-    (Model(name="resnet18"), True, r"model.name: the dataset labels pixels, and resnet18 .*output_stride: 8"),
+    (Model(name="resnet18_cifar"), True, r"model.name: the dataset labels pixels, but resnet18_cifar .*drn_d_22"),
+    (Model(name="resnet18"), True, r"model.name: the dataset labels pixels, but resnet18 .*output_stride: 8"),
     (SMALL, False, r"model.name: the dataset labels images.*got drn_small; allowed: resnet18_cifar"),
     (Model(name="resnet18", output_stride=8), False, r"model.output_stride: the dataset labels images.*got 8"),
 ]
@@ -326,34 +326,34 @@ REFUSED = [
 @pytest.mark.parametrize(("model", "per_pixel", "message"), REFUSED)
 def test_a_network_for_the_other_kind_of_labels_is_refused(model: Model, per_pixel: bool, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build(model, facts(per_pixel=per_pixel), 0)
+        build(model, info(per_pixel=per_pixel), 0)
     assert network_names.problem(model) is None, "it is the dataset that it does not fit"
 
 
 def test_a_run_refuses_it_before_it_starts(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG)
     with pytest.raises(UserError, match=r"c.yaml:3: model.name: digits labels images.*got drn_small"):
-        grid.expand(load(tmp_path / "c.yaml"), planning=True)
+        grid.expand(load_config(tmp_path / "c.yaml"), planning=True)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vgg11_bn"])
 def test_a_network_of_timms_without_output_stride_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"model.output_stride: '{name}' does not support 8 \(\w.*\); ResNets"):
-        check(Model(name=name, output_stride=8), facts())
+        check(Model(name=name, output_stride=8), info())
 
 
 @pytest.mark.parametrize("name", ["resnet18_cifar", "drn_d_22"])
 def test_an_output_stride_is_for_timms_networks(name: str) -> None:
     model = Model(name=name, output_stride=8)
-    assert network_names.problem(model) == ("output_stride", f"is for timm's models, got 8 for {name}; leave it out")
+    assert network_names.problem(model) == ("output_stride", f"is for timm's models, got 8 for {name}; remove it")
 
 
 def test_check_takes_small_images_of_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     forward = DenseNetwork.forward
     monkeypatch.setattr(DenseNetwork, "forward", lambda self, x: seen.append(tuple(x.shape[2:])) or forward(self, x))
-    check(SMALL, facts((1024, 30)))
-    check(Model(name="resnet10t", output_stride=8), facts((40, 2048)))
+    check(SMALL, info((1024, 30)))
+    check(Model(name="resnet10t", output_stride=8), info((40, 2048)))
     assert seen == [(64, 30), (40, 64)]
 
 
@@ -362,7 +362,7 @@ def test_check_takes_small_images_of_large_ones(monkeypatch: pytest.MonkeyPatch)
 
 def saved(model: Model, path: Path, classes: int = 7, drop: str = "", **more: torch.Tensor) -> str:
     """Write a network's body to a file, without the tensors whose names end in ``drop``."""
-    body = build(model, facts(classes=classes, per_pixel=model.name.startswith("drn")), 9).body
+    body = build(model, info(classes=classes, per_pixel=model.name.startswith("drn")), 9).body
     state = {k: v for k, v in body.state_dict().items() if not drop or not k.endswith(drop)}
     torch.save(state | more, path)
     return str(path)
@@ -384,9 +384,9 @@ def test_all_weights_but_the_classifiers_are_taken_over(
     tmp_path: Path, wrote: Model, model: Model, classes: int
 ) -> None:
     path = saved(wrote, tmp_path / "w.pth", classes)
-    here = facts(per_pixel=network_names.misfit(model, True) is None)
-    from_file = weights(build(model.model_copy(update={"weights": path}), here, 0).body)
-    new, written = weights(build(model, here, 0).body), torch.load(path)
+    kind = info(per_pixel=network_names.incompatible(model, True) is None)
+    from_file = weights(build(model.model_copy(update={"weights": path}), kind, 0).body)
+    new, written = weights(build(model, kind, 0).body), torch.load(path)
     last = {k for k in new if k.startswith(("fc.", "head.fc."))}
     assert len(last) == 2
     assert same({k: from_file[k] for k in last}, {k: new[k] for k in last}), "also where the number of classes agrees"
@@ -395,19 +395,19 @@ def test_all_weights_but_the_classifiers_are_taken_over(
 
 def test_a_file_in_the_form_of_the_public_ones(tmp_path: Path) -> None:
     """1000 classes by a 1x1 convolution, and no counters in batch norm, which are younger."""
-    body = build(Model(name="drn_small"), facts(classes=1000), 9).body
+    body = build(Model(name="drn_small"), info(classes=1000), 9).body
     state = {k: v for k, v in body.state_dict().items() if not k.endswith("num_batches_tracked")}
     state["fc.weight"] = state["fc.weight"][:, :, None, None]
     torch.save(state, tmp_path / "drn.pth", _use_new_zipfile_serialization=False)
-    network = build(Model(name="drn_small", weights=str(tmp_path / "drn.pth")), facts(), 0)
+    network = build(Model(name="drn_small", weights=str(tmp_path / "drn.pth")), info(), 0)
     assert torch.equal(network.body.layer6[0].conv2.weight, body.layer6[0].conv2.weight)
     assert network.classifier.weight.shape == (19, 128)
 
 
 def test_safetensors(tmp_path: Path) -> None:
-    body = build(SMALL, facts(), 9).body
+    body = build(SMALL, info(), 9).body
     save_file(body.state_dict(), tmp_path / "w.safetensors")
-    network = build(SMALL.model_copy(update={"weights": str(tmp_path / "w.safetensors")}), facts(), 0)
+    network = build(SMALL.model_copy(update={"weights": str(tmp_path / "w.safetensors")}), info(), 0)
     assert torch.equal(network.body.layer5[0].conv1.weight, body.layer5[0].conv1.weight)
 
 
@@ -417,7 +417,7 @@ def test_safetensors(tmp_path: Path) -> None:
         (
             Model(name="drn_small", width=3),
             "",
-            r"it has in another shape layer0.0.weight \[3, 3, 7, 7\], not \[2, 3, 7, 7\], .* \d+ more$",
+            r"it has the wrong shape for layer0.0.weight \[3, 3, 7, 7\], not \[2, 3, 7, 7\], .* \d+ more$",
         ),
         (SMALL, "layer6.0.bn2.bias", "it lacks layer6.0.bn2.bias$"),
         (
@@ -436,7 +436,7 @@ def test_safetensors(tmp_path: Path) -> None:
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, wrote: Model, drop: str, message: str) -> None:
     model = SMALL.model_copy(update={"weights": saved(wrote, tmp_path / "w.pth", drop=drop)})
     with pytest.raises(UserError, match=f"model.weights: '.*w.pth' does not fit 'drn_small': {message}"):
-        build(model, facts(), 0)
+        build(model, info(), 0)
 
 
 class Trap:
@@ -450,7 +450,7 @@ def test_a_file_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Trap()}, "w.pth")
     with pytest.raises(UserError, match=r"model.weights: 'w.pth' can't be read as a file of tensors: \w"):
-        build(SMALL.model_copy(update={"weights": "w.pth"}), facts(), 0)
+        build(SMALL.model_copy(update={"weights": "w.pth"}), info(), 0)
     assert not Path("trapped").exists()
     torch.load("w.pth", weights_only=False)
     assert Path("trapped").exists(), "the trap works"
@@ -462,12 +462,12 @@ def test_a_file_that_cant_be_read_is_refused(tmp_path: Path, content: bytes | No
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"model.weights: '.*w.pth' can't be read as a file of tensors: \w"):
-        build(SMALL.model_copy(update={"weights": str(path)}), facts(), 0)
+        build(SMALL.model_copy(update={"weights": str(path)}), info(), 0)
 
 
 def loaded(folder: Path, model: str) -> Trial:
     (folder / "c.yaml").write_text(CONFIG.replace("{name: drn_small}", model))
-    return next(load(folder / "c.yaml").suites[0].trials())[1]
+    return next(load_config(folder / "c.yaml").suites[0].trials())[1]
 
 
 def test_a_trial_is_known_by_its_weights_and_not_by_their_path(tmp_path: Path) -> None:
@@ -476,38 +476,39 @@ def test_a_trial_is_known_by_its_weights_and_not_by_their_path(tmp_path: Path) -
     (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes())
     none = loaded(tmp_path, "{name: drn_small}")
     a, b, c = (loaded(tmp_path, f"{{name: drn_small, weights: {tmp_path}/{name}.pth}}") for name in "abc")
-    assert a.id == b.id and a.sharing_key == b.sharing_key and a.measured() == b.measured()
+    assert a.id == b.id and a.sharing_key == b.sharing_key and a.spec() == b.spec()
     assert len({none.id, a.id, c.id}) == len({t.sharing_key for t in (none, a, c)}) == 3
     assert a.model.weights == f"{tmp_path}/a.pth", "where it is loaded from"
-    assert str(tmp_path) not in str(a.measured())
-    assert Trial.from_measured(a.measured()).id == a.id
+    assert str(tmp_path) not in str(a.spec())
+    again = pickle.loads(pickle.dumps(a))
+    assert again == a and again.id == a.id, "what a worker is sent"
 
 
 def test_the_resolved_config_holds_the_file_to_what_it_was(tmp_path: Path) -> None:
     path = saved(SMALL, tmp_path / "w.pth")
     (tmp_path / "c.yaml").write_text(CONFIG.replace("drn_small", f"drn_small, width: 2, weights: {path}"))
-    once = load(tmp_path / "c.yaml")
+    once = load_config(tmp_path / "c.yaml")
     (tmp_path / "c.yaml").write_text(once.written())
-    assert load(tmp_path / "c.yaml").written() == once.written()
+    assert load_config(tmp_path / "c.yaml").written() == once.written()
     saved(SMALL, tmp_path / "w.pth", layer0=torch.zeros(1))
-    with pytest.raises(UserError, match=r"model.weights_sha256: must be that of '.*w.pth', [0-9a-f]{64}, got"):
-        load(tmp_path / "c.yaml")
+    with pytest.raises(UserError, match=r"model.weights_sha256: must be the SHA-256 of '.*w.pth', [0-9a-f]{64}, got"):
+        load_config(tmp_path / "c.yaml")
     with pytest.raises(UserError, match=r"model.weights: '.*w.pth' has changed: its sha256 is"):
-        build(once.suites[0].model, facts(), 0)
+        build(once.suites[0].model, info(), 0)
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         ("{name: drn_small, weights: nowhere.pth}", "model.weights: 'nowhere.pth' can't be read: No such file"),
-        ("{name: drn_small, weights_sha256: abc}", "model.weights_sha256: is that of model.weights, which isn't"),
+        ("{name: drn_small, weights_sha256: abc}", "model.weights_sha256: needs model.weights, which is not set"),
         (
             "{name: drn_small, weights: c.yaml, initialisation: kaiming_zero_last}",
-            "model.initialisation: kaiming_zero_last would be undone by model.weights; allowed: kaiming, pytorch",
+            "model.initialisation: kaiming_zero_last would be overwritten by model.weights; allowed: kaiming, pytorch",
         ),
     ],
 )
-def test_mistakes_with_weights_are_answered_at_once(tmp_path: Path, model: str, message: str) -> None:
+def test_mistakes_with_weights_are_refused_immediately(tmp_path: Path, model: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         loaded(tmp_path, model)
 
@@ -515,6 +516,6 @@ def test_mistakes_with_weights_are_answered_at_once(tmp_path: Path, model: str, 
 def test_a_run_checks_the_weights_of_all_networks_before_it_starts(tmp_path: Path) -> None:
     path = saved(Model(name="resnet10t"), tmp_path / "w.pth")
     (tmp_path / "c.yaml").write_text(CONFIG.replace("drn_small", f"resnet_small, weights: {path}"))
-    benchmark = load(tmp_path / "c.yaml")
+    benchmark = load_config(tmp_path / "c.yaml")
     with pytest.raises(UserError, match=r"model.weights: '.*w.pth' does not fit 'resnet_small'"):
-        run._check_networks(benchmark, grid.expand(benchmark))
+        runner.check_networks(benchmark, grid.expand(benchmark))

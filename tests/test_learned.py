@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import changed, make_trial, nothing, outcomes, run, same
-from harness_of import cycle_of
+from conftest import changed, make_trial, opened, outcomes, run, same, share, trained
 
 from harness import registry
-from harness.config.load import load
-from harness.config.suite import Part
-from harness.data.dataset import DataPlace, Dataset, Problem
+from harness.config.load import load_config
+from harness.config.suite import PluginSpec
+from harness.data.dataset import DataRoot, Dataset, LoadedData
 from harness.errors import NonFiniteLoss, UserError
 from harness.learning import pool
-from harness.learning.contract import Acquisition
+from harness.learning.contract import Acquisition, Batch, Training
+from harness.learning.cycle import Cycle
 from harness.learning.inference import evaluating
-from harness.results.store import RunStore
 from harness.settings import Model
-from harness.trial import Runner, Surroundings
 
 ll4al = registry.load("methods", "ll4al")
 sraal = registry.load("methods", "sraal")
@@ -42,17 +41,26 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def own(name: str, **settings: Any) -> Part:
-    """Return a method with its own defaults, not cut down."""
-    plugin: Any = registry.find("methods", name, Acquisition)
-    return Part(name, plugin.Settings(**settings).model_dump())
+def own(name: str, contract: type[Any] = Acquisition, **settings: Any) -> PluginSpec:
+    """Return a half of a method with its own defaults, not cut down."""
+    plugin: Any = registry.find("methods", name, contract)
+    return PluginSpec(name, plugin.Settings(**settings))
+
+
+def both(name: str, **settings: Any) -> tuple[PluginSpec, PluginSpec]:
+    """Return the training, with these settings, and the acquisition of a method that has both."""
+    return own(name, Training, **settings), own(name)
+
+
+def batch_of(images: torch.Tensor) -> Batch:
+    return Batch(images, torch.arange(len(images)), torch.Generator())
 
 
 @pytest.fixture(scope="session")
-def all_digits() -> Problem:
+def all_digits() -> LoadedData:
     plugin = registry.find("datasets", "digits", Dataset)
     assert plugin is not None
-    return plugin(plugin.Settings(), DataPlace(Path(), False)).load()
+    return plugin(plugin.Settings(), DataRoot(Path(), False)).load()
 
 
 # ------------------------------------------------------------------------------------------------------- sizes
@@ -71,20 +79,20 @@ def test_the_sizes_are_the_published_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "extra"), [("ll4al", 123_905), ("vaal", 23_115_204), ("sraal", 23_660_750), ("ads", 549_878)]
 )
-def test_extra_parameters_are_the_system_less_the_plain_network(
-    name: str, extra: int, colours: Problem, tmp_path: Path
+def test_extra_parameters_are_the_system_less_the_network_of_cross_entropy(
+    name: str, extra: int, colours: LoadedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On ResNet-18 with ten classes, as in Table 4."""
-    ten = replace(colours, classes=tuple(map(str, range(10))))
-    method = own(name, **({"iterations": 1, "batch_size": 2} if name in ("vaal", "sraal") else {}))
-    training = method if name in ("ll4al", "ads") else "plain"
-    trial = make_trial(training, method, initial=4, budget=2, candidates=8, cycles=1, batch_size=4)
-    trial = replace(trial, model=Model(name="resnet18_cifar"))
-    runner, cycle = cycle_of(trial, ten, tmp_path)
-    if name in ("ll4al", "ads"):
-        runner.training.fit(cycle)
-    halves: set[Any] = {runner.training, runner.acquisition}
-    assert sum(half.extra_parameters(cycle) for half in halves) == extra
+    monkeypatch.setattr(adversarial.Game, "play", lambda *_: None)  # the networks are made, that is enough
+    arrays = {key: getattr(colours, key)[:12] for key in ("train_images", "train_labels", "test_images", "test_labels")}
+    ten = replace(colours, classes=tuple(map(str, range(10))), **arrays)
+    of_training = name in ("ll4al", "ads")
+    trial = make_trial(*(both(name) if of_training else ("cross_entropy", own(name))), initial=4, cycles=1)
+    learner, cycle = opened(replace(trial, model=Model(name="resnet18_cifar")), ten)
+    assert learner.count_parameters() == (extra if of_training else 0)
+    learner.acquisition.ready(cycle)
+    learner.acquisition.prepare(cycle)
+    assert learner.count_parameters() == extra
 
 
 # ------------------------------------------------------------------------------------------------------- LL4AL
@@ -113,40 +121,34 @@ def test_any_batch_size_has_a_ranking_loss(size: int) -> None:
         assert predicted.grad[size // 2] == 0
 
 
-def test_the_target_gets_no_gradient_of_the_loss_module_late_in_training(digits: Problem, tmp_path: Path) -> None:
-    method = own("ll4al")
-    runner, cycle = cycle_of(make_trial(method, method), digits, tmp_path)
-    runner.training.fit(cycle)
-    images, labels = cycle.images.plain(cycle.labelled), cycle.labels
+def test_the_target_gets_no_gradient_of_the_loss_module_late_in_training(digits: LoadedData) -> None:
+    learner, cycle = trained(make_trial(*both("ll4al")), digits)
+    images, labels = cycle.images.unaugmented(cycle.labelled), cycle.labels
 
     def target_gradient(progress: float, weight: float) -> torch.Tensor:
-        runner.training.settings = method_settings(weight)
+        learner.training.settings = ll4al.LL4AL.Settings(weight=weight)
         cycle.network.zero_grad()
-        runner.training.loss(cycle.network(images, stages=True), labels, progress).backward()
+        learner.training.loss(cycle.network(images, stages=True), labels, progress).backward()
         return torch.cat([p.grad.flatten() for p in cycle.network.parameters() if p.grad is not None]).clone()
-
-    def method_settings(weight: float) -> Any:
-        return ll4al.LL4AL.Settings(weight=weight)
 
     for progress, moved in ((0.0, True), (0.6, True), (0.61, False)):  # 0.6: epoch 120 of 200 still has it
         changed_by = target_gradient(progress, 5.0) - target_gradient(progress, 1e-9)
         assert bool(changed_by.abs().max() > 1e-6) == moved
 
 
-def test_the_loss_module_ranks_the_true_losses_of_unseen_images(all_digits: Problem, tmp_path: Path) -> None:
+def test_the_loss_module_ranks_the_true_losses_of_unseen_images(all_digits: LoadedData) -> None:
     from scipy.stats import spearmanr
 
-    method = own("ll4al")
-    trial = make_trial(method, method, initial=300, epochs=25, width=8, batch_size=32, learning_rate=0.05, cycles=2)
-    trial = changed(trial, milestones=[20])
-    runner, cycle = cycle_of(trial, all_digits, tmp_path)
-    runner.training.fit(cycle)
+    recipe = {"epochs": 25, "milestones": [20], "batch_size": 32, "learning_rate": 0.05}
+    trial = make_trial(*both("ll4al"), initial=300, width=8, cycles=2, **recipe)
+    learner, cycle = trained(trial, all_digits)
     unseen = cycle.unlabelled[:600]
     with evaluating(cycle.network):
-        images = cycle.images.plain(unseen)
+        images = cycle.images.unaugmented(unseen)
         labels = torch.from_numpy(all_digits.train_labels)[unseen]
         true = F.cross_entropy(cycle.network(images).logits, labels, reduction="none")
-        score = runner.acquisition.describe(cycle.network, images, runner.acquisition.prepare(cycle), torch.Generator())
+        prepared = learner.acquisition.prepare(cycle)
+        score = learner.acquisition.describe(cycle.network, batch_of(images), prepared)
     assert spearmanr(true.numpy(), score["score"].numpy()).statistic > 0.5
     assert cycle.health["ranking_accuracy"] > 0.6 and not cycle.warnings
 
@@ -192,173 +194,215 @@ def test_endless_batches_see_every_image_once_a_pass() -> None:
 @pytest.mark.parametrize(
     ("losses", "targets", "words"),
     [
-        ([math.log(2)] * 3, [0.0, 1.0], "tells nothing"),
-        ([0.0] * 3, [0.0, 1.0], "tells everything"),
+        ([math.log(2)] * 3, [0.0, 1.0], "at chance"),
+        ([0.0] * 3, [0.0, 1.0], "perfect"),
         ([0.4] * 3, [0.0, 1.0], ""),
-        # soft targets: half at 1, half at 0.5; a constant answer of 0.75 costs 0.562, a perfect one 0.347
-        ([0.56] * 3, [1.0, 0.5], "tells nothing"),
-        ([0.35] * 3, [1.0, 0.5], "tells everything"),
+        # soft targets: half at 1, half at 0.5; a constant prediction of 0.75 costs 0.562, a perfect one 0.347
+        ([0.56] * 3, [1.0, 0.5], "at chance"),
+        ([0.35] * 3, [1.0, 0.5], "perfect"),
         ([0.45] * 3, [1.0, 0.5], ""),
-        ([0.55] * 3, [1.0, 0.5], ""),  # little, but of the little there is to tell
+        ([0.55] * 3, [1.0, 0.5], ""),  # near chance, but the span from chance to perfect is small
     ],
 )
 def test_a_stuck_discriminator_is_reported(
-    losses: list[float], targets: list[float], words: str, digits: Problem, tmp_path: Path
+    losses: list[float], targets: list[float], words: str, digits: LoadedData
 ) -> None:
-    _, cycle = cycle_of(make_trial(), digits, tmp_path)
+    _, cycle = opened(make_trial(), digits)
     adversarial.check_discriminator(cycle, "it", losses, torch.tensor(targets))
     assert cycle.health["discriminator_loss"] == pytest.approx(losses[0])
     assert (words in cycle.warnings[0]) if words else not cycle.warnings
 
 
-def shifted(problem: Problem, dark: np.ndarray[Any, Any]) -> Problem:
-    """Return the problem with some training images made much darker."""
-    images = problem.train_images.copy()
+def shifted(data: LoadedData, dark: np.ndarray[Any, Any]) -> LoadedData:
+    """Return the data with some training images made much darker."""
+    images = data.train_images.copy()
     images[dark] //= 4
-    return replace(problem, train_images=images)
+    return replace(data, train_images=images)
 
 
-def test_vaal_tells_two_shifted_pools_apart_and_buys_the_unknown_one(digits: Problem, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_vaal_separates_two_shifted_pools_and_selects_the_unknown_one(digits: LoadedData) -> None:
     method = own("vaal", width=4, iterations=80, batch_size=32, kl="per_dimension", learning_rate=4e-3)
-    trial = make_trial("plain", method, initial=60, budget=40, candidates=200, cycles=2)
-    _, plain_cycle = cycle_of(trial, digits, tmp_path / "a")
-    strange = plain_cycle.unlabelled[::2].numpy()  # every other unlabelled image looks like no labelled one
-    runner, cycle = cycle_of(trial, shifted(digits, strange), tmp_path / "b")
-    chosen, _ = runner._choose(cycle)
-    assert np.isin(chosen, strange).mean() > 0.9
+    trial = make_trial("cross_entropy", method, initial=60, budget=40, candidates=200, cycles=2)
+    _, unchanged = opened(trial, digits)
+    strange = unchanged.unlabelled[::2].numpy()  # every other unlabelled image looks like no labelled one
+    learner, cycle = opened(trial, shifted(digits, strange))
+    selected = learner.select(cycle).indices
+    assert np.isin(selected, strange).mean() > 0.9
     assert 0.02 < cycle.health["discriminator_loss"] < math.log(2) - 0.02
 
 
-def test_the_autoencoder_explains_real_images(all_digits: Problem, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_the_autoencoder_explains_real_images(all_digits: LoadedData) -> None:
     """With a weak adversary: at its published weight of 1 it alone shapes the latent of images as small as these."""
     settings = {"kl": "per_dimension", "learning_rate": 4e-3, "adversary": 0.01}
     method = own("vaal", width=8, iterations=150, batch_size=32, **settings)
-    runner, cycle = cycle_of(make_trial("plain", method, initial=200), all_digits, tmp_path)
-    runner.acquisition.prepare(cycle)
+    learner, cycle = opened(make_trial("cross_entropy", method, initial=200), all_digits)
+    learner.acquisition.prepare(cycle)
     assert cycle.health["explained_variance"] > 0.3
     assert cycle.health["kl_nats"] > adversarial.COLLAPSED
 
 
-def test_a_collapsed_autoencoder_is_reported(digits: Problem, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_a_collapsed_autoencoder_is_reported(digits: LoadedData) -> None:
     method = own("vaal", width=4, latent=4, iterations=150, batch_size=32, kl="batch_sum", learning_rate=5e-3)
-    runner, cycle = cycle_of(make_trial("plain", method), digits, tmp_path)
-    runner.acquisition.prepare(cycle)
+    learner, cycle = opened(make_trial("cross_entropy", method), digits)
+    learner.acquisition.prepare(cycle)
     assert any("collapsed" in warning for warning in cycle.warnings), cycle.health
 
 
-def test_relabelling_by_uncertainty_changes_the_picks(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.long
+def test_relabelling_by_uncertainty_changes_the_selection(
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = own("sraal", width=4, latent=6, iterations=60, batch_size=16)
-    trial = make_trial("plain", method, cycles=2, epochs=4)
+    trial = make_trial("cross_entropy", method, cycles=2, epochs=4)
     with_it = run(trial, digits, folders())
     monkeypatch.setattr(sraal, "uncertainty", lambda p: torch.zeros(len(p)))
     without = run(trial, digits, folders())
-    assert with_it[0].figures == without[0].figures
-    assert set(with_it[0].chosen) != set(without[0].chosen)
+    assert with_it[0].metrics == without[0].metrics
+    assert set(with_it[0].selected) != set(without[0].selected)
 
 
+@pytest.mark.long
 def test_sraal_may_start_from_k_center_in_latent_space(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"width": 4, "latent": 6, "iterations": 30, "batch_size": 16}
-    common = make_trial("plain", own("sraal", **settings), initial=30, cycles=2)
-    trial = make_trial("plain", own("sraal", **settings, initial_set="k_center"), initial=30, cycles=2)
-    assert common.sharing_key == make_trial("plain", "random", initial=30, cycles=2).sharing_key
+    common = make_trial("cross_entropy", own("sraal", **settings), initial=30, cycles=2)
+    trial = make_trial("cross_entropy", own("sraal", **settings, initial_set="k_center"), initial=30, cycles=2)
+    assert common.sharing_key == make_trial("cross_entropy", "random", initial=30, cycles=2).sharing_key
     assert trial.sharing_key != common.sharing_key
     first, second = run(trial, digits, folders())
     shared = pool.initial_set(trial.protocol, len(digits.train_labels), trial.seed).tolist()
-    assert first.own_initial_set[:10] == shared[:10] and len(set(first.own_initial_set)) == 30
-    assert set(first.own_initial_set) != set(shared) and not set(first.chosen) & set(first.own_initial_set)
-    assert "an initial set of its own" in first.warnings[0] and not second.own_initial_set
-    assert first.seconds["auxiliary"] > 0 and run(common, digits, folders())[0].own_initial_set == []
+    assert first.initial_set[:10] == shared[:10] and len(set(first.initial_set)) == 30
+    assert set(first.initial_set) != set(shared) and not set(first.selected) & set(first.initial_set)
+    assert "its own initial set" in first.warnings[0] and not second.initial_set
+    assert first.seconds["auxiliary"] > 0 and run(common, digits, folders())[0].initial_set == []
     # spread in latent space: the smallest distance between two of its images is larger than between random ones
-    runner, cycle = cycle_of(trial, digits, folders())
-    latents = adversarial.Game(runner.acquisition, cycle, "sraal initial set").latents()
-    assert torch.pdist(latents[first.own_initial_set]).min() > torch.pdist(latents[shared]).min()
+    learner, cycle = opened(trial, digits)
+    acquisition: Any = learner.acquisition
+    latents = acquisition._game(cycle, "sraal initial set").latents()
+    assert torch.pdist(latents[first.initial_set]).min() > torch.pdist(latents[shared]).min()
     # resumed, it is read from cycle 0 and not drawn again
     folder = folders()
     run(trial, digits, folder)
     for path in (folder / "trials" / trial.id).glob("*_001.*"):
         path.unlink()
-    monkeypatch.setattr(sraal.SRAAL, "initial_set", None)
+    monkeypatch.setattr(sraal.SRAAL, "first", None)
     assert outcomes(run(trial, digits, folder)) == outcomes([first, second])
 
 
-def test_an_initial_set_of_its_own_is_drawn_once_for_trials_that_share_it(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+def test_its_own_initial_set_is_drawn_once_for_trials_that_share_it(
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = own("sraal", width=4, latent=6, iterations=10, batch_size=16, initial_set="k_center")
-    trial = make_trial("plain", method, initial=30, cycles=1)
+    trial = make_trial("cross_entropy", method, initial=30, cycles=1)
     folder = folders()
-    Runner(trial, digits, RunStore(folder), Surroundings()).run_shared(nothing)
-    monkeypatch.setattr(sraal.SRAAL, "initial_set", None)
+    share(trial, digits, folder)
+    monkeypatch.setattr(sraal.SRAAL, "first", None)
     (record,) = run(trial, digits, folder)
-    assert record.shared_from == trial.sharing_key and len(record.own_initial_set) == 30
-    assert sum("an initial set of its own" in warning for warning in record.warnings) == 1
+    assert record.shared_from == trial.sharing_key and len(record.initial_set) == 30
+    assert sum("its own initial set" in warning for warning in record.warnings) == 1
 
 
-def game_of(name: str, problem: Problem, folder: Path, **settings: Any) -> tuple[Any, Any, Any]:
-    """Return (method, cycle, game) on a trained network."""
-    method = own(name, **({"width": 4, "latent": 6, "iterations": 2, "batch_size": 16} | settings))
-    runner, cycle = cycle_of(make_trial("plain", method), problem, folder)
-    runner.training.fit(cycle)
-    return runner.acquisition, cycle, adversarial.Game(runner.acquisition, cycle, "test")
+SMALL_GAME = {"width": 4, "latent": 6, "iterations": 2, "batch_size": 16}
 
 
-def test_sraal_relabels_by_one_less_the_uncertainty(digits: Problem, tmp_path: Path) -> None:
-    _, cycle, game = game_of("sraal", digits, tmp_path)
-    game.play()
-    assert (game.target_of[cycle.labelled] == 1).all()
+def new_game(name: str, data: LoadedData, **settings: Any) -> tuple[Any, Cycle, Any]:
+    """Return (acquisition, cycle, game) on a trained network; the game has not been played."""
+    learner, cycle = trained(make_trial("cross_entropy", own(name, **SMALL_GAME | settings)), data)
+    acquisition: Any = learner.acquisition
+    networks = acquisition.networks(cycle.images.pixels.shape[3])
+    return acquisition, cycle, adversarial.Game(cycle, acquisition.settings, networks, "test")
+
+
+@dataclass
+class Played:
+    """A game that an acquisition has played in ``prepare``, and what it was given."""
+
+    acquisition: Any
+    cycle: Cycle
+    game: Any
+    target_of: torch.Tensor
+    """What the discriminator should say of each image of the training set."""
+    supervision: Any
+
+
+def played(name: str, data: LoadedData, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Played:
+    learner, cycle = trained(make_trial("cross_entropy", own(name, **SMALL_GAME | settings)), data)
+    generator, discriminator = adversarial.Game.generator_step, adversarial.Game.discriminator_step
+    seen: dict[str, Any] = {"supervision": set(), "target_of": set(), "game": set()}
+
+    def generator_step(self: Any, labelled: torch.Tensor, unlabelled: torch.Tensor, supervision: Any = None) -> Any:
+        seen["game"].add(self)
+        seen["supervision"].add(supervision)
+        return generator(self, labelled, unlabelled, supervision)
+
+    def discriminator_step(self: Any, labelled: torch.Tensor, unlabelled: torch.Tensor, target_of: Any) -> Any:
+        seen["target_of"].add(target_of)
+        return discriminator(self, labelled, unlabelled, target_of)
+
+    monkeypatch.setattr(adversarial.Game, "generator_step", generator_step)
+    monkeypatch.setattr(adversarial.Game, "discriminator_step", discriminator_step)
+    learner.acquisition.prepare(cycle)
+    ((game,), (target_of,), (supervision,)) = (seen[key] for key in ("game", "target_of", "supervision"))
+    return Played(learner.acquisition, cycle, game, target_of, supervision)
+
+
+def test_sraal_relabels_by_one_less_the_uncertainty(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = played("sraal", digits, monkeypatch)
+    cycle = found.cycle
+    assert (found.target_of[cycle.labelled] == 1).all()
     with evaluating(cycle.network):
-        p = cycle.network(cycle.images.plain(cycle.unlabelled)).logits.softmax(1).double()
+        p = cycle.network(cycle.images.unaugmented(cycle.unlabelled)).logits.softmax(1).double()
     highest = p.amax(1)
     u = 1 - highest * ((highest - 0.1) ** 2 / 9) / ((p - 0.1) ** 2).mean(1)
-    torch.testing.assert_close(game.target_of[cycle.unlabelled].double(), 1 - u, rtol=1e-3, atol=1e-4)
-    assert torch.equal(game.supervision_of[cycle.labelled], cycle.labels)
+    torch.testing.assert_close(found.target_of[cycle.unlabelled].double(), 1 - u, rtol=1e-3, atol=1e-4)
+    assert torch.equal(sraal.targets(cycle, 10), cycle.labels[torch.arange(len(cycle.labels))])
 
 
-def test_vaal_holds_the_pools_for_one_and_zero(digits: Problem, tmp_path: Path) -> None:
-    _, cycle, game = game_of("vaal", digits, tmp_path)
-    game.play()
-    assert (game.target_of[cycle.labelled] == 1).all() and (game.target_of[cycle.unlabelled] == 0).all()
-    assert game.supervision_of is None
+def test_vaals_targets_of_the_pools_are_one_and_zero(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = played("vaal", digits, monkeypatch)
+    assert (found.target_of[found.cycle.labelled] == 1).all()
+    assert (found.target_of[found.cycle.unlabelled] == 0).all()
+    assert found.supervision is None
 
 
 def test_sraal_learns_the_labels_of_the_batch_from_the_second_half(
-    digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, cycle, game = game_of("sraal", digits, tmp_path)
-    game.play()
+    found = played("sraal", digits, monkeypatch)
+    acquisition, cycle, game = found.acquisition, found.cycle, found.game
     latent, labels = torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 4])
     expected = 5 * F.cross_entropy(game.networks["labels"](latent[:, 3:]), labels)
-    torch.testing.assert_close(method.supervised(game.networks, latent, labels), expected)
+    torch.testing.assert_close(acquisition.label_loss(latent, labels), expected)
     changed_half = torch.cat([latent[:, :3], torch.randn(5, 3)], 1)
     autoencoder = game.autoencoder.eval()
     assert torch.equal(autoencoder.decode(latent), autoencoder.decode(changed_half))
     assert not torch.equal(autoencoder.decode(latent), autoencoder.decode(latent.flip(1)))
     seen: list[torch.Tensor] = []
-    real = method.supervised
+    real = acquisition.label_loss
 
-    def supervised(networks: Any, latent: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    def label_loss(latent: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         seen.append(known)
-        return real(networks, latent, known)
+        return real(latent, known)
 
-    monkeypatch.setattr(method, "supervised", supervised)
+    monkeypatch.setattr(acquisition, "label_loss", label_loss)
     rows = torch.tensor([7, 3, 11, 0])
     for _ in range(2):
-        game.generator_step(cycle.labelled[rows], cycle.unlabelled[:4])
+        game.generator_step(cycle.labelled[rows], cycle.unlabelled[:4], found.supervision)
     assert all(torch.equal(known, cycle.labels[rows]) for known in seen) and len(seen) == 2
 
 
 def test_each_iteration_is_two_generator_steps_and_one_of_the_discriminator_on_the_last_pair(
-    digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, _, game = game_of("vaal", digits, tmp_path, iterations=3)
+    _, cycle, game = new_game("vaal", digits, iterations=3)
     steps: list[tuple[str, torch.Tensor, float]] = []
 
     def note(name: str) -> Any:
-        def one(labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+        def one(labelled: torch.Tensor, unlabelled: torch.Tensor, given: Any) -> torch.Tensor:
             steps.append((name, torch.cat([labelled, unlabelled]), game.generator_optimiser.param_groups[0]["lr"]))
             return torch.zeros(())
 
@@ -366,16 +410,33 @@ def test_each_iteration_is_two_generator_steps_and_one_of_the_discriminator_on_t
 
     monkeypatch.setattr(game, "generator_step", note("g"))
     monkeypatch.setattr(game, "discriminator_step", note("d"))
-    game.play()
+    game.play(torch.zeros(len(cycle.unlabelled)))
     assert "".join(name for name, _, _ in steps) == "ggd" * 3
     for first, second, third in zip(steps[::3], steps[1::3], steps[2::3], strict=True):
         assert torch.equal(second[1], third[1]) and not torch.equal(first[1], second[1])
     assert {rate for _, _, rate in steps} == {5e-4}
 
 
-def test_kl_weights_and_decay_are_the_published_ones(digits: Problem, tmp_path: Path) -> None:
+def test_the_learning_rate_of_both_networks_decays_by_iterations(
+    digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cycle, game = new_game("sraal", digits, iterations=3)
+    rates: list[list[float]] = []
+
+    def note(*_: Any) -> torch.Tensor:
+        optimisers = game.generator_optimiser, game.discriminator_optimiser
+        rates.append([optimiser.param_groups[0]["lr"] for optimiser in optimisers])
+        return torch.zeros(())
+
+    monkeypatch.setattr(game, "generator_step", note)
+    monkeypatch.setattr(game, "discriminator_step", note)
+    game.play(torch.zeros(len(cycle.unlabelled)), lambda iteration: 0.5**iteration)
+    assert rates == [[5e-4 * 0.5**iteration] * 2 for iteration in range(3) for _ in range(3)]
+
+
+def test_kl_weights_and_decay_are_the_published_ones(digits: LoadedData) -> None:
     for kl, weight in (("per_image", 2.0), ("batch_sum", 2.0 * 20), ("per_dimension", 2.0 / 6)):
-        _, _, game = game_of("vaal", digits, tmp_path, kl=kl, beta=2.0)
+        _, _, game = new_game("vaal", digits, kl=kl, beta=2.0)
         assert game.kl_weight(20) == pytest.approx(weight)
     method = sraal.SRAAL(sraal.SRAAL.Settings(), 10)
     rates = [method.decay(iteration) for iteration in range(20000)]
@@ -384,28 +445,27 @@ def test_kl_weights_and_decay_are_the_published_ones(digits: Problem, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["vaal", "sraal"])
-def test_the_first_cycle_is_the_plain_networks(name: str, digits: Problem, tmp_path: Path) -> None:
+def test_the_first_cycle_is_that_of_cross_entropy(name: str, digits: LoadedData) -> None:
     method = own(name, width=4, latent=6, iterations=5, batch_size=16)
-    runner, cycle = cycle_of(make_trial("plain", method), digits, tmp_path)
-    runner.training.fit(cycle)
+    learner, cycle = trained(make_trial("cross_entropy", method), digits)
     before = {k: v.clone() for k, v in cycle.network.state_dict().items()}
-    runner.acquisition.prepare(cycle)
+    learner.acquisition.prepare(cycle)
     assert same(before, cycle.network.state_dict())  # batch-norm statistics included
-    assert make_trial("plain", method).sharing_key == make_trial("plain", "random").sharing_key
+    assert make_trial("cross_entropy", method).sharing_key == make_trial("cross_entropy", "random").sharing_key
 
 
-def test_a_broken_adversarial_loop_stops_and_says_where(digits: Problem, tmp_path: Path) -> None:
+def test_a_broken_adversarial_loop_stops_and_says_where(digits: LoadedData) -> None:
     method = own("vaal", width=4, latent=4, iterations=40, batch_size=16, learning_rate=1e30)
-    runner, cycle = cycle_of(make_trial("plain", method), digits, tmp_path)
+    learner, cycle = opened(make_trial("cross_entropy", method), digits)
     with pytest.raises(NonFiniteLoss, match=r"cycle 0, vaal, adversarial step \d+"):
-        runner.acquisition.prepare(cycle)
+        learner.acquisition.prepare(cycle)
 
 
-def test_the_time_of_the_adversarial_loop_is_auxiliary(digits: Problem, folders: Folders) -> None:
+def test_the_time_of_the_adversarial_loop_is_auxiliary(digits: LoadedData, folders: Folders) -> None:
     method = own("vaal", width=8, latent=6, iterations=30, batch_size=16)
-    first, second = run(make_trial("plain", method, cycles=2), digits, folders())
+    first, second = run(make_trial("cross_entropy", method, cycles=2), digits, folders())
     assert first.seconds["auxiliary"] > first.seconds["score"]
-    assert second.seconds["auxiliary"] == 0  # nothing is bought after the last cycle
+    assert second.seconds["auxiliary"] == 0  # nothing is selected after the last cycle
     assert {"discriminator_loss", "explained_variance", "kl_nats"} <= first.health.keys()
 
 
@@ -432,22 +492,20 @@ def test_agreement_and_discrepancy_by_hand() -> None:
     assert float(ads.discrepancy([one, other], 0.1, 2)) == pytest.approx(differing)
 
 
-def test_the_order_and_rates_of_adss_steps(digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_and_rates_of_adss_steps(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
     """One labelled pass before the first epoch; then agreement, discrepancy, labelled; the adversarial rate stays."""
-    method = own("ads")
-    trial = changed(make_trial(method, method, epochs=2, initial=40, candidates=50), milestones=[1])
-    runner, cycle = cycle_of(trial, digits, tmp_path)
+    learner, cycle = opened(make_trial(*both("ads"), epochs=2, initial=40, candidates=50, milestones=[1]), digits)
     steps: list[tuple[int, float]] = []
-    real = modules.step
+    real = ads.step
 
     def step(optimiser: Any, loss: torch.Tensor) -> torch.Tensor:
         group = optimiser.param_groups[0]
         steps.append((len(group["params"]), round(group["lr"], 6)))
         return real(optimiser, loss)
 
-    monkeypatch.setattr(modules, "step", step)
-    runner.training.fit(cycle)
-    heads = len(list(runner.training.module.parameters()))  # type: ignore[attr-defined]
+    monkeypatch.setattr(ads, "step", step)
+    learner.training.fit(cycle)
+    heads = len(list(learner.training.module.parameters()))
     backbone = len(list(cycle.network.parameters())) - 2
     labelled, unlabelled = 3, 4  # batches of 16
     agree, differ = [(backbone, 0.1)] * unlabelled, [(heads, 0.1)] * unlabelled
@@ -455,61 +513,56 @@ def test_the_order_and_rates_of_adss_steps(digits: Problem, tmp_path: Path, monk
     assert steps == [*first, *agree, *differ, *first, *agree, *differ, *second]
 
 
-def test_adss_score_is_the_heads_entropy_and_the_highest_is_bought(digits: Problem, tmp_path: Path) -> None:
-    method = own("ads")
-    runner, cycle = cycle_of(make_trial(method, method), digits, tmp_path)
-    runner.training.fit(cycle)
-    images = cycle.images.plain(cycle.candidates[:50])
+def test_adss_score_is_the_heads_entropy_and_the_highest_is_selected(digits: LoadedData) -> None:
+    learner, cycle = trained(make_trial(*both("ads")), digits)
+    images = cycle.images.unaugmented(cycle.candidates[:50])
     with evaluating(cycle.network):
-        found = runner.acquisition.describe(cycle.network, images, runner.acquisition.prepare(cycle), torch.Generator())
-        heads = [h(cycle.network(images).features).sigmoid() for h in runner.training.module]  # type: ignore[attr-defined]
+        prepared = learner.acquisition.prepare(cycle)
+        found = learner.acquisition.describe(cycle.network, batch_of(images), prepared)
+        heads = [head(cycle.network(images).features).sigmoid() for head in learner.training.module]
     bits = sum(-(p * p.log2()).sum(1) for p in (h / h.sum(1, keepdim=True) for h in heads)) / 2
     torch.testing.assert_close(found["score"], bits)
-    rows = runner.acquisition.choose(found, dict, 3, torch.Generator())
+    rows = learner.acquisition.select(found, dict, 3, torch.Generator())
     assert rows.tolist() == bits.argsort(descending=True)[:3].tolist()
 
 
 @pytest.mark.parametrize(("settings", "rate"), [({"adversarial_learning_rate": 1e30}, 0.05), ({}, 1e25)])
-def test_a_loss_of_ads_that_is_not_finite_stops_and_says_where(
-    settings: Any, rate: float, digits: Problem, tmp_path: Path
-) -> None:
-    method = own("ads", **settings)
-    runner, cycle = cycle_of(make_trial(method, method, learning_rate=rate), digits, tmp_path)
+def test_a_loss_of_ads_that_is_not_finite_stops_and_says_where(settings: Any, rate: float, digits: LoadedData) -> None:
+    learner, cycle = opened(make_trial(*both("ads", **settings), learning_rate=rate), digits)
     with pytest.raises(NonFiniteLoss, match=r"cycle 0, epoch 0, (labelled|agreement|discrepancy) step \d+"):
-        runner.training.fit(cycle)
+        learner.train(cycle)
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_ads_trains_on_labels_alone_where_no_candidates_are_left(left: int, digits: Problem, folders: Folders) -> None:
-    method, total = own("ads"), len(digits.train_labels)
-    trial = make_trial(method, method, initial=total - 20 - left, budget=20, cycles=2, candidates=None)
+def test_ads_trains_on_labels_alone_where_no_candidates_are_left(
+    left: int, digits: LoadedData, folders: Folders
+) -> None:
+    total = len(digits.train_labels)
+    trial = make_trial(*both("ads"), initial=total - 20 - left, budget=20, cycles=2, candidates=None)
     first, last = run(trial, digits, folders())
     assert not first.warnings and last.labelled == total - left
     assert any("labelled steps only" in warning for warning in last.warnings)
 
 
-def test_the_labelled_loss_is_both_heads_cross_entropy_summed_over_classes(digits: Problem, tmp_path: Path) -> None:
-    method = own("ads")
-    runner, cycle = cycle_of(make_trial(method, method), digits, tmp_path)
-    runner.training.fit(cycle)
+def test_the_labelled_loss_is_both_heads_cross_entropy_summed_over_classes(digits: LoadedData) -> None:
+    learner, cycle = trained(make_trial(*both("ads")), digits)
+    training: Any = learner.training
     with evaluating(cycle.network):
-        outputs = cycle.network(cycle.images.plain(cycle.labelled))
+        outputs = cycle.network(cycle.images.unaugmented(cycle.labelled))
         expected = 0.0
-        for scores in runner.training.scores(outputs):  # type: ignore[attr-defined]
+        for scores in training.scores(outputs):
             for row, label in zip(scores, cycle.labels, strict=True):
                 for c, score in enumerate(row):
                     expected -= math.log(score) if c == label else math.log(1 - score)
-        loss = runner.training.loss(outputs, cycle.labels, 0.0)
+        loss = training.loss(outputs, cycle.labels, 0.0)
     assert float(loss) == pytest.approx(expected / len(cycle.labels), rel=1e-4)
 
 
-def test_agreement_moves_the_backbone_and_discrepancy_the_heads(digits: Problem, tmp_path: Path) -> None:
-    method = own("ads")
-    runner, cycle = cycle_of(make_trial(method, method, width=8), digits, tmp_path)
-    training: Any = runner.training
-    training.fit(cycle)
+def test_agreement_updates_the_backbone_and_discrepancy_the_heads(digits: LoadedData) -> None:
+    learner, cycle = trained(make_trial(*both("ads"), width=8), digits)
+    training: Any = learner.training
     network, heads = cycle.network, training.module
-    images, labels = cycle.images.plain(cycle.candidates[:64]), torch.arange(8)
+    images, labels = cycle.images.unaugmented(cycle.candidates[:64]), torch.arange(8)
     network.train()
     classifier = {id(p) for p in network.classifier.parameters()}
     backbone = [p for p in network.parameters() if id(p) not in classifier]
@@ -538,31 +591,33 @@ def test_agreement_moves_the_backbone_and_discrepancy_the_heads(digits: Problem,
     assert apart() > agreed
 
 
-def test_accuracy_is_the_mean_of_both_heads(digits: Problem, tmp_path: Path) -> None:
-    method = own("ads")
-    trial = make_trial(method, method, epochs=3)
-    runner, cycle = cycle_of(trial, digits, tmp_path)
-    runner.training.fit(cycle)
+def test_accuracy_is_the_mean_of_both_heads(digits: LoadedData, tmp_path: Path) -> None:
+    trial = make_trial(*both("ads"), epochs=3)
+    learner, cycle = trained(trial, digits)
     with evaluating(cycle.network):
-        heads = runner.training.predict(cycle.network, runner.test_images.plain(torch.arange(100)))
-    right = [float((head.argmax(1) == runner.test_labels).float().mean()) for head in heads]
-    figure = run(trial, digits, tmp_path / "again")[0].figures["accuracy"]
-    assert figure == pytest.approx(sum(right) / 2)
+        heads = learner.training.predict(cycle.network, learner.test_images.unaugmented(torch.arange(100)))
+    right = [float((head.argmax(1) == learner.test_labels).float().mean()) for head in heads]
+    accuracy = run(trial, digits, tmp_path)[0].metrics["accuracy"]
+    assert accuracy == pytest.approx(sum(right) / 2)
 
 
-def test_the_replaced_classifier_is_not_trained(digits: Problem, tmp_path: Path) -> None:
-    method = own("ads")
-    runner, cycle = cycle_of(make_trial(method, method), digits, tmp_path)
+def test_the_replaced_classifier_is_not_trained(digits: LoadedData) -> None:
+    learner, cycle = opened(make_trial(*both("ads")), digits)
     before = cycle.network.classifier.weight.clone()
-    runner.training.fit(cycle)
+    learner.train(cycle)
     assert torch.equal(before, cycle.network.classifier.weight)
 
 
 # ------------------------------------------------------------------------------------------------------- all four
 
 
-@pytest.mark.parametrize("name", ["ll4al", "ads"])
-def test_a_method_that_brings_both_refuses_another_training(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "needed", "settings"),
+    [("ll4al", "loss module", {"margin": 2.0, "width": 64}), ("ads", "two heads", {"prototypes": 2})],
+)
+def test_an_acquisition_that_needs_its_own_training_refuses_another(
+    name: str, needed: str, settings: Any, tmp_path: Path
+) -> None:
     path = tmp_path / "c.yaml"
     text = """
 dataset: digits
@@ -572,24 +627,54 @@ protocol: {initial: 20, budget: 10, cycles: 2, start: warm}
 seeds: [0]
 methods: {it: METHOD}
 """
-    path.write_text(text.replace("METHOD", f"{{acquisition: {name}, training: plain}}"))
-    with pytest.raises(UserError, match=f"{name} ranks by what its own training learns"):
-        load(path)
-    path.write_text(text.replace("METHOD", f"{{acquisition: random, training: {name}}}"))  # an honest ablation
-    assert load(path).suites[0].methods["it"][0].name == name
+
+    def load(method: Any) -> tuple[PluginSpec, PluginSpec]:
+        path.write_text(text.replace("METHOD", json.dumps(method)))
+        return load_config(path).suites[0].methods["it"]
+
+    refused = f"{name} needs a training with {needed}, and cross_entropy has none; allowed trainings: {name}"
+    with pytest.raises(UserError, match=refused):
+        load({"acquisition": name, "training": "cross_entropy"})
+    assert load({"acquisition": "random", "training": name})[0].name == name  # an honest ablation
+    # the name alone means both halves, and each setting is that of one half
+    training, acquisition = load({"name": name, **settings})
+    assert (training.name, acquisition.name) == (name, name)
+    assert settings.items() <= training.settings.model_dump().items()
+    assert not acquisition.settings.model_dump()
 
 
+@pytest.mark.parametrize(("name", "settings"), [("ll4al", {"width": 16}), ("ads", {"prototypes": 2})])
+def test_an_acquisition_scores_with_the_module_that_its_training_made(
+    name: str, settings: Any, digits: LoadedData
+) -> None:
+    """Both halves are classes of their own: sizes come from the training's state, not from settings."""
+    learner, cycle = trained(make_trial(*both(name, **settings)), digits)
+    assert learner.acquisition is not learner.training and learner.acquisition.state() == {}
+    scored = learner.select(cycle).scored
+    assert scored is not None and learner.acquisition.module is None
+    index, score = (scored.columns[column] for column in ("index", "score"))
+    with evaluating(cycle.network):
+        outputs = cycle.network(cycle.images.unaugmented(index), stages=True)
+        if name == "ll4al":
+            expected = learner.training.module(outputs.stages)
+        else:
+            expected = ads.entropy([head(outputs.features).sigmoid() for head in learner.training.module])
+    torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ll4al", "vaal", "sraal", "ads"])
 @pytest.mark.parametrize("model", ["resnet18_cifar", "vgg16_bn_cifar"])
-def test_all_four_run_on_the_papers_networks(name: str, model: str, digits: Problem, folders: Folders) -> None:
-    settings = {"iterations": 1, "batch_size": 4, "width": 4} if name in ("vaal", "sraal") else {}
-    method = own(name, **settings)
+def test_all_four_run_on_the_papers_networks(name: str, model: str, digits: LoadedData, folders: Folders) -> None:
+    if name in ("ll4al", "ads"):
+        halves = both(name)
+    else:
+        halves = own("cross_entropy", Training), own(name, iterations=1, batch_size=4, width=4)
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(30) % 3
-    problem = Problem(images, labels, images[:6], labels[:6], ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
-    training = method if name in ("ll4al", "ads") else "plain"
-    trial = make_trial(training, method, initial=6, budget=2, candidates=8, cycles=2, batch_size=4, crop_padding=4)
+    data = LoadedData(images, labels, images[:6], labels[:6], ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
+    trial = make_trial(*halves, initial=6, budget=2, candidates=8, cycles=2, batch_size=4, crop_padding=4)
     trial = replace(trial, model=Model(name=model))
     for start in ("warm", "fresh"):
-        assert [record.labelled for record in run(changed(trial, start=start), problem, folders())] == [6, 8]
+        assert [record.labelled for record in run(changed(trial, start=start), data, folders())] == [6, 8]

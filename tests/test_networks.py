@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from conftest import HALF, same
 
-from harness.data.dataset import Facts
+from harness.data.dataset import DatasetInfo
 from harness.errors import UserError
 from harness.networks import names as network_names
 from harness.networks.network import Network
@@ -16,8 +16,8 @@ CPU = torch.device("cpu")
 SMALL = Model(name="resnet_small", width=4)
 
 
-def facts(channels: int = 3, size: int = 32, classes: int = 10) -> Facts:
-    return Facts(100, 10, classes, channels, (size, size), "")
+def info(channels: int = 3, size: int = 32, classes: int = 10) -> DatasetInfo:
+    return DatasetInfo(100, 10, classes, channels, (size, size), "")
 
 
 def weights(network: Network) -> dict[str, torch.Tensor]:
@@ -37,64 +37,64 @@ def weights(network: Network) -> dict[str, torch.Tensor]:
 )
 def test_network(name: str, width: int | None, size: int, parameters: int | None, sizes: list[int]) -> None:
     model = Model(name=name, width=width)
-    network = build(model, facts(size=size), 0).eval()
+    network = build(model, info(size=size), 0).eval()
     assert network.num_parameters() == network_names.num_parameters(model, 3, 10)
     assert parameters is None or network.num_parameters() == parameters
     images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        plain, full = network(images), network(images, stages=True)
-        half = network.to_place(CPU, HALF)(images, stages=True)
+        bare, full = network(images), network(images, stages=True)
+        half = network.to_device(CPU, HALF)(images, stages=True)
     layer = network.classifier
-    for outputs in (plain, full, half):
+    for outputs in (bare, full, half):
         assert torch.equal(outputs.logits, F.linear(outputs.features, layer.weight, layer.bias))
         assert outputs.logits.shape == (3, 10)
         assert outputs.features.shape == (3, layer.in_features)
         assert {t.dtype for t in (*outputs[:2], *outputs.stages)} == {torch.float32}
-    assert plain.stages == []
-    torch.testing.assert_close(full.logits, plain.logits)
+    assert bare.stages == []
+    torch.testing.assert_close(full.logits, bare.logits)
     assert [tuple(stage.shape[2:]) for stage in full.stages] == [(s, s) for s in sizes]
     if name.startswith("resnet"):
         pooled = full.stages[-1].mean((2, 3))
         if name.endswith("projection"):
             pooled = pooled @ network.projection.conv.weight.detach()[:, :, 0, 0].T
         torch.testing.assert_close(full.features, pooled, rtol=1e-4, atol=1e-4)
-    assert not torch.equal(half.logits, plain.logits), "it did run in bfloat16"
-    torch.testing.assert_close(half.features, plain.features, rtol=0.1, atol=0.1 * float(plain.features.abs().max()))
+    assert not torch.equal(half.logits, bare.logits), "it did run in bfloat16"
+    torch.testing.assert_close(half.features, bare.features, rtol=0.1, atol=0.1 * float(bare.features.abs().max()))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("classes", [2, 100])
 def test_channels_and_classes(channels: int, classes: int) -> None:
-    network = build(SMALL, facts(channels, 8, classes), 0)
+    network = build(SMALL, info(channels, 8, classes), 0)
     assert network(torch.randn(2, channels, 8, 8)).logits.shape == (2, classes)
     assert network.num_parameters() == network_names.num_parameters(SMALL, channels, classes)
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(1)
-    one = weights(initial(SMALL, facts(), 3, 0))
+    one = weights(initial(SMALL, info(), 3, 0))
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    assert same(one, weights(initial(SMALL, facts(), 3, 0)))
+    assert same(one, weights(initial(SMALL, info(), 3, 0)))
     assert torch.equal(torch.get_rng_state(), before), "the global stream is left alone"
     for seed, cycle in ((4, 0), (3, 1)):
-        other = weights(initial(SMALL, facts(), seed, cycle))
+        other = weights(initial(SMALL, info(), seed, cycle))
         differ = [k for k in one if not torch.equal(one[k], other[k])]
         assert {"body.conv1.weight", "body.layer4.0.conv2.weight", "body.fc.weight"} <= set(differ)
 
 
 @pytest.mark.parametrize("name", ["resnet_small", "resnet18_cifar"])
 def test_initialisations(name: str) -> None:
-    found = {}
+    by_kind = {}
     for how in ("kaiming", "kaiming_zero_last", "pytorch"):
         model = Model(name=name, initialisation=how, width=4 if name == "resnet_small" else None)
-        found[how] = weights(build(model, facts(), 0))
-    last = [k for k in found["kaiming"] if k.endswith("bn2.weight")]
+        by_kind[how] = weights(build(model, info(), 0))
+    last = [k for k in by_kind["kaiming"] if k.endswith("bn2.weight")]
     assert len(last) == (4 if name == "resnet_small" else 8)
-    assert all((found["kaiming"][k] == 1).all() for k in last)
-    assert all((found["kaiming_zero_last"][k] == 0).all() for k in last)
+    assert all((by_kind["kaiming"][k] == 1).all() for k in last)
+    assert all((by_kind["kaiming_zero_last"][k] == 0).all() for k in last)
     for layer in ("conv1", "layer1.0.conv1", "layer4.0.conv2"):
-        weight = {how: values[f"body.{layer}.weight"] for how, values in found.items()}
+        weight = {how: values[f"body.{layer}.weight"] for how, values in by_kind.items()}
         outgoing = weight["kaiming"].shape[0] * 9  # fan-out, ReLU
         assert weight["kaiming"].std() == pytest.approx((2 / outgoing) ** 0.5, rel=0.3)
         bound = weight["pytorch"][0].numel() ** -0.5  # uniform in +- 1 / sqrt(fan-in)
@@ -106,19 +106,19 @@ def test_initialisations(name: str) -> None:
 def test_pytorch_initialisation_reaches_the_projection() -> None:
     for how, bound in (("kaiming", None), ("pytorch", 512**-0.5)):
         model = Model(name="resnet18_cifar_projection", initialisation=how)
-        weight = weights(build(model, facts(), 0))["projection.conv.weight"]
+        weight = weights(build(model, info(), 0))["projection.conv.weight"]
         assert (float(weight.abs().max()) <= 512**-0.5) is (bound is not None)
 
 
 def test_memory_format_follows_the_precision() -> None:
-    weight = build(SMALL, facts(), 0).to_place(CPU, HALF).body.layer2[0].conv1.weight
+    weight = build(SMALL, info(), 0).to_device(CPU, HALF).body.layer2[0].conv1.weight
     assert weight.dtype == torch.float32
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert build(SMALL, facts(), 0).to_place(CPU, Recipe(epochs=1)).body.layer2[0].conv1.weight.is_contiguous()
+    assert build(SMALL, info(), 0).to_device(CPU, Recipe(epochs=1)).body.layer2[0].conv1.weight.is_contiguous()
 
 
 def test_gradients_reach_every_parameter_in_bfloat16() -> None:
-    network = build(SMALL, facts(1, 8), 0).to_place(CPU, HALF).train()
+    network = build(SMALL, info(1, 8), 0).to_device(CPU, HALF).train()
     network(torch.randn(8, 1, 8, 8)).logits.logsumexp(1).sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -131,12 +131,12 @@ def test_gradients_reach_every_parameter_in_bfloat16() -> None:
 def test_the_last_gamma_of_each_residual_block_is_what_the_config_says(
     name: str, initialisation: str, gamma: float
 ) -> None:
-    network = build(Model(name=name, initialisation=initialisation), facts(), 0)
+    network = build(Model(name=name, initialisation=initialisation), info(), 0)
     blocks = [module for module in network.modules() if hasattr(module, "zero_init_last")]
     assert blocks
     assert {float(value) for block in blocks for value in block.bn2.weight.unique()} == {gamma}
 
 
 def test_a_network_without_residual_blocks_refuses_to_zero_them() -> None:
-    with pytest.raises(UserError, match=r"vgg16_bn_cifar.*no residual blocks"):
-        build(Model(name="vgg16_bn_cifar", initialisation="kaiming_zero_last"), facts(), 0)
+    with pytest.raises(UserError, match=r"residual blocks.*vgg16_bn_cifar.*none"):
+        build(Model(name="vgg16_bn_cifar", initialisation="kaiming_zero_last"), info(), 0)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
-from conftest import make_trial
-from harness_of import cycle_of
+from conftest import make_trial, opened
 
-from harness.data.dataset import Problem
-from harness.errors import UserError
+from harness.data.dataset import LoadedData
+from harness.errors import NonFiniteLoss, UserError
 from harness.experiment.grid import Unit
+from harness.learning.contract import Batch
 from harness.learning.metrics import summary
+from harness.learning.process import Placement
 from harness.learning.scoring import Scored, Shard, cut
-from harness.on_ray.scoring import Measured, Worker
-from harness.on_ray.trials import Searcher, _metrics, _Order, resources
+from harness.networks.network import Network
+from harness.on_ray.scoring import AutoScorer, Worker
+from harness.on_ray.session import resources
+from harness.on_ray.trials import Order, Searcher, _publisher
 from harness.results.records import PHASES
 from harness.settings import Where
-from harness.trial import Surroundings
 
 CPUS = [{"CPU": 2.0}]
 GPUS = [{"CPU": 16.0, "GPU": 2.0}]
@@ -69,7 +70,7 @@ def test_what_no_node_can_hold_is_refused(where: dict[str, Any], nodes: Any) -> 
 
 
 @pytest.mark.parametrize("per_pixel", [False, True])
-def test_every_figure_is_a_metric(per_pixel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_metric_of_a_cycle_is_published_to_ray(per_pixel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     published: dict[str, float] = {}
 
     class Gauge:
@@ -81,16 +82,16 @@ def test_every_figure_is_a_metric(per_pixel: bool, monkeypatch: pytest.MonkeyPat
             published[self.name] = value
 
     monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
-    figures, _ = summary(torch.tensor([[[3, 1], [0, 4]]]), ("a", "b"), per_pixel)
-    record: Any = SimpleNamespace(figures=figures, labelled=40, cycle=2, seconds=dict.fromkeys(PHASES, 1.5))
-    _metrics(units()[1])(record)
+    metrics, _ = summary(torch.tensor([[[3, 1], [0, 4]]]), ("a", "b"), per_pixel)
+    record: Any = SimpleNamespace(metrics=metrics, labelled=40, cycle=2, seconds=dict.fromkeys(PHASES, 1.5))
+    _publisher(units()[1])(record)
     name, value = ("al_miou", (3 / 4 + 4 / 5) / 2) if per_pixel else ("al_accuracy", 7 / 8)
     assert published == {name: pytest.approx(value), "al_labelled": 40, "al_cycle": 2, "al_phase_seconds": 1.5}
 
 
 def units() -> list[Unit]:
     """Two methods that share a first cycle, and one alone."""
-    random, entropy = make_trial("plain", "random"), make_trial("plain", "entropy")
+    random, entropy = make_trial("cross_entropy", "random"), make_trial("cross_entropy", "entropy")
     alone = make_trial("isda", "random")
     key = random.sharing_key
     return [
@@ -103,7 +104,7 @@ def units() -> list[Unit]:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_trials_wait_for_their_shared_first_cycle_and_others_do_not(fails: bool) -> None:
-    order = _Order(units())
+    order = Order(units())
     assert order.suggest("a") == {"unit": 0}
     assert order.suggest("b") == {"unit": 3}  # the first that waits for nothing
     assert order.suggest("c") is None
@@ -135,18 +136,18 @@ class Workers:
     [(0.1, 10, 2, False), (60.0, 10, 2, True), (60.0, 2, 2, False), (60.0, 10, 1, False)],
 )
 def test_scoring_goes_to_workers_when_the_measured_time_says_so(
-    seconds: float, cycles: int, parallel: int, worth_it: bool, digits: Problem, tmp_path: Path
+    seconds: float, cycles: int, parallel: int, worth_it: bool, digits: LoadedData
 ) -> None:
-    runner, cycle = cycle_of(make_trial("plain", "entropy"), digits, tmp_path)
+    learner, cycle = opened(make_trial("cross_entropy", "entropy"), digits)
     workers: Any = Workers()
-    scorer = Measured(workers, cycles, parallel)
+    scorer = AutoScorer(workers, cycles, parallel)
     spent = iter([seconds, 0.01])  # the many candidates, then the few labelled images
 
     def describe(*_: Any) -> Scored:
         return Scored({}, "in_process", [Shard(0, 1, next(spent, 0.01))])
 
-    scorer.here.describe = describe  # type: ignore[method-assign]
-    arguments = (runner.acquisition, {}, cycle.candidates, "describe")
+    scorer.in_process.describe = describe  # type: ignore[method-assign]
+    arguments = (learner.acquisition, {}, cycle.candidates, "describe")
     scorer.start()
     for _ in range(2):  # candidates, then labelled images: no worker is there before the next cycle starts them
         assert scorer.describe(cycle, *arguments).path == "in_process" and workers.started == 0
@@ -155,29 +156,28 @@ def test_scoring_goes_to_workers_when_the_measured_time_says_so(
     assert (later.path == "ray_data") == worth_it == bool(workers.started)
 
 
-def test_a_worker_tells_its_peak_memory(digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_reports_its_peak_memory(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", lambda held: held)
-    runner, cycle = cycle_of(make_trial("plain", "entropy"), digits, tmp_path)
-    worker, task = Worker(None), [(digits, runner.trial.measured(), Surroundings())]
+    learner, cycle = opened(make_trial("cross_entropy", "entropy"), digits)
+    worker, task = Worker(None), [(digits, learner.trial, Placement())]
     numbers, indices = zip(*cut(cycle.candidates, cycle.recipe), strict=True)
     table = pa.table({"number": numbers, "indices": [some.tolist() for some in indices]})
     shard = SimpleNamespace(iter_batches=lambda **_: [table])
     weights = {name: value.numpy() for name, value in cycle.network.state_dict().items()}
-    found, told = worker.describe(shard, task, [(weights, {})], 0, 17)
-    assert told.images == 150 and told.peak_memory_bytes["host"] > 2**20
+    columns, done = worker.describe(shard, task, [(weights, {})], 0, 17)
+    assert done.images == 150 and done.peak_memory_bytes["host"] > 2**20
     worker.leave()
     assert not hasattr(worker, "images") and not hasattr(worker, "network")
-    again, _ = worker.describe(shard, task, [(weights, {})], 0, 17)  # as a process that Ray has started anew
-    assert {name: column.tolist() for name, column in again.items()} == {k: v.tolist() for k, v in found.items()}
+    again, _ = worker.describe(shard, task, [(weights, {})], 0, 17)  # as a process that Ray has restarted
+    assert {name: column.tolist() for name, column in again.items()} == {k: v.tolist() for k, v in columns.items()}
 
 
-def test_a_score_that_is_not_a_number_stops_the_trial(
-    digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from harness.errors import NonFiniteLoss
+def test_a_score_that_is_not_a_number_stops_the_trial(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, cycle = opened(make_trial("cross_entropy", "entropy"), digits)
 
-    runner, cycle = cycle_of(make_trial("plain", "entropy"), digits, tmp_path)
-    broken = torch.full((64,), float("nan"))
-    monkeypatch.setattr(runner.acquisition, "describe", lambda n, images, p, g: {"score": broken[: len(images)]})
-    with pytest.raises(NonFiniteLoss, match="entropy's score is not a number"):
-        runner._choose(cycle)
+    def broken(network: Network, batch: Batch, prepared: Any) -> dict[str, torch.Tensor]:
+        return {"score": torch.full((len(batch.images),), float("nan"))}
+
+    monkeypatch.setattr(learner.acquisition, "describe", broken)
+    with pytest.raises(NonFiniteLoss, match="entropy's score is NaN"):
+        learner.select(cycle)

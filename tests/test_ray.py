@@ -1,6 +1,7 @@
-"""The Ray edge: the same figures as one plain process, in every layout, through kills and beside foreign packages.
+"""The Ray edge: the same metrics as one plain process, in every layout, through kills and beside foreign packages.
 
-Whole runs are made as a user makes them, in processes of their own.
+Whole runs are made as a user makes them, in processes of their own. To start a Ray takes as long as to run the grid, so
+they join one cluster, except where the Ray of a run is itself what a test is about.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness import registry
-from harness.config.load import load
+from harness.config.load import load_config
 from harness.results.records import CycleRecord
 from harness.results.store import RunStore
 
@@ -42,15 +44,31 @@ where: {dashboard: false, warm_workers: true}
 """
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster, and the environment variables with which a process may join it."""
+
+    address: str
+    token: dict[str, str]
+
+    @property
+    def joined(self) -> dict[str, str]:
+        """The environment of a process that joins without being given an address."""
+        return {"RAY_ADDRESS": self.address, **self.token}
+
+
+def environment_of(added: dict[str, str]) -> dict[str, str]:
+    """Return this process's environment without any Ray cluster of its own, and with what is added."""
+    return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | added
+
+
 def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    env = {**os.environ, **environment}
-    env.pop("RAY_ADDRESS", None)
     return subprocess.Popen(
         [sys.executable, "-m", "harness.run", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=env,
+        env=environment_of(environment),
         cwd=ROOT,
     )
 
@@ -61,10 +79,16 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def on_a_terminal(*arguments: str) -> str:
+def on_a_terminal(*arguments: str, **environment: str) -> str:
     """Run the command on a terminal and return what it shows."""
     ours, its = os.openpty()
-    process = subprocess.Popen([sys.executable, "-m", "harness.run", *arguments], stdout=its, stderr=its, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.run", *arguments],
+        stdout=its,
+        stderr=its,
+        env=environment_of(environment),
+        cwd=ROOT,
+    )
     os.close(its)
     shown = b""
     while True:
@@ -79,7 +103,7 @@ def on_a_terminal(*arguments: str) -> str:
 
 
 def outcomes(folder: Path) -> dict[str, list[dict[str, object]]]:
-    """Return what each trial came to: figures and picks, without times."""
+    """Return the outcome of each trial: metrics and selected images, without times."""
     manifest = json.loads((folder / "run.json").read_text())
     trials = [trial for suite in manifest["suites"] for trial in suite["trials"]]
     return {trial: [record.outcome() for record in RunStore(folder).trial(trial).records()] for trial in trials}
@@ -94,61 +118,75 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(grid: Path) -> dict[str, list[dict[str, object]]]:
-    """The grid in one plain process: what every run on Ray must come to."""
-    folder = grid.parent / "plain"
+    """The outcomes of the grid in one process, without Ray: every run on Ray must have the same."""
+    folder = grid.parent / "in_process"
     finish(command(str(grid), "where.trials=in_process", f"where.output={folder}"))
     found = outcomes(folder)
     assert len(found) == 4 and all(len(cycles) == 3 for cycles in found.values())
     return found
 
 
-@pytest.fixture
-def cluster() -> Iterator[tuple[str, dict[str, str]]]:
-    """A cluster of one node with two processors that asks for a token: its address, and the environment to join it."""
+GUARD = """
+import os, signal, subprocess, sys
+subprocess.Popen(sys.argv[1:])
+sys.stdin.read()
+os.killpg(0, signal.SIGKILL)
+"""
+"""Runs a command until stdin is closed, then kills its process group: also when the tests themselves are killed."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of one node with two processors that asks for a token."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     head = subprocess.Popen(
         [
+            *(sys.executable, "-c", GUARD),
             *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"),
             *("--num-cpus=2", "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"),
         ],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **environment},
+        env=environment_of(token),
         start_new_session=True,
     )
-    deadline = time.time() + 60
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        assert time.time() < deadline and head.poll() is None, "the cluster did not start"
-        time.sleep(0.2)
-    yield f"127.0.0.1:{port}", environment
-    os.killpg(head.pid, signal.SIGKILL)  # a node that is asked to end drains for half a minute
-    head.wait()
+    assert head.stdin is not None
+    try:
+        deadline = time.time() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert time.time() < deadline and head.poll() is None, "the cluster did not start"
+            time.sleep(0.2)
+        yield Cluster(f"127.0.0.1:{port}", token)
+    finally:
+        head.stdin.close()  # the guard kills them: a node that is asked to end drains for half a minute
+        head.wait()
 
 
 def test_two_trials_at_once_on_a_cluster_of_two_cpus_score_on_two_shards_each(
-    grid: Path, expected: dict[str, list[dict[str, object]]], cluster: tuple[str, dict[str, str]]
+    grid: Path, expected: dict[str, list[dict[str, object]]], cluster: Cluster
 ) -> None:
-    address, token = cluster
     folder = grid.parent / "ray"
-    where = ("where.scoring=ray_data", "where.shards=2", f"where.output={folder}", f"where.address={address}")
+    where = ("where.scoring=ray_data", "where.shards=2", f"where.output={folder}", f"where.address={cluster.address}")
     arguments = (str(grid), *where, "--only", "method=Core-set,DAST-AL")
-    _, err = finish(command(*arguments, RAY_AUTH_TOKEN="wrong"), code=2)
+    # Ray tries it once a second, twenty times
+    _, err = finish(command(*arguments, RAY_AUTH_TOKEN="wrong", RAY_NUM_REDIS_GET_RETRIES="2"), code=2)
     assert "where.address: can't join the Ray cluster" in err and "RAY_AUTH_TOKEN" in err
-    out, _ = finish(command(*arguments, **token))
+    out, _ = finish(command(*arguments, **cluster.token))
     found = outcomes(folder)
     assert len(found) == 2 and all(found[trial] == expected[trial] for trial in found)
-    assert f"Ray: joined the cluster at {address}" in out and "accuracy (%)" in out
+    assert f"Ray: joined the cluster at {cluster.address}" in out and "accuracy (%)" in out
     one, other = (sorted(p.stat().st_mtime for p in folder.glob(f"trials/{trial}/cycle_*.json")) for trial in found)
     assert one[0] < other[-1] and other[0] < one[-1]  # side by side, on all the processors there are
     for trial in found:
         first, *_, last = RunStore(folder).trial(trial).records()
-        assert last.scoring == {"path": "none", "shards": []}  # nothing is bought after the last cycle
+        assert last.scoring == {"path": "none", "shards": []}  # nothing is selected after the last cycle
         shards = first.scoring["shards"]
         assert first.scoring["path"] == "ray_data"
         assert len({shard["pid"] for shard in shards} - {first.pid}) == 2
@@ -168,13 +206,13 @@ def _wait_for_cycles(process: subprocess.Popen[str], folder: Path, count: int) -
 def _trial_processes(driver: int) -> list[int]:
     """Return the pids of the driver's Ray workers that run trials: busy descendants of it."""
     parents, busy = {}, []
-    for place in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = (place / "cmdline").read_bytes().decode(errors="replace")
-            status = (place / "status").read_text()
+            line = (process / "cmdline").read_bytes().decode(errors="replace")
+            status = (process / "status").read_text()
         except OSError:
             continue
-        pid = int(place.name)
+        pid = int(process.name)
         parents[pid] = int(status.split("PPid:")[1].split()[0])
         if line.startswith("ray::") and "IDLE" not in line and "Agent" not in line:
             busy.append(pid)
@@ -188,8 +226,9 @@ def _trial_processes(driver: int) -> list[int]:
 
 
 def test_killed_trials_and_a_killed_driver_lose_nothing(
-    grid: Path, expected: dict[str, list[dict[str, object]]]
+    grid: Path, expected: dict[str, list[dict[str, object]]], cluster: Cluster
 ) -> None:
+    """The killed run has a Ray of its own, which dies with it; the resumed one joins the cluster."""
     folder = grid.parent / "killed"
     arguments = (str(grid), "where.scoring=in_process", f"where.output={folder}")
     process = command(*arguments)
@@ -206,31 +245,34 @@ def test_killed_trials_and_a_killed_driver_lose_nothing(
 
     refused, message = command(*arguments).communicate(timeout=60)
     assert "--resume" in message and not refused.startswith("Ray")
-    out, _ = finish(command(*arguments, "--resume"))
+    out, _ = finish(command(*arguments, "--resume", **cluster.joined))
     assert outcomes(folder) == expected
-    assert "done before" in out or finished < 6  # fewer may be spread so that no unit had ended
+    assert "already finished" in out or finished < 6  # fewer may be spread so that no unit had ended
 
 
+@pytest.mark.long
 def test_a_resumed_run_takes_up_methods_and_seeds_that_were_added(
-    grid: Path, expected: dict[str, list[dict[str, object]]]
+    grid: Path, expected: dict[str, list[dict[str, object]]], cluster: Cluster
 ) -> None:
     folder = grid.parent / "grown"
     part = ("--only", "method=Ran,DAST-AL", "seed=0")
-    shown = on_a_terminal(str(grid), f"where.output={folder}", *part)
-    assert "time left" in shown and "grid / Ran / seed 0" in shown and "accuracy (%)" in shown
+    shown = on_a_terminal(str(grid), f"where.output={folder}", *part, **cluster.joined)
+    assert "remaining" in shown and "grid / Ran / seed 0" in shown and "accuracy (%)" in shown
     written = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/cycle_*.json")}
     assert len(written) == 6
-    finish(command(str(grid), f"where.output={folder}", "--resume"))
+    finish(command(str(grid), f"where.output={folder}", "--resume", **cluster.joined))
     assert outcomes(folder) == expected
     assert {path: path.stat().st_mtime_ns for path in written} == written  # nothing was done twice
 
 
-def test_a_trial_that_does_not_fit_is_refused_at_once(grid: Path) -> None:
-    process = command(str(grid), "where.cpus_per_trial=999", f"where.output={grid.parent / 'large'}")
+def test_a_trial_that_does_not_fit_is_refused_at_once(grid: Path, cluster: Cluster) -> None:
+    large = ("where.cpus_per_trial=999", f"where.output={grid.parent / 'large'}")
+    process = command(str(grid), *large, **cluster.joined)
     _, err = finish(process, code=2)
     assert "999 CPUs" in err and "where.cpus_per_trial" in err
 
 
+@pytest.mark.long
 def test_a_foreign_package_called_datasets_does_no_harm(
     grid: Path, expected: dict[str, list[dict[str, object]]], tmp_path: Path
 ) -> None:
@@ -250,6 +292,7 @@ def test_a_foreign_package_called_datasets_does_no_harm(
     assert len(scored) == 1, "warm workers keep their scoring workers, from trial to trial"
 
 
+@pytest.mark.long
 def test_the_headline_command_starts_where_only_official_data_exists(tmp_path: Path) -> None:
     registry.load("datasets", "cityscapes").write_cityscapes(tmp_path, train=40, test=4)
     registry.load("datasets", "cifar10")
@@ -277,7 +320,7 @@ def test_the_headline_command_starts_where_only_official_data_exists(tmp_path: P
     )
     path = ROOT / "configs" / "full_benchmark.yaml"
     out, _ = finish(command(str(path), *overrides, "--only", "method=Ran,LC,DAST-AL"))
-    suites = load(path).suites
+    suites = load_config(path).suites
     for suite in suites:
         assert suite.title in out
     found = outcomes(tmp_path / "run")
@@ -289,16 +332,22 @@ def test_the_headline_command_starts_where_only_official_data_exists(tmp_path: P
         assert {r.device_share for r in RunStore(tmp_path / "run").trial(trial).records()} == {1}
 
 
-def test_any_number_of_shards_gives_the_same_columns_bit_for_bit(grid: Path) -> None:
-    script = ROOT / "tests" / "compare_shards.py"
+@pytest.mark.long
+def test_any_number_of_shards_gives_the_same_columns_bit_for_bit(grid: Path, cluster: Cluster) -> None:
     done = subprocess.run(
-        [sys.executable, str(script), str(grid)], capture_output=True, text=True, timeout=300, cwd=ROOT, check=False
+        [sys.executable, str(ROOT / "tests" / "compare_shards.py"), str(grid)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment_of(cluster.joined),
+        cwd=ROOT,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert done.stdout.count("same") == 18  # six methods, three numbers of shards
+    assert done.stdout.count("same") == 21  # seven methods, three numbers of shards
 
 
 def test_records_are_readable(grid: Path, expected: dict[str, list[dict[str, object]]]) -> None:
-    for path in (grid.parent / "plain").glob("trials/*/records.jsonl"):
+    for path in (grid.parent / "in_process").glob("trials/*/records.jsonl"):
         lines = [CycleRecord.from_json(json.loads(line)) for line in path.read_text().splitlines()]
         assert [line.outcome() for line in lines] == expected[path.parent.name]

@@ -21,13 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.data.files import IGNORED
-from harness.learning.queried import Queried
 from harness.registry import ROOT
 from harness.report.__main__ import main
 from harness.report.captions import mixtures, record_warnings, timing_note
-from harness.report.formats import NOTHING, latex, plain
-from harness.report.tables import Suite
-from harness.report.write import Table, suite_tables, write
+from harness.report.formats import NOTHING, as_text, latex
+from harness.report.write import Table, read, suite_tables, write
+from harness.results.manifest import Manifest, SuiteEntry
+from harness.results.pictures import SelectedImages
 from harness.results.records import PHASES, CycleRecord
 from harness.results.store import RunStore
 
@@ -36,7 +36,7 @@ LABELLED = [100, 200, 400]
 
 
 def record(method: str, seed: int, cycle: int, accuracy: float | None, **changes: Any) -> CycleRecord:
-    """Make a record; the last of LABELLED buys nothing."""
+    """Make a record; the cycle of the last of LABELLED selects nothing."""
     last = cycle == len(LABELLED) - 1
     values: dict[str, Any] = {
         "suite": "digits",
@@ -47,8 +47,8 @@ def record(method: str, seed: int, cycle: int, accuracy: float | None, **changes
         "seed": seed,
         "cycle": cycle,
         "labelled": LABELLED[cycle],
-        "figures": {"accuracy": accuracy},
-        "chosen": [] if last else [1, 2],
+        "metrics": {"accuracy": accuracy},
+        "selected": [] if last else [1, 2],
         "seconds": dict(zip(PHASES, (9.0, 0.0, 20.0, 2.0, 1.0, 0.5, 3.0, 0.25), strict=True)),
         "wall_seconds": 36.0,
         "target_parameters": 1000,
@@ -68,7 +68,7 @@ def record(method: str, seed: int, cycle: int, accuracy: float | None, **changes
     return CycleRecord(**(values | changes))
 
 
-def suite(**changes: Any) -> Suite:
+def suite(**changes: Any) -> SuiteEntry:
     values: dict[str, Any] = {
         "name": "digits",
         "title": "Digits",
@@ -82,7 +82,7 @@ def suite(**changes: Any) -> Suite:
         "skipped": None,
         "trials": {f"{m}-{s}": {"method": m, "seed": s} for m in METHODS for s in range(3)},
     }
-    return Suite.from_json(values | changes)
+    return SuiteEntry(**(values | changes))
 
 
 def all_records(**changes: Any) -> list[CycleRecord]:
@@ -94,17 +94,17 @@ def all_records(**changes: Any) -> list[CycleRecord]:
     ]
 
 
-def run_dir(path: Path, records: list[CycleRecord], suites: list[Suite]) -> Path:
-    """Write a run's folder; the stored records carry another method name than the label in run.json."""
+def run_dir(path: Path, records: list[CycleRecord], suites: list[SuiteEntry]) -> Path:
+    """Write a run's folder; the stored records carry another method name than run.json."""
     for r in records:
         RunStore(path).trial(r.trial).commit(replace(r, method="registry_name"), "state")
     path.mkdir(exist_ok=True)
-    (path / "run.json").write_text(json.dumps({"name": "quick", "suites": [vars(s) for s in suites]}))
+    (path / "run.json").write_bytes(Manifest(schema_version=2, name="quick", suites=suites).packed())
     return path
 
 
-def tables(records: list[CycleRecord], of: Suite | None = None) -> dict[str, Table]:
-    return {t.name: t for t in suite_tables(of or suite(), records)}
+def tables(records: list[CycleRecord], entry: SuiteEntry | None = None) -> dict[str, Table]:
+    return {t.name: t for t in suite_tables(entry or suite(), records)}
 
 
 def row(table: Table, method: str) -> dict[str, str]:
@@ -114,7 +114,7 @@ def row(table: Table, method: str) -> dict[str, str]:
 # --- numbers
 
 
-def test_figure_table_mean_and_sample_standard_deviation() -> None:
+def test_metric_table_mean_and_sample_standard_deviation() -> None:
     accuracies = [0.8112, 0.8155, 0.8209]
     table = tables([record("Ran", s, 0, a) for s, a in enumerate(accuracies)])["accuracy"]
     (values,) = table.numbers[""].to_dict("records")
@@ -127,15 +127,15 @@ def test_figure_table_mean_and_sample_standard_deviation() -> None:
 
 
 def test_one_seed_has_no_spread() -> None:
-    found = tables([record("Ran", 0, c, 0.5) for c in range(3)])
-    assert row(found["accuracy"], "Ran") == {
+    by_name = tables([record("Ran", 0, c, 0.5) for c in range(3)])
+    assert row(by_name["accuracy"], "Ran") == {
         "100": "50.00",
         "200": "50.00",
         "400": "50.00",
         "n": "1",
         "AUBC": "50.00",
     }
-    assert not any("±" in text for t in found.values() for text in t.shown.to_numpy().ravel())
+    assert not any("±" in text for t in by_name.values() for text in t.shown.to_numpy().ravel())
 
 
 def test_aubc_by_hand() -> None:
@@ -160,30 +160,30 @@ def test_aubc_leaves_out_curves_that_are_shorter_than_the_axis() -> None:
     assert "(n=" not in row(table, "Ran+")["AUBC"]
 
 
-def test_missing_figures_and_phases_are_gaps_not_zeros() -> None:
+def test_missing_metrics_and_phases_are_gaps_not_zeros() -> None:
     records = [
         record("Ran", 0, 0, None),
         record("Ran", 1, 0, 0.75),
-        record("Ran", 2, 0, 0.0, figures={"mIoU": 0.5}),
+        record("Ran", 2, 0, 0.0, metrics={"mIoU": 0.5}),
     ]
     records[0].seconds.pop("score")
-    found = tables(records)
-    assert row(found["accuracy"], "Ran")["100"] == "75.00"
-    assert row(found["accuracy"], "Ran")["n"] == "1"
-    assert row(found["mIoU"], "Ran")["100"] == "50.00"  # every figure has a table of its own
-    assert row(found["seconds"], "Ran")["score"] == "1.00±0.00 (n=2)"
-    assert row(found["seconds"], "Ran")["total"] == "23.50±0.00 (n=2)"  # no total of an incomplete cycle
+    by_name = tables(records)
+    assert row(by_name["accuracy"], "Ran")["100"] == "75.00"
+    assert row(by_name["accuracy"], "Ran")["n"] == "1"
+    assert row(by_name["mIoU"], "Ran")["100"] == "50.00"  # every metric has a table of its own
+    assert row(by_name["seconds"], "Ran")["score"] == "1.00±0.00 (n=2)"
+    assert row(by_name["seconds"], "Ran")["total"] == "23.50±0.00 (n=2)"  # no total of an incomplete cycle
 
 
-def test_seconds_are_means_of_trial_means_over_the_cycles_that_bought() -> None:
+def test_seconds_are_means_of_trial_means_over_the_cycles_that_selected() -> None:
     records = []
     for seed, trains in enumerate([(10.0, 20.0, 999.0), (12.0, 24.0, 999.0)]):
         for cycle, train in enumerate(trains):
             seconds = dict.fromkeys(PHASES, 0.0) | {"train": train, "score": 2.0, "evaluate": 5.0, "setup": 7.0}
             records.append(record("Ran", seed, cycle, 0.5, seconds=seconds))
-    found = tables(records)
+    by_name = tables(records)
     deviation = statistics.stdev([15.0, 18.0])
-    assert row(found["seconds"], "Ran") == {
+    assert row(by_name["seconds"], "Ran") == {
         "train": f"16.50±{deviation:.2f}",
         "auxiliary": "0.00±0.00",
         "score": "2.00±0.00",
@@ -193,28 +193,27 @@ def test_seconds_are_means_of_trial_means_over_the_cycles_that_bought() -> None:
         "checkpoint": "0.00±0.00",
         "n": "2",
     }
-    assert "mean over cycles" in found["seconds"].caption
-    assert "the cycles that bought images" in found["seconds"].caption
-    by_cycle = found["seconds_by_cycle"]
+    assert "averaged over all cycles except the last, which selects nothing" in by_name["seconds"].caption
+    by_cycle = by_name["seconds_by_cycle"]
     assert list(by_cycle.shown["labelled"]) == ["100", "200", "400"]
     assert list(by_cycle.shown["train"]) == ["11.00±1.41", "22.00±2.83", "999.00±0.00"]
     assert not by_cycle.printed
 
 
 def test_seconds_of_compiling_are_shown_where_something_was_compiled() -> None:
-    plain = record("Ran", 0, 0, 0.5)
-    assert "compile" not in row(tables([plain])["seconds"], "Ran")
-    compiled = record("DAST-AL", 0, 0, 0.5, seconds=plain.seconds | {"compile": 30.0})
-    found = tables([plain, compiled])
-    assert row(found["seconds"], "DAST-AL")["compile"] == "30.00" != row(found["seconds"], "Ran")["compile"]
-    assert row(found["seconds"], "DAST-AL")["total"] == row(found["seconds"], "Ran")["total"], "no method's cost"
-    assert "compile" in found["seconds_by_cycle"].shown.columns
+    eager = record("Ran", 0, 0, 0.5)
+    assert "compile" not in row(tables([eager])["seconds"], "Ran")
+    compiled = record("DAST-AL", 0, 0, 0.5, seconds=eager.seconds | {"compile": 30.0})
+    by_name = tables([eager, compiled])
+    assert row(by_name["seconds"], "DAST-AL")["compile"] == "30.00" != row(by_name["seconds"], "Ran")["compile"]
+    assert row(by_name["seconds"], "DAST-AL")["total"] == row(by_name["seconds"], "Ran")["total"], "no method's cost"
+    assert "compile" in by_name["seconds_by_cycle"].shown.columns
 
 
-def test_seconds_of_a_run_that_buys_nothing() -> None:
-    found = tables([record("Ran", 0, 0, 0.5, chosen=[])])["seconds"]
-    assert row(found, "Ran")["train"] == "20.00"
-    assert "namely all cycles" in found.caption
+def test_seconds_of_a_run_that_selects_nothing() -> None:
+    table = tables([record("Ran", 0, 0, 0.5, selected=[])])["seconds"]
+    assert row(table, "Ran")["train"] == "20.00"
+    assert "averaged over all cycles (unfinished" in table.caption
 
 
 def test_cost_table_is_the_first_cycle_in_the_form_of_table_4() -> None:
@@ -263,27 +262,27 @@ def test_cost_table_is_the_first_cycle_in_the_form_of_table_4() -> None:
 )
 def test_any_records(cells: dict[tuple[str, int], list[float]], shuffling: random.Random) -> None:
     records = [record(m, s, c, a) for (m, s), curve in cells.items() for c, a in enumerate(curve)]
-    found = tables(records)
+    by_name = tables(records)
     shuffled = records.copy()
     shuffling.shuffle(shuffled)
     for name, table in tables(shuffled).items():
-        assert table.caption == found[name].caption
-        assert table.shown.equals(found[name].shown)
+        assert table.caption == by_name[name].caption
+        assert table.shown.equals(by_name[name].shown)
         for ending, numbers in table.numbers.items():
-            assert numbers.to_csv() == found[name].numbers[ending].to_csv()  # to the last bit
+            assert numbers.to_csv() == by_name[name].numbers[ending].to_csv()  # to the last bit
 
-    rows = list(csv.DictReader(io.StringIO(found["accuracy"].numbers[""].to_csv(index=False))))
+    rows = list(csv.DictReader(io.StringIO(by_name["accuracy"].numbers[""].to_csv(index=False))))
     assert len(rows) == len({(r.method, r.cycle) for r in records})
     for values in rows:
-        wanted = [
-            100 * r.figures["accuracy"]
+        expected = [
+            100 * r.metrics["accuracy"]
             for r in records
             if (r.method, r.labelled) == (values["method"], int(values["labelled"]))
         ]
-        assert int(values["n"]) == len(wanted)
-        assert float(values["mean"]) == pytest.approx(np.mean(wanted), abs=1e-9)
-        if len(wanted) > 1:
-            assert float(values["std"]) == pytest.approx(np.std(wanted, ddof=1), abs=1e-6)
+        assert int(values["n"]) == len(expected)
+        assert float(values["mean"]) == pytest.approx(np.mean(expected), abs=1e-9)
+        if len(expected) > 1:
+            assert float(values["std"]) == pytest.approx(np.std(expected, ddof=1), abs=1e-6)
         else:
             assert values["std"] == ""
 
@@ -297,15 +296,15 @@ CLASSES = ["sky", "road", "car"]  # in no alphabetical order
 def street_record(method: str, seed: int, cycle: int, *by_class: float) -> CycleRecord:
     """Make a record of a suite where pixels have labels."""
     per_class = dict(zip(CLASSES, by_class, strict=True))
-    figures = {"miou": statistics.mean(by_class)}
-    return record(method, seed, cycle, None, figures=figures, per_class=per_class)
+    metrics = {"miou": statistics.mean(by_class)}
+    return record(method, seed, cycle, None, metrics=metrics, per_class=per_class)
 
 
 def street_records() -> list[CycleRecord]:
-    """Two seeds of two methods; one trial has not bought its last images yet."""
+    """Two seeds of two methods; one trial has not selected its last images yet."""
     return [
-        street_record(method, seed, cycle, 0.6 + 0.02 * seed + 0.1 * cycle, 0.5, 0.2 + 0.1 * place)
-        for place, method in enumerate(("Ran", "DAST-AL"))
+        street_record(method, seed, cycle, 0.6 + 0.02 * seed + 0.1 * cycle, 0.5, 0.2 + 0.1 * number)
+        for number, method in enumerate(("Ran", "DAST-AL"))
         for seed in range(2)
         for cycle in range(3)
         if (method, seed, cycle) != ("DAST-AL", 1, 2)
@@ -315,7 +314,7 @@ def street_records() -> list[CycleRecord]:
 def test_mean_iou_is_called_so(tmp_path: Path) -> None:
     folder = run_dir(tmp_path / "run", street_records(), [suite()])
     printed = write(folder)
-    assert "mIoU (%) by labelled images: mean±std" in " ".join(printed.split())
+    assert "mIoU (%) on the test set by number of labelled images: mean±std" in " ".join(printed.split())
     assert re.search(r"^Ran +43\.67±0\.47 +47\.00±0\.47 +50\.33±0\.47 +2 ", printed, re.MULTILINE)
     assert {"digits_miou.csv", "digits_miou_aubc.csv", "digits_miou.png"} <= {
         p.name for p in (folder / "report").iterdir()
@@ -357,28 +356,28 @@ def test_classes_stay_in_their_order_in_all_forms(tmp_path: Path) -> None:
     assert [line["class"] for line in lines] == CLASSES * 2
 
 
-def queried(heat: bool) -> Queried:
+def selected(scored: bool) -> SelectedImages:
     """Two images: a label map of all classes and none, and one that is predicted as a single class."""
     labels = np.array([[[0, 1, 2, IGNORED]] * 3, [[1] * 4] * 3], dtype=np.uint8)
     scores = np.linspace(-5, 5, labels.size).reshape(labels.shape).astype(np.float16)
     images = np.full((*labels.shape, 3), 90, dtype=np.uint8)
     predictions = np.zeros_like(labels)
-    return Queried(np.array([17, 4]), images, labels, predictions, tuple(CLASSES), scores if heat else None)
+    return SelectedImages(np.array([17, 4]), images, labels, predictions, tuple(CLASSES), scores if scored else None)
 
 
-def test_queried_images_are_drawn(tmp_path: Path) -> None:
+def test_selected_images_are_drawn(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     folder = run_dir(tmp_path / "run", street_records(), [suite()])
     store = RunStore(folder)
-    for trial, heat in (("Ran-1", False), ("DAST-AL-0", True), ("DAST-AL-1", False)):
-        store.trial(trial).queried_path.write_bytes(queried(heat).packed())
-    store.trial("Ran-0").queried_path.write_bytes(b"damaged")
+    for trial, scored in (("Ran-1", False), ("DAST-AL-0", True), ("DAST-AL-1", False)):
+        store.trial(trial).pictures_path.write_bytes(selected(scored).packed())
+    store.trial("Ran-0").pictures_path.write_bytes(b"damaged")
     printed = write(folder)
-    assert f"The first images bought: {folder}/report/digits_queried_*.png" in printed
+    assert f"The first selected images: {folder}/report/digits_selected_*.png" in printed
     markdown = (folder / "report" / "report.md").read_text()
-    links = re.findall(r"!\[(.*?): the first images bought\]\((.*?)\)", markdown)
-    assert links == [("Ran", "digits_queried_0_Ran.png"), ("DAST-AL", "digits_queried_2_DAST-AL.png")]
+    links = re.findall(r"!\[(.*?): the first selected images\]\((.*?)\)", markdown)
+    assert links == [("Ran", "digits_selected_0_Ran.png"), ("DAST-AL", "digits_selected_2_DAST-AL.png")]
     (ran, both) = (imread(folder / "report" / name)[..., :3] for _, name in links)
     assert both.shape[1] > ran.shape[1], "the column of scores"
     from harness.report.plots import CLASS_COLOURS
@@ -391,21 +390,21 @@ def test_queried_images_are_drawn(tmp_path: Path) -> None:
 
 
 def test_a_grid_names_images_columns_and_classes() -> None:
-    from harness.report.plots import class_colours, queried_grid
+    from harness.report.plots import class_colours, selected_grid
 
-    grid = queried_grid(queried(heat=True), "Ran: bought", "Seed 0")
+    grid = selected_grid(selected(scored=True), "Ran: selected", "Seed 0")
     titles = [axes.get_title() for axes in grid.axes[:4]]
-    assert titles == ["image", "labels", "prediction", "score by place"]
+    assert titles == ["image", "labels", "prediction", "score by position"]
     assert [axes.get_ylabel() for axes in grid.axes[:8:4]] == ["image 17", "image 4"]
     (legend,) = grid.legends
     assert [text.get_text() for text in legend.get_texts()] == [*CLASSES, "no class"]
     shown = [axes.images[0] for axes in grid.axes[:8]]
-    assert np.array_equal(shown[1].get_array(), class_colours(queried(True).labels[0]))
+    assert np.array_equal(shown[1].get_array(), class_colours(selected(True).labels[0]))
     assert {image.get_clim() for image in (shown[3], shown[7])} == {(-5, 5)}, "one scale for all images"
     colours = class_colours(np.arange(255, dtype=np.uint8))
     assert len(np.unique(colours[:20], axis=0)) == 20 and colours.max(axis=1).min() > 0, "only no class is black"
-    gray = replace(queried(heat=False), images=queried(heat=False).images[..., :1])
-    assert len(queried_grid(gray, "t", "c").axes) == 6
+    gray = replace(selected(scored=False), images=selected(scored=False).images[..., :1])
+    assert len(selected_grid(gray, "t", "c").axes) == 6
 
 
 # --- captions
@@ -413,15 +412,14 @@ def test_a_grid_names_images_columns_and_classes() -> None:
 
 def test_every_caption_says_where_the_numbers_come_from() -> None:
     for table in tables(all_records()).values():
-        assert "Digits: SGD, 100% of 30_000 steps; 3 seeds; dataset digits (data 3f2a99887766); cpu, bfloat16." in (
-            table.caption
-        )
+        source = "Digits: SGD, 100% of 30_000 steps; 3 seeds; dataset digits (fingerprint 3f2a99887766); cpu, bfloat16."
+        assert source in table.caption
         assert "unfinished" not in table.caption
 
 
 def test_captions_of_an_unfinished_run_say_so() -> None:
     table = tables([r for r in all_records() if r.method == "Ran"][:8])["accuracy"]
-    assert table.caption.endswith("; unfinished: 2 of 9 trials finished; 8 cycles of 27.")
+    assert table.caption.endswith("; unfinished: 2 of 9 trials and 8 of 27 cycles finished.")
 
 
 def test_captions_say_how_devices_were_shared() -> None:
@@ -429,10 +427,12 @@ def test_captions_say_how_devices_were_shared() -> None:
         return timing_note([record("Ran", 0, 0, 0.5), record("Ran", 1, 0, 0.5, **changes)])
 
     assert note() == "one trial per device"
-    assert note(device_share=2) == "up to 2 trials shared a device (cpu, 1 thread each): compare within this table only"
+    assert note(device_share=2) == (
+        "up to 2 trials shared a device (cpu, 1 thread each): compare times within this table only"
+    )
     assert "(cpu, up to 4 threads)" in note(device_share=2, threads=4)
     assert note(shared_from="unit") == (
-        "one trial per device; the first cycle's training was shared between methods and is counted for each"
+        "one trial per device; methods shared the training of the first cycle, and its time counts for each of them"
     )
     for name in ("seconds", "seconds_by_cycle", "cost"):
         assert "up to 3 trials shared a device" in tables(all_records(device_share=3))[name].caption
@@ -443,13 +443,13 @@ def test_mixed_machines_are_warned_of() -> None:
     assert mixtures(records) == []
     other = record("Ran", 0, 0, 0.5, device="NVIDIA H100", commit="def", versions={"torch": "2.12"})
     assert mixtures([*records, other]) == [
-        "WARNING: these results mix different values of device: NVIDIA H100, cpu",
-        "WARNING: these results mix different values of commit: abc, def",
-        "WARNING: these results mix different values of version of torch: 2.11, 2.12",
+        "WARNING: the records of this suite differ in device: NVIDIA H100, cpu",
+        "WARNING: the records of this suite differ in commit: abc, def",
+        "WARNING: the records of this suite differ in torch version: 2.11, 2.12",
     ]
 
 
-def test_warnings_are_listed_once_with_their_places() -> None:
+def test_warnings_are_listed_once_with_their_cycles() -> None:
     records = [record("Ran", s, c, 0.5, warnings=["a worker died"]) for s in range(2) for c in range(3)]
     records[0].warnings.extend(["slow disk", "slow disk"])
     assert record_warnings(records) == [
@@ -466,13 +466,13 @@ def test_printed_text_fits_the_width_and_loses_no_column() -> None:
 
     counts = [str(1000 * i) for i in range(1, 16)]
     shown = pd.DataFrame([{"method": m, **dict.fromkeys(counts, "81.20±0.31"), "n": "3"} for m in METHODS])
-    text = plain(shown)
+    text = as_text(shown)
     assert max(map(len, text.splitlines())) <= 120
     headers = [block.splitlines()[0].split() for block in text.split("\n\n")]
     assert len(headers) == 2
     assert [h[0] for h in headers] == ["method", "method"]
     assert [c for h in headers for c in h[1:]] == [*counts, "n"]
-    assert plain(shown, width=400).count("method") == 1
+    assert as_text(shown, width=400).count("method") == 1
 
 
 def test_latex_is_escaped() -> None:
@@ -509,14 +509,14 @@ def test_whole_report(tmp_path: Path) -> None:
     folder = run_dir(tmp_path / "run", all_records(), [suite(), skipped])
     printed = write(folder)
     names = {p.name for p in (folder / "report").iterdir()}
-    wanted = {
+    expected = {
         f"digits_{table}.{kind}"
         for table in ("accuracy", "seconds", "seconds_by_cycle", "cost")
         for kind in ("csv", "md", "tex", "txt")
     }
     pictures = {"digits_accuracy.png", "digits_accuracy.svg"}
-    assert names == wanted | pictures | {"digits_accuracy_aubc.csv", "report.md"}
-    assert "9 of 9 trials finished; 27 cycles of 27." in printed
+    assert names == expected | pictures | {"digits_accuracy_aubc.csv", "report.md"}
+    assert "9 of 9 trials and 27 of 27 cycles finished." in printed
     assert "CIFAR-10\n========\nNot run: the images are not there" in printed
     assert printed.endswith(str(folder / "report" / "report.md"))
     assert max(len(line) for line in printed.splitlines() if str(folder) not in line) <= 120
@@ -562,18 +562,29 @@ def test_bands_are_drawn_only_for_several_seeds() -> None:
 
 def test_unfinished_run(tmp_path: Path) -> None:
     folder = run_dir(tmp_path / "run", [], [suite()])
-    assert "No cycle is finished yet: 0 of 9 trials finished; 0 cycles of 27." in write(folder)
+    assert "No results yet: 0 of 9 trials and 0 of 27 cycles finished." in write(folder)
     for count in (1, 2, 5):  # one point, a line, two seeds of which one is shorter
         printed = write(run_dir(folder, all_records()[:count], [suite()]))
-        assert f"{count} cycles of 27" in printed
-    assert "an unfinished trial's so far" in printed
+        assert f"{count} of 27 cycles finished" in printed
+    assert "unfinished trials: the cycles so far" in " ".join(printed.split())
 
 
 def test_trials_that_run_json_does_not_name_do_not_count(tmp_path: Path) -> None:
     one = suite(trials={"Ran-0": {"method": "Ran", "seed": 0}})
     printed = write(run_dir(tmp_path / "run", all_records(), [one]))
-    assert "1 of 1 trial finished; 3 cycles of 3." in printed
+    assert "1 of 1 trial and 3 of 3 cycles finished." in printed
     assert "±1.00" not in printed
+
+
+def test_a_run_json_of_version_1_is_read(tmp_path: Path) -> None:
+    folder = run_dir(tmp_path / "run", all_records(), [suite()])
+    printed = write(folder)
+    entry = suite().model_dump(mode="json")
+    entry["pairs"] = {"Ran": entry.pop("halves")}  # their name then; there was no schema_version, and no folders
+    (folder / "run.json").write_text(json.dumps({"name": "quick", "suites": [entry]}))
+    assert write(folder) == printed
+    ((earlier, _),) = read(folder)[1]
+    assert earlier.halves == {"Ran": {}}
 
 
 # --- the command line
@@ -595,18 +606,32 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
 
 def test_wrong_folder_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     done = command_line(str(tmp_path))
-    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    answer = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2
-    assert said == [f"error: {tmp_path}: not the folder of a run (no readable run.json in it)"]
+    assert answer == [f"error: {tmp_path}: not the results folder of a run: it has no readable run.json"]
     assert done.stdout == ""
     assert "argparse" in imported(done)
     assert not imported(done) & {"pandas", "matplotlib", "numpy", "torch", "ray"}
 
 
-def test_damaged_run_json_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.json").write_text('{"name": ')
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"name": ', "not valid JSON"),
+        ("[]", "not the manifest of a run"),
+        ("{}", "not the manifest of a run"),
+        ('{"name": "n", "suites": [1]}', "not the manifest of a run"),
+        ('{"name": "n", "suites": [{"name": "s"}]}', "not the manifest of a run"),
+        ('{"name": "n", "suites": [], "schema_version": 99}', "schema_version 99 is from a newer harness"),
+    ],
+)
+def test_damaged_run_json_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, sentence: str
+) -> None:
+    (tmp_path / "run.json").write_text(text)
     assert main([str(tmp_path)]) == 2
-    assert "run.json: not valid JSON" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'run.json'}: {sentence}") and error.count("\n") == 1
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -20,11 +20,12 @@ import yaml
 from PIL import Image, ImageFile
 from test_datasets import PLUGINS, damage, make, pictures, save
 
-from harness.config.load import load
-from harness.data.dataset import Problem, spaced
+from harness.config.load import load_config
+from harness.data import rows as rows_module
+from harness.data.dataset import LoadedData, spaced
 from harness.data.files import IGNORED, Files, common_size
 from harness.data.images import Images
-from harness.data.rows import AHEAD, Streamed, taken
+from harness.data.rows import AHEAD, Streamed, on_device, rows_on_device, take
 from harness.errors import DataMissing, UserError
 from harness.settings import Recipe
 
@@ -40,23 +41,23 @@ def whole(array: Any) -> np.ndarray:
     return array[np.arange(len(array))]
 
 
-def agree(dataset: Any) -> Problem:
-    """Load, and check what holds for every dataset with label maps."""
-    facts, problem = dataset.facts(), dataset.load()
-    assert facts.per_pixel and problem.per_pixel
-    assert problem.train_images.shape == (facts.num_train, *facts.size, facts.channels)
-    assert problem.test_images.shape == (facts.num_test, *facts.size, facts.channels)
-    assert problem.train_labels.shape == problem.train_images.shape[:3]
+def checked(dataset: Any) -> LoadedData:
+    """Load, and check what is true of every dataset with label maps."""
+    info, data = dataset.info(), dataset.load()
+    assert info.per_pixel and data.per_pixel
+    assert data.train_images.shape == (info.num_train, *info.size, info.channels)
+    assert data.test_images.shape == (info.num_test, *info.size, info.channels)
+    assert data.train_labels.shape == data.train_images.shape[:3]
     factor = round(1 / getattr(dataset.settings, "scale", 1))
-    height, width = problem.test_images.shape[1:3]
-    assert problem.test_labels.shape == (facts.num_test, factor * height, factor * width), "at their own size"
-    assert all(side % 8 == 0 for side in facts.size)
-    for labels in (problem.train_labels, problem.test_labels):
+    height, width = data.test_images.shape[1:3]
+    assert data.test_labels.shape == (info.num_test, factor * height, factor * width), "at their own size"
+    assert all(side % 8 == 0 for side in info.size)
+    for labels in (data.train_labels, data.test_labels):
         values = np.unique(whole(labels))
-        assert set(values) <= {*range(facts.num_classes), IGNORED}
-    assert len(problem.classes) == facts.num_classes and len(problem.mean) == len(problem.std) == facts.channels
-    assert dataset.load().fingerprint == problem.fingerprint
-    return problem
+        assert set(values) <= {*range(info.num_classes), IGNORED}
+    assert len(data.classes) == info.num_classes and len(data.mean) == len(data.std) == info.channels
+    assert dataset.load().fingerprint == data.fingerprint
+    return data
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def own(root: Path, **settings: Any) -> Any:
     return make("segmentation_folder", root.parent, **{"folder": root.name, "classes": CLASSES, "ignore": 7} | settings)
 
 
-def of(root: Path, part: str, name: str) -> np.ndarray:
+def read(root: Path, part: str, name: str) -> np.ndarray:
     return np.asarray(Image.open(root / part / name))
 
 
@@ -110,58 +111,58 @@ def test_the_table_is_the_official_one() -> None:
 
 def test_cityscapes(made: Path) -> None:
     dataset = make("cityscapes", made)
-    assert dataset.facts().source == f"generated tree (not real images) in {made / 'cityscapes'}"
-    problem = agree(dataset)
-    assert problem.train_images.shape == (4, 1024, 2048, 3) and problem.test_images.shape == (2, 1024, 2048, 3)
-    names = [path.name for path in problem.train_images.paths]
+    assert dataset.info().source == f"generated tree (not real images) in {made / 'cityscapes'}"
+    data = checked(dataset)
+    assert data.train_images.shape == (4, 1024, 2048, 3) and data.test_images.shape == (2, 1024, 2048, 3)
+    names = [path.name for path in data.train_images.paths]
     cities = (("aachen", 0), ("aachen", 2), ("zurich", 1), ("zurich", 3))  # not in the order of writing
     assert names == [f"{name}_{index:06}_000019_leftImg8bit.png" for name, index in cities]
-    assert [p.name for p in problem.test_labels.paths] == [
+    assert [p.name for p in data.test_labels.paths] == [
         f"{c}_00000{i}_000019_gtFine_labelIds.png" for i, c in enumerate(("frankfurt", "munster"))
     ]
     tree = made / "cityscapes"
-    image = of(tree, "leftImg8bit/train/zurich", "zurich_000001_000019_leftImg8bit.png")
-    ids = of(tree, "gtFine/train/zurich", "zurich_000001_000019_gtFine_labelIds.png")
-    chosen = np.array([2, 0])
-    assert (problem.train_images[chosen][0] == image).all()
-    assert (problem.train_labels[chosen][0] == cityscapes.TABLE[ids]).all()
-    labels = problem.train_labels[chosen][0]
+    image = read(tree, "leftImg8bit/train/zurich", "zurich_000001_000019_leftImg8bit.png")
+    ids = read(tree, "gtFine/train/zurich", "zurich_000001_000019_gtFine_labelIds.png")
+    rows = np.array([2, 0])
+    assert (data.train_images[rows][0] == image).all()
+    assert (data.train_labels[rows][0] == cityscapes.TABLE[ids]).all()
+    labels = data.train_labels[rows][0]
     assert set(np.unique(ids)) >= {1, 7, 23} and (labels[ids == 7] == 0).all() and (labels[ids == 1] == 255).all()
 
 
 def test_cityscapes_limits_are_spread_evenly(made: Path) -> None:
-    problem = make("cityscapes", made, limit=2, test_limit=1).load()
-    assert [path.name[:13] for path in problem.train_images.paths] == ["aachen_000000", "zurich_000001"]
-    assert make("cityscapes", made, limit=2, test_limit=1).facts().num_test == len(problem.test_labels) == 1
+    data = make("cityscapes", made, limit=2, test_limit=1).load()
+    assert [path.name[:13] for path in data.train_images.paths] == ["aachen_000000", "zurich_000001"]
+    assert make("cityscapes", made, limit=2, test_limit=1).info().num_test == len(data.test_labels) == 1
 
 
 def test_cityscapes_scale(made: Path) -> None:
     dataset = make("cityscapes", made, scale=0.25, limit=1, test_limit=1)
-    assert dataset.facts().size == (256, 512)
-    problem = agree(dataset)
-    image = Image.open(problem.train_images.paths[0])
-    assert (whole(problem.train_images)[0] == np.asarray(image.resize((512, 256), Image.Resampling.BILINEAR))).all()
+    assert dataset.info().size == (256, 512)
+    data = checked(dataset)
+    image = Image.open(data.train_images.paths[0])
+    assert (whole(data.train_images)[0] == np.asarray(image.resize((512, 256), Image.Resampling.BILINEAR))).all()
     full = whole(make("cityscapes", made, limit=1).load().train_labels)[0]
-    assert (whole(problem.train_labels)[0] == full[2::4, 2::4]).all()  # drawn in blocks of 16
+    assert (whole(data.train_labels)[0] == full[2::4, 2::4]).all()  # drawn in blocks of 16
 
 
-def test_facts_and_load_decode_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_and_load_decode_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Any) -> None:
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     dataset = make("cityscapes", made)
-    assert dataset.facts().num_train == 4
-    problem = dataset.load()
-    assert len(problem.fingerprint) == 16
+    assert dataset.info().num_train == 4
+    data = dataset.load()
+    assert len(data.fingerprint) == 16
     with pytest.raises(DataMissing, match="decoded"):
-        problem.train_images[np.array([0])]
+        data.train_images[np.array([0])]
 
 
 @pytest.mark.parametrize("missing", ["cityscapes", "cityscapes/gtFine", "cityscapes/leftImg8bit/val"])
 def test_absent_cityscapes(city: Path, missing: str) -> None:
     shutil.rmtree(city / missing)
-    for call in (make("cityscapes", city, download=True).facts, make("cityscapes", city).load):
+    for call in (make("cityscapes", city, download=True).info, make("cityscapes", city).load):
         with pytest.raises(DataMissing) as caught:
             call()
         for word in ("licence", "registration", "leftImg8bit_trainvaltest", "gtFine_trainvaltest", str(city / missing)):
@@ -171,25 +172,25 @@ def test_absent_cityscapes(city: Path, missing: str) -> None:
 
 def test_an_official_tree_that_is_not_whole(city: Path) -> None:
     (city / "cityscapes" / "GENERATED").unlink()
-    with pytest.raises(DataMissing, match=r"train has 4 images where Cityscapes has 2975: unpack leftImg8bit_trainval"):
-        make("cityscapes", city, limit=2).facts()
+    with pytest.raises(DataMissing, match=r"train has 4 images, but Cityscapes has 2975: unpack leftImg8bit_trainval"):
+        make("cityscapes", city, limit=2).info()
 
 
 def test_whole_numbers_of_an_official_tree(city: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (city / "cityscapes" / "GENERATED").unlink()
     monkeypatch.setattr(cityscapes, "NUM_TRAIN", 4)
     monkeypatch.setattr(cityscapes, "NUM_TEST", 2)
-    facts = make("cityscapes", city).facts()
-    assert (facts.num_train, facts.num_test) == (4, 2) and facts.source.startswith("official tree in")
+    info = make("cityscapes", city).info()
+    assert (info.num_train, info.num_test) == (4, 2) and info.source.startswith("official tree in")
     (city / "cityscapes" / "leftImg8bit" / "val" / "munster" / "munster_000001_000019_leftImg8bit.png").unlink()
-    with pytest.raises(DataMissing, match="val has 1 images where Cityscapes has 2"):
-        make("cityscapes", city).facts()
+    with pytest.raises(DataMissing, match="val has 1 images, but Cityscapes has 2"):
+        make("cityscapes", city).info()
 
 
 def test_missing_label_map(city: Path) -> None:
     label = city / "cityscapes" / "gtFine" / "val" / "munster" / "munster_000001_000019_gtFine_labelIds.png"
     label.unlink()
-    for call in (make("cityscapes", city).facts, make("cityscapes", city).load):
+    for call in (make("cityscapes", city).info, make("cityscapes", city).load):
         with pytest.raises(DataMissing, match=rf"{label.name} is missing: it must hold the labels of .*munster_000001"):
             call()
 
@@ -199,12 +200,12 @@ def test_missing_label_map(city: Path) -> None:
     [
         (
             {"leftImg8bit": (1024, 1024)},
-            "zurich_000001_000019_gtFine_labelIds.png is 2048 x 1024 pixels where its image "
+            "zurich_000001_000019_gtFine_labelIds.png is 2048 x 1024 pixels, but its image "
             "zurich_000001_000019_leftImg8bit.png is 1024 x 1024",
         ),
         (
             {"leftImg8bit": (512, 1024), "gtFine": (512, 1024)},
-            "zurich_000001_000019_leftImg8bit.png is 1024 x 512 pixels where 2048 x 1024 are needed",
+            "zurich_000001_000019_leftImg8bit.png is 1024 x 512 pixels, but must be 2048 x 1024",
         ),
     ],
 )
@@ -213,7 +214,7 @@ def test_wrong_size(city: Path, sizes: dict[str, tuple[int, int]], message: str)
         file = next((city / "cityscapes" / part / "train" / "zurich").glob("zurich_000001_*"))
         Image.open(file).resize((width, height)).save(file)
     with pytest.raises(DataMissing, match=re.escape(message)):
-        make("cityscapes", city).facts()
+        make("cityscapes", city).info()
 
 
 def test_generating_never_writes_into_a_tree(made: Path) -> None:
@@ -229,25 +230,25 @@ def test_segmentation_folder(tmp_path: Path, suffix: str) -> None:
     root = folder(tmp_path / "mine", suffix=suffix)
     (root / "images" / "train" / f"._000{suffix}").write_text("of macOS")
     (root / "images" / "train" / "notes.txt").write_text("mine")
-    problem = agree(own(root))
-    assert problem.classes == tuple(CLASSES) and problem.train_images.shape == (2, 16, 24, 3)
+    data = checked(own(root))
+    assert data.classes == tuple(CLASSES) and data.train_images.shape == (2, 16, 24, 3)
     for index in range(2):
-        image, ids = of(root, "images/train", f"{index:03}{suffix}"), of(root, "labels/train", f"{index:03}.png")
-        assert (problem.train_images[np.array([index])][0] == image).all()
-        assert (problem.train_labels[np.array([index])][0] == np.where(ids == 7, 255, ids)).all()
-    scaled = whole(problem.train_images) / 255
-    assert problem.mean == pytest.approx(scaled.mean((0, 1, 2))) and problem.std == pytest.approx(scaled.std((0, 1, 2)))
+        image, ids = read(root, "images/train", f"{index:03}{suffix}"), read(root, "labels/train", f"{index:03}.png")
+        assert (data.train_images[np.array([index])][0] == image).all()
+        assert (data.train_labels[np.array([index])][0] == np.where(ids == 7, 255, ids)).all()
+    scaled = whole(data.train_images) / 255
+    assert data.mean == pytest.approx(scaled.mean((0, 1, 2))) and data.std == pytest.approx(scaled.std((0, 1, 2)))
 
 
 def test_mean_and_std_may_be_given(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine")
-    measured, given = own(root).load(), own(root, mean=[0.1, 0.2, 0.3]).load()
-    assert given.mean == (0.1, 0.2, 0.3) and given.std == measured.std != own(root, std=[1, 1, 1]).load().std
+    computed, given = own(root).load(), own(root, mean=[0.1, 0.2, 0.3]).load()
+    assert given.mean == (0.1, 0.2, 0.3) and given.std == computed.std != own(root, std=[1, 1, 1]).load().std
 
 
-def test_mean_is_measured_on_images_not_on_what_fills_them_up(tmp_path: Path) -> None:
+def test_mean_is_computed_on_images_not_on_what_fills_them_up(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine", sizes=[(9, 9)])
-    image = of(root, "images/train", "000.png") / 255
+    image = read(root, "images/train", "000.png") / 255
     assert own(root).load().mean == pytest.approx(image.mean((0, 1)))
 
 
@@ -259,19 +260,19 @@ def test_splits_are_joined_in_their_order(tmp_path: Path) -> None:
     assert [f"{p.parent.name}/{p.stem}" for p in paths] == ["train/000", "train/001", "a_last/000", "a_last/001"]
     limited = own(root, train=["train", "a_last"], limit=2, test_limit=1)
     assert [f"{p.parent.name}/{p.stem}" for p in limited.load().train_images.paths] == ["train/000", "a_last/000"]
-    assert agree(limited).test_labels.shape[0] == 1
+    assert checked(limited).test_labels.shape[0] == 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 24), (17, 9)])
 def test_images_are_filled_up_to_a_multiple_of_8(tmp_path: Path, height: int, width: int) -> None:
     root = folder(tmp_path / "mine", sizes=[(height, width)] * 2)
-    problem = agree(own(root))
+    data = checked(own(root))
     rest = np.ones((-(-height // 8) * 8, -(-width // 8) * 8), bool)
     rest[:height, :width] = False
-    assert problem.train_images.shape == (2, *rest.shape, 3) and rest.any()
-    images, labels = whole(problem.train_images), whole(problem.train_labels)
+    assert data.train_images.shape == (2, *rest.shape, 3) and rest.any()
+    images, labels = whole(data.train_images), whole(data.train_labels)
     for index in range(2):
-        assert (images[index, :height, :width] == of(root, "images/train", f"{index:03}.png")).all()
+        assert (images[index, :height, :width] == read(root, "images/train", f"{index:03}.png")).all()
         assert (labels[index, :height, :width] != IGNORED).mean() > 0.5
         assert (images[index][rest] == 0).all() and (labels[index][rest] == IGNORED).all()
 
@@ -280,33 +281,34 @@ def test_images_of_the_pool_must_have_one_size_and_those_of_the_test_need_not(tm
     root = folder(tmp_path / "mine")
     for part, pixels in (("images", np.zeros((9, 40, 3), np.uint8)), ("labels", np.zeros((9, 40), np.uint8))):
         save(root / part / "test" / "000.png", pixels)
-    problem = own(root).load()
-    assert own(root).facts().size == (16, 24) and problem.test_labels.shape == (2, 16, 40)
-    assert problem.test_images.shape == (2, 16, 40, 3)
-    assert problem.train_images.shape == (2, 16, 24, 3), "what fills up a test image is no part of the pool's"
+    data = own(root).load()
+    assert own(root).info().size == (16, 24) and data.test_labels.shape == (2, 16, 40)
+    assert data.test_images.shape == (2, 16, 40, 3)
+    assert data.train_images.shape == (2, 16, 24, 3), "what fills up a test image is no part of the pool's"
     for part in ("images", "labels"):
         shutil.copy(root / part / "test" / "000.png", root / part / "train" / "001.png")
-    message = r"train/001.png is 40 x 9 pixels where 000.png is 24 x 16: images that are ranked must have one size"
+    message = r"train/001.png is 40 x 9 pixels, but 000.png is 24 x 16: images of the pool must have the same size"
     with pytest.raises(DataMissing, match=message):
-        own(root).facts()
+        own(root).info()
 
 
 @pytest.mark.parametrize("size", [(30, 50), (16, 25), (9, 31)])
 def test_scale(tmp_path: Path, size: tuple[int, int]) -> None:
     root = folder(tmp_path / "mine", sizes=[size] * 2)
-    problem = agree(own(root, scale=0.5))
+    data = checked(own(root, scale=0.5))
     height, width = size[0] // 2, size[1] // 2
-    images, labels = whole(problem.train_images), whole(problem.train_labels)
+    images, labels = whole(data.train_images), whole(data.train_labels)
     for index in range(2):
         file = Image.open(root / "images" / "train" / f"{index:03}.png")
         even = file.crop((0, 0, 2 * width, 2 * height))  # a pixel lies over four, also far from the corner
         smooth = np.asarray(even.resize((width, height), Image.Resampling.BILINEAR))
-        found = images[index, :height, :width].astype(int)
-        assert np.abs(found - smooth)[:-1, :-1].max() <= 1, "but for the last row and column, which see what is cut off"
+        image = images[index, :height, :width].astype(int)
+        # the last row and column see what is cut off
+        assert np.abs(image - smooth)[:-1, :-1].max() <= 1
         if file.size == even.size:
-            assert (found == smooth).all()
+            assert (image == smooth).all()
         assert (images[index, height:] == 0).all()
-        ids = of(root, "labels/train", f"{index:03}.png")
+        ids = read(root, "labels/train", f"{index:03}.png")
         nearest = ids[1 : 2 * height : 2, 1 : 2 * width : 2]
         assert (labels[index, :height, :width] == np.where(nearest == 7, IGNORED, nearest)).all()
 
@@ -317,13 +319,13 @@ def test_the_ignored_id_may_lie_among_the_others(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for number in range(2):
             save(root / "labels" / split / f"{number:03}.png", ids)
-    labels = whole(agree(own(root, ignore=1)).train_labels)[0]
+    labels = whole(checked(own(root, ignore=1)).train_labels)[0]
     assert (labels == np.array([0, IGNORED, 1, 2])[ids]).all()
 
 
 def test_label_maps_with_a_palette(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine")
-    ids = of(root, "labels/train", "000.png")
+    ids = read(root, "labels/train", "000.png")
     image = Image.fromarray(ids, "L").convert("P")
     image.putdata(list(ids.ravel()))
     image.putpalette([255, 0, 0] * 256)
@@ -342,20 +344,20 @@ def test_label_maps_with_a_palette(tmp_path: Path) -> None:
 )
 def test_label_maps_that_can_not_be_used(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
     root = folder(tmp_path / "mine")
-    problem = own(root).load()
+    data = own(root).load()
     save(root / "labels" / "train" / "001.png", pixels)
     whole_message = re.escape(f"{root / 'labels' / 'train' / '001.png'} {message}")
     with pytest.raises(DataMissing, match=whole_message):
-        own(root).facts()
+        own(root).info()
     with pytest.raises(DataMissing, match=whole_message):
-        problem.train_labels[np.array([0, 1])]
-    assert problem.train_labels[np.array([0])].shape == (1, 16, 24), "the other file is not concerned"
+        data.train_labels[np.array([0, 1])]
+    assert data.train_labels[np.array([0])].shape == (1, 16, 24), "the other file is not concerned"
 
 
 def test_allowed_ids_without_an_ignored_one(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine")
     with pytest.raises(DataMissing, match=re.escape("holds the id 7; allowed: 0..2") + "$"):
-        own(root, ignore=None).facts()
+        own(root, ignore=None).info()
 
 
 @pytest.mark.parametrize(
@@ -364,7 +366,7 @@ def test_allowed_ids_without_an_ignored_one(tmp_path: Path) -> None:
         (".", "there is no folder"),
         (
             "images/test",
-            r"there is no folder .*test; expected are images/<split>/<name>\.png or \.jpg and labels/<split>",
+            r"there is no folder .*test; expected: images/<split>/<name>\.png or \.jpg and labels/<split>",
         ),
         ("labels", r"labels.train.000\.png is missing: it must hold the labels of .*000\.png"),
         ("labels/test/001.png", r"labels.test.001\.png is missing"),
@@ -375,7 +377,7 @@ def test_folders_that_are_not_whole(tmp_path: Path, remove: str, message: str) -
     root = folder(tmp_path / "mine")
     for path in list(root.glob(remove)) if "*" in remove else [root / remove]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for call in (own(root).facts, own(root).load):
+    for call in (own(root).info, own(root).load):
         with pytest.raises(DataMissing, match=message) as caught:
             call()
         assert str(root) in str(caught.value) and "\n" not in str(caught.value)
@@ -384,11 +386,11 @@ def test_folders_that_are_not_whole(tmp_path: Path, remove: str, message: str) -
 def test_another_size_and_a_broken_header(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine")
     save(root / "labels" / "test" / "001.png", np.zeros((24, 16), np.uint8))
-    with pytest.raises(DataMissing, match=r"001\.png is 16 x 24 pixels where its image 001\.png is 24 x 16"):
-        own(root).facts()
+    with pytest.raises(DataMissing, match=r"001\.png is 16 x 24 pixels, but its image 001\.png is 24 x 16"):
+        own(root).info()
     (root / "labels" / "test" / "001.png").write_text("broken")
     with pytest.raises(DataMissing, match=r"labels.test.001\.png can't be read: replace or remove it"):
-        own(root).facts()
+        own(root).info()
 
 
 # ------------------------------------------------------------------------------------------ files read when needed
@@ -406,8 +408,8 @@ def test_files_read_like_an_array(tmp_path: Path) -> None:
     assert (everything.shape, everything.dtype, everything.nbytes) == (array.shape, array.dtype, array.nbytes)
     assert len({row.tobytes() for row in everything}) == 5
     for indices in ([3, 0, 3], [-1], []):
-        chosen = np.array(indices, dtype=np.int64)
-        assert np.array_equal(array[chosen], everything[chosen])
+        rows = np.array(indices, dtype=np.int64)
+        assert np.array_equal(array[rows], everything[rows])
     for wrong in (np.array([True, False, True, False, False]), np.array(2), 2):
         with pytest.raises(AssertionError, match="array of indices"):
             array[wrong]
@@ -416,18 +418,18 @@ def test_files_read_like_an_array(tmp_path: Path) -> None:
 
 
 def test_files_are_pickled_by_their_paths(tmp_path: Path) -> None:
-    problem = own(folder(tmp_path / "mine", sizes=[(64, 64)] * 3)).load()
-    whole(problem.train_images)
-    print_before = problem.fingerprint
-    packed = pickle.dumps(problem)
-    assert len(packed) < problem.train_images.nbytes / 4
+    data = own(folder(tmp_path / "mine", sizes=[(64, 64)] * 3)).load()
+    whole(data.train_images)
+    print_before = data.fingerprint
+    packed = pickle.dumps(data)
+    assert len(packed) < data.train_images.nbytes / 4
     again = pickle.loads(packed)
-    assert (whole(again.train_images) == whole(problem.train_images)).all()
-    assert (whole(again.train_labels) == whole(problem.train_labels)).all()
+    assert (whole(again.train_images) == whole(data.train_images)).all()
+    assert (whole(again.train_labels) == whole(data.train_labels)).all()
     assert again.fingerprint == print_before
 
 
-def test_only_what_is_asked_for_is_decoded(tmp_path: Path) -> None:
+def test_only_rows_that_are_taken_are_decoded(tmp_path: Path) -> None:
     array = files(tmp_path / "mine")
     array.paths[2].write_bytes(array.paths[2].read_bytes()[:-100])
     array[np.array([0, 1, 3, 4])]
@@ -438,7 +440,7 @@ def test_only_what_is_asked_for_is_decoded(tmp_path: Path) -> None:
 def test_an_image_that_has_grown(tmp_path: Path) -> None:
     array = files(tmp_path / "mine")
     save(array.paths[1], pictures(1, 32)[0])
-    with pytest.raises(DataMissing, match=r"001\.png was changed: it is larger than 24 x 16 pixels"):
+    with pytest.raises(DataMissing, match=r"001\.png has changed: it is larger than 24 x 16 pixels"):
         whole(array)
 
 
@@ -453,7 +455,7 @@ def test_fingerprint_of_files(tmp_path: Path) -> None:
         seen.add(own(root, **settings).load().fingerprint)
     for name in ("images/train/001.png", "labels/train/000.png", "images/test/000.png", "labels/test/001.png"):
         shutil.copytree(root, tmp_path / "changed", dirs_exist_ok=True)
-        pixels = of(root, *name.rsplit("/", 1)).copy()
+        pixels = read(root, *name.rsplit("/", 1)).copy()
         pixels[0, 0] = (pixels[0, 0] + 1) % 3  # another value, and an id that is allowed
         save(tmp_path / "changed" / name, pixels)
         seen.add(own(tmp_path / "changed").load().fingerprint)
@@ -462,23 +464,37 @@ def test_fingerprint_of_files(tmp_path: Path) -> None:
 
 def test_a_damaged_file_has_another_fingerprint(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine")
-    problem = own(root).load()
-    before = problem.fingerprint
+    data = own(root).load()
+    before = data.fingerprint
     damage(root / "images" / "train" / "000.png")
-    assert problem.fingerprint == before, "computed once"
+    assert data.fingerprint == before, "computed once"
     assert own(root, mean=[0.5] * 3, std=[0.5] * 3).load().fingerprint != before
 
 
 def test_fingerprints_of_arrays_are_as_they_were() -> None:
     images, labels = np.arange(72, dtype=np.uint8).reshape(2, 3, 4, 3), np.array([0, 1])
-    problem = Problem(images, labels, images[:1], labels[:1], ("a", "b"), (0.5,) * 3, (0.2,) * 3)
-    assert problem.fingerprint == "c228d4f083437c77", "results of earlier versions could not be resumed"
-    assert not problem.per_pixel
+    data = LoadedData(images, labels, images[:1], labels[:1], ("a", "b"), (0.5,) * 3, (0.2,) * 3)
+    assert data.fingerprint == "c228d4f083437c77", "results of earlier versions could not be resumed"
+    assert not data.per_pixel
 
 
 # ---------------------------------------------------------------------------------------------------- looking ahead
 
-HERE = torch.device("cpu")
+
+CPU = torch.device("cpu")
+
+
+def test_rows_of_files_are_those_of_an_array_wherever_they_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array, rows = files(tmp_path / "mine"), np.array([4, 0, 3])
+    for memory, kind in ((2**40, torch.Tensor), (0, Streamed)):
+        monkeypatch.setattr(rows_module, "_free_memory", lambda device, memory=memory: memory)
+        held, some = on_device(array, CPU), rows_on_device(array, rows, CPU)
+        assert isinstance(held, kind) and isinstance(some, kind)
+        assert torch.equal(held[torch.arange(5)], on_device(whole(array), CPU)[torch.arange(5)])
+        assert torch.equal(some[torch.arange(3)], rows_on_device(whole(array), rows, CPU)[torch.arange(3)])
+        assert torch.equal(some[torch.tensor([2, 0])], held[torch.tensor([3, 4])])
 
 
 class Slow:
@@ -498,12 +514,12 @@ class Slow:
         return np.broadcast_to(indices.astype(np.uint8)[:, None, None, None], (len(indices), *self.shape[1:])).copy()
 
 
-def test_batches_decoded_ahead_are_those_that_are_taken_by_themselves(tmp_path: Path) -> None:
-    rows = Streamed(files(tmp_path / "mine", 9), HERE, np.array([8, 0, 7, 1, 6, 2, 5, 3]))
+def test_batches_decoded_ahead_are_those_that_are_taken_one_by_one(tmp_path: Path) -> None:
+    rows = Streamed(files(tmp_path / "mine", 9), CPU, np.array([8, 0, 7, 1, 6, 2, 5, 3]))
     batches = torch.tensor([3, 0, 7, 7, 1, 5, 2, 6, 4]).split(2)
-    found = [(ahead, rows[torch.tensor([4])]) for ahead in taken(rows, batches)]
-    assert len(found) == len(batches) == 5
-    for indices, (ahead, between) in zip(batches, found, strict=True):
+    seen = [(ahead, rows[torch.tensor([4])]) for ahead in take(rows, batches)]
+    assert len(seen) == len(batches) == 5
+    for indices, (ahead, between) in zip(batches, seen, strict=True):
         assert torch.equal(ahead, rows[indices]), "in their order"
         assert torch.equal(between, rows[torch.tensor([4])]), "what is taken in between is not what is expected next"
 
@@ -511,7 +527,7 @@ def test_batches_decoded_ahead_are_those_that_are_taken_by_themselves(tmp_path: 
 def test_a_few_batches_are_decoded_ahead_and_no_more() -> None:
     slow = Slow()
     batches = torch.arange(20).split(2)
-    for number, rows in enumerate(taken(Streamed(slow, HERE), batches)):
+    for number, rows in enumerate(take(Streamed(slow, CPU), batches)):
         assert rows[0, 0, 0, 0] == 2 * number
         expected, deadline = min(20, 2 * (number + 1 + AHEAD)), time.monotonic() + 30
         while len(slow.decoded) < expected and time.monotonic() < deadline:
@@ -523,24 +539,24 @@ def test_a_few_batches_are_decoded_ahead_and_no_more() -> None:
 def test_a_file_that_can_not_be_decoded_is_named_when_its_turn_comes(tmp_path: Path) -> None:
     array = files(tmp_path / "mine", 7)
     array.paths[4].write_bytes(array.paths[4].read_bytes()[:-100])
-    before, ahead = set(threading.enumerate()), taken(Streamed(array, HERE), torch.arange(7).split(1))
+    before, ahead = set(threading.enumerate()), take(Streamed(array, CPU), torch.arange(7).split(1))
     for index in range(4):
         assert torch.equal(next(ahead), torch.from_numpy(array[np.array([index])])), "what comes before is handed out"
     with pytest.raises(DataMissing, match=r"004\.png can't be decoded: replace or remove it"):
         next(ahead)
-    assert list(ahead) == [] and set(threading.enumerate()) <= before, "it is said once"
+    assert list(ahead) == [] and set(threading.enumerate()) <= before, "it is raised once"
 
 
-@pytest.mark.parametrize("kind", ["plain", "augmented", "pairs"])
+@pytest.mark.parametrize("kind", ["unaugmented", "augmented", "pairs"])
 def test_no_thread_outlives_a_loop_that_is_left(kind: str) -> None:
     array, small = Slow(), np.zeros((1, 2, 2, 3), np.uint8)
-    problem = Problem(small, np.array([0]), small, np.array([0]), ("a",), (0.5,) * 3, (0.2,) * 3)
-    images = Images(Streamed(array, HERE), problem, Recipe(epochs=1))
+    data = LoadedData(small, np.array([0]), small, np.array([0]), ("a",), (0.5,) * 3, (0.2,) * 3)
+    images = Images(Streamed(array, CPU), data, Recipe(epochs=1))
     batches, draws = torch.arange(20).split(2), torch.Generator()
     seen: Iterator[Any] = {
-        "plain": lambda: images.plain_batches(batches),
+        "unaugmented": lambda: images.unaugmented_batches(batches),
         "augmented": lambda: images.augmented_batches(batches, draws),
-        "pairs": lambda: images.pairs(batches, taken(Streamed(Slow(), HERE), batches), draws),
+        "pairs": lambda: images.pairs(batches, take(Streamed(Slow(), CPU), batches), draws),
     }[kind]()
     before = set(threading.enumerate())
     next(seen)
@@ -584,29 +600,31 @@ def test_spaced() -> None:
         (np.zeros(2, np.uint8), None, "one int64 label"),
     ],
 )
-def test_a_problem_refuses_labels_that_are_none(labels: Any, test_labels: Any, message: str) -> None:
+def test_loaded_data_refuses_labels_that_are_none(labels: Any, test_labels: Any, message: str) -> None:
     images = np.zeros((2, 8, 8, 3), np.uint8)
-    good = Problem(images, np.full((2, 8, 8), 255, np.uint8), images, np.ones((2, 8, 8), np.uint8), ("a", "b"), (), ())
+    good = LoadedData(
+        images, np.full((2, 8, 8), 255, np.uint8), images, np.ones((2, 8, 8), np.uint8), ("a", "b"), (), ()
+    )
     assert good.per_pixel
     with pytest.raises(AssertionError, match=message):
-        Problem(images, labels, images, labels if test_labels is None else test_labels, ("a", "b"), (), ())
+        LoadedData(images, labels, images, labels if test_labels is None else test_labels, ("a", "b"), (), ())
 
 
 # ---------------------------------------------------------------------------------------------------- drawn scenes
 
 
 def test_scenes(tmp_path: Path) -> None:
-    problem = agree(make("scenes", tmp_path))
-    assert problem.train_images.shape == (240, 64, 96, 3) and len(problem.test_images) == 60
-    mean, std = trees.mean_and_std(problem.train_images)
-    assert problem.mean == pytest.approx(mean, abs=5e-5) and problem.std == pytest.approx(std, abs=5e-5)
-    for labels in (problem.train_labels, problem.test_labels):
+    data = checked(make("scenes", tmp_path))
+    assert data.train_images.shape == (240, 64, 96, 3) and len(data.test_images) == 60
+    mean, std = trees.mean_and_std(data.train_images)
+    assert data.mean == pytest.approx(mean, abs=5e-5) and data.std == pytest.approx(std, abs=5e-5)
+    for labels in (data.train_labels, data.test_labels):
         shares = np.bincount(labels.ravel(), minlength=256) / labels.size
         assert (shares[:8] > 0.004).all(), "every class is there"
         assert shares[street.SIGN] < 0.01 < shares[street.PERSON] < 0.02 < shares[street.CAR] < 0.05
         assert (labels == IGNORED).any((1, 2)).all() and shares[IGNORED] < 0.1
         assert (labels[:, :48] != IGNORED).all(), "only the bonnet at the bottom"
-    images = np.concatenate([problem.train_images, problem.test_images])
+    images = np.concatenate([data.train_images, data.test_images])
     assert len({image.tobytes() for image in images}) == 300, "all differ"
 
 
@@ -614,24 +632,24 @@ def test_a_scene_depends_on_its_index_alone(tmp_path: Path) -> None:
     few, many = (make("scenes", tmp_path, train=n, test=2).load() for n in (3, 6))
     assert (few.train_images == many.train_images[:3]).all() and (few.train_labels == many.train_labels[:3]).all()
     assert (few.test_images == many.test_images).all() and not (few.test_images == few.train_images[:2]).all()
-    spread = agree(make("scenes", tmp_path, train=6, test=2, limit=2, test_limit=1))
+    spread = checked(make("scenes", tmp_path, train=6, test=2, limit=2, test_limit=1))
     assert (spread.train_images == many.train_images[[0, 3]]).all() and len(spread.test_labels) == 1
     assert make("scenes", tmp_path, train=3, test=2).load().fingerprint == few.fingerprint != many.fingerprint
 
 
 def test_scenes_have_the_pixels_they_always_had() -> None:
     image, labels = street.draw(0, 11, 64, 96)
-    found = zlib.crc32(image.tobytes() + labels.tobytes())
-    assert found == 292282879, "results can't be compared any more"
+    digest = zlib.crc32(image.tobytes() + labels.tobytes())
+    assert digest == 292282879, "results can't be compared any more"
 
 
 @pytest.mark.parametrize("size", [[32, 32], [64, 128], [96, 40]])
 def test_scenes_of_other_sizes(tmp_path: Path, size: list[int]) -> None:
-    problem = agree(make("scenes", tmp_path, size=size, train=40, test=10))
-    assert set(np.unique(problem.train_labels)) == {*range(8), IGNORED}
+    data = checked(make("scenes", tmp_path, size=size, train=40, test=10))
+    assert set(np.unique(data.train_labels)) == {*range(8), IGNORED}
 
 
-# ------------------------------------------------------------------------------------------------- settings, facts
+# ------------------------------------------------------------------------------------------------- settings
 
 
 @pytest.mark.parametrize(
@@ -646,12 +664,12 @@ def test_scenes_of_other_sizes(tmp_path: Path, size: list[int]) -> None:
         ({"name": "cityscapes", "scal": 0.5}, "dataset.scal: unknown key 'scal'; did you mean 'scale'?"),
         ({"classes": ["a", "b"]}, "dataset.folder: this key is required"),
         ({"folder": "x"}, "dataset.classes: this key is required"),
-        ({"folder": "x", "classes": ["a", "b", "a"]}, "dataset.classes: 'a' is there twice"),
+        ({"folder": "x", "classes": ["a", "b", "a"]}, "dataset.classes: 'a' occurs twice"),
         ({"folder": "x", "classes": ["a"]}, 'dataset.classes: must be at least 2 long, got ["a"]'),
         ({"folder": "x", "classes": CLASSES, "ignore": 256}, "dataset.ignore: must be at most 255, got 256"),
         (
             {"folder": "x", "classes": CLASSES, "train": ["train", "val"], "test": ["val"]},
-            "dataset.test: the split 'val' is there twice in train and test",
+            "dataset.test: the split 'val' occurs twice in train and test",
         ),
         ({"folder": "x", "classes": CLASSES, "mean": [0.5]}, "dataset.mean: must be at least 3 long, got [0.5]"),
         ({"folder": "x", "classes": CLASSES, "std": [0, 1, 1]}, "dataset.std: must be above 0, got [0.0, 1.0, 1.0]"),
@@ -669,7 +687,7 @@ def test_mistakes_in_settings_get_one_sentence(tmp_path: Path, dataset: dict[str
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     with pytest.raises(UserError, match=re.escape(f"{path}:") + r"\d+: " + re.escape(message)) as caught:
-        load(path)
+        load_config(path)
     assert "\n" not in str(caught.value)
 
 

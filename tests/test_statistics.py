@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_trial, outcomes, part, run, same, state_of
+from conftest import make_trial, outcomes, run, same, spec, state_of, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import registry
-from harness.data.dataset import Problem
-from harness.learning.contract import Acquisition, Training
-from harness.learning.scoring import InProcess, describe_batches
+from harness.config.suite import Trial
+from harness.data.dataset import LoadedData
+from harness.learning.contract import IMAGES, MAPS, Acquisition, Training, highest
+from harness.learning.scoring import InProcess, Scored, Scorer, ascending, cut, describe_batches
 from harness.networks.network import Outputs
-from harness.results.store import RunStore
-from harness.trial import Runner, Surroundings
+from harness.trial import ActiveLearner, build_half
 
 epmcm = registry.load("methods", "epmcm")
 isda = registry.load("methods", "isda")
@@ -246,7 +247,7 @@ def test_isda_loss_and_gradients_are_the_naive_ones(
     random, classes, width = generator(4), 5, 6
     training = isda.ISDA(isda.ISDA.Settings(covariance=kind, lambda_0=1.5), classes)
     layer = torch.nn.Linear(width, classes)
-    training._classifier = layer
+    training.network = SimpleNamespace(classifier=layer)
     seen_features, seen_labels = [], []
     for progress, of in ((0.25, [0, 1, 2, 3, 4]), (0.5, present), (0.75, present)):
         labels = torch.tensor(of)[torch.randint(len(of), (16,), generator=random)]
@@ -261,15 +262,15 @@ def test_isda_loss_and_gradients_are_the_naive_ones(
         expected_gradients = torch.autograd.grad(expected, inputs)
         loss = training.loss(Outputs(layer(features), features, []), labels, progress)
         gradients = torch.autograd.grad(loss, inputs)
-        plain = F.cross_entropy(layer(features), labels)
-        assert loss > plain + 1e-3, "the covariance has a part in it"
+        cross_entropy = F.cross_entropy(layer(features), labels)
+        assert loss > cross_entropy + 1e-3, "the covariance has a part in it"
         torch.testing.assert_close(loss, expected, **CLOSE)
         for gradient, wanted in zip(gradients, expected_gradients, strict=True):
             torch.testing.assert_close(gradient, wanted, **CLOSE)
 
 
-def test_strength_grows_with_the_epoch_and_starts_anew_in_each_cycle(
-    digits: Problem, folders: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+def test_strength_grows_with_the_epoch_and_restarts_in_each_cycle(
+    digits: LoadedData, folders: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_default_dtype(torch.float32)
     isda = registry.load("methods", "isda").ISDA
@@ -281,18 +282,16 @@ def test_strength_grows_with_the_epoch_and_starts_anew_in_each_cycle(
         return true_loss(self, outputs, labels, progress)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(isda, "loss", loss)
-    run(make_trial(part("isda", Training, lambda_0=2.0), epochs=4), digits, folders())
+    run(make_trial(spec("isda", Training, lambda_0=2.0), epochs=4), digits, folders())
     steps = (3, 4, 5)  # 40, 60 and 80 images, 16 in a batch
     assert seen == [epoch / 4 for batches in steps for epoch in range(4) for _ in range(batches)]
 
 
-def test_the_loss_takes_lambda_from_the_progress(digits: Problem, folders: Callable[[], Path]) -> None:
+def test_the_loss_takes_lambda_from_the_progress(digits: LoadedData) -> None:
     torch.set_default_dtype(torch.float32)
-    runner = Runner(make_trial(part("isda", Training, lambda_0=2.0)), digits, RunStore(folders()), Surroundings())
-    cycle = runner._begin(0)
-    training: Any = runner.training
-    training.fit(cycle)
-    outputs = cycle.network(cycle.images.plain(cycle.labelled))
+    learner, cycle = trained(make_trial(spec("isda", Training, lambda_0=2.0)), digits)
+    training: Any = learner.training
+    outputs = cycle.network(cycle.images.unaugmented(cycle.labelled))
     for progress in (0.0, 0.25, 0.75):
         found = training.loss(outputs, cycle.labels, progress)
         table = training.statistics.table(cycle.network.classifier.weight)  # after the update
@@ -300,22 +299,22 @@ def test_the_loss_takes_lambda_from_the_progress(digits: Problem, folders: Calla
         assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_lambda_0_of_zero_is_the_plain_training_to_the_bit(digits: Problem, folders: Callable[[], Path]) -> None:
+def test_lambda_0_of_zero_is_cross_entropy_to_the_bit(digits: LoadedData, folders: Callable[[], Path]) -> None:
     torch.set_default_dtype(torch.float32)
     found = []
-    for training in ("plain", part("isda", Training, lambda_0=0.0), part("isda", Training, lambda_0=3.0)):
+    for training in ("cross_entropy", spec("isda", Training, lambda_0=0.0), spec("isda", Training, lambda_0=3.0)):
         trial, folder = make_trial(training, epochs=2), folders()
         found.append((outcomes(run(trial, digits, folder)), state_of(trial, folder)))
-    plain, collecting, strong = found
-    assert plain[0] == collecting[0]
-    assert same(plain[1]["network"], collecting[1]["network"])
-    assert not same(plain[1]["network"], strong[1]["network"])
+    cross_entropy, collecting, strong = found
+    assert cross_entropy[0] == collecting[0]
+    assert same(cross_entropy[1]["network"], collecting[1]["network"])
+    assert not same(cross_entropy[1]["network"], strong[1]["network"])
     assert int(collecting[1]["training"]["count"].sum()) == 2 * (40 + 60 + 80)
     assert collecting[1]["training"]["covariance"].any()
-    assert plain[1]["training"] == {}
+    assert cross_entropy[1]["training"] == {}
 
 
-def test_statistics_are_new_with_fresh_weights(digits: Problem, folders: Callable[[], Path]) -> None:
+def test_statistics_are_new_with_fresh_weights(digits: LoadedData, folders: Callable[[], Path]) -> None:
     torch.set_default_dtype(torch.float32)
     trial, folder = make_trial("isda", start="fresh"), folders()
     run(trial, digits, folder)
@@ -362,12 +361,12 @@ def test_sampling_logits_is_sampling_features() -> None:
     root = epmcm.matrix_root(filled("full", covariance).logit_covariance(weight))
     draws = 20_000
     found = epmcm.sampled(logits, root, draws, generator(1))
-    plain = 1 - logits.softmax(1).amax(1)
+    without = 1 - logits.softmax(1).amax(1)
     for number, feature in enumerate(features):
         change = 1 - in_feature_space(weight, bias, covariance, feature, draws, 11 + number)
         noise = change.std() * (2 / draws) ** 0.5
         assert abs(found[number] - change.mean()) < 4 * noise
-        assert abs(plain[number] - change.mean()) > 5 * noise, "the covariance has a part in it"
+        assert abs(without[number] - change.mean()) > 5 * noise, "the covariance has a part in it"
     assert torch.equal(found, epmcm.sampled(logits, root, draws, generator(1)))
     assert not torch.equal(found, epmcm.sampled(logits, root, draws, generator(2)))
 
@@ -421,21 +420,18 @@ def test_log_change_ranks_like_the_naive_sum() -> None:
     assert found.argsort(descending=True).tolist() == naive.argsort(descending=True).tolist()
 
 
-def test_what_scores_are_computed_from(digits: Problem, folders: Callable[[], Path]) -> None:
+def test_what_scores_are_computed_from(digits: LoadedData) -> None:
     torch.set_default_dtype(torch.float32)
     for settings_ in ({}, {"statistics": "fresh"}, {"form": "sampled"}, {"statistics": "fresh", "form": "sampled"}):
-        trial = make_trial("isda", part("epmcm", Acquisition, **settings_))
-        runner = Runner(trial, digits, RunStore(folders()), Surroundings())
-        cycle = runner._begin(0)
-        runner.training.fit(cycle)
-        asking = runner.acquisition
+        learner, cycle = trained(make_trial("isda", spec("epmcm", Acquisition, **settings_)), digits)
+        training: Any = learner.training
         with torch.no_grad():
-            outputs = runner.network(runner.images.plain(cycle.labelled))
-            weight, trained = runner.network.classifier.weight, runner.training.statistics  # type: ignore[attr-defined]
+            outputs = learner.network(learner.images.unaugmented(cycle.labelled))
+            weight, running = learner.network.classifier.weight, training.statistics
             fresh = ClassStatistics(10, "full")
             fresh.update(outputs.features.double(), cycle.labels)
-            table = fresh.table(weight.double()) if "statistics" in settings_ else trained.table(weight).double()
-            prepared = asking.prepare(cycle)
+            table = fresh.table(weight.double()) if "statistics" in settings_ else running.table(weight).double()
+            prepared = learner.acquisition.prepare(cycle)
         assert not any(value.requires_grad for value in prepared.values())
         if "form" not in settings_:
             found = prepared["table"].double()
@@ -446,62 +442,119 @@ def test_what_scores_are_computed_from(digits: Problem, folders: Callable[[], Pa
         torch.testing.assert_close(found, table, rtol=1e-3, atol=1e-4)
 
 
-def test_pseudo_labels_change_the_statistics_batch_by_batch(digits: Problem, folders: Callable[[], Path]) -> None:
+def test_pseudo_labels_change_the_statistics_batch_by_batch(
+    digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_default_dtype(torch.float32)
-    trial = make_trial("isda", part("epmcm", Acquisition, pseudo_labels=True))
-    runner = Runner(trial, digits, RunStore(folders()), Surroundings())
-    cycle = runner._begin(0)
-    runner.training.fit(cycle)
-    trained = runner.training.statistics  # type: ignore[attr-defined]
+    learner, cycle = trained(make_trial("isda", spec("epmcm", Acquisition, pseudo_labels=True)), digits)
+    training: Any = learner.training
+    before = {k: v.clone() for k, v in training.state().items()}
     mine = ClassStatistics(10, "diagonal")
-    mine.load_state({k: v.clone() for k, v in trained.state().items()})
+    mine.load_state({k: v.clone() for k, v in before.items()})
     expected = {}
     with torch.no_grad():
         for batch in cycle.candidates.split(64):
-            outputs = runner.network(runner.images.plain(batch))
+            outputs = learner.network(learner.images.unaugmented(batch))
             mine.update(outputs.features, outputs.logits.argmax(1))
-            table = mine.table(runner.network.classifier.weight)
+            table = mine.table(learner.network.classifier.weight)
             scores = epmcm.log_change(outputs.logits, table)
             expected.update(zip(batch.tolist(), scores.tolist(), strict=True))
-        prepared = runner.acquisition.prepare(cycle)
-        columns = InProcess().describe(cycle, runner.acquisition, prepared, cycle.candidates, "describe").columns
-    assert dict(zip(columns["index"].tolist(), columns["score"].tolist(), strict=True)) == expected
-    assert same(trained.state(), mine.state())
+    scored: list[torch.Tensor] = []
+
+    def kept(score: torch.Tensor, budget: int) -> torch.Tensor:
+        scored.append(score)
+        return highest(score, budget)
+
+    monkeypatch.setattr(epmcm, "highest", kept)
+    prepared = learner.acquisition.prepare(cycle)
+    columns = InProcess().describe(cycle, learner.acquisition, prepared, cycle.candidates, "describe").columns
+    assert same(training.state(), before), "describing changes nothing"
+    with torch.no_grad():
+        rows = learner.acquisition.select(columns, dict, 20, generator(0))
+    index, (score,) = columns["index"].tolist(), scored
+    assert dict(zip(index, score.tolist(), strict=True)) == expected
+    ranked = sorted(expected, key=lambda image: (-expected[image], image))
+    assert [index[row] for row in rows.tolist()] == ranked[:20]
+    assert same(training.state(), mine.state())
+
+
+class Workers:
+    """Scores on several workers that know nothing of the trial, as harness/on_ray/scoring.py does."""
+
+    def __init__(self, trial: Trial, count: int) -> None:
+        self.trial, self.count = trial, count
+
+    def describe(self, cycle: Any, acquisition: Any, prepared: Any, indices: torch.Tensor, purpose: str) -> Scored:
+        batches, parts = cut(indices, cycle.recipe), []
+        for first in reversed(range(self.count)):
+            there = cycle.new_network(0).to_device(cycle.device, cycle.recipe)
+            there.load_state_dict({k: v.clone() for k, v in cycle.network.state_dict().items()})
+            asked = build_half(self.trial.acquisition, Acquisition, 10)
+            if mine := batches[first :: self.count]:
+                parts.append(describe_batches(there, cycle.images, asked, prepared, mine, cycle.key(purpose)))
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return Scored(ascending(columns), f"{self.count} workers")
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_pseudo_labels_select_the_same_images_on_any_number_of_shards(digits: LoadedData) -> None:
+    torch.set_default_dtype(torch.float32)
+    trial = make_trial("isda", spec("epmcm", Acquisition, pseudo_labels=True), inference_batch_size=32)
+
+    def cycles(scorer: Scorer) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
+        learner, indices = ActiveLearner(trial, digits, scorer=scorer), []
+        for number in range(3):
+            cycle = learner.open_cycle(number)
+            learner.train(cycle)
+            indices.append(learner.select(cycle).indices)
+            learner.label(indices[-1])
+        return indices, learner.state()["training"]
+
+    expected, statistics_at_end = cycles(InProcess())
+    assert len({i for some in expected for i in some}) == 60
+    assert int(statistics_at_end["count"].sum()) == 40 + 60 + 80 + 3 * 150
+    for count in (1, 2, 3, 7):
+        found, at_end = cycles(Workers(trial, count))
+        assert found == expected and same(at_end, statistics_at_end)
 
 
 @pytest.mark.parametrize("pseudo_labels", [False, True])
 def test_statistics_after_scoring_are_carried_on(
-    pseudo_labels: bool, digits: Problem, folders: Callable[[], Path]
+    pseudo_labels: bool, digits: LoadedData, folders: Callable[[], Path]
 ) -> None:
     torch.set_default_dtype(torch.float32)
-    trial, folder = make_trial("isda", part("epmcm", Acquisition, pseudo_labels=pseudo_labels)), folders()
+    trial, folder = make_trial("isda", spec("epmcm", Acquisition, pseudo_labels=pseudo_labels)), folders()
     run(trial, digits, folder)
     seen = 40 + 60 + 80 + (2 * 150 if pseudo_labels else 0)
     assert int(state_of(trial, folder)["training"]["count"].sum()) == seen
 
 
-def test_scoring_leaves_the_statistics_alone(digits: Problem, folders: Callable[[], Path]) -> None:
+def test_scoring_leaves_the_statistics_alone(digits: LoadedData) -> None:
     torch.set_default_dtype(torch.float32)
     for settings_ in ({}, {"statistics": "fresh"}, {"form": "sampled"}):
-        trial = make_trial("isda", part("epmcm", Acquisition, **settings_))
-        runner = Runner(trial, digits, RunStore(folders()), Surroundings())
-        cycle = runner._begin(0)
-        runner.training.fit(cycle)
-        before = {k: v.clone() for k, v in runner.training.state().items()}
-        batches = [(0, cycle.candidates)]
-        prepared = runner.acquisition.prepare(cycle)
-        describe_batches(runner.network, runner.images, runner.acquisition, prepared, batches, 1)
-        assert same(runner.training.state(), before)
+        learner, cycle = trained(make_trial("isda", spec("epmcm", Acquisition, **settings_)), digits)
+        before = {k: v.clone() for k, v in learner.training.state().items()}
+        selection = learner.select(cycle)
+        assert selection.scored is not None and len(selection.scored.columns["score"]) == 150
+        assert same(learner.training.state(), before)
 
 
 def test_running_statistics_need_a_training_that_collects_them() -> None:
-    plain = registry.find("methods", "plain", Training)
-    assert plain is not None
-    with pytest.raises(ValueError, match="statistics: fresh"):
-        epmcm.EPMCM.check(epmcm.EPMCM.Settings(), plain, plain.Settings())
-    epmcm.EPMCM.check(epmcm.EPMCM.Settings(statistics="fresh"), plain, plain.Settings())
+    cross_entropy, isda_training = (registry.find("methods", name, Training) for name in ("cross_entropy", "isda"))
+    assert cross_entropy is not None and isda_training is not None
+    needed = epmcm.EPMCM.needed(epmcm.EPMCM.Settings())
+    assert needed and needed <= isda_training.gives and not needed & cross_entropy.gives
+    assert epmcm.EPMCM.needed(epmcm.EPMCM.Settings(statistics="fresh")) == {"a trained classifier"}
     for wrong in ({"statistics": "fresh"}, {"form": "sampled"}):
         with pytest.raises(ValueError, match="pseudo_labels"):
             epmcm.EPMCM.Settings(pseudo_labels=True, **wrong)
     with pytest.raises(ValueError, match="resolution: image needs form: closed"):
         epmcm.EPMCM.Settings(resolution="image", form="sampled")
+
+
+def test_pseudo_labels_are_for_images_with_labels() -> None:
+    assert epmcm.EPMCM.labels(epmcm.EPMCM.Settings(pseudo_labels=True)) == {IMAGES}
+    assert epmcm.EPMCM.labels(epmcm.EPMCM.Settings()) == {IMAGES, MAPS}

@@ -14,9 +14,9 @@ import torch
 from conftest import make_trial, outcomes, run, same, state_of
 
 from harness.config.suite import Trial
-from harness.data.dataset import Problem
+from harness.data.dataset import LoadedData
 from harness.errors import NotReproduced, UserError
-from harness.results.records import PHASES, CycleRecord
+from harness.results.records import PHASES, SCHEMA_VERSION, CycleRecord
 from harness.results.store import RunStore, TrialStore, write_atomically
 
 
@@ -30,8 +30,8 @@ def record(cycle: int, **changes: Any) -> CycleRecord:
         "seed": 0,
         "cycle": cycle,
         "labelled": 10 + cycle,
-        "figures": {"accuracy": 1 / 3},
-        "chosen": [cycle, 7],
+        "metrics": {"accuracy": 1 / 3},
+        "selected": [cycle, 7],
         "seconds": dict.fromkeys(PHASES, 0.1),
         "wall_seconds": 0.7,
         "target_parameters": 1,
@@ -52,19 +52,19 @@ def weights(value: float) -> dict[str, Any]:
     return {"network": {"w": torch.full((3,), value)}, "training": {}}
 
 
-def flip_byte(path: Path, place: float = 0.5) -> None:
+def flip_byte(path: Path, fraction: float = 0.5) -> None:
     data = bytearray(path.read_bytes())
-    data[int(len(data) * place)] ^= 1
+    data[int(len(data) * fraction)] ^= 1
     path.write_bytes(data)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> TrialStore:
     """Four finished cycles."""
-    found = TrialStore(tmp_path / "trial")
+    store = TrialStore(tmp_path / "trial")
     for cycle in range(4):
-        found.commit(record(cycle), found.save_state(cycle, weights(cycle)))
-    return found
+        store.commit(record(cycle), store.save_state(cycle, weights(cycle)))
+    return store
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def trial() -> Trial:
 
 
 def test_an_empty_store(tmp_path: Path) -> None:
-    found = TrialStore(tmp_path / "none")
-    assert found.records() == []
-    assert found.resume_point() == (0, None)
+    empty = TrialStore(tmp_path / "none")
+    assert empty.records() == []
+    assert empty.resume_point() == (0, None)
 
 
 def test_what_is_committed_is_read_back(store: TrialStore) -> None:
@@ -99,9 +99,19 @@ def test_keys_of_a_later_version_are_left_out() -> None:
     assert CycleRecord.from_json({**record(0).to_json(), "colour": "blue"}) == record(0)
 
 
-@pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_a_damaged_cycle_ends_what_is_finished(store: TrialStore, place: float) -> None:
-    flip_byte(store.folder / "cycle_002.json", place)
+def test_keys_of_version_1_are_read_under_their_new_names() -> None:
+    first = record(0, initial_set=[5, 3])
+    today = first.to_json()
+    renamed = {"metrics": "figures", "selected": "chosen", "initial_set": "own_initial_set"}
+    before = {renamed.get(key, key): value for key, value in today.items()} | {"schema_version": 1}
+    assert before.keys() & today.keys() == today.keys() - renamed.keys()
+    assert CycleRecord.from_json(before) == first
+    assert first.schema_version == SCHEMA_VERSION == 2
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_damaged_cycle_ends_what_is_finished(store: TrialStore, fraction: float) -> None:
+    flip_byte(store.folder / "cycle_002.json", fraction)
     assert store.records() == [record(0), record(1)]
     assert store.resume_point() == (0, None), "the weights of cycle 1 are gone: all is computed again"
 
@@ -142,7 +152,7 @@ def test_a_cycle_is_written_once(store: TrialStore) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"figures": {"accuracy": 1 / 3 + 1e-15}}, {"chosen": [7, 3]}, {"labelled": 12}, {"data_fingerprint": "other"}],
+    [{"metrics": {"accuracy": 1 / 3 + 1e-15}}, {"selected": [7, 3]}, {"labelled": 12}, {"data_fingerprint": "other"}],
 )
 def test_another_result_of_the_same_cycle_is_refused(store: TrialStore, changes: dict[str, Any]) -> None:
     with pytest.raises(NotReproduced, match=f"cycle_003.json: .*{next(iter(changes))}"):
@@ -151,26 +161,36 @@ def test_another_result_of_the_same_cycle_is_refused(store: TrialStore, changes:
 
 
 def test_a_second_writer_of_a_cycle_changes_nothing(tmp_path: Path) -> None:
-    """A trial that was given up for dead goes on beside its retry: the first to commit wins."""
+    """A trial that was given up for dead may still run while its retry does: the first to commit wins."""
     one, other = TrialStore(tmp_path), TrialStore(tmp_path)
     states = [writer.save_state(0, weights(1)) for writer in (one, other)]
     one.commit(record(0, wall_seconds=1.0), states[0])
     other.commit(record(0, wall_seconds=2.0), states[1])
     other.commit(record(1), other.save_state(1, weights(2)))
     one.commit(record(1), one.save_state(1, weights(2)))
-    for found in (one, other):
-        assert [r.wall_seconds for r in found.records()] == [1.0, 0.7]
-        assert found.resume_point()[0] == 2
+    for store in (one, other):
+        assert [r.wall_seconds for r in store.records()] == [1.0, 0.7]
+        assert store.resume_point()[0] == 2
 
 
 def test_a_header_of_something_else_is_refused(tmp_path: Path) -> None:
-    found = TrialStore(tmp_path)
-    found.open({"measured": {"seed": 1}, "data_fingerprint": "abc"})
-    found.open({"measured": {"seed": 1}, "data_fingerprint": "abc"})
+    store = TrialStore(tmp_path)
+    store.open({"spec": {"seed": 1}, "data_fingerprint": "abc"})
+    store.open({"spec": {"seed": 1}, "data_fingerprint": "abc"})
     with pytest.raises(UserError, match=r"trial\.json: .*data_fingerprint.*'abc', now 'def'.*where\.output"):
-        found.open({"measured": {"seed": 1}, "data_fingerprint": "def"})
-    with pytest.raises(UserError, match="measured"):
-        found.open({"measured": {"seed": 2}, "data_fingerprint": "abc"})
+        store.open({"spec": {"seed": 1}, "data_fingerprint": "def"})
+    with pytest.raises(UserError, match="another spec"):
+        store.open({"spec": {"seed": 2}, "data_fingerprint": "abc"})
+
+
+def test_a_header_of_version_1_is_accepted_for_the_same_data(tmp_path: Path) -> None:
+    store, path = TrialStore(tmp_path), tmp_path / "trial.json"
+    path.write_text(json.dumps({"measured": {"seed": 1}, "data_fingerprint": "abc"}))
+    before = path.read_bytes()
+    store.open({"spec": {"seed": 1}, "data_fingerprint": "abc"})
+    assert path.read_bytes() == before, "nothing of an earlier version is rewritten"
+    with pytest.raises(UserError, match=r"data_fingerprint.*'abc', now 'def'"):
+        store.open({"spec": {"seed": 1}, "data_fingerprint": "def"})
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -188,7 +208,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_another_error_of_the_disk_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_of_the_disk_is_raised_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any) -> None:
         raise OSError(errno.EIO, "broken")
 
@@ -206,10 +226,12 @@ def folder_of(trial: Trial, folder: Path) -> Path:
 
 
 def test_a_trial_with_damaged_weights_is_computed_again_alike(
-    trial: Trial, digits: Problem, folders: Callable[[], Path]
+    trial: Trial, digits: LoadedData, folders: Callable[[], Path]
 ) -> None:
     folder = folders()
     first, end = run(trial, digits, folder), state_of(trial, folder)
+    header = json.loads((folder_of(trial, folder) / "trial.json").read_text())
+    assert header == {"spec": trial.spec(), "data_fingerprint": digits.fingerprint}
     flip_byte(folder_of(trial, folder) / "state_002.pt")
     reported: list[int] = []
     again = run(trial, digits, folder, lambda r: reported.append(r.cycle))
@@ -220,26 +242,26 @@ def test_a_trial_with_damaged_weights_is_computed_again_alike(
         flip_byte(folder_of(trial, folder) / name)
     again = run(trial, digits, folder)
     assert outcomes(again) == outcomes(first)
-    assert again[0] != first[0], "its file was damaged and is written anew"
+    assert again[0] != first[0], "its file was damaged and is written again"
     assert again[1:] == first[1:]
     assert same(state_of(trial, folder)["network"], end["network"])
 
 
-def test_a_trial_that_comes_out_different_stops(trial: Trial, digits: Problem, folders: Callable[[], Path]) -> None:
+def test_a_trial_that_comes_out_different_stops(trial: Trial, digits: LoadedData, folders: Callable[[], Path]) -> None:
     folder = folders()
     run(trial, digits, folder)
     path = folder_of(trial, folder) / "cycle_002.json"
     body = json.loads(path.read_text())["body"]
-    body["record"]["figures"]["accuracy"] += 0.01
+    body["record"]["metrics"]["accuracy"] += 0.01
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps({"sha256": digest, "body": body}))
     run(trial, digits, folder)  # finished: nothing is computed again
     flip_byte(folder_of(trial, folder) / "state_002.pt")
-    with pytest.raises(NotReproduced, match="figures came out different"):
+    with pytest.raises(NotReproduced, match="differs from the stored one in metrics"):
         run(trial, digits, folder)
 
 
-def test_a_trial_on_changed_data_is_refused(trial: Trial, digits: Problem, folders: Callable[[], Path]) -> None:
+def test_a_trial_on_changed_data_is_refused(trial: Trial, digits: LoadedData, folders: Callable[[], Path]) -> None:
     folder = folders()
     run(trial, digits, folder)
     labels = digits.test_labels.copy()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import importlib.util
 import time
 from collections.abc import Callable
@@ -11,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import changed, make_trial, nothing, outcomes, part, run, same, state_of
+from conftest import changed, make_trial, nothing, opened, outcomes, run, same, share, spec, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import registry
 from harness import trial as trial_module
-from harness.config.suite import Part, Trial
-from harness.data.dataset import Problem
+from harness.config.suite import PluginSpec
+from harness.data.dataset import DatasetSettings, LoadedData
+from harness.data.oracle import TrueLabels
 from harness.errors import NonFiniteLoss, OutOfMemory, UserError
 from harness.learning import pool
 from harness.learning.contract import Acquisition, Training
@@ -26,6 +28,7 @@ from harness.learning.cycle import Cycle
 from harness.learning.fit import batches, fit, learning_rate
 from harness.learning.inference import confusion, evaluating
 from harness.learning.metrics import summary
+from harness.learning.process import Placement, limit_memory
 from harness.learning.scoring import InProcess
 from harness.networks.network import Network, Outputs
 from harness.results import clock as clock_module
@@ -34,38 +37,37 @@ from harness.results.records import PHASES, CycleRecord
 from harness.results.store import RunStore, TrialStore
 from harness.seeds import key, stream
 from harness.settings import Protocol, Recipe
-from harness.trial import Runner, Surroundings, limit_memory
+from harness.trial import ActiveLearner, run_trial
 
 Folders = Callable[[], Path]
 
 
-def with_default_settings(name: str) -> bool:
-    """Return whether the acquisition follows plain training without more ado."""
+def follows_cross_entropy(name: str) -> bool:
+    """Return whether a file is an acquisition that follows the default training with its default settings."""
     plugin = registry.find("methods", name, Acquisition)
-    plain = registry.find("methods", "plain", Training)
-    if plugin is None or plain is None or issubclass(plugin, Training):
+    if plugin is None or registry.find("methods", name, Training) is not None:
         return False
-    try:
-        plugin.check(plugin.Settings(), plain, plain.Settings())
-    except ValueError:
-        return False
-    return True
+    return plugin.needed(plugin.Settings()) <= CrossEntropy.gives
 
 
-AFTER_PLAIN = [name for name in registry.names("methods") if with_default_settings(name)]
+CrossEntropy: Any = registry.find("methods", "cross_entropy", Training)
+AFTER_CROSS_ENTROPY = [name for name in registry.names("methods") if follows_cross_entropy(name)]
 
 
-def runner_of(trial: Trial, problem: Problem, folder: Path) -> Runner:
-    return Runner(trial, problem, RunStore(folder), Surroundings())
+def fit_with(cycle: Cycle, loss: Callable[[Outputs, torch.Tensor, float], torch.Tensor]) -> float:
+    """Train a cycle's network with another loss than that of its training."""
+    training = Training(Training.Settings(), 10)
+    training.loss = loss  # type: ignore[method-assign]
+    return fit(cycle, training)
 
 
 # ----------------------------------------------------------------------------------------------------- one start
 
 
 def test_methods_of_one_training_start_alike(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(AFTER_PLAIN) >= 6
+    assert len(AFTER_CROSS_ENTROPY) >= 6
     seen: list[Any] = []
     real = Training.fit
 
@@ -74,13 +76,13 @@ def test_methods_of_one_training_start_alike(
         return real(self, cycle)
 
     monkeypatch.setattr(Training, "fit", spy)
-    for acquisition in AFTER_PLAIN:
+    for acquisition in AFTER_CROSS_ENTROPY:
         seen.clear()
-        records = run(make_trial("plain", acquisition, cycles=2), digits, folders())
-        found = (records[0].figures, records[0].final_loss, seen[0])
-        if acquisition == AFTER_PLAIN[0]:
-            first = found
-        assert found == first
+        records = run(make_trial("cross_entropy", acquisition, cycles=2), digits, folders())
+        start = (records[0].metrics, records[0].final_loss, seen[0])
+        if acquisition == AFTER_CROSS_ENTROPY[0]:
+            first = start
+        assert start == first
     labelled, labels, candidates = first[2]
     assert labels == digits.train_labels[labelled].tolist()
     assert len(labelled) == 40
@@ -88,15 +90,16 @@ def test_methods_of_one_training_start_alike(
     assert not set(labelled) & set(candidates)
 
 
-def test_a_cycle_knows_labelled_and_unlabelled_images(digits: Problem, folders: Folders) -> None:
-    runner = runner_of(make_trial(), digits, folders())
-    cycle = runner._begin(0)
+def test_a_cycle_knows_labelled_and_unlabelled_images(digits: LoadedData) -> None:
+    _, cycle = opened(make_trial(), digits)
     assert sorted([*cycle.labelled.tolist(), *cycle.unlabelled.tolist()]) == list(range(300))
     assert (cycle.unlabelled.diff() > 0).all()
-    assert not any(isinstance(value, Problem) for value in vars(cycle).values())
+    assert not any(isinstance(value, LoadedData | TrueLabels) for value in vars(cycle).values())
 
 
-def test_bought_images_are_trained_on_next(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selected_images_are_trained_on_next(
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     real = Training.fit
 
@@ -105,26 +108,25 @@ def test_bought_images_are_trained_on_next(digits: Problem, folders: Folders, mo
         return real(self, cycle)
 
     monkeypatch.setattr(Training, "fit", spy)
-    records = run(make_trial("plain", "entropy"), digits, folders())
+    records = run(make_trial("cross_entropy", "entropy"), digits, folders())
     for number in (1, 2):
         labelled, labels = seen[number]
-        assert labelled == seen[number - 1][0] + records[number - 1].chosen
+        assert labelled == seen[number - 1][0] + records[number - 1].selected
         assert labels == digits.train_labels[labelled].tolist()
 
 
-@pytest.mark.parametrize(("training", "acquisition"), [("plain", "entropy"), ("isda", "epmcm")])
+@pytest.mark.parametrize(("training", "acquisition"), [("cross_entropy", "entropy"), ("isda", "epmcm")])
 @pytest.mark.parametrize("start", ["warm", "fresh"])
 def test_a_shared_first_cycle_is_the_cycle_itself(
-    training: str, acquisition: str, start: str, digits: Problem, folders: Folders
+    training: str, acquisition: str, start: str, digits: LoadedData, folders: Folders
 ) -> None:
     trial = make_trial(training, acquisition, start=start)
     alone_in, folder = folders(), folders()
     alone = run(trial, digits, alone_in)
-    first = runner_of(make_trial(training, "random", start=start), digits, folder)
-    told: list[CycleRecord] = []
-    first.run_shared(told.append)
+    reported: list[CycleRecord] = []
+    share(make_trial(training, "random", start=start), digits, folder, reported.append)
     shared = RunStore(folder).shared(trial.sharing_key).records()
-    assert [(r.cycle, r.chosen, r.scoring["path"]) for r in shared] == [(0, [], "none")]
+    assert [(r.cycle, r.selected, r.scoring["path"]) for r in shared] == [(0, [], "none")]
     records = run(trial, digits, folder)
     assert outcomes(records) == outcomes(alone)
     assert same(state_of(trial, folder)["network"], state_of(trial, alone_in)["network"])
@@ -136,14 +138,14 @@ def test_a_shared_first_cycle_is_the_cycle_itself(
     assert records[0].seconds["score"] > 0
     assert records[0].wall_seconds < sum(records[0].seconds.values())
     before = RunStore(folder).shared(trial.sharing_key).records()
-    runner_of(trial, digits, folder).run_shared(told.append)  # finished: not trained again
+    share(trial, digits, folder, reported.append)  # finished: not trained again
     assert RunStore(folder).shared(trial.sharing_key).records() == before
-    assert told == [shared[0], shared[0]]
+    assert reported == [shared[0], shared[0]]
     assert records[0].peak_memory_bytes["host"] >= shared[0].peak_memory_bytes["host"] > 0
 
 
 def test_auxiliary_seconds_of_a_shared_training_are_its_cost(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Training.fit
 
@@ -153,8 +155,8 @@ def test_auxiliary_seconds_of_a_shared_training_are_its_cost(
         return real(self, cycle)
 
     monkeypatch.setattr(Training, "fit", with_another_network)
-    folder, trial = folders(), make_trial("plain", "entropy", cycles=2)
-    runner_of(trial, digits, folder).run_shared(nothing)
+    folder, trial = folders(), make_trial("cross_entropy", "entropy", cycles=2)
+    share(trial, digits, folder)
     shared = RunStore(folder).shared(trial.sharing_key).records()[0]
     records = run(trial, digits, folder)
     assert records[0].seconds["auxiliary"] == shared.seconds["auxiliary"] >= 0.05
@@ -163,7 +165,12 @@ def test_auxiliary_seconds_of_a_shared_training_are_its_cost(
 
 def test_sharing_needs_the_same_training() -> None:
     trial = make_trial()
-    alike = [make_trial("plain", "entropy"), make_trial(budget=5), make_trial(cycles=9), make_trial(start="fresh")]
+    alike = [
+        make_trial("cross_entropy", "entropy"),
+        make_trial(budget=5),
+        make_trial(cycles=9),
+        make_trial(start="fresh"),
+    ]
     others = [
         make_trial("isda"),
         make_trial(seed=4),
@@ -171,7 +178,7 @@ def test_sharing_needs_the_same_training() -> None:
         make_trial(initial=41),
         make_trial(candidates=None),
         make_trial(width=6),
-        make_trial(dataset=Part("digits", {"limit": 9})),
+        make_trial(dataset=PluginSpec("digits", DatasetSettings(limit=9))),
     ]
     assert {t.sharing_key for t in alike} == {trial.sharing_key}
     assert trial.sharing_key not in {t.sharing_key for t in others}
@@ -182,11 +189,11 @@ def test_sharing_needs_the_same_training() -> None:
 
 
 def test_nothing_is_selected_after_the_last_cycle(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin: Any = registry.find("methods", "core_set", Acquisition)
     calls: list[str] = []
-    for name in ("prepare", "describe", "choose"):
+    for name in ("prepare", "describe", "select"):
         real = getattr(plugin, name)
 
         def spy(self: Any, *arguments: Any, name: str = name, real: Any = real) -> Any:
@@ -194,42 +201,42 @@ def test_nothing_is_selected_after_the_last_cycle(
             return real(self, *arguments)
 
         monkeypatch.setattr(plugin, name, spy)
-    records = run(make_trial("plain", "core_set"), digits, folders())
-    assert calls == ["prepare", "describe", "describe", "describe", "choose", "describe"] * 2
+    records = run(make_trial("cross_entropy", "core_set"), digits, folders())
+    assert calls == ["prepare", "describe", "describe", "describe", "select", "describe"] * 2
     assert [r.scoring["path"] for r in records] == ["in_process", "in_process", "none"]
     assert [[s["images"] for s in r.scoring["shards"]] for r in records] == [[150], [150], []]
-    assert [len(r.chosen) for r in records] == [20, 20, 0]
+    assert [len(r.selected) for r in records] == [20, 20, 0]
     assert records[2].seconds["score"] == records[2].seconds["select"] == 0
     assert min(records[1].seconds["score"], records[1].seconds["select"]) > 0
 
 
-def test_random_looks_at_no_image(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_looks_at_no_image(digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any) -> None:
         raise AssertionError("nothing is to be described")
 
     monkeypatch.setattr(InProcess, "describe", never)
-    records = run(make_trial("plain", "random"), digits, folders())
+    records = run(make_trial("cross_entropy", "random"), digits, folders())
     assert [r.scoring for r in records] == [{"path": "none", "shards": []}] * 3
-    assert len(set(records[0].chosen + records[1].chosen)) == 40
+    assert len(set(records[0].selected + records[1].selected)) == 40
 
 
-def test_the_whole_pool_can_be_bought(digits: Problem, folders: Folders) -> None:
-    records = run(make_trial("plain", "margin", initial=280, budget=10, candidates=None), digits, folders())
+def test_the_whole_pool_can_be_selected(digits: LoadedData, folders: Folders) -> None:
+    records = run(make_trial("cross_entropy", "margin", initial=280, budget=10, candidates=None), digits, folders())
     assert [r.labelled for r in records] == [280, 290, 300]
 
 
 # -------------------------------------------------------------------------------------------------------- training
 
 
-def test_a_loss_that_is_not_finite_stops_the_trial(digits: Problem, folders: Folders) -> None:
+def test_a_loss_that_is_not_finite_stops_the_trial(digits: LoadedData, folders: Folders) -> None:
     trial, folder = make_trial(learning_rate=1e30, epochs=3), folders()
     with pytest.raises(NonFiniteLoss, match=r"cycle 0, epoch \d, training step \d: .* (nan|inf).*learning_rate"):
         run(trial, digits, folder)
     assert RunStore(folder).trial(trial.id).records() == []
 
 
-def test_the_step_of_a_loss_that_is_not_finite_is_named(digits: Problem, folders: Folders) -> None:
-    cycle = replace(runner_of(make_trial(epochs=4), digits, folders())._begin(0), number=5)
+def test_the_step_of_a_loss_that_is_not_finite_is_named(digits: LoadedData) -> None:
+    cycle = replace(opened(make_trial(epochs=4), digits)[1], number=5)
     steps = []
 
     def loss(outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
@@ -237,12 +244,12 @@ def test_the_step_of_a_loss_that_is_not_finite_is_named(digits: Problem, folders
         return outputs.logits.square().mean() * (float("inf") if len(steps) == 3 + 2 else 1.0)
 
     with pytest.raises(NonFiniteLoss, match="cycle 5, epoch 1, training step 1: the loss is inf"):
-        fit(cycle, loss)
+        fit_with(cycle, loss)
     assert len(steps) == 6, "the epoch in which it happened is the last"
 
 
 @pytest.mark.parametrize("initial", [33, 17, 16, 5])
-def test_a_last_batch_of_one_image(initial: int, digits: Problem, folders: Folders) -> None:
+def test_a_last_batch_of_one_image(initial: int, digits: LoadedData, folders: Folders) -> None:
     (record,) = run(make_trial(initial=initial, cycles=1), digits, folders())
     assert record.training_images == initial
     assert np.isfinite(record.final_loss or 0.0)
@@ -257,10 +264,10 @@ def test_an_epoch_has_every_image_once(count: int, size: int) -> None:
     assert all(len(part) == size for part in parts[:-1])
     assert 1 < len(parts[-1]) <= size + 1 or count == 1
     again = batches(count, Recipe(epochs=1, batch_size=size), drawn, torch.device("cpu"))
-    assert count < 8 or torch.cat(again).tolist() != torch.cat(parts).tolist(), "the next epoch is shuffled anew"
+    assert count < 8 or torch.cat(again).tolist() != torch.cat(parts).tolist(), "the next epoch has another order"
 
 
-def test_learning_rate_schedule(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_rate_schedule(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(epochs=6, learning_rate=0.2, milestones=[2, 5], gamma=0.1)
     expected = [0.2, 0.2, 0.02, 0.02, 0.02, 0.002]
     assert [learning_rate(recipe, epoch) for epoch in range(6)] == pytest.approx(expected)
@@ -273,15 +280,14 @@ def test_learning_rate_schedule(digits: Problem, folders: Folders, monkeypatch: 
 
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     keys = {"epochs": 6, "learning_rate": 0.2, "milestones": [2, 5], "momentum": 0.8, "weight_decay": 0.01}
-    runner = runner_of(make_trial(**keys), digits, folders())
-    cycle = runner._begin(0)
-    runner.training.fit(cycle)
+    learner, cycle = opened(make_trial(**keys), digits)
+    learner.training.fit(cycle)
     assert [group["lr"] for group in used] == pytest.approx([lr for lr in expected for _ in range(3)])
     assert {(group["momentum"], group["weight_decay"]) for group in used} == {(0.8, 0.01)}
 
 
-def test_the_loss_of_the_last_epoch_is_returned(digits: Problem, folders: Folders) -> None:
-    cycle = runner_of(make_trial(epochs=3), digits, folders())._begin(0)
+def test_the_loss_of_the_last_epoch_is_returned(digits: LoadedData) -> None:
+    _, cycle = opened(make_trial(epochs=3), digits)
     values: list[float] = []
 
     def loss(outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
@@ -290,14 +296,14 @@ def test_the_loss_of_the_last_epoch_is_returned(digits: Problem, folders: Folder
         values.append(float(value.detach()))
         return value
 
-    assert fit(cycle, loss) == pytest.approx(sum(values[-3:]) / 3, rel=1e-6)
+    assert fit_with(cycle, loss) == pytest.approx(sum(values[-3:]) / 3, rel=1e-6)
     assert not cycle.network.training
 
 
-def test_accuracy_counts_right_answers(digits: Problem, folders: Folders) -> None:
-    runner = runner_of(make_trial(), digits, folders())
-    runner.network.train()
-    answers = torch.eye(10)[runner.test_labels].clone()
+def test_accuracy_counts_right_answers(digits: LoadedData) -> None:
+    learner, _ = opened(make_trial(), digits)
+    learner.network.train()
+    answers = torch.eye(10)[learner.test_labels].clone()
     answers[::4] = answers[::4].roll(1, 1)
     asked: list[int] = []
 
@@ -306,29 +312,29 @@ def test_accuracy_counts_right_answers(digits: Problem, folders: Folders) -> Non
         assert not torch.is_grad_enabled()
         start = sum(asked)
         asked.append(len(images))
-        right = torch.eye(10)[runner.test_labels][start : start + len(images)]
+        right = torch.eye(10)[learner.test_labels][start : start + len(images)]
         return [answers[start : start + len(images)], right]  # two heads: one is wrong on every fourth image
 
-    found = confusion(runner.network, runner.test_images, runner.test_labels, 10, runner.trial.recipe, predict)
-    assert summary(found, (), per_pixel=False) == ({"accuracy": (0.75 + 1) / 2}, {})
-    assert found[1].equal(torch.diag(runner.test_labels.bincount(minlength=10)))
+    counts = confusion(learner.network, learner.test_images, learner.test_labels, 10, learner.trial.recipe, predict)
+    assert summary(counts, (), per_pixel=False) == ({"accuracy": (0.75 + 1) / 2}, {})
+    assert counts[1].equal(torch.diag(learner.test_labels.bincount(minlength=10)))
     assert asked == [64, 36]
-    assert runner.network.training, "left as it was"
-    with pytest.raises(ZeroDivisionError), evaluating(runner.network):
+    assert learner.network.training, "left as it was"
+    with pytest.raises(ZeroDivisionError), evaluating(learner.network):
         _ = 1 / 0
-    assert runner.network.training
+    assert learner.network.training
 
 
-def test_warm_start_carries_the_weights(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_start_carries_the_weights(digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def spy(cycle: Cycle, loss: Any) -> float:
-        for step in (lambda: 0.0, lambda: fit(cycle, loss)):
-            found = step()
+    def spy(cycle: Cycle, training: Training) -> float:
+        for step in (lambda: 0.0, lambda: fit(cycle, training)):
+            loss = step()
             seen.append({k: v.clone() for k, v in cycle.network.state_dict().items()})
-        return found
+        return loss
 
-    monkeypatch.setattr("harness.learning.fit.fit", spy)
+    monkeypatch.setattr("harness.learning.contract.fit", spy)
     for start in ("warm", "fresh"):
         seen.clear()
         run(make_trial(start=start), digits, folders())
@@ -337,7 +343,7 @@ def test_warm_start_carries_the_weights(digits: Problem, folders: Folders, monke
 
 
 def test_what_draws_from_torchs_global_stream_is_reproduced(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As dropout does."""
 
@@ -345,7 +351,7 @@ def test_what_draws_from_torchs_global_stream_is_reproduced(
         return F.cross_entropy(F.dropout(outputs.logits), labels)
 
     monkeypatch.setattr(Training, "loss", loss)
-    trial, folder = make_trial("plain", "entropy"), folders()
+    trial, folder = make_trial("cross_entropy", "entropy"), folders()
     torch.manual_seed(1)
     first = run(trial, digits, folder)
     torch.manual_seed(2)
@@ -364,13 +370,13 @@ def protocol(**keys: Any) -> Protocol:
 
 
 def test_initial_set() -> None:
-    found = pool.initial_set(protocol(), 100, 1)
-    assert found.tolist() == pool.initial_set(protocol(candidates=50, budget=7), 100, 1).tolist()
-    assert len(set(found.tolist())) == 20
-    assert found.max() < 100
-    assert found.tolist() != sorted(found.tolist()), "in the order they were drawn"
-    assert set(found) != set(pool.initial_set(protocol(), 100, 2))
-    assert found.tolist() == pool.initial_set(protocol(initial=30), 100, 1)[:20].tolist()
+    drawn = pool.initial_set(protocol(), 100, 1)
+    assert drawn.tolist() == pool.initial_set(protocol(candidates=50, budget=7), 100, 1).tolist()
+    assert len(set(drawn.tolist())) == 20
+    assert drawn.max() < 100
+    assert drawn.tolist() != sorted(drawn.tolist()), "in the order they were drawn"
+    assert set(drawn) != set(pool.initial_set(protocol(), 100, 2))
+    assert drawn.tolist() == pool.initial_set(protocol(initial=30), 100, 1)[:20].tolist()
     for_all = [pool.initial_set(protocol(initial_set="per_run"), 100, seed).tolist() for seed in range(3)]
     assert for_all[0] == for_all[1] == for_all[2]
 
@@ -380,21 +386,21 @@ def test_initial_set() -> None:
 def test_candidates_are_the_first_unlabelled_of_one_permutation(
     seed: int, cycle: int, labelled: int, count: int
 ) -> None:
-    of = protocol(candidates=count, budget=1)
+    subset = protocol(candidates=count, budget=1)
     order = pool.candidates(protocol(), 60, np.array([], dtype=np.int64), seed, cycle)
     assert sorted(order.tolist()) == list(range(60))
-    bought = pool.initial_set(protocol(initial=60), 60, seed)[:labelled]
-    found = pool.candidates(of, 60, bought, seed, cycle)
-    assert found.tolist() == [index for index in order if index not in bought][:count]
+    selected = pool.initial_set(protocol(initial=60), 60, seed)[:labelled]
+    candidates = pool.candidates(subset, 60, selected, seed, cycle)
+    assert candidates.tolist() == [index for index in order if index not in selected][:count]
 
 
 def test_candidates_are_mostly_shared_between_methods() -> None:
     one, other = np.arange(0, 300), np.arange(300, 600)
-    of = protocol(candidates=500)
-    found = [set(pool.candidates(of, 5000, labelled, 1, 2).tolist()) for labelled in (one, other)]
-    assert len(found[0] & found[1]) > 400
-    assert found[0] != set(pool.candidates(of, 5000, one, 1, 3).tolist()), "another cycle draws anew"
-    assert found[0] != set(pool.candidates(of, 5000, one, 2, 2).tolist())
+    subset = protocol(candidates=500)
+    candidates = [set(pool.candidates(subset, 5000, labelled, 1, 2).tolist()) for labelled in (one, other)]
+    assert len(candidates[0] & candidates[1]) > 400
+    assert candidates[0] != set(pool.candidates(subset, 5000, one, 1, 3).tolist()), "another cycle draws others"
+    assert candidates[0] != set(pool.candidates(subset, 5000, one, 2, 2).tolist())
 
 
 def test_streams_are_named() -> None:
@@ -419,72 +425,86 @@ def give_memory_for(images_at_once: int, training: bool, patch: pytest.MonkeyPat
     patch.setattr(Network, "forward", forward)
 
 
-@pytest.mark.parametrize("method", ["plain entropy", "plain core_set", "dropout mc_dropout"])
+@pytest.mark.parametrize("method", ["cross_entropy entropy", "cross_entropy core_set", "dropout mc_dropout"])
 def test_inference_goes_on_with_the_batches_that_fit(
-    method: str, digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    method: str, digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make_trial(*method.split(), cycles=2)
     whole = run(trial, digits, folders())
     assert [r.warnings for r in whole] == [[], []]
     give_memory_for(20, training=False, patch=monkeypatch)
     first, last = run(trial, digits, folders())
-    assert last.warnings[0] == "evaluation: 64 images at once did not fit into the device's memory, 16 did"
-    scoring = "scoring: 64 images at once did not fit into the device's memory, 16 did"
-    assert first.figures == whole[0].figures and len(set(first.chosen)) == 20
+    assert last.warnings[0] == "evaluation: 64 images at a time did not fit into the device's memory, 16 did"
+    scoring = "scoring: 64 images at a time did not fit into the device's memory, 16 did"
+    assert first.metrics == whole[0].metrics and len(set(first.selected)) == 20
     if method == "dropout mc_dropout":
-        assert first.warnings[1] == scoring + ", and its random numbers are others than those of whole batches"
+        other = "; the method's random numbers therefore differ from those for whole batches"
+        assert first.warnings[1] == scoring + other
     else:
-        assert first.warnings[1] == scoring and first.chosen == whole[0].chosen
+        assert first.warnings[1] == scoring and first.selected == whole[0].selected
 
 
 @pytest.mark.parametrize(
     ("method", "what"),
     [
-        (("plain", "sraal"), "sraal's pass over the unlabelled images"),
-        (("isda", part("epmcm", Acquisition, statistics="fresh")), "the labelled images' logits"),
+        (("cross_entropy", "sraal"), "sraal's pass over the unlabelled images"),
+        (("isda", spec("epmcm", Acquisition, statistics="fresh")), "the labelled images' logits"),
     ],
 )
 def test_passes_before_scoring_go_on_with_the_batches_that_fit(
-    method: tuple[Any, Any], what: str, digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    method: tuple[Any, Any], what: str, digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make_trial(*method, cycles=2, inference_batch_size=32)
     whole = run(trial, digits, folders())
     give_memory_for(20, training=False, patch=monkeypatch)
     divided = run(trial, digits, folders())
-    assert f"{what}: 32 images at once did not fit into the device's memory, 16 did" in divided[0].warnings
+    assert f"{what}: 32 images at a time did not fit into the device's memory, 16 did" in divided[0].warnings
     assert outcomes(divided) == outcomes(whole)
 
 
 def test_an_image_that_does_not_fit_stops_the_trial(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give_memory_for(0, training=False, patch=monkeypatch)
     with pytest.raises(OutOfMemory, match=r"evaluation: .*recipe\.inference_batch_size .*image.*where\.gpus_per_trial"):
-        run(make_trial("plain", "entropy"), digits, folders())
+        run(make_trial("cross_entropy", "entropy"), digits, folders())
 
 
-def test_a_batch_that_the_next_depends_on_is_not_divided(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pseudo_labels", [False, True])
+def test_scoring_that_does_not_fit_stops_the_trial(
+    pseudo_labels: bool, digits: LoadedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = part("epmcm", Acquisition, pseudo_labels=True)
-    runner = runner_of(make_trial("isda", asked), digits, folders())
-    cycle = runner._begin(0)
-    runner.training.fit(cycle)
-    give_memory_for(20, training=False, patch=monkeypatch)
+    learner, cycle = opened(make_trial("isda", spec("epmcm", Acquisition, pseudo_labels=pseudo_labels)), digits)
+    learner.train(cycle)
+    give_memory_for(0, training=False, patch=monkeypatch)
     with pytest.raises(OutOfMemory, match=r"scoring: .*recipe\.inference_batch_size"):
-        runner._choose(cycle)
+        learner.select(cycle)
+
+
+def test_pseudo_labels_enter_whole_batches_where_images_are_described_in_parts(
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch's scores depend on the batches before it: these stay those of the recipe."""
+    trial = make_trial("isda", spec("epmcm", Acquisition, pseudo_labels=True))
+    whole = run(trial, digits, folders())
+    other = run(changed(trial, inference_batch_size=20), digits, folders())
+    assert other[0].metrics == whole[0].metrics and other[0].selected != whole[0].selected
+    give_memory_for(20, training=False, patch=monkeypatch)
+    divided = run(trial, digits, folders())
+    assert "scoring: 64 images at a time did not fit into the device's memory, 16 did" in divided[0].warnings
+    assert outcomes(divided) == outcomes(whole)
 
 
 def test_a_training_that_does_not_fit_stops_the_trial(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give_memory_for(15, training=True, patch=monkeypatch)
-    wanted = r"training of cycle 0: .*recipe\.batch_size, recipe\.crop_size .*where\.gpus_per_trial"
-    with pytest.raises(OutOfMemory, match=wanted):
-        run(make_trial("plain", "entropy"), digits, folders())
+    message = r"training of cycle 0: .*recipe\.batch_size, recipe\.crop_size .*where\.gpus_per_trial"
+    with pytest.raises(OutOfMemory, match=message):
+        run(make_trial("cross_entropy", "entropy"), digits, folders())
 
 
-def test_peak_memory_is_a_cycles_own(digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory_is_a_cycles_own(digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Training.fit
 
     def fit_with_much(self: Training, cycle: Cycle) -> float:
@@ -493,7 +513,9 @@ def test_peak_memory_is_a_cycles_own(digits: Problem, folders: Folders, monkeypa
         return real(self, cycle)
 
     monkeypatch.setattr(Training, "fit", fit_with_much)
-    first, second, _ = (r.peak_memory_bytes["host"] for r in run(make_trial("plain", "entropy"), digits, folders()))
+    first, second, _ = (
+        r.peak_memory_bytes["host"] for r in run(make_trial("cross_entropy", "entropy"), digits, folders())
+    )
     assert first - second > 2**27
 
 
@@ -538,7 +560,7 @@ def test_clock_books_nested_phases_apart(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_part_of_a_cycle_has_its_phase(
-    digits: Problem, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
@@ -550,10 +572,10 @@ def test_every_part_of_a_cycle_has_its_phase(
         ("evaluate", 8, trial_module, "summary"),
         ("score", 16, core_set, "prepare"),
         ("score", 32, core_set, "describe"),  # four times: 150 and 40 images
-        ("select", 64, core_set, "choose"),
+        ("select", 64, core_set, "select"),
         ("checkpoint", 128, TrialStore, "save_state"),
         ("checkpoint", 256, trial_module, "commit"),
-        ("checkpoint", 512, core_set, "extra_parameters"),
+        ("checkpoint", 512, ActiveLearner, "count_parameters"),
     ]
     for _, seconds, owner, name in parts:
         real = getattr(owner, name)
@@ -563,26 +585,28 @@ def test_every_part_of_a_cycle_has_its_phase(
             return real(*arguments)
 
         monkeypatch.setattr(owner, name, wait)
-    first = run(make_trial("plain", "core_set", cycles=2), digits, folders())[0]
+    first = run(make_trial("cross_entropy", "core_set", cycles=2), digits, folders())[0]
     expected = {"setup": 1, "train": 2, "evaluate": 2 * 4 + 8, "score": 16 + 4 * 32, "select": 64, "checkpoint": 896}
     assert first.seconds == {phase: expected.get(phase, 0) for phase in PHASES}
     assert first.wall_seconds == sum(expected.values())
 
 
 @pytest.mark.parametrize("start", ["warm", "fresh"])
-@pytest.mark.parametrize("method", ["plain core_set", "isda epmcm", "ll4al ll4al", "plain vaal", "qbc qbc"])
-def test_phases_of_a_record_make_up_its_wall_time(method: str, start: str, digits: Problem, folders: Folders) -> None:
+@pytest.mark.parametrize(
+    "method", ["cross_entropy core_set", "isda epmcm", "ll4al ll4al", "cross_entropy vaal", "cross_entropy qbc"]
+)
+def test_phases_of_a_record_make_up_its_wall_time(
+    method: str, start: str, digits: LoadedData, folders: Folders
+) -> None:
     trial = make_trial(*method.split(), epochs=2, start=start)
 
     def report(record: CycleRecord) -> None:
         time.sleep(0.15)  # what is done with a record is no cycle's time
 
-    store = RunStore(folders())
-    Runner(trial, digits, store, Surroundings()).run(report)
-    records = store.trial(trial.id).records()
-    (store.trial(trial.id).folder / "cycle_002.json").unlink()
-    Runner(trial, digits, store, Surroundings()).run(report)  # resumed: two reports before it
-    records = [*records, store.trial(trial.id).records()[2]]
+    folder = folders()
+    records = run(trial, digits, folder, report)
+    (RunStore(folder).trial(trial.id).folder / "cycle_002.json").unlink()
+    records = [*records, run(trial, digits, folder, report)[2]]  # resumed: two reports before it
     assert len(records) == 4
     for record in records:
         assert record.seconds.keys() == set(PHASES)
@@ -591,13 +615,12 @@ def test_phases_of_a_record_make_up_its_wall_time(method: str, start: str, digit
     assert sum(sum(r.seconds.values()) for r in records) > 0.98 * sum(r.wall_seconds for r in records)
 
 
-def test_a_record_says_what_it_was(digits: Problem, folders: Folders) -> None:
+def test_a_record_says_what_was_run(digits: LoadedData, folders: Folders) -> None:
     folder, trial = folders(), changed(make_trial("isda", "epmcm"), epochs=2)
     store = RunStore(folder)
-    here = Surroundings(suite="suite", method="label", device_share=3)
-    Runner(trial, digits, store, here).run(lambda record: None)
+    run_trial(ActiveLearner(trial, digits, Placement(device_share=3)), store, "suite", "name", nothing)
     record = store.trial(trial.id).records()[1]
-    assert (record.suite, record.method, record.dataset, record.model) == ("suite", "label", "digits", "resnet_small")
+    assert (record.suite, record.method, record.dataset, record.model) == ("suite", "name", "digits", "resnet_small")
     assert (record.trial, record.seed, record.cycle, record.labelled) == (trial.id, 3, 1, 60)
     assert (record.device, record.device_share, record.threads) == ("cpu", 3, 1)
     assert record.training_images == 120
@@ -612,40 +635,99 @@ def test_a_record_says_what_it_was(digits: Problem, folders: Folders) -> None:
     assert {"torch", "timm", "python"} <= record.versions.keys()
 
 
-def test_the_example_of_contributing_is_a_method(digits: Problem, folders: Callable[[], Path]) -> None:
-    """The file that CONTRIBUTING shows, as it stands there, loaded as the registry would."""
+def test_the_example_of_contributing_is_a_method(digits: LoadedData) -> None:
+    """The file that CONTRIBUTING shows, loaded as the registry would."""
     text = (registry.ROOT / "CONTRIBUTING.md").read_text()
     source = text.split("```python\n")[1].split("```")[0]
     registry.load("methods", "random")  # the package of plug-ins is there
-    spec = importlib.util.spec_from_loader("harness.methods.lowest_logit", loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
+    of_file = importlib.util.spec_from_loader("harness.methods.lowest_logit", loader=None)
+    assert of_file is not None
+    module = importlib.util.module_from_spec(of_file)
     exec(compile(source, "lowest_logit.py", "exec"), module.__dict__)
-    method = module.LowestLogit(module.LowestLogit.Settings(), 10)
-    runner = Runner(make_trial("plain", "entropy"), digits, RunStore(folders()), Surroundings())
-    runner.acquisition = method
-    cycle = runner._begin(0)
-    runner.training.fit(cycle)
-    chosen, scored = runner._choose(cycle)
-    assert scored is not None and len(chosen) == 20
-    lowest = scored.columns["score"].sort(descending=True, stable=True).indices[:20]
-    assert chosen == scored.columns["index"][lowest].tolist()
+    learner, cycle = opened(make_trial(), digits)
+    learner.acquisition = module.LowestLogit(module.LowestLogit.Settings(), 10)
+    learner.train(cycle)
+    selection = learner.select(cycle)
+    assert selection.scored is not None and len(selection.indices) == 20
+    columns = selection.scored.columns
+    highest = columns["score"].sort(descending=True, stable=True).indices[:20]
+    assert selection.indices == columns["index"][highest].tolist()
+    with evaluating(learner.network):
+        logits = learner.network(cycle.images.unaugmented(columns["index"])).logits
+    torch.testing.assert_close(columns["score"], -logits.max(1).values)
 
 
-def test_a_shared_first_cycle_of_other_data_is_refused(digits: Problem, folders: Callable[[], Path]) -> None:
-    folder, trial = folders(), make_trial("plain", "entropy")
-    Runner(trial, digits, RunStore(folder), Surroundings()).run_shared(nothing)
+def test_a_shared_first_cycle_of_other_data_is_refused(digits: LoadedData, folders: Folders) -> None:
+    folder, trial = folders(), make_trial("cross_entropy", "entropy")
+    share(trial, digits, folder)
     other = replace(digits, train_images=255 - digits.train_images)
     with pytest.raises(UserError, match=r"was trained on other data .* where\.output"):
-        Runner(trial, other, RunStore(folder), Surroundings()).run(lambda record: None)
+        run(trial, other, folder)
 
 
-def test_labels_of_images_that_are_never_bought_change_nothing(digits: Problem, folders: Callable[[], Path]) -> None:
+# ---------------------------------------------------------------------------------------------------------- oracle
+
+
+def test_labels_of_images_that_are_never_selected_change_nothing(digits: LoadedData, folders: Folders) -> None:
     trial = make_trial("isda", "epmcm")
     before = run(trial, digits, folders())
-    bought = pool.initial_set(trial.protocol, len(digits.train_labels), trial.seed).tolist()
-    bought += [index for record in before for index in record.chosen]
+    selected = pool.initial_set(trial.protocol, len(digits.train_labels), trial.seed).tolist()
+    selected += [index for record in before for index in record.selected]
     labels = np.random.default_rng(0).integers(0, 10, len(digits.train_labels))
-    labels[bought] = digits.train_labels[bought]
+    labels[selected] = digits.train_labels[selected]
     after = run(trial, replace(digits, train_labels=labels), folders())
-    assert [(r.figures, r.chosen) for r in before] == [(r.figures, r.chosen) for r in after]
+    assert [(r.metrics, r.selected) for r in before] == [(r.metrics, r.selected) for r in after]
+
+
+class Spy(TrueLabels):
+    """An oracle that keeps what it is asked."""
+
+    def __init__(self, data: LoadedData) -> None:
+        super().__init__(data)
+        self.asked: list[list[int]] = []
+
+    def labels(self, indices: Any, device: torch.device) -> Any:
+        self.asked.append(indices.tolist())
+        return super().labels(indices, device)
+
+
+@pytest.mark.parametrize(
+    "method", ["cross_entropy entropy", "isda epmcm", "cross_entropy sraal", "cross_entropy qbc", "ads ads"]
+)
+def test_the_oracle_is_asked_for_labelled_images_alone(method: str, digits: LoadedData) -> None:
+    oracle = Spy(digits)
+    learner = ActiveLearner(make_trial(*method.split()), digits, oracle=oracle)
+    known = learner.labelled.tolist()
+    assert oracle.asked == [] and len(known) == 40
+    for number in range(3):
+        cycle = learner.open_cycle(number)
+        assert cycle.labels[torch.arange(len(known))].tolist() == digits.train_labels[known].tolist()
+        learner.train(cycle)
+        selection = learner.select(cycle)
+        assert oracle.asked.pop() == known == cycle.labelled.tolist() and oracle.asked == []
+        learner.label(selection.indices)
+        known += selection.indices
+    assert len(set(known)) == 40 + 3 * 20
+
+
+def test_the_oracle_decides_the_labels_that_are_trained_on(digits: LoadedData) -> None:
+    class Wrong(TrueLabels):
+        def labels(self, indices: Any, device: torch.device) -> Any:
+            return 9 - torch.as_tensor(super().labels(indices, device))
+
+    learner = ActiveLearner(make_trial(), digits, oracle=Wrong(digits))
+    labels = learner.open_cycle(0).labels[torch.arange(40)]
+    assert labels.tolist() == (9 - digits.train_labels[learner.labelled]).tolist()
+
+
+def test_labels_of_the_training_set_reach_a_trial_through_the_oracle_alone() -> None:
+    """Only the data's own code, which also takes the fingerprint, reads them; others may count them."""
+    read = set()
+    for folder in ("harness", "methods", "examples"):
+        for path in (registry.ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                named = getattr(node, "attr", None) == "train_labels" or getattr(node, "value", None) == "train_labels"
+                if named:
+                    read.add(path.relative_to(registry.ROOT).as_posix())
+    assert read == {"harness/data/dataset.py", "harness/data/oracle.py"}

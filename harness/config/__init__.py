@@ -1,1 +1,1 @@
-"""YAML -> checked suites and trials."""
+"""Loads and checks configs: from YAML to suites of trials."""

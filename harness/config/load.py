@@ -1,8 +1,8 @@
-"""YAML -> strict settings -> trials. Every mistake is found here, before anything starts, and named by file and line.
+"""Loads a config: YAML -> checked settings -> suites of trials. Errors name the file, the line and the key.
 
-A config has two parts. What is measured: ``suites``, each a grid of methods x seeds on one dataset, model, recipe and
-protocol; keys of a suite written at the top level are defaults for all suites, and a config without ``suites`` is one
-suite. Where it runs: ``where``. Only the first part enters a trial's id.
+A config has two parts. ``suites`` defines the experiments: each suite is a grid of methods x seeds on one dataset,
+model, recipe and protocol. Keys of a suite at the top level are defaults for all suites; a config without ``suites`` is
+one suite. ``where`` defines folders, devices and processes. Trial ids depend on the first part only.
 """
 
 from __future__ import annotations
@@ -15,102 +15,121 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from harness import registry
-from harness.config.messages import _sentence
-from harness.config.source import PAIR, Source, _merge, _override, _shown
-from harness.config.suite import Benchmark, Part, Suite
+from harness.config.messages import sentence
+from harness.config.source import PAIR, Source, apply_overrides, merged, shown_value
+from harness.config.suite import DEFAULT_TRAINING, Benchmark, PluginSpec, Suite
 from harness.data.dataset import Dataset
 from harness.errors import did_you_mean
 from harness.learning.contract import Acquisition, Training
-from harness.networks import names as network_names
+from harness.networks import names
 from harness.settings import SuiteKeys, Where
 
 
-def _validate(model: type[BaseModel], values: Any, source: Source, place: tuple[str, ...], suite: str | None) -> Any:
+def _validate(model: type[BaseModel], values: Any, source: Source, path: tuple[str, ...], suite: str | None) -> Any:
+    """Return the settings ``model`` with these values, written at the key path ``path``. Raises UserError."""
     try:
-        # as JSON, because there strict means "no true for a number", but not "no list for a tuple"
+        # as JSON: strict mode then rejects true for a number, but still accepts a list for a tuple
         return model.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        # a misspelt key is also a missing one: its own sentence tells more
+        # a misspelt required key gives two errors, unknown and missing; "unknown" comes with a suggestion
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        where, problem = _sentence(model, first)
-        raise source.error((*place, *where), problem, suite) from None
+        inner_path, problem = sentence(model, first)
+        raise source.error((*path, *inner_path), problem, suite) from None
 
 
-def _part(
-    written: Any, folder: str, contract: type[Any], source: Source, place: tuple[str, ...], suite: str
-) -> tuple[Part, type[Any]]:
-    """Return a plug-in's name and full settings from ``name`` or ``{name: ..., setting: ...}``."""
-    values = {"name": written} if isinstance(written, str) else written
-    if not isinstance(values, dict) or not isinstance(values.get("name"), str):
-        raise source.error(place, f"must be a name or a mapping with a name, got {_shown(written)}", suite)
-    name, kind = values["name"], contract.__name__.lower()
+def _plugin(
+    written: Any, folder: str, contract: type[Any], source: Source, path: tuple[str, ...], suite: str
+) -> PluginSpec:
+    """Return a plug-in's name and settings, written as ``NAME`` or ``{name: NAME, setting: value}``."""
+    name, values, name_path = _named(written, source, path, suite)
     plugin = registry.find(folder, name, contract) if name in registry.names(folder) else None
     if plugin is None:
-        others = [n for n in registry.names(folder) if registry.find(folder, n, contract)]
-        problem = f"unknown {kind} {name!r}{did_you_mean(name, others)}"
-        if name in registry.names(folder):
-            article = "an" if kind[0] in "aeiou" else "a"
-            problem = f"{name!r} is not {article} {kind}; allowed: {', '.join(others)}"
-        raise source.error((*place, "name") if values is written else place, problem, suite)
-    settings = _validate(plugin.Settings, {k: v for k, v in values.items() if k != "name"}, source, place, suite)
-    return Part(name, settings.model_dump(mode="json")), plugin
+        raise source.error(name_path, registry.unknown(folder, name, contract), suite)
+    return PluginSpec(name, _validate(plugin.Settings, values, source, path, suite))
 
 
-def _method(written: Any, label: str, source: Source, suite: str) -> tuple[Part, Part]:
+def _named(
+    written: Any, source: Source, path: tuple[str, ...], suite: str
+) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """Return (name, unchecked settings, key path of the name) of a plug-in."""
+    values = {"name": written} if isinstance(written, str) else written
+    if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+        raise source.error(path, f"must be a name or a mapping with a name, got {shown_value(written)}", suite)
+    settings = {key: value for key, value in values.items() if key != "name"}
+    return values["name"], settings, (*path, "name") if values is written else path
+
+
+def _method(written: Any, name: str, source: Source, suite: str) -> tuple[PluginSpec, PluginSpec]:
     """Return (training, acquisition) of one entry of ``methods``."""
-    place: tuple[str, ...] = ("methods", label)
+    path: tuple[str, ...] = ("methods", name)
     if isinstance(written, dict) and PAIR & written.keys():
         if unknown := written.keys() - PAIR:
             key = min(unknown)
-            raise source.error((*place, key), f"unknown key {key!r}{did_you_mean(key, PAIR)}", suite)
+            raise source.error((*path, key), f"unknown key {key!r}{did_you_mean(key, PAIR)}", suite)
         if "acquisition" not in written:
-            raise source.error((*place, "acquisition"), "this key is required", suite)
-        acquired, trained = written["acquisition"], written.get("training", "plain")
-        places = [(*place, "acquisition"), (*place, "training")]
+            raise source.error((*path, "acquisition"), "this key is required", suite)
+        written_training = written.get("training", DEFAULT_TRAINING)
+        written_acquisition = written["acquisition"]
+        training_path, acquisition_path = (*path, "training"), (*path, "acquisition")
     else:
-        acquired, trained, places = written, "plain", [place, place]
-    acquisition, acquisition_class = _part(acquired, "methods", Acquisition, source, places[0], suite)
-    if acquired is written and issubclass(acquisition_class, Training):
-        training, training_class = acquisition, acquisition_class  # a method that brings both
-    else:
-        training, training_class = _part(trained, "methods", Training, source, places[1], suite)
-    try:
-        acquisition_class.check(
-            acquisition_class.Settings(**acquisition.settings),
-            training_class,
-            training_class.Settings(**training.settings),
+        written_training, written_acquisition = _both(written, source, path, suite)
+        training_path = acquisition_path = path
+    acquisition = _plugin(written_acquisition, "methods", Acquisition, source, acquisition_path, suite)
+    training = _plugin(written_training, "methods", Training, source, training_path, suite)
+    acquisition_class = registry.find("methods", acquisition.name, Acquisition)
+    training_class = registry.find("methods", training.name, Training)
+    assert acquisition_class is not None and training_class is not None
+    if missing := acquisition_class.needed(acquisition.settings) - training_class.gives:
+        trainings = [name for name in registry.names("methods") if missing <= _gives(name)]
+        raise source.error(
+            path,
+            f"{acquisition.name} needs a training with {' and '.join(sorted(missing))}, and {training.name} has none; "
+            f"allowed trainings: {', '.join(trainings)}",
+            suite,
         )
-    except ValueError as error:
-        raise source.error(place, str(error), suite) from None
     return training, acquisition
 
 
-def _suite(name: str, values: dict[str, Any], source: Source, where: Where) -> Suite:
+def _gives(name: str) -> frozenset[str]:
+    """Return what the training ``name`` gives to acquisitions; empty if there is no such training."""
+    training = registry.find("methods", name, Training)
+    return training.gives if training else frozenset()
+
+
+def _both(written: Any, source: Source, path: tuple[str, ...], suite: str) -> tuple[Any, Any]:
+    """Return (training, acquisition), both as written in YAML, of a method written as one plug-in with settings.
+
+    The name of a file that defines a training and an acquisition means both, and each gets its own settings. The name
+    of any other acquisition means this acquisition with cross-entropy training.
+    """
+    name, values, _ = _named(written, source, path, suite)
+    if name not in registry.names("methods"):
+        return DEFAULT_TRAINING, written
+    training, acquisition = (registry.find("methods", name, half) for half in (Training, Acquisition))
+    if training is None or acquisition is None:
+        return DEFAULT_TRAINING, written
+    of_training, of_acquisition = training.Settings.model_fields, acquisition.Settings.model_fields
+    training_settings = {k: value for k, value in values.items() if k in of_training or k not in of_acquisition}
+    acquisition_settings = {k: value for k, value in values.items() if k in of_acquisition}
+    return {"name": name, **training_settings}, {"name": name, **acquisition_settings}
+
+
+def _suite(name: str, values: dict[str, Any], source: Source) -> Suite:
+    """Return a checked suite from its keys, defaults included. Raises UserError."""
     keys: SuiteKeys = _validate(SuiteKeys, values, source, (), name)
-    dataset, _ = _part(keys.dataset, "datasets", Dataset, source, ("dataset",), name)
-    if problem := network_names.problem(keys.model):
+    dataset = _plugin(keys.dataset, "datasets", Dataset, source, ("dataset",), name)
+    if problem := names.problem(keys.model):
         raise source.error(("model", problem[0]), problem[1], name)
     model = keys.model
     if model.weights is not None:
-        model = model.model_copy(update={"weights_sha256": network_names.sha256(model.weights)})
-    methods = {label: _method(written, label, source, name) for label, written in keys.methods.items()}
-    for label, (training, acquisition) in methods.items():
-        twin = next(other for other in methods if methods[other] == (training, acquisition))
-        if twin != label:
-            raise source.error(
-                ("methods", label), f"is the same method as {twin!r}; change a setting or leave it out", name
-            )
-        plugin = registry.find("methods", acquisition.name, Acquisition)
-        assert plugin is not None
-        if plugin.sequential(plugin.Settings(**acquisition.settings)) and (
-            where.scoring == "ray_data" or where.shards != 1
-        ):
-            raise source.error(
-                ("methods", label),
-                f"{acquisition.name} scores batch after batch here, so it needs where.shards: 1 and where.scoring: "
-                f"in_process or auto, got shards: {where.shards}, scoring: {where.scoring}",
-                name,
-            )
+        model = model.model_copy(update={"weights_sha256": names.sha256(model.weights)})
+    methods = {method: _method(written, method, source, name) for method, written in keys.methods.items()}
+    decisive = {method: [half.decisive() for half in halves] for method, halves in methods.items()}
+    for method, halves in decisive.items():
+        twin = next(other for other in decisive if decisive[other] == halves)
+        if twin != method:
+            duplicate = f"is the same method as {twin!r}; change a setting or remove it"
+            raise source.error(("methods", method), duplicate, name)
     return Suite(
         name,
         keys.title or name,
@@ -127,10 +146,10 @@ def _suite(name: str, values: dict[str, Any], source: Source, where: Where) -> S
     )
 
 
-def load(path: Path, overrides: Iterable[str] = ()) -> Benchmark:
-    """Read and check a config. Raises UserError: one sentence with file, line, key, value and what is allowed."""
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Benchmark:
+    """Return a config, read and checked. Raises UserError, with file, line, key, value and what is allowed."""
     source = Source(path)
-    _override(source, overrides)
+    apply_overrides(source, overrides)
     values = source.values
     top_level = {"suites", "where", *SuiteKeys.model_fields}
     for key in values:
@@ -140,15 +159,15 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Benchmark:
     defaults = {k: v for k, v in values.items() if k in SuiteKeys.model_fields}
     written = values.get("suites", {path.stem: {}})
     if not isinstance(written, dict) or not written:
-        raise source.error(("suites",), f"must be a mapping of suite names to suites, got {_shown(written)}")
+        raise source.error(("suites",), f"must be a mapping of suite names to suites, got {shown_value(written)}")
     for name, suite in written.items():
         if not isinstance(suite, dict):
-            raise source.error(("suites", name), f"must be a mapping of keys, got {_shown(suite)}")
+            raise source.error(("suites", name), f"must be a mapping of keys, got {shown_value(suite)}")
         if isinstance(suite.get("dataset"), dict) and isinstance(defaults.get("dataset"), str):
-            defaults["dataset"] = {"name": defaults["dataset"]}  # so that the suite can give it settings
+            defaults["dataset"] = {"name": defaults["dataset"]}  # so that the suite's settings can be merged in
     suites = []
     for name, suite in written.items():
-        # a suite's methods are a list of their own: merged with the defaults, none could ever be left out
+        # a suite's methods replace the default ones: merging could not remove any
         own = {"methods": suite["methods"]} if "methods" in suite else {}
-        suites.append(_suite(name, {**_merge(defaults, suite), **own}, source, where))
+        suites.append(_suite(name, {**merged(defaults, suite), **own}, source))
     return Benchmark(path.stem, suites, where)

@@ -1,4 +1,4 @@
-"""Validation errors as sentences that name the value and what is allowed."""
+"""Turns pydantic's validation errors into sentences that name the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from harness.config.source import _shown
+from harness.config.source import shown_value
 from harness.errors import did_you_mean
 
 
-def _model_at(model: Any, place: Iterable[Any]) -> type[BaseModel] | None:
-    """Return the settings class at a place inside a settings class."""
-    for key in place:
+def _model_at(model: Any, path: Iterable[Any]) -> type[BaseModel] | None:
+    """Return the settings class at a key path inside the settings class ``model``, or None if there is none."""
+    for key in path:
         field = model.model_fields.get(key) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
             return None
@@ -44,27 +44,27 @@ NEEDED = {
     "too_short": "at least {min_length} long",
     "too_long": "at most {max_length} long",
 }
-"""What must be, by the type of a pydantic error without what follows its first part: int_type and int_parsing."""
+"""What a value must be, by type of pydantic error, or by the first word of the type: int for int_type, int_parsing."""
 
 
-def _sentence(model: type[BaseModel], error: Any) -> tuple[tuple[Any, ...], str]:
-    """Return (place, problem) of a pydantic error in words that name the value and what is allowed."""
-    place, kind, value = tuple(error["loc"]), error["type"], error["input"]
+def sentence(model: type[BaseModel], error: Any) -> tuple[tuple[Any, ...], str]:
+    """Return (key path, problem) of a pydantic error; the problem names the value and what is allowed."""
+    path, kind, value = tuple(error["loc"]), error["type"], error["input"]
     if kind == "extra_forbidden":
-        parent = _model_at(model, place[:-1]) or model
-        allowed = did_you_mean(str(place[-1]), parent.model_fields) or "; it has no settings"
-        return place, f"unknown key {str(place[-1])!r}{allowed}"
+        parent = _model_at(model, path[:-1]) or model
+        allowed = did_you_mean(str(path[-1]), parent.model_fields) or "; this plug-in has no settings"
+        return path, f"unknown key {str(path[-1])!r}{allowed}"
     if kind == "missing":
-        return place, "this key is required"
+        return path, "this key is required" if isinstance(path[-1], str) else "this entry of the list is missing"
     if kind == "value_error":
-        return place, error["msg"].removeprefix("Value error, ")
-    # a union such as "int | str" adds the tried type to the place: of no use to a reader
-    place = tuple(p for p in place if not (isinstance(p, str) and ("[" in p or p in ("str", "int", "float", "bool"))))
-    parent = (_model_at(model, place[:-1]) or model) if place else model
-    if kind == "literal_error" and place and place[-1] in parent.model_fields:
-        allowed = did_you_mean(str(value), _literals(parent.model_fields[place[-1]].annotation))
-        return place, f"{_shown(value)} is not allowed{allowed}"
+        return path, error["msg"].removeprefix("Value error, ")
+    # for a union such as "int | str" pydantic appends the type that it tried to the path
+    path = tuple(k for k in path if not (isinstance(k, str) and ("[" in k or k in ("str", "int", "float", "bool"))))
+    parent = (_model_at(model, path[:-1]) or model) if path else model
+    if kind == "literal_error" and path and path[-1] in parent.model_fields:
+        allowed = did_you_mean(str(value), _literals(parent.model_fields[path[-1]].annotation))
+        return path, f"{shown_value(value)} is not allowed{allowed}"
     needed = NEEDED.get(kind) or NEEDED.get(kind.split("_")[0])
     if needed is None:
-        return place, f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_shown(value)}"
-    return place, f"must be {needed.format(**error.get('ctx', {}))}, got {_shown(value)}"
+        return path, f"{error['msg'][0].lower()}{error['msg'][1:]}, got {shown_value(value)}"
+    return path, f"must be {needed.format(**error.get('ctx', {}))}, got {shown_value(value)}"

@@ -1,4 +1,4 @@
-"""``--only``: a part of a benchmark."""
+"""The command line option ``--only``, which selects a part of a benchmark."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from harness.errors import UserError, did_you_mean
 
 
 def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
-    """Return the part of a benchmark that ``--only suite=..., dataset=..., method=..., seed=...`` names.
+    """Return the part of a benchmark that matches all filters, such as ``suite=A``, ``method=X,Y`` or ``seed=0``.
 
-    Values separated by commas are alternatives. Suites that run on request are left out unless ``suite=`` names them.
-    Raises UserError for a value that nothing has.
+    Keys are suite, dataset, method and seed; values separated by commas are alternatives. Suites with
+    ``on_request: true`` are left out unless ``suite=`` names them. Raises UserError for a value that matches nothing.
     """
     filters = list(filters)
     suites = benchmark.suites
@@ -20,28 +20,31 @@ def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
         suites = [s for s in suites if not s.on_request]
         if not suites:
             names = ", ".join(s.name for s in benchmark.suites)
-            raise UserError(f"{benchmark.name}: its suites run on request: add --only suite=... ({names})")
+            raise UserError(
+                f"{benchmark.name}: all suites have on_request: true; add --only suite=NAME, allowed: {names}"
+            )
     for text in filters:
         key, equals, written = text.partition("=")
-        wanted = written.split(",")
+        values = written.split(",")
         if key not in ("suite", "dataset", "method", "seed") or not equals:
             raise UserError(f"--only {text}: write suite=..., dataset=..., method=... or seed=...")
-        have = {
+        allowed = {
             "suite": {s.name for s in suites},
             "dataset": {s.dataset.name for s in suites},
-            "method": {label for s in suites for label in s.methods},
+            "method": {method for s in suites for method in s.methods},
             "seed": {str(seed) for s in suites for seed in s.seeds},
         }[key]
-        if unknown := [w for w in wanted if w not in have]:
+        if unknown := [value for value in values if value not in allowed]:
             elsewhere = [s.name for s in benchmark.suites if s.on_request and unknown[0] in s.methods]
-            hint = f"; suite={elsewhere[0]} has it, which runs on request" if elsewhere else ""
-            raise UserError(f"--only {text}: no {key} is called {unknown[0]!r}{hint or did_you_mean(unknown[0], have)}")
+            hint = f"; suite {elsewhere[0]} has it: add --only suite={elsewhere[0]}" if elsewhere else ""
+            hint = hint or did_you_mean(unknown[0], allowed)
+            raise UserError(f"--only {text}: no {key} is called {unknown[0]!r}{hint}")
         kept = []
         for s in suites:
-            methods = {m: v for m, v in s.methods.items() if key != "method" or m in wanted}
-            seeds = [seed for seed in s.seeds if key != "seed" or str(seed) in wanted]
-            named = {"suite": s.name, "dataset": s.dataset.name}.get(key, wanted[0]) in wanted
-            if methods and seeds and named:
+            methods = {m: halves for m, halves in s.methods.items() if key != "method" or m in values}
+            seeds = [seed for seed in s.seeds if key != "seed" or str(seed) in values]
+            matches = {"suite": s.name, "dataset": s.dataset.name}.get(key, values[0]) in values
+            if methods and seeds and matches:
                 kept.append(Suite(**{**vars(s), "methods": methods, "seeds": seeds}))
         suites = kept
     return Benchmark(benchmark.name, suites, benchmark.where)

@@ -1,44 +1,37 @@
-"""A JSON schema of configs, for editors."""
+"""JSON schemas of configs, run.json and records, generated from their classes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from harness import registry
 from harness.data.dataset import Dataset
 from harness.learning.contract import Acquisition, Training
+from harness.results.manifest import Manifest
+from harness.results.records import CycleRecord
 from harness.settings import SuiteKeys, Where
 
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-def json_schema() -> dict[str, Any]:
-    """Return a JSON schema of a config, for editors, with every plug-in's settings."""
 
-    def plugin(folder: str, contract: type[Any]) -> list[dict[str, Any]]:
-        found = []
-        for name in registry.names(folder):
-            cls = registry.find(folder, name, contract)
-            if cls is not None:
-                schema = cls.Settings.model_json_schema()
-                schema["properties"] = {"name": {"const": name}, **schema.get("properties", {})}
-                schema.pop("required", None)
-                found += [{"const": name}, schema]
-        return found
-
+def config_schema() -> dict[str, Any]:
+    """Return the schema of a config, including the settings of every plug-in."""
     suite = SuiteKeys.model_json_schema(ref_template="#/$defs/{model}")
     definitions = suite.pop("$defs", {})
-    suite["properties"]["dataset"] = {"anyOf": plugin("datasets", Dataset)}
-    acquisition = {"anyOf": plugin("methods", Acquisition)}
-    pair = {
-        "type": "object",
-        "properties": {"acquisition": acquisition, "training": {"anyOf": plugin("methods", Training)}},
-        "additionalProperties": False,
-    }
-    suite["properties"]["methods"]["additionalProperties"] = {"anyOf": [pair, acquisition]}
-    # nothing is required: a suite and the top level may each hold a part of a mapping
+    suite["properties"]["dataset"] = {"anyOf": _plugins("datasets", Dataset)}
+    acquisition, training = _plugins("methods", Acquisition), _plugins("methods", Training)
+    halves = {"acquisition": {"anyOf": acquisition}, "training": {"anyOf": training}}
+    pair = {"type": "object", "properties": halves, "additionalProperties": False}
+    both = _plugins("methods", Acquisition, Training)
+    suite["properties"]["methods"]["additionalProperties"] = {"anyOf": [pair, *acquisition, *both]}
+    # no key is required: one part of a mapping may be in the suite and the other at the top level
     for schema in (suite, *definitions.values()):
         schema.pop("required", None)
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": DIALECT,
         "$defs": definitions,
         "type": "object",
         "properties": {
@@ -48,3 +41,35 @@ def json_schema() -> dict[str, Any]:
         },
         "additionalProperties": False,
     }
+
+
+def _plugins(folder: str, *contracts: type[Any]) -> list[dict[str, Any]]:
+    """Return the schemas of all plug-ins with classes for all of the contracts: the name alone, and with settings."""
+    schemas: list[dict[str, Any]] = []
+    for name in registry.names(folder):
+        classes = [registry.find(folder, name, contract) for contract in contracts]
+        if all(classes):
+            settings = [cls.Settings.model_json_schema() for cls in classes if cls is not None]
+            properties = {key: value for schema in settings for key, value in schema.get("properties", {}).items()}
+            schema = {**settings[0], "properties": {"name": {"const": name}, **properties}}
+            schema.pop("required", None)
+            schemas += [{"const": name}, schema]
+    return schemas
+
+
+def run_schema() -> dict[str, Any]:
+    """Return the schema of run.json."""
+    return {"$schema": DIALECT, **Manifest.model_json_schema()}
+
+
+def record_schema() -> dict[str, Any]:
+    """Return the schema of a record, i.e. of a line of records.jsonl and of ``body.record`` in a cycle file."""
+    return {"$schema": DIALECT, **TypeAdapter(CycleRecord).json_schema()}
+
+
+SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
+    "config": config_schema,
+    "run": run_schema,
+    "record": record_schema,
+}
+"""``python -m harness.run --schema NAME`` prints these; docs/schemas/ has copies of run and record."""

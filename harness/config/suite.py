@@ -1,4 +1,4 @@
-"""A checked config: suites, and the trials they are made of."""
+"""A checked config: its suites and their trials."""
 
 from __future__ import annotations
 
@@ -6,126 +6,131 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from harness import registry
-from harness.data.dataset import DataPlace, Dataset
+from harness.data.dataset import DataRoot, Dataset
 from harness.learning.contract import Acquisition, Training
-from harness.settings import Model, Protocol, Recipe, Where
+from harness.results.records import SCHEMA_VERSION
+from harness.settings import Model, Protocol, Recipe, Strict, Where, is_inert
+
+DEFAULT_TRAINING = "cross_entropy"
+"""The training of a method that names an acquisition only."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A plug-in by name, with all of its settings."""
+class PluginSpec:
+    """The name of a plug-in and its settings."""
 
     name: str
-    settings: dict[str, Any]
+    settings: Strict
 
     def written(self) -> dict[str, Any]:
-        """Return it as it is written in YAML."""
-        return {"name": self.name, **self.settings}
+        """Return the plug-in as a mapping for YAML, with all defaults filled in."""
+        return {"name": self.name, **self.settings.model_dump(mode="json")}
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the name and the settings that affect results and differ from their defaults."""
+        return {"name": self.name, **decisive(self.settings)}
+
+
+def decisive(settings: BaseModel) -> dict[str, Any]:
+    """Return the settings that affect results and differ from their defaults, as JSON values.
+
+    Defaults are left out so that trial ids stay the same when a setting is added, with a default, later.
+    """
+    values = settings.model_dump(mode="json", exclude_defaults=True)
+    return {key: value for key, value in values.items() if not is_inert(type(settings), key)}
 
 
 @dataclass(frozen=True)
 class Trial:
     """One cell of the grid: (dataset, model, recipe, protocol, training, acquisition, seed)."""
 
-    dataset: Part
+    dataset: PluginSpec
     model: Model
     recipe: Recipe
     protocol: Protocol
-    training: Part
-    acquisition: Part
+    training: PluginSpec
+    acquisition: PluginSpec
     seed: int
 
-    def measured(self) -> dict[str, Any]:
-        """Return all that decides the trial's figures, as JSON gives it back: not where a file of weights lies."""
+    def spec(self) -> dict[str, Any]:
+        """Return all settings that affect the trial's results and differ from the defaults of this schema version.
+
+        Pretrained weights enter by the file's SHA-256, not by its path.
+        """
         return {
-            "dataset": self.dataset.written(),
-            "model": self.model.model_dump(mode="json", exclude={"weights"}),
-            "recipe": self.recipe.model_dump(mode="json"),
-            "protocol": self.protocol.model_dump(mode="json"),
-            "training": self.training.written(),
-            "acquisition": self.acquisition.written(),
+            "schema_version": SCHEMA_VERSION,
+            "dataset": self.dataset.decisive(),
+            "model": decisive(self.model),
+            "recipe": decisive(self.recipe),
+            "protocol": decisive(self.protocol),
+            "training": self.training.decisive(),
+            "acquisition": self.acquisition.decisive(),
             "seed": self.seed,
         }
 
-    @classmethod
-    def from_measured(cls, values: dict[str, Any]) -> Trial:
-        """Return the trial whose ``measured()`` is ``values``; it can be trained on, but not begun from a file."""
-
-        def part(written: dict[str, Any]) -> Part:
-            return Part(written["name"], {k: v for k, v in written.items() if k != "name"})
-
-        return cls(
-            dataset=part(values["dataset"]),
-            model=Model(**values["model"]),
-            recipe=Recipe(**values["recipe"]),
-            protocol=Protocol(**values["protocol"]),
-            training=part(values["training"]),
-            acquisition=part(values["acquisition"]),
-            seed=values["seed"],
-        )
-
-    @property
+    @cached_property
     def id(self) -> str:
-        """A readable name that ends in a hash of ``measured()``."""
-        method = (
-            self.training.name
-            if self.training.name == self.acquisition.name
-            else (f"{self.training.name}-{self.acquisition.name}")
-        )
-        return f"{self.dataset.name}.{self.model.name}.{method}.s{self.seed}.{_hash(self.measured())}".replace("/", "_")
+        """The trial's id: a readable name that ends in a hash of ``spec()``."""
+        method = f"{self.training.name}-{self.acquisition.name}"
+        if self.training.name == self.acquisition.name:
+            method = self.training.name
+        return self._named(method, self.spec())
 
-    @property
+    @cached_property
     def sharing_key(self) -> str:
-        """Equal for trials whose first cycle is one and the same training.
+        """The key of the first cycle's training: trials with equal keys run the identical training in cycle 0.
 
-        It holds all that decides that training: data, network, recipe, labelled set (with an acquisition that draws
-        its own), candidate subset (which a training may look at), loss and seed.
+        It depends on all that affects this training: dataset, model, recipe, initial set (and the acquisition, if that
+        draws the initial set), candidate subset (which a training may use), training and seed.
         """
-        decides = self.measured()
-        if not self.has_own_initial_set():
-            del decides["acquisition"]
-        decides["protocol"] = {k: decides["protocol"][k] for k in ("initial", "initial_set", "candidates")}
-        return f"{self.dataset.name}.{self.model.name}.{self.training.name}.s{self.seed}.{_hash(decides)}".replace(
-            "/", "_"
-        )
+        spec = self.spec()
+        if not self.draws_first():
+            del spec["acquisition"]
+        kept = ("initial", "initial_set", "candidates")
+        spec["protocol"] = {key: value for key, value in spec["protocol"].items() if key in kept}
+        return self._named(self.training.name, spec)
 
-    def has_own_initial_set(self) -> bool:
-        """Return whether the acquisition draws its initial set itself."""
-        acquisition, settings = self._acquisition()
-        return acquisition.own_initial_set(settings)
+    def _named(self, method: str, spec: dict[str, Any]) -> str:
+        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.dataset.name}.{self.model.name}.{method}.s{self.seed}.{digest}".replace("/", "_")
+
+    def draws_first(self) -> bool:
+        """Return whether the acquisition draws the initial set, instead of the one that all methods share."""
+        return self._acquisition.draws_first(self.acquisition.settings)
 
     def training_images(self) -> list[int]:
-        """Return the image passes of each cycle's training."""
+        """Return the image passes of the target network's training, for each cycle: labelled images x epochs."""
         return [labelled * self.recipe.epochs for labelled in self.protocol.labelled()]
 
-    def fitting_images(self, num_train: int) -> list[int]:
-        """Return the image passes that each cycle's training makes beside those of the target network."""
+    def extra_passes(self, num_train: int) -> tuple[list[int], list[int]]:
+        """Return the image passes of (training, acquisition) in addition to the target's training, for each cycle.
+
+        Those of the acquisition are 0 in the last cycle, which selects nothing.
+        """
         training = registry.find("methods", self.training.name, Training)
         assert training is not None
-        settings = training.Settings(**self.training.settings)
-        return [
-            training.auxiliary_images(settings, self.recipe, labelled, self._candidates(num_train - labelled))
-            for labelled in self.protocol.labelled()
+        counts = [(labelled, self._candidates(num_train - labelled)) for labelled in self.protocol.labelled()]
+        training_passes = [training.extra_passes(self.training.settings, self.recipe, *count) for count in counts]
+        settings = self.acquisition.settings
+        return training_passes, [
+            *(self._acquisition.extra_passes(settings, self.recipe, *count) for count in counts[:-1]),
+            0,
         ]
 
-    def preparation_images(self) -> list[int]:
-        """Return the image passes of what each cycle trains for its choice; the last cycle chooses nothing."""
-        acquisition, settings = self._acquisition()
-        chosen = self.protocol.labelled()[:-1]
-        return [*(acquisition.preparation_images(settings, self.recipe, labelled) for labelled in chosen), 0]
-
     def scores_images(self) -> bool:
-        """Return whether the acquisition looks at images at all."""
-        return self._acquisition()[0].uses_images and self.protocol.cycles > 1
+        """Return whether the trial scores images in any cycle."""
+        return self._acquisition.scores_images and self.protocol.cycles > 1
 
     def scoring_images(self, num_train: int) -> int:
-        """Return the image passes of the scoring of candidates (0 if the acquisition looks at no image)."""
+        """Return the image passes of scoring candidates, for all cycles together."""
         if not self.scores_images():
             return 0
         return sum(self._candidates(num_train - labelled) for labelled in self.protocol.labelled()[:-1])
@@ -133,46 +138,40 @@ class Trial:
     def _candidates(self, unlabelled: int) -> int:
         return min(unlabelled, self.protocol.candidates or unlabelled)
 
-    def _acquisition(self) -> tuple[type[Acquisition], Any]:
+    @property
+    def _acquisition(self) -> type[Acquisition]:
         acquisition = registry.find("methods", self.acquisition.name, Acquisition)
         assert acquisition is not None
-        return acquisition, acquisition.Settings(**self.acquisition.settings)
-
-
-def _hash(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+        return acquisition
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A checked suite and its trials."""
+    """A checked suite, which defines trials: methods x seeds."""
 
     name: str
     title: str
-    dataset: Part
+    dataset: PluginSpec
     model: Model
     recipe: Recipe
     protocol: Protocol
-    methods: dict[str, tuple[Part, Part]]
-    """label -> (training, acquisition)"""
+    methods: dict[str, tuple[PluginSpec, PluginSpec]]
+    """Name -> (training, acquisition)."""
     seeds: list[int]
     optional: bool
     on_request: bool
     exclusive: bool
     at: Callable[[str], str] = field(compare=False)
-    """Returns where a key of it, such as recipe.crop_size, was written: what a message begins with."""
+    """Returns where a key of the suite, such as recipe.crop_size, was written: the beginning of an error message."""
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
-        """Yield (label, trial), methods in the order of the config and seeds within."""
-        for label, (training, acquisition) in self.methods.items():
+        """Yield (method name, trial): methods in the order of the config, and all seeds of a method in turn."""
+        for name, (training, acquisition) in self.methods.items():
             for seed in self.seeds:
-                yield (
-                    label,
-                    Trial(self.dataset, self.model, self.recipe, self.protocol, training, acquisition, seed),
-                )
+                yield name, Trial(self.dataset, self.model, self.recipe, self.protocol, training, acquisition, seed)
 
     def written(self) -> dict[str, Any]:
-        """Return the suite as it would be written in YAML, with nothing left to defaults."""
+        """Return the suite as a mapping for YAML, with all defaults filled in."""
         return {
             "title": self.title,
             "dataset": self.dataset.written(),
@@ -180,8 +179,8 @@ class Suite:
             "recipe": self.recipe.model_dump(mode="json"),
             "protocol": self.protocol.model_dump(mode="json"),
             "methods": {
-                label: {"training": training.written(), "acquisition": acquisition.written()}
-                for label, (training, acquisition) in self.methods.items()
+                name: {"training": training.written(), "acquisition": acquisition.written()}
+                for name, (training, acquisition) in self.methods.items()
             },
             "seeds": self.seeds,
             "optional": self.optional,
@@ -190,20 +189,20 @@ class Suite:
         }
 
     def open_dataset(self, where: Where) -> Dataset:
-        """Return the suite's dataset on this machine."""
+        """Return the suite's dataset, not yet loaded, with the folders of this machine."""
         return open_dataset(self.dataset, where)
 
 
-def open_dataset(part: Part, where: Where) -> Dataset:
-    """Return a dataset, not yet loaded."""
-    dataset = registry.find("datasets", part.name, Dataset)
+def open_dataset(spec: PluginSpec, where: Where) -> Dataset:
+    """Return a dataset, not yet loaded, with the folders of this machine."""
+    dataset = registry.find("datasets", spec.name, Dataset)
     assert dataset is not None
-    return dataset(dataset.Settings(**part.settings), DataPlace.of(where.data, where.download))
+    return dataset(spec.settings, DataRoot.of(where.data, where.download))
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A whole config, checked."""
+    """A whole config, checked: suites, and where they run."""
 
     name: str
     suites: list[Suite]
@@ -211,10 +210,10 @@ class Benchmark:
 
     @property
     def output(self) -> Path:
-        """The results folder."""
+        """The results folder: ``where.output``, else runs/NAME."""
         return Path(self.where.output or Path("runs") / self.name)
 
     def written(self) -> str:
-        """Return the resolved config as YAML."""
+        """Return the config as YAML, with all defaults filled in."""
         values = {"suites": {s.name: s.written() for s in self.suites}, "where": self.where.model_dump()}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -1,6 +1,6 @@
-"""What a dataset is: facts that can be checked before a run, and images and labels once it starts.
+"""The contract of a dataset: properties that are checked before a run, and images and labels that the run loads.
 
-An image's index is its position in the training set, whose order is deterministic; there is no other kind of index.
+An image's index is its position in the training set, whose order is deterministic. There is no other kind of index.
 """
 
 from __future__ import annotations
@@ -15,52 +15,53 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from harness.data.files import IGNORED, MOST_CLASSES, Files
 from harness.settings import Strict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-from harness.data.files import IGNORED, MOST_CLASSES, Files
 
 
 @dataclass(frozen=True)
-class DataPlace:
-    """Where data lies on this machine: never part of what is measured.
+class DataRoot:
+    """Where the datasets are on this machine. It does not affect results.
 
-    ``root`` is the folder that holds every dataset (``where.data``, else $HARNESS_DATA, else ./data); ``download``
-    says whether an archive that may be downloaded is.
+    ``root`` is the folder that holds every dataset (``where.data``, else $HARNESS_DATA, else ./data). ``download`` says
+    whether archives may be downloaded.
     """
 
     root: Path
     download: bool
 
     @classmethod
-    def of(cls, data: str | None, download: bool) -> DataPlace:
-        """Return the place for the config's ``where.data`` and ``where.download``."""
+    def of(cls, data: str | None, download: bool) -> DataRoot:
+        """Return the root for the config's ``where.data`` and ``where.download``."""
         return cls(Path(data or os.environ.get("HARNESS_DATA") or "data").expanduser(), download)
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a plan needs to know of a dataset without loading it; counts are after ``limit`` and ``test_limit``."""
+class DatasetInfo:
+    """The properties of a dataset that are known without loading it; counts are after ``limit`` and ``test_limit``."""
 
     num_train: int
     num_test: int
     num_classes: int
     channels: int
     size: tuple[int, int]
+    """Height and width of the images, in pixels."""
     source: str
-    """One phrase for the user: which files are read."""
+    """The files that are read, in one phrase, for --plan."""
     per_pixel: bool = False
-    """Labels are maps: a class for each pixel, not for each image."""
+    """Whether labels are maps: one class per pixel instead of one per image."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A loaded dataset: arrays ready for a device (or for an object store, without a copy), or files to decode.
+class LoadedData:
+    """A loaded dataset: arrays, which an object store holds without a copy, or files that are decoded on access.
 
-    Shapes: images [N, H, W, channels] uint8. Labels [N] int64 with values 0..len(classes)-1, or maps [N, H, W] uint8
-    with these values or IGNORED; test maps may be a multiple of that size: where images are scaled down, the test is at
-    the labels' own size. Mean and std per channel for pixels scaled to 0..1.
+    Images are [N, H, W, channels] uint8. Labels are [N] int64 with values 0..len(classes)-1, or maps [N, H, W] uint8
+    with these values or IGNORED. The sides of test maps may be a multiple of their images' sides, because tests on
+    scaled-down images use the labels' own size. Mean and std are per channel, of pixels scaled to 0..1.
     """
 
     train_images: NDArray[np.uint8] | Files
@@ -84,18 +85,18 @@ class Problem:
                 assert count <= MOST_CLASSES, f"label maps have at most {MOST_CLASSES} classes"
             else:
                 assert labels.dtype == np.int64 and labels.shape == images.shape[:1], "one int64 label for each image"
-            if not isinstance(labels, Files):  # those are looked at when they are decoded
-                known = (labels >= 0) & (labels < count)
-                assert (known | (labels == IGNORED) if self.per_pixel else known).all(), "labels are 0..classes-1"
+            if not isinstance(labels, Files):  # files are checked when they are decoded
+                valid = (labels >= 0) & (labels < count)
+                assert (valid | (labels == IGNORED) if self.per_pixel else valid).all(), "labels are 0..classes-1"
 
     @property
     def per_pixel(self) -> bool:
-        """Return whether labels are maps."""
+        """Whether labels are maps."""
         return self.train_labels.ndim == 3
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits of all pixels and labels: equal if and only if two runs saw the same data."""
+        """Sixteen hex digits of a hash of all pixels and labels: equal for two runs on the same data."""
         digest = hashlib.sha256()
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(repr(array.shape).encode())
@@ -104,46 +105,46 @@ class Problem:
 
 
 class DatasetSettings(Strict):
-    """Settings that every dataset has; a dataset's own Settings inherit from these."""
+    """Settings that all datasets have; the Settings of a dataset inherit from this class."""
 
     limit: PositiveInt | None = Field(
-        None, description="use only this many training images, class-balanced (evenly spaced where labels are maps)"
+        None, description="use only this many training images, class-balanced (evenly spaced if labels are maps)"
     )
     test_limit: PositiveInt | None = Field(
-        None, description="use only this many test images, class-balanced (evenly spaced where labels are maps)"
+        None, description="use only this many test images, class-balanced (evenly spaced if labels are maps)"
     )
 
 
 class Dataset:
-    """Contract of datasets/<name>.py: one subclass, with its Settings nested.
+    """The contract of datasets/<name>.py, which defines one subclass, with its Settings nested.
 
-    ``facts`` must be cheap (no decoding, no torch); it and then ``fetch`` are called before anything starts, and
-    ``load`` reads everything. Each raises DataMissing with one sentence that says what to get and where to put it.
+    ``info`` must be cheap (no decoding, no torch). ``info`` and then ``fetch`` are called before a run starts; ``load``
+    reads everything. Each raises DataMissing, which states which files to get and where to put them.
     """
 
     Settings: ClassVar[type[DatasetSettings]] = DatasetSettings
 
-    def __init__(self, settings: Any, place: DataPlace) -> None:
+    def __init__(self, settings: Any, data_root: DataRoot) -> None:
         self.settings = settings
-        self.place = place
+        self.data_root = data_root
 
-    def facts(self) -> Facts:
-        """Return counts and shapes, and check that the data is there and whole."""
+    def info(self) -> DatasetInfo:
+        """Return counts and shapes, and check that the data is there and complete."""
         raise NotImplementedError
 
     def fetch(self) -> None:
-        """Download what is absent and may be downloaded; nothing to do for most datasets."""
+        """Download missing files, if downloads are allowed; by default do nothing."""
 
-    def load(self) -> Problem:
+    def load(self) -> LoadedData:
         """Return the images and labels, in an order that is the same on every machine."""
         raise NotImplementedError
 
 
 def balanced(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    """Return the ascending indices of a class-balanced part: the first images of each class, in turn of class.
+    """Return the ascending indices of a class-balanced subset: the first images of each class.
 
-    With C classes each gets limit // C images and the first limit % C classes one more; a class that has fewer
-    gives all of its images and the rest of the limit goes to the others. ``None`` keeps everything.
+    With C classes, each gets limit // C images, and the first limit % C classes get one more. A class with fewer images
+    keeps all of them, and the other classes fill the limit. A limit of None keeps all images.
     """
     if limit is None or limit >= len(labels):
         return np.arange(len(labels))
@@ -154,6 +155,9 @@ def balanced(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
 
 
 def spaced(count: int, limit: int | None) -> NDArray[np.int64]:
-    """Return the ascending indices of ``limit`` of ``count`` images, evenly spaced: neighbours in a drive are alike."""
+    """Return the ascending indices of ``limit`` of ``count`` images, evenly spaced.
+
+    Even spacing avoids consecutive frames of a recording, which are similar.
+    """
     kept = count if limit is None else min(limit, count)
     return np.arange(kept) * count // kept

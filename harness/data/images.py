@@ -1,97 +1,99 @@
-"""Images on a trial's device: uint8, from which batches are cut, augmented and normalised there."""
+"""Images on a trial's device: stored as uint8, with batches that are augmented and normalised on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-
-from harness.data.dataset import Problem
 from harness.data.files import IGNORED
-from harness.data.rows import Rows, taken
+from harness.data.rows import take
+from harness.lazy import F, torch
 from harness.settings import Recipe
 
-RESIZED_AT_ONCE = 16  # images: bounds the memory of resizing a whole dataset
+if TYPE_CHECKING:
+    from harness.data.dataset import LoadedData
+    from harness.data.rows import Rows
+
+RESIZED_AT_ONCE = 16  # images; limits the memory for resizing a whole dataset
 
 
 class Images:
     """The images of one split, without their labels.
 
-    A batch is float32 [B, channels, H, W], normalised, in channels_last memory (a batch of rows of NHWC pixels).
+    A batch is float32 [B, channels, H, W], normalised, in channels_last memory (because pixels are NHWC).
     """
 
-    def __init__(self, pixels: Rows, problem: Problem, recipe: Recipe) -> None:
+    def __init__(self, pixels: Rows, data: LoadedData, recipe: Recipe) -> None:
         self.pixels = pixels
         """[N, H, W, channels] uint8"""
         self.padding, self.crop_size, self.flip = recipe.crop_padding, recipe.crop_size, recipe.flip
-        std = torch.tensor(problem.std, device=pixels.device)
+        std = torch.tensor(data.std, device=pixels.device)
         self._scale = 1 / (255 * std)
-        self._shift = -torch.tensor(problem.mean, device=pixels.device) / std
+        self._shift = -torch.tensor(data.mean, device=pixels.device) / std
         self._resized: dict[int, Images] = {}
 
     @property
     def device(self) -> torch.device:
-        """Where the batches are."""
+        """The device of the batches."""
         return self.pixels.device
 
     def resized(self, side: int) -> Images:
-        """Return the same images at ``side`` x ``side`` pixels: themselves if they have that size, else a copy.
+        """Return these images at ``side`` x ``side`` pixels: this object if they have that size, else a resized copy.
 
-        The copy is made once: a trial's later cycles want it too, and making it reads every image.
+        The copy is kept for later cycles, because resizing reads every image.
         """
         if self.pixels.shape[1:3] == (side, side):
             return self
         if side in self._resized:
             return self._resized[side]
-        found = copy(self)
+        images_at_side = copy(self)
         parts = []
-        for pixels in taken(self.pixels, torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE)):
+        for pixels in take(self.pixels, torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE)):
             images = resized(pixels.permute(0, 3, 1, 2).float(), side)
             parts.append(images.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
-        found.pixels = torch.cat(parts)
-        self._resized[side] = found  # only now that it is whole
-        return found
+        images_at_side.pixels = torch.cat(parts)
+        self._resized[side] = images_at_side  # only now, when it is complete
+        return images_at_side
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
 
-    def plain(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return the images as they are: what is scored and tested."""
+    def unaugmented(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return images [B, channels, H, W] without augmentation, for scoring and testing."""
         return self._normalised(self.pixels[indices])
 
-    def plain_batches(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield ``plain`` of each batch of indices; files are decoded ahead."""
-        return map(self._normalised, taken(self.pixels, batches))
+    def unaugmented_batches(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield ``unaugmented`` of each batch of indices; files are decoded ahead."""
+        return map(self._normalised, take(self.pixels, batches))
 
     def augmented(self, indices: torch.Tensor, generator: torch.Generator, crop: bool = True) -> torch.Tensor:
-        """Return the images after a random crop (zero padding) and flip, or the flip alone: what is trained on."""
+        """Return images [B, channels, h, w] after a random crop (with zero padding) and flip, or only the flip."""
         return self._augmented(self.pixels[indices], generator, crop)
 
     def _augmented(self, pixels: torch.Tensor, generator: torch.Generator, crop: bool = True) -> torch.Tensor:
-        return self._normalised(_moved(pixels, *self._window(pixels.shape, generator, crop), fill=0))
+        return self._normalised(_cropped(pixels, *self._window(pixels.shape, generator, crop), fill=0))
 
     def augmented_batches(self, batches: Sequence[torch.Tensor], generator: torch.Generator) -> Iterator[torch.Tensor]:
         """Yield ``augmented`` of each batch of indices; files are decoded ahead."""
-        return (self._augmented(pixels, generator) for pixels in taken(self.pixels, batches))
+        return (self._augmented(pixels, generator) for pixels in take(self.pixels, batches))
 
     def pairs(
         self, batches: Sequence[torch.Tensor], labels: Iterable[torch.Tensor], generator: torch.Generator
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the augmented images of each batch of indices, decoded ahead, and their labels [B, *S].
 
-        A map moves with its image; it is IGNORED at the padding.
+        A label map is cropped and flipped with its image; the padding is IGNORED.
         """
-        for pixels, known in zip(taken(self.pixels, batches), labels, strict=True):
+        for pixels, label in zip(take(self.pixels, batches), labels, strict=True):
             window = self._window(pixels.shape, generator, crop=True)
-            moved = _moved(known, *window, fill=IGNORED) if known.ndim == 3 else known
-            yield self._normalised(_moved(pixels, *window, fill=0)), moved
+            cropped = _cropped(label, *window, fill=IGNORED) if label.ndim == 3 else label
+            yield self._normalised(_cropped(pixels, *window, fill=0)), cropped
 
     def _window(
         self, shape: torch.Size, generator: torch.Generator, crop: bool
     ) -> tuple[int, torch.Tensor | None, torch.Tensor | None]:
-        """Return (padding, rows [B, h], columns [B, w]) to take of the padded images; None: all as they are."""
+        """Return (padding, rows [B, h], columns [B, w]) that index the padded images; rows are None for no change."""
         batch, height, width = shape[:3]
         device, pad = self.device, self.padding if crop else 0
         size = self.crop_size if crop and self.crop_size else (height, width)
@@ -119,10 +121,10 @@ def resized(images: torch.Tensor, side: int) -> torch.Tensor:
     return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
 
-def _moved(
+def _cropped(
     values: torch.Tensor, pad: int, rows: torch.Tensor | None, columns: torch.Tensor | None, fill: int
 ) -> torch.Tensor:
-    """Return the window of values [B, H, W, ...] that is taken after padding with ``fill``."""
+    """Return rows and columns of values [B, H, W, ...] after padding them with ``fill``."""
     if rows is None or columns is None:
         return values
     if pad:

@@ -1,4 +1,4 @@
-"""Rows of a dataset on a trial's device: held there, or decoded from files batch by batch."""
+"""Rows of a dataset on a trial's device: held in its memory, or decoded from files batch by batch."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-HELD_SHARE = 0.25  # of the free memory: data that takes no more is held on the device, else read batch by batch
+from harness.lazy import torch
 
+HELD_SHARE = 0.25
+"""Largest fraction of the device's free memory that data may fill; larger data is decoded batch by batch."""
 
-DECODED_AT_ONCE = 32  # images: bounds the host's memory of bringing a whole dataset to a device
+DECODED_AT_ONCE = 32
+"""Images per step when a whole dataset is copied to a device; limits the host memory."""
 
-
-AHEAD = 2  # batches of files that are decoded while another is in use: bounds the memory of looking ahead
+AHEAD = 2
+"""Batches that are decoded in advance while another one is in use; limits the memory."""
 
 
 class Streamed:
-    """Rows of files, decoded each time they are taken: what a tensor on the device is for data that fits there.
+    """Rows that are decoded from files on access, for data that does not fit on the device.
 
-    ``rows`` (int64, on the CPU) makes it a selection: position i is file ``rows[i]``.
+    ``rows`` (int64, on the CPU) restricts it to a subset: row i is file ``rows[i]``.
     """
 
     def __init__(self, files: Any, device: torch.device, rows: np.ndarray[Any, Any] | None = None) -> None:
@@ -40,17 +42,18 @@ class Streamed:
         return self._decoded(indices.cpu()).to(self.device, non_blocking=True)
 
     def _decoded(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return rows on the CPU, in memory from which a GPU copies without anybody waiting."""
-        places = indices.numpy()
-        rows = torch.from_numpy(self.files[places if self.rows is None else self.rows[places]])
+        """Return rows on the CPU, in pinned memory if the device is a GPU, so that copies do not synchronise."""
+        wanted = indices.numpy()
+        rows = torch.from_numpy(self.files[wanted if self.rows is None else self.rows[wanted]])
         return rows.pin_memory() if self.device.type == "cuda" else rows
 
     def ahead(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield ``self[indices]`` for each batch of indices, while threads decode the next ones.
 
-        What can't be decoded raises at its own turn. The threads end with the iterator, wherever it is left.
+        A file that can't be decoded raises its error when its batch is due. The threads end with the iterator, even if
+        it is not exhausted.
         """
-        # on the CPU at once: one by one, each would wait for the device
+        # one copy to the CPU: a copy of each batch would synchronise
         parts = iter(torch.cat([*batches]).cpu().split([len(indices) for indices in batches]))
         pool = ThreadPoolExecutor(AHEAD)
         try:
@@ -63,11 +66,12 @@ class Streamed:
             pool.shutdown(cancel_futures=True)
 
 
-Rows = torch.Tensor | Streamed
-"""Data whose rows are taken by a tensor of indices, and arrive on the device."""
+if TYPE_CHECKING:
+    Rows = torch.Tensor | Streamed
+    """Data that is indexed by a tensor of indices and returns the rows on the device."""
 
 
-def taken(rows: Rows, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+def take(rows: Rows, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Yield ``rows[indices]`` for each batch of indices; files are decoded ahead."""
     return rows.ahead(batches) if isinstance(rows, Streamed) else (rows[indices] for indices in batches)
 
@@ -79,27 +83,27 @@ def _free_memory(device: torch.device) -> int:
 
 
 def on_device(array: Any, device: torch.device) -> Rows:
-    """Return an array's rows on the device; files that would not fit there stay files.
+    """Return an array's rows on the device; files that need more than HELD_SHARE of its free memory are streamed.
 
-    On the CPU an array is not copied, and must not be written to.
+    On the CPU an array is not copied, so the result must not be written to.
     """
     if not isinstance(array, np.ndarray):
         if array.nbytes > HELD_SHARE * _free_memory(device):
             return Streamed(array, device)
         held = torch.empty(array.shape, dtype=torch.uint8, device=device)
         rows = torch.arange(len(array)).split(DECODED_AT_ONCE)
-        for some, decoded in zip(held.split(DECODED_AT_ONCE), Streamed(array, device).ahead(rows), strict=True):
-            some.copy_(decoded)
+        for part, decoded in zip(held.split(DECODED_AT_ONCE), Streamed(array, device).ahead(rows), strict=True):
+            part.copy_(decoded)
         return held
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array).to(device)
 
 
-def selected(array: Any, rows: np.ndarray[Any, Any], device: torch.device) -> Rows:
-    """Return some rows of an array, in the order of ``rows``."""
+def rows_on_device(array: Any, rows: np.ndarray[Any, Any], device: torch.device) -> Rows:
+    """Return the given rows of an array, in the given order: on the device, or streamed."""
     if isinstance(array, np.ndarray):
         return on_device(array[rows], device)
-    chosen = Streamed(array, device, rows)
-    small = array.nbytes * len(rows) / len(array) <= HELD_SHARE * _free_memory(device)
-    return chosen[torch.arange(len(rows))] if small else chosen
+    streamed = Streamed(array, device, rows)
+    fits = array.nbytes * len(rows) / len(array) <= HELD_SHARE * _free_memory(device)
+    return streamed[torch.arange(len(rows))] if fits else streamed

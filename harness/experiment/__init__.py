@@ -1,1 +1,1 @@
-"""The grid of a run: its units of work, plan and display."""
+"""What a run does: its units of work, their execution, the plan and the progress display."""

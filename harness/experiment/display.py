@@ -1,21 +1,31 @@
-"""What the user sees while a run goes on: one live table on a terminal, one line per finished cycle elsewhere."""
+"""The progress display of a run: a live table on a terminal, else one line per finished cycle."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from harness.experiment.grid import Unit
-from harness.results.records import FIGURES
+from harness.results.records import METRICS, CycleRecord
 
-SURE = 0.03  # part of the work after which its speed says something: the start of the processes counts as well
+MIN_DONE = 0.03  # fraction of the work below which no remaining time is shown: starting the processes distorts it
+
+
+Listener = Callable[[str, Unit, dict[str, Any]], None]
+"""Called with (event, unit, values); the event is start, cycle, end, retry or failed."""
+
+
+def cycle_values(record: CycleRecord) -> dict[str, Any]:
+    """Return the values that the event ``cycle`` reports: cycle, labelled, cost (seconds) and the metrics."""
+    return {"cycle": record.cycle, "labelled": record.labelled, "cost": record.cost_seconds, **record.metrics}
 
 
 class Display:
-    """Follows the units of a run by their events (start, cycle, end, retry, failed).
+    """Shows the progress of a run's units, from their events.
 
-    ``finished`` are the cycles of each unit that an earlier run finished: they are reported again, but took no time.
+    ``finished`` is the number of cycles of each unit that an earlier run finished. Units report these cycles again, but
+    they took no time in this run.
     """
 
     def __init__(self, units: list[Unit], output: TextIO, finished: Sequence[int] = ()) -> None:
@@ -24,9 +34,10 @@ class Display:
         self.began = time.time()
         self.running: dict[int, dict[str, Any]] = {}
         self.reached = [0] * len(units)
-        """Cycles of each unit that were reported; a retried unit reports some of them again."""
+        """Number of reported cycles of each unit; a retried unit reports some of them again."""
         self.over: set[int] = set()
-        self.passes_here = 0
+        self.passes_done = 0
+        """Image passes of the cycles that finished in this run."""
         self.live: Any = None
         if output.isatty():
             from rich.console import Console
@@ -36,24 +47,24 @@ class Display:
             self.live.start()
 
     def seconds_left(self) -> float | None:
-        """Return the expected seconds to the end, from the image passes per second so far."""
+        """Return the expected seconds until the run ends, from its image passes per second so far; None: too early."""
         left = 0
         for number, unit in enumerate(self.units):
             if number not in self.over:
                 left += sum(unit.passes[self.reached[number] :])
-        if not self.passes_here or self.passes_here < SURE * (left + self.passes_here):
+        if not self.passes_done or self.passes_done < MIN_DONE * (left + self.passes_done):
             return None
-        return (time.time() - self.began) * left / self.passes_here
+        return (time.time() - self.began) * left / self.passes_done
 
     def __call__(self, event: str, unit: Unit, values: dict[str, Any]) -> None:
-        """Take an event and show it."""
+        """Handle an event of a unit and update the display."""
         number = self.units.index(unit)
         if event == "start":
             self.running.setdefault(number, {"cycle": None})
         elif event == "cycle":
             self._cycle(number, values)
         elif event == "retry":
-            self._print(f"{unit.name}: its process died; it goes on from its last finished cycle")
+            self._print(f"{unit.name}: its process died; it restarts from its last finished cycle")
         elif event == "failed":
             self._end(number)
             self._print(f"{unit.name}: FAILED: {values['failure']}")
@@ -67,12 +78,12 @@ class Display:
             return  # a retried unit reports its finished cycles again
         self.reached[number] = cycle + 1
         if cycle >= self.finished[number]:
-            self.passes_here += unit.passes[cycle]
+            self.passes_done += unit.passes[cycle]
         self.running[number] = values
         if self.live is None:
-            figures = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._figures(values).items())
+            shown = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._metrics(values).items())
             self._print(
-                f"{unit.name}: cycle {cycle + 1}/{unit.cycles}, {values['labelled']} labelled: {figures}"
+                f"{unit.name}: cycle {cycle + 1}/{unit.cycles}, {values['labelled']} labelled: {shown}"
                 f"  ({values['cost']:.1f} s; {self._summary()})"
             )
 
@@ -81,13 +92,13 @@ class Display:
         self.over.add(number)
 
     @staticmethod
-    def _figures(values: dict[str, Any]) -> dict[str, float]:
-        return {name: values[key] for key, name in FIGURES.items() if key in values}
+    def _metrics(values: dict[str, Any]) -> dict[str, float]:
+        return {name: values[key] for key, name in METRICS.items() if key in values}
 
     def _summary(self) -> str:
         left = self.seconds_left()
-        expected = "" if left is None else f", about {_duration(left)} left"
-        return f"{len(self.over)}/{len(self.units)} done, {_duration(time.time() - self.began)} gone{expected}"
+        expected = "" if left is None else f", about {_duration(left)} remaining"
+        return f"{len(self.over)}/{len(self.units)} done, elapsed {_duration(time.time() - self.began)}{expected}"
 
     def _print(self, line: str) -> None:
         if self.live is not None:
@@ -101,24 +112,24 @@ class Display:
         from rich.table import Table
 
         table = Table(title=self._summary(), title_justify="left")
-        figure = "/".join(dict.fromkeys(name for values in self.running.values() for name in self._figures(values)))
-        for head in ("trial", "cycle", "labelled", figure, "s/cycle", "time left"):
+        metric = "/".join(dict.fromkeys(name for values in self.running.values() for name in self._metrics(values)))
+        for head in ("trial", "cycle", "labelled", metric, "s/cycle", "remaining"):
             table.add_column(head, justify="left" if head == "trial" else "right")
         for number, values in sorted(self.running.items()):
             unit = self.units[number]
             if values["cycle"] is None:
                 table.add_row(unit.name, f"0/{unit.cycles}", "", "", "", "")
             else:
-                figures = " ".join(f"{100 * v:.2f} %" for v in self._figures(values).values())
-                cells = (f"{values['cycle'] + 1}/{unit.cycles}", str(values["labelled"]), figures)
-                # the cycles to come cost as much per training image as the last one did
+                metrics = " ".join(f"{100 * v:.2f} %" for v in self._metrics(values).values())
+                cells = (f"{values['cycle'] + 1}/{unit.cycles}", str(values["labelled"]), metrics)
+                # assumes that the remaining cycles cost as much per labelled image as the last one
                 labelled = unit.trial.protocol.labelled()
                 left = values["cost"] * sum(labelled[values["cycle"] + 1 : unit.cycles]) / values["labelled"]
                 table.add_row(unit.name, *cells, f"{values['cost']:.1f}", _duration(left))
         self.live.update(table, refresh=True)
 
     def close(self) -> None:
-        """End the live table."""
+        """Stop the live table, if there is one."""
         if self.live is not None:
             self.live.stop()
 

@@ -1,16 +1,19 @@
-"""The grid of a run: its trials, the first cycles that several of them share, and the order they start in."""
+"""The grid of a run: its trials, the first cycles that several trials share, and their order."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
+from harness import registry
 from harness.config.suite import Benchmark, Suite, Trial
-from harness.data.dataset import Facts
+from harness.data.dataset import DatasetInfo
 from harness.errors import DataMissing, UserError
-from harness.networks import names as network_names
+from harness.learning.contract import IMAGES, MAPS, Acquisition, Training
+from harness.networks import names
+from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
+from harness.results.records import SCHEMA_VERSION
 
 
 @dataclass(frozen=True)
@@ -19,60 +22,61 @@ class Unit:
 
     trial: Trial
     suite: str
-    label: str
+    method: str
+    """The method's name in the config."""
     exclusive: bool
     shared: bool
-    """True: only the training of cycle 0, for all trials with this sharing key."""
+    """Whether the unit is only the training of cycle 0, for all trials with this sharing key."""
     after: str | None
-    """Sharing key of the unit that must have ended first."""
+    """Sharing key of the unit that must end before this one starts, or None."""
     training: list[int]
-    """Image passes of the target's training in each of its cycles."""
+    """Image passes of the target network's training in each cycle of the unit."""
     auxiliary: list[int]
-    """Image passes of what is trained beside it."""
+    """Image passes of the method's additional training, such as a VAE or a committee, in each cycle of the unit."""
 
     @property
     def name(self) -> str:
-        """What the user calls it."""
-        return f"{self.suite} / {self.label} / seed {self.trial.seed}"
+        """The name that users see: suite, method and seed."""
+        return f"{self.suite} / {self.method} / seed {self.trial.seed}"
 
     @property
     def cycles(self) -> int:
-        """How many cycles it runs."""
+        """The number of cycles that the unit runs."""
         return 1 if self.shared else self.trial.protocol.cycles
 
     @property
     def passes(self) -> list[int]:
-        """Image passes of each cycle: what its length is judged by."""
+        """Image passes of each cycle, from which running times are estimated."""
         return [training + auxiliary for training, auxiliary in zip(self.training, self.auxiliary, strict=True)]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What a run will do, and what it will skip."""
+    """The units of work of a run, and the suites that it skips."""
 
     units: list[Unit]
-    """Shared first cycles first, then trials; longest first within both."""
-    facts: dict[str, Facts]
-    """By suite."""
+    """Shared first cycles, then trials; both in descending order of image passes."""
+    info: dict[str, DatasetInfo]
+    """Suite -> properties of its dataset; without skipped suites."""
     skipped: dict[str, str]
-    """Suite -> reason."""
+    """Suite -> why it is skipped."""
 
 
 def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) -> Grid:
     """Check the data of every suite and return the grid.
 
-    ``fetch``: also download what is absent and may be downloaded. Raises UserError (DataMissing for data) for the
-    first suite that can't run, unless only its data is missing and it is optional or this is for ``planning``.
+    ``fetch``: also download missing data, where that is allowed. Raises UserError (DataMissing for data) for the first
+    suite that can't run. A suite whose data is missing is skipped instead if it is optional, or if ``planning``.
     """
-    facts: dict[str, Facts] = {}
+    info: dict[str, DatasetInfo] = {}
     skipped: dict[str, str] = {}
-    known: dict[str, Facts] = {}  # suites with the same data: its checksums are taken once
+    checked: dict[str, DatasetInfo] = {}  # suites with the same dataset share the check, which computes checksums
     for suite in benchmark.suites:
         data = json.dumps(suite.dataset.written(), sort_keys=True)
         try:
-            if data not in known:
+            if data not in checked:
                 dataset = suite.open_dataset(benchmark.where)
-                known[data] = dataset.facts()
+                checked[data] = dataset.info()
                 if fetch:
                     dataset.fetch()
         except DataMissing as missing:
@@ -80,104 +84,109 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
                 raise DataMissing(f"suite {suite.name}: {missing}") from None
             skipped[suite.name] = str(missing)
             continue
-        facts[suite.name] = known[data]
-        _check_size(suite, facts[suite.name])
-        if problem := network_names.misfit(suite.model, facts[suite.name].per_pixel, suite.dataset.name):
+        info[suite.name] = checked[data]
+        _check_size(suite, info[suite.name])
+        if problem := names.incompatible(suite.model, info[suite.name].per_pixel, suite.dataset.name):
             raise UserError(f"{suite.at(f'model.{problem[0]}')}: {problem[1]}")
+        _check_labels(suite, MAPS if info[suite.name].per_pixel else IMAGES)
     running = [suite for suite in benchmark.suites if suite.name not in skipped]
     groups: dict[str, list[str]] = defaultdict(list)
     trials: dict[str, tuple[Suite, str, Trial]] = {}
     for suite in sorted(running, key=lambda suite: not suite.exclusive):
-        for label, trial in suite.trials():
-            if trial.id not in trials:  # two suites may have a trial in common: it is run as the stricter asks
-                trials[trial.id] = (suite, label, trial)
+        for method, trial in suite.trials():
+            if trial.id not in trials:  # a trial of two suites runs once, exclusively if one of them is exclusive
+                trials[trial.id] = (suite, method, trial)
                 groups[trial.sharing_key].append(trial.id)
     units = []
     for key, members in groups.items():
         if len(members) > 1:
             suite, _, trial = trials[members[0]]
             name = f"first cycle of {len(members)} methods ({trial.training.name})"
-            fitting = trial.fitting_images(facts[suite.name].num_train)
-            first = trial.training_images()[:1], fitting[:1]
+            extra, _ = trial.extra_passes(info[suite.name].num_train)
+            first = trial.training_images()[:1], extra[:1]
             units.append(Unit(trial, suite.name, name, suite.exclusive, True, None, *first))
         for member in members:
-            suite, label, trial = trials[member]
+            suite, method, trial = trials[member]
             after = key if len(members) > 1 else None
-            training, fitting = trial.training_images(), trial.fitting_images(facts[suite.name].num_train)
+            training = trial.training_images()
+            extra_training, extra_acquisition = trial.extra_passes(info[suite.name].num_train)
             if after:
-                training[0] = fitting[0] = 0
-            auxiliary = [sum(both) for both in zip(fitting, trial.preparation_images(), strict=True)]
-            units.append(Unit(trial, suite.name, label, suite.exclusive, False, after, training, auxiliary))
+                training[0] = extra_training[0] = 0
+            auxiliary = [sum(passes) for passes in zip(extra_training, extra_acquisition, strict=True)]
+            units.append(Unit(trial, suite.name, method, suite.exclusive, False, after, training, auxiliary))
     units.sort(key=lambda unit: (not unit.shared, -sum(unit.passes)))
-    return Grid(units, facts, skipped)
+    return Grid(units, info, skipped)
 
 
-def _check_size(suite: Suite, facts: Facts) -> None:
+LABELS = {IMAGES: "image labels", MAPS: "label maps"}  # kinds of labels, as messages name them
+
+
+def _check_labels(suite: Suite, kind: str) -> None:
+    """Raise UserError if a method of the suite does not support this kind of labels."""
+    for name, (training, acquisition) in suite.methods.items():
+        for half, contract in ((training, Training), (acquisition, Acquisition)):
+            plugin = registry.find("methods", half.name, contract)
+            assert plugin is not None
+            if kind not in (allowed := plugin.labels(half.settings)):
+                raise UserError(
+                    f"{suite.at(f'methods.{name}')}: {half.name} with these settings supports only "
+                    f"{' and '.join(LABELS[other] for other in sorted(allowed))}, but {suite.dataset.name} has "
+                    f"{LABELS[kind]}"
+                )
+
+
+def _check_size(suite: Suite, info: DatasetInfo) -> None:
+    """Raise UserError if the dataset has too few training images, or images too small for the crop."""
     most = suite.protocol.labelled()[-1]
-    if most > facts.num_train:
+    if most > info.num_train:
         raise UserError(
-            f"{suite.at('protocol')}: asks for {most} labelled images (initial {suite.protocol.initial} + "
+            f"{suite.at('protocol')}: needs {most} labelled images (initial {suite.protocol.initial} + "
             f"{suite.protocol.cycles - 1} x budget {suite.protocol.budget}), but {suite.dataset.name} has "
-            f"{facts.num_train} training images"
+            f"{info.num_train} training images"
         )
     crop, padding = suite.recipe.crop_size, suite.recipe.crop_padding
-    if crop and any(asked > side + 2 * padding for asked, side in zip(crop, facts.size, strict=True)):
-        height, width = facts.size
+    if crop and any(cut > side + 2 * padding for cut, side in zip(crop, info.size, strict=True)):
+        height, width = info.size
         raise UserError(
             f"{suite.at('recipe.crop_size')}: must fit into the images of {suite.dataset.name}, {height} x "
             f"{width} pixels{f' and {padding} of padding on each side' if padding else ''}, got {list(crop)}"
         )
 
 
-SETTINGS = ("dataset", "model", "recipe", "protocol")  # of a suite: equal where trials may share a table
+SETTINGS = ("dataset", "model", "recipe", "protocol")
+"""Keys of a trial's spec that all trials of a suite share: trials are in one table only if they agree on these."""
+HALVES = ("training", "acquisition")
 
 
-def with_earlier(earlier: dict[str, Any], listed: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest that still lists what earlier runs in its folder did and this one does not (--only).
-
-    Earlier trials stay in a suite's tables only if they were made with its settings and, under the label of one of
-    its methods, with that method: a table row never mixes two experiments.
-    """
-    suites = {suite["name"]: suite for suite in earlier["suites"]}
-    for suite in listed["suites"]:
-        old = suites.get(suite["name"])
-        if old is not None and suite["skipped"] and not old["skipped"]:
-            continue  # its data is gone, its results are not
-        if old is not None and old["settings"] == suite["settings"]:
-            pairs = {**old["pairs"], **suite["pairs"]}
-            same = {label for label, pair in old["pairs"].items() if pair == pairs[label]}
-            kept = {trial: what for trial, what in old["trials"].items() if what["method"] in same}
-            suite["methods"] = list(dict.fromkeys([*old["methods"], *suite["methods"]]))
-            suite["seeds"] = sorted({*old["seeds"], *suite["seeds"]})
-            suite["trials"] = {**kept, **suite["trials"]}
-            suite["pairs"] = pairs
-        suites[suite["name"]] = suite
-    return {**listed, "suites": list(suites.values())}
+def manifest(benchmark: Benchmark, grid: Grid) -> Manifest:
+    """Return the manifest of a run, which is stored as run.json."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=benchmark.name,
+        folders={},
+        suites=[_entry(suite, grid.skipped.get(suite.name)) for suite in benchmark.suites],
+    )
 
 
-def manifest(benchmark: Benchmark, grid: Grid) -> dict[str, Any]:
-    """Return run.json: what the report needs to know of a run beside its records."""
-    suites = []
-    for suite in benchmark.suites:
-        protocol, recipe = suite.protocol, suite.recipe
-        candidates = f"subset of {protocol.candidates}" if protocol.candidates else "whole pool"
-        start = {"warm": "warm start", "fresh": "fresh weights each cycle"}[protocol.start]
-        suites.append(
-            {
-                "name": suite.name,
-                "title": suite.title,
-                "settings": {k: v for k, v in suite.written().items() if k in SETTINGS},
-                "dataset": suite.dataset.name,
-                "model": suite.model.name,
-                "recipe": f"{suite.model.name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
-                f"{recipe.precision}, {start}, {candidates}",
-                "methods": list(suite.methods),
-                "seeds": suite.seeds,
-                "labelled": protocol.labelled(),
-                "exclusive": suite.exclusive,
-                "skipped": grid.skipped.get(suite.name),
-                "pairs": suite.written()["methods"],
-                "trials": {t.id: {"method": label, "seed": t.seed} for label, t in suite.trials()},
-            }
-        )
-    return {"name": benchmark.name, "suites": suites}
+def _entry(suite: Suite, skipped: str | None) -> SuiteEntry:
+    """Return a suite's entry in run.json; ``skipped``: why it does not run, or None."""
+    protocol, recipe, trials = suite.protocol, suite.recipe, list(suite.trials())
+    specs = {method: trial.spec() for method, trial in trials}
+    candidates = f"subset of {protocol.candidates}" if protocol.candidates else "whole pool"
+    start = {"warm": "warm start", "fresh": "fresh weights each cycle"}[protocol.start]
+    return SuiteEntry(
+        name=suite.name,
+        title=suite.title,
+        settings={key: spec[key] for spec in specs.values() for key in SETTINGS},
+        dataset=suite.dataset.name,
+        model=suite.model.name,
+        recipe=f"{suite.model.name}, {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.precision}, {start}, "
+        f"{candidates}",
+        methods=list(suite.methods),
+        halves={method: {half: spec[half] for half in HALVES} for method, spec in specs.items()},
+        seeds=suite.seeds,
+        labelled=protocol.labelled(),
+        exclusive=suite.exclusive,
+        skipped=skipped,
+        trials={trial.id: TrialEntry(method=method, seed=trial.seed) for method, trial in trials},
+    )

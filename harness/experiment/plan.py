@@ -1,124 +1,133 @@
-"""--plan: the grid, what it will cost, and which data is missing, without starting anything."""
+"""The text of --plan: the grid, its image passes, disk space and time, and missing data. Nothing is started."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from textwrap import fill
 from typing import Any
 
 from harness.config.suite import Benchmark
 from harness.experiment.grid import Grid
+from harness.experiment.upgrade import open_run
 from harness.networks.names import num_parameters
 from harness.results.records import CycleRecord
-from harness.results.store import KEPT_STATES, RunStore
+from harness.results.store import KEPT_STATES
 
 SECONDS_PER_HOUR = 3600
+WIDTH = 80  # columns of the text
 
 
 def _measured(benchmark: Benchmark, grid: Grid) -> tuple[dict[tuple[str, str], float], int, int]:
-    """Return what finished cycles measured.
+    """Return (rates, finished cycles, peak) of the finished cycles in the results folder.
 
-    Namely: device seconds per image pass of each suite's methods, how many cycles they are, and the most bytes of a GPU
-    that a process of theirs took (0: none ran on one).
-
-    A method none of whose cycles has finished takes as long as the suite's others do, under the label "".
+    rates: (suite, method) -> device seconds per image pass. The method "" is the mean over the suite's methods, for
+    those without a finished cycle. peak: the highest GPU memory of one process, in bytes; 0 if none ran on a GPU.
     """
-    store = RunStore(benchmark.output)
-    spent: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
-    finished = held = 0
+    _, run = open_run(benchmark.output)
+    costs: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+    finished = peak = 0
     for unit in grid.units:
         if unit.shared:
             continue
-        records: list[CycleRecord] = store.trial(unit.trial.id).records()
+        records: list[CycleRecord] = run.trial(unit.trial.id).records()
         finished += len(records)
-        held = max([held, *(r.peak_memory(("reserved", "device")) for r in records)])
-        # trials that ran side by side each had a part of the device
-        for label in (unit.label, ""):
-            spent[unit.suite, label] += [
+        peak = max([peak, *(r.peak_memory(("reserved", "device")) for r in records)])
+        # trials that ran on one device at the same time each had a share of it
+        for method in (unit.method, ""):
+            costs[unit.suite, method] += [
                 (r.training_images + unit.auxiliary[r.cycle], r.cost_seconds / r.device_share) for r in records
             ]
     rates = {
-        method: sum(seconds for _, seconds in found) / sum(images for images, _ in found)
-        for method, found in spent.items()
-        if found
+        key: sum(seconds for _, seconds in cycles) / sum(passes for passes, _ in cycles)
+        for key, cycles in costs.items()
+        if cycles
     }
-    return rates, finished, held
+    return rates, finished, peak
 
 
 def text(benchmark: Benchmark, grid: Grid) -> str:
     """Return the plan as text."""
-    from tabulate import tabulate
-
     where = benchmark.where
-    rates, finished, held = _measured(benchmark, grid)
-    rows: list[list[Any]] = []
+    rates, finished, peak = _measured(benchmark, grid)
+    trials: list[list[Any]] = []
+    costs: list[list[Any]] = []
     disk = 0.0
     for suite in benchmark.suites:
         units = [u for u in grid.units if u.suite == suite.name]
-        trials = [u for u in units if not u.shared]
         labelled = suite.protocol.labelled()
-        training, auxiliary = sum(sum(u.training) for u in units), sum(sum(u.auxiliary) for u in units)
         count = len(suite.methods) * len(suite.seeds)
-        row: list[Any] = [suite.name, f"{len(suite.methods)} x {len(suite.seeds)} = {count}", len(labelled)]
-        steps = f" +{suite.protocol.budget}" if len(labelled) > 1 else ""
-        row.append(f"{labelled[0]}{steps} .. {labelled[-1]}")
+        grid_size = f"{len(suite.methods)} x {len(suite.seeds)} = {count}"
+        steps = f" to {labelled[-1]} by {suite.protocol.budget}" if len(labelled) > 1 else ""
+        trials.append([suite.name, grid_size, len(labelled), f"{labelled[0]}{steps}"])
         if suite.name in grid.skipped:
-            rows.append([*row, "no data", "", "", "", ""])
+            costs.append([suite.name, "no data", "", "", "", ""])
             continue
-        facts = grid.facts[suite.name]
-        scoring = sum(u.trial.scoring_images(facts.num_train) for u in trials)
-        parameters = num_parameters(suite.model, facts.channels, facts.num_classes)
-        # weights of the last cycles of each trial, and of each shared first cycle
+        info = grid.info[suite.name]
+        training, auxiliary = sum(sum(u.training) for u in units), sum(sum(u.auxiliary) for u in units)
+        scoring = sum(u.trial.scoring_images(info.num_train) for u in units if not u.shared)
+        parameters = num_parameters(suite.model, info.channels, info.num_classes)
+        # the weights of the last cycles of each trial, and of each shared first cycle
         size = sum((1 if u.shared else min(KEPT_STATES, u.cycles)) * parameters * 4 for u in units) / 1e9
         disk += size
-        hours = "not measured"
+        hours = "unknown"
         if (suite.name, "") in rates:
-            rate = {u.label: rates.get((suite.name, u.label), rates[suite.name, ""]) for u in units}
-            hours = f"{sum(rate[u.label] * sum(u.passes) for u in units) / SECONDS_PER_HOUR:.2f}"
-        rows.append([*row, f"{training:,}", f"{auxiliary:,}", f"{scoring:,}", f"{size:.2f}", hours])
-    heads = [
-        "suite",
-        "methods x seeds",
-        "cycles",
-        "labels per cycle",
-        "training images",
-        "auxiliary images",
-        "scored images",
-        "disk GB",
-        "device hours",
-    ]
-    lines = [
-        f"Plan of {benchmark.name}: nothing is started.",
-        "",
-        tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["left"] * 4 + ["right"] * 5),
-        "",
-    ]
+            rate = {u.method: rates.get((suite.name, u.method), rates[suite.name, ""]) for u in units}
+            hours = f"{sum(rate[u.method] * sum(u.passes) for u in units) / SECONDS_PER_HOUR:.2f}"
+        costs.append([suite.name, f"{training:,}", f"{auxiliary:,}", f"{scoring:,}", f"{size:.2f}", hours])
     shared = sum(u.shared for u in grid.units)
-    trials_left = sum(not u.shared for u in grid.units)
-    lines.append(
-        f"{trials_left} trials; {shared} first cycles are trained once and shared by the trials that start alike."
-    )
+    paragraphs = [
+        f"Plan of {benchmark.name}. Nothing is started.",
+        _table(["suite", "methods x seeds", "cycles", "labelled images"], trials, "llll"),
+        f"{len(grid.units) - shared} trials. {shared} first cycles are shared, i.e. trained once for several trials.",
+        _table(
+            ["suite", "training\npasses", "auxiliary\npasses", "scoring\npasses", "disk\n(GB)", "device\nhours"],
+            costs,
+            "lrrrrr",
+        ),
+        "Passes count the images that networks process. training: the target networks' training; auxiliary: additional "
+        "training by a method, such as a VAE or a committee; scoring: the candidates.",
+    ]
+    if rates:
+        paragraphs.append(
+            "Device hours: for the whole grid, estimated from each method's seconds per pass in the finished cycles."
+        )
+    else:
+        paragraphs.append("Device hours: unknown; --plan estimates them once the first cycles are finished.")
+    data = []
     for suite in benchmark.suites:
         if suite.name in grid.skipped:
             word = "will be SKIPPED" if suite.optional else "CAN'T RUN"
-            lines.append(f"{suite.name} {word}: {grid.skipped[suite.name]}")
+            data.append(f"{suite.name} {word}: {grid.skipped[suite.name]}")
         else:
-            facts = grid.facts[suite.name]
-            lines.append(
-                f"{suite.name}: {facts.num_train} training and {facts.num_test} test images, {facts.num_classes} "
-                f"classes; {facts.source}"
+            info = grid.info[suite.name]
+            data.append(
+                f"{suite.name}: {info.num_train} training and {info.num_test} test images, {info.num_classes} "
+                f"classes; {info.source}"
             )
-    gpus = "1 where there are GPUs, else 0" if where.gpus_per_trial is None else f"{where.gpus_per_trial:g}"
-    lines.append(f"Per trial: {gpus} GPU, {where.cpus_per_trial} CPU; scoring: {where.scoring}, {where.shards} shards.")
-    lines.append(f"Results: {benchmark.output} ({finished} finished cycles there); about {disk:.2f} GB of weights.")
-    if held:
-        lines.append(
-            f"GPU memory: no process of theirs took more than {held / 2**30:.2f} GiB, CUDA's own left out; a trial has "
-            f"one, and {where.shards} more where Ray Data scores; where.gpus_per_trial is what they share."
+    gpus = "1 if there are any" if where.gpus_per_trial is None else f"{where.gpus_per_trial:g}"
+    workers = "" if where.scoring == "in_process" else f", {where.shards} workers"
+    notes = [
+        f"Per trial: GPUs: {gpus}; CPU cores: {where.cpus_per_trial}; scoring: {where.scoring}{workers}.",
+        f"Results folder: {benchmark.output}, with {finished} finished cycles. Weights will take about {disk:.2f} GB.",
+    ]
+    if peak:
+        notes.append(
+            f"GPU memory: no process used more than {peak / 2**30:.2f} GiB in the finished cycles, CUDA context not "
+            f"included. A trial is one process, plus {where.shards} if workers score; together they share "
+            "where.gpus_per_trial of a GPU."
         )
-    if rates:
-        lines.append(
-            "Device hours: from each method's seconds per image trained on in the finished cycles there, whole grid."
-        )
-    else:
-        lines.append("Device hours: nothing is measured yet; after the first finished cycles --plan says them.")
-    return "\n".join(lines)
+    lines = ["\n".join(_wrapped(line, "  ") for line in lines) for lines in (data, notes)]
+    return "\n\n".join([*(p if "\n" in p else _wrapped(p) for p in paragraphs), *lines])
+
+
+def _table(heads: list[str], rows: list[list[Any]], align: str) -> str:
+    """Return a table as text; ``align`` has l or r for each column."""
+    from tabulate import tabulate
+
+    sides = [{"l": "left", "r": "right"}[letter] for letter in align]
+    return tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=sides)
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """Return text in lines of at most WIDTH columns; a longer word, such as a path, stays whole."""
+    return fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

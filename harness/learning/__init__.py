@@ -1,1 +1,1 @@
-"""Training, inference and scoring of one trial: what a method is, and what it is handed."""
+"""Training, inference and scoring of one trial, and the contract of methods."""

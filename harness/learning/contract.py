@@ -1,19 +1,23 @@
-"""The contract of a method: how the network is trained, and which images it asks labels for.
+"""The contract of a method: how the target network is trained, and which images are selected next.
 
-A method is a pair (training, acquisition), written in the config; the same acquisition can follow any training, which
-is what the paper's ablations are made of. A file in methods/ defines one Training, one Acquisition, or one class that
-is both (a method that brings its own training and can be ranked by nothing else).
+A method is a pair (training, acquisition) named in the config. An acquisition can follow any training that gives what
+it needs; DAST-AL's ablations are such combinations. A file in methods/ defines one Training, one Acquisition, or one
+of each.
 
-Everything is written for tensors [B, C, *S] with the class axis at 1; for image classification S is empty.
-Files of methods take torch from ``harness.lazy`` so that their settings are read in milliseconds.
+Class scores are tensors [B, C, *s] with classes on axis 1. If images have labels, s is empty; if pixels have labels, s
+is the height and width of the network's map. Method files import torch from ``harness.lazy``, so that their settings
+are read within milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.lazy import torch
+from harness.learning.fit import fit
+from harness.learning.labels import cross_entropy
 from harness.settings import Recipe, Strict
 
 if TYPE_CHECKING:
@@ -21,141 +25,194 @@ if TYPE_CHECKING:
     from harness.networks.network import Network, Outputs
 
     Columns = dict[str, torch.Tensor]
-    """Per-image quantities: name -> tensor [number of images, ...], rows in ascending order of image index."""
+    """Named tensors. As columns of images: name -> tensor [number of images, ...]; ``select`` gets them by index."""
+
+IMAGES, MAPS = "images", "label maps"
+"""The kinds of labels: one class per image, or one class per pixel."""
 
 
-class Training:
-    """How a cycle's network is trained. The default is plain cross-entropy by the suite's recipe.
+@dataclass(frozen=True)
+class Batch:
+    """A batch of images that an acquisition describes."""
 
-    Under warm start one Training object's ``state`` is carried from cycle to cycle; with fresh weights each cycle
-    makes a new one.
-    """
-
-    class Settings(Strict):
-        """No settings."""
-
-    def __init__(self, settings: Any, num_classes: int) -> None:
-        self.settings = settings
-        self.num_classes = num_classes
-
-    def fit(self, cycle: Cycle) -> float:
-        """Train ``cycle.network`` in place and return the last epoch's mean loss. Owns all of its phases."""
-        from harness.learning.fit import fit
-
-        return fit(cycle, self.loss)
-
-    @classmethod
-    def auxiliary_images(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
-        """Return how many images ``fit`` runs through a network beside the target's own training: for --plan."""
-        return 0
-
-    def loss(self, outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        """Return the mean loss of one batch.
-
-        ``labels`` [B] int64, or maps [B, H, W] uint8 with IGNORED pixels, at the images' size; ``progress`` is epoch /
-        epochs, with epoch counted from 0, so it stays below 1.
-        """
-        from harness.learning.labels import cross_entropy
-
-        return cross_entropy(outputs.logits, labels)
-
-    def predict(self, network: Network, images: torch.Tensor) -> list[torch.Tensor]:
-        """Return [B, C, *S] whose highest class is the prediction that is tested; one for each head of a method."""
-        return [network(images).logits]
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return what crosses to the next cycle beside the network's weights."""
-        return {}
-
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over the state of the cycle before (tensors may be on the CPU)."""
-
-    def extra_parameters(self, cycle: Cycle) -> int:
-        """Return how many parameters the training adds to the target network."""
-        return 0
+    images: torch.Tensor
+    """[B, channels, H, W] float32, normalised, not augmented."""
+    index: torch.Tensor
+    """[B] int64, indices of the training set, to look up precomputed quantities of the images."""
+    generator: torch.Generator
+    """Keyed by the batch, on the images' device, so that random numbers do not depend on the worker."""
 
 
-class Acquisition:
-    """Which candidates are bought: a map over images, then a choice among its results.
-
-    ``describe`` is a pure function of its arguments, so that it may run on any worker; ``prepare`` and ``choose`` run
-    in the trial.
-    """
+class Half:
+    """Base class of the two halves of a method, Training and Acquisition."""
 
     class Settings(Strict):
         """No settings."""
 
-    @classmethod
-    def sequential(cls, settings: Any) -> bool:
-        """Return True if ``describe`` changes ``prepared`` from batch to batch: one shard, in subset order."""
-        return False
-
-    uses_images: bool = True
-    """False if ``choose`` needs no column at all (random): then nothing is scored."""
+    formerly: ClassVar[str] = ""
+    """An earlier name of the plug-in. A config with this name is rejected; stored runs with it can still be read."""
 
     def __init__(self, settings: Any, num_classes: int) -> None:
         self.settings = settings
         self.num_classes = num_classes
+        self.module: Any = None
+        """The network that the half adds to the target: set by ``ready`` from ``make``, or by the half itself."""
+        self._carried: dict[str, torch.Tensor] = {}
 
     @classmethod
-    def check(cls, settings: Any, training: type[Training], training_settings: Any) -> None:
-        """Raise ValueError, with one sentence, if this acquisition can't follow that training."""
+    def labels(cls, settings: Any) -> frozenset[str]:
+        """Return the kinds of labels that the half supports: IMAGES, MAPS or both. Others are rejected before a run."""
+        return frozenset({IMAGES, MAPS})
 
     @classmethod
-    def own_initial_set(cls, settings: Any) -> bool:
-        """Return True if ``initial_set`` draws the labelled images of cycle 0, not the draw that all methods share."""
-        return False
+    def extra_passes(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
+        """Return the image passes that a cycle needs in addition to the target's standard training, for --plan.
 
-    def initial_set(self, cycle: Cycle) -> torch.Tensor:
-        """Return the labelled images of cycle 0, as many as ``cycle.labelled``, which is the set that others share.
-
-        The cycle has no labels: nothing is bought yet.
+        An acquisition counts the passes that train its own networks; the harness counts those of scoring.
         """
-        return cycle.labelled
-
-    @classmethod
-    def preparation_images(cls, settings: Any, recipe: Recipe, labelled: int) -> int:
-        """Return how many images ``prepare`` trains a network on: for --plan."""
         return 0
 
-    def prepare(self, cycle: Cycle) -> Columns:
-        """Return the tensors that ``describe`` needs beside the network; runs once per cycle, after the training."""
-        return {}
+    def make(self, cycle: Cycle) -> torch.nn.Module | None:
+        """Return a new module on the cycle's device, trained alongside the target and carried across cycles, or None.
 
-    def describe(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> Columns:
-        """Return columns for a batch of plain images [B, channels, H, W].
-
-        The network is in evaluation mode, without gradients, in the recipe's precision; ``generator`` is keyed by
-        the batch, so random numbers don't depend on which worker draws them.
-        """
-        return {}
-
-    def heat(
-        self, network: Network, images: torch.Tensor, prepared: Columns, generator: torch.Generator
-    ) -> torch.Tensor | None:
-        """Return [B, *s], the score of each place of the network's maps, or pixel (higher: rather bought), or None.
-
-        For the report's pictures of images that have just been bought; called like ``describe``, and changes nothing.
+        If this half is a training, ``harness.learning.fit.fit`` trains the module's parameters too. Its weights are the
+        half's ``state``, and the harness counts its parameters.
         """
         return None
 
-    def choose(
+    def ready(self, cycle: Cycle) -> None:
+        """Make the module if there is none yet, with the weights of the previous cycle if there was one.
+
+        What ``make`` draws from torch's global stream is keyed by the cycle and leaves that stream untouched.
+        """
+        if self.module is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(cycle.key("module"))
+                self.module = self.make(cycle)
+            if self.module is None:
+                self._carried = {}
+                return
+            self.module.eval()
+            if self._carried:
+                self.module.load_state_dict(self._carried)
+
+    def modules(self) -> list[torch.nn.Module]:
+        """Return all networks that the half currently adds to the target; the harness counts their parameters."""
+        return [] if self.module is None else [self.module]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that are stored and carried over to the next cycle; the other half may read them."""
+        return self._carried if self.module is None else self.module.state_dict()
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore the ``state`` of the previous cycle (tensors on the trial's device)."""
+        self._carried = state
+        if self.module is not None and state:
+            self.module.load_state_dict(state)
+
+
+class Training(Half):
+    """Trains a cycle's network; by default with cross-entropy, following the suite's recipe.
+
+    Under warm start one object serves all cycles; under ``start: fresh`` each cycle has a new one.
+    """
+
+    gives: ClassVar[frozenset[str]] = frozenset({"a trained classifier"})
+    """What this training offers to an acquisition's ``needs``: the target's classifier, and contents of ``state``."""
+
+    network: Network
+    """The network in training, set by ``fit``."""
+
+    def fit(self, cycle: Cycle) -> float:
+        """Train ``cycle.network`` in place and return the last epoch's mean loss."""
+        self.network = cycle.network
+        return fit(cycle, self)
+
+    def batch(self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Any]:
+        """Return the network's input images and the targets of ``loss`` for an augmented batch: by default unchanged.
+
+        Methods that mix images or labels override it. ``generator`` is one random stream for all steps of a cycle, on
+        the images' device.
+        """
+        return images, labels
+
+    def loss(self, outputs: Outputs, targets: Any, progress: float) -> torch.Tensor:
+        """Return the mean loss of a batch.
+
+        ``targets`` come from ``batch``: by default labels [B] int64, or maps [B, H, W] uint8 with IGNORED pixels, at
+        the images' size. ``progress`` is epoch / epochs, with epochs counted from 0, so it stays below 1.
+        """
+        return cross_entropy(outputs.logits, targets)
+
+    def predict(self, network: Network, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return class scores [B, C, *s] of each tested head; the class with the highest score is the prediction."""
+        return [network(images).logits]
+
+    def replaced(self, network: Network) -> Iterable[torch.nn.Parameter]:
+        """Return the target's parameters that the module replaces; the count of extra parameters subtracts them."""
+        return ()
+
+
+class Acquisition(Half):
+    """Selects candidates: ``describe`` computes columns for each image, ``select`` selects rows of these columns.
+
+    ``describe`` is a pure function of its arguments and may run on any worker; ``prepare`` and ``select`` run in the
+    trial's process.
+    """
+
+    scores_images: ClassVar[bool] = True
+    """False if ``select`` needs no columns (random selection): no image passes through the network."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"a trained classifier"})
+    """What the training must give; other trainings are rejected before a run. Empty: any training is allowed."""
+
+    @classmethod
+    def needed(cls, settings: Any) -> frozenset[str]:
+        """Return what the training must give with these settings: by default ``needs``."""
+        return cls.needs
+
+    @classmethod
+    def draws_first(cls, settings: Any) -> bool:
+        """Return whether ``first`` draws the initial set; if not, all methods share one."""
+        return False
+
+    def first(self, cycle: Cycle) -> torch.Tensor:
+        """Return the labelled images [L] of cycle 0: as many as in ``cycle.labelled``, the set that all methods share.
+
+        The cycle has no labels yet.
+        """
+        return cycle.labelled
+
+    def prepare(self, cycle: Cycle) -> Columns:
+        """Return the tensors that ``describe`` needs in addition to the network; runs once per cycle, after training.
+
+        ``cycle.learned`` is the state of the training.
+        """
+        return {}
+
+    def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
+        """Return the columns of a batch, each [B, ...].
+
+        The network is in evaluation mode, without gradients, in the recipe's precision. The column ``score`` may be a
+        map [B, *s]; ``over_positions`` then reduces it on the worker.
+        """
+        return {}
+
+    def over_positions(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores [B] of images from the scores [B, P] of their positions: by default the mean."""
+        return scores.mean(1)
+
+    def select(
         self, columns: Columns, labelled: Callable[[], Columns], budget: int, generator: torch.Generator
     ) -> torch.Tensor:
-        """Return ``budget`` row numbers of ``columns``, preferred first: by default the highest ``score``.
+        """Return ``budget`` row numbers of ``columns`` [budget] int64, best first: by default the highest ``score``.
 
-        ``columns`` always holds ``index`` [N] int64, the ascending image indices. ``labelled()`` describes the
-        labelled images in the same way (nothing is computed unless it is called).
+        ``columns`` has a row for each candidate, and a column ``index`` [N] int64, ascending. ``labelled()`` returns
+        the same columns for the labelled images; they are computed only if it is called.
         """
         return highest(columns["score"], budget)
 
-    def extra_parameters(self, cycle: Cycle) -> int:
-        """Return how many parameters the acquisition adds to the target network."""
-        return 0
-
 
 def highest(score: torch.Tensor, budget: int) -> torch.Tensor:
-    """Return the rows of the ``budget`` highest scores, highest first; ties go to the lowest row."""
+    """Return the rows of the ``budget`` highest scores [N], highest first; ties go to the lowest row."""
     return torch.sort(score, descending=True, stable=True).indices[:budget]

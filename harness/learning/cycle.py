@@ -1,25 +1,30 @@
-"""What one cycle hands to a method."""
+"""One cycle, as a method sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-
-from harness.data.images import Images
-from harness.data.rows import Rows, taken
-from harness.networks.network import Network
-from harness.results.clock import Clock
+from harness.data.rows import take
 from harness.seeds import key, stream
 from harness.settings import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.data.images import Images
+    from harness.data.rows import Rows
+    from harness.learning.contract import Training
+    from harness.networks.network import Network
+    from harness.results.clock import Clock
 
 
 @dataclass
 class Cycle:
-    """One cycle as a method sees it: labels of labelled images only.
+    """One cycle, as a method sees it. It holds no labels of unlabelled images.
 
-    All index tensors are int64 on the trial's device and index the training set.
+    All index tensors are int64, on the trial's device, and index the training set.
     """
 
     seed: int
@@ -27,35 +32,37 @@ class Cycle:
     network: Network
     images: Images
     labelled: torch.Tensor
-    """In the order of buying."""
+    """[L], in the order of selection."""
     labels: Rows
     """Labels [L, *S] of ``labelled``, in the same order: int64, or uint8 maps with IGNORED pixels."""
     unlabelled: torch.Tensor
-    """Ascending."""
+    """[U], ascending."""
     candidates: torch.Tensor
-    """The subset of ``unlabelled`` that is ranked after this cycle, in the order it was drawn in."""
+    """[N], the subset of ``unlabelled`` that this cycle selects from, in the order in which it was drawn."""
     recipe: Recipe
-    build: Callable[[int], Network]
-    """Returns a new network like the target, on the CPU, with weights by the seed it is given."""
     clock: Clock
-    training: object = None
-    """The Training that fits this cycle's network."""
+    new_network: Callable[[int], Network]
+    """Seed -> a new network with the target's architecture, on the CPU, initialised with the seed."""
+    new_training: Callable[[], Training]
+    """Returns a new training with the settings of the target's, for methods that train several networks."""
+    learned: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The state of the training after it has trained ``network``: the training's own tensors, not copies."""
     warnings: list[str] = field(default_factory=list)
-    """What a method finds wrong with its own training; goes into the record and the report."""
+    """Problems that a method detects in its own training, for the record and the report."""
     health: dict[str, float] = field(default_factory=dict)
-    """What a method measures of its own training, for the record."""
+    """Diagnostics that a method measures of its own training, for the record."""
 
     @property
     def device(self) -> torch.device:
-        """Where images and network are."""
+        """The device of the images and the network."""
         return self.images.device
 
     def pairs(
         self, batches: Sequence[torch.Tensor], generator: torch.Generator
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield what is trained on, the augmented images and labels of each batch of positions in ``labelled``."""
+        """Yield (augmented images, labels) for each batch of positions in ``labelled``."""
         indices = [self.labelled[positions] for positions in batches]
-        return self.images.pairs(indices, taken(self.labels, batches), generator)
+        return self.images.pairs(indices, take(self.labels, batches), generator)
 
     def stream(self, purpose: str, on_device: bool = False) -> torch.Generator:
         """Return this cycle's random stream for a purpose, on the CPU or on the trial's device."""

@@ -1,23 +1,21 @@
-"""The training loop: one for every method, by the recipe."""
+"""The default training loop, which follows the suite's recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-import torch
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import NonFiniteLoss
-from harness.learning.cycle import Cycle
-from harness.networks.network import Outputs
+from harness.lazy import torch
 from harness.settings import Recipe
 
-Loss = Callable[[Outputs, torch.Tensor, float], torch.Tensor]
-"""(outputs, labels, progress) -> mean loss of the batch"""
+if TYPE_CHECKING:
+    from harness.learning.contract import Training
+    from harness.learning.cycle import Cycle
 
 
 def optimizer(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser, new in each cycle (paper, Sec. 4.1); on a GPU one kernel for all tensors."""
+    """Return the recipe's optimizer; each cycle has a new one (DAST-AL, Sec. 4.1). On a GPU it is fused."""
     parameters = [*parameters]
     common: dict[str, Any] = {
         "lr": recipe.learning_rate,
@@ -30,7 +28,7 @@ def optimizer(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch
 
 
 def shuffled(count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
-    """Return 0..count-1 in random order on the device, without waiting for it; the order is drawn on the CPU."""
+    """Return 0..count-1 in random order on the device. The order is drawn on the CPU and copied asynchronously."""
     order = torch.randperm(count, generator=generator)
     return order.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else order.to(device)
 
@@ -38,7 +36,8 @@ def shuffled(count: int, generator: torch.Generator, device: torch.device) -> to
 def batches(count: int, recipe: Recipe, generator: torch.Generator, device: torch.device) -> list[torch.Tensor]:
     """Return one epoch's batches of positions 0..count-1, shuffled, on the device.
 
-    Nothing is dropped. A last batch of a single image joins the one before: batch norm can't normalise one value.
+    Every position is in one batch. A last batch of one image is merged into the batch before it, because batch norm
+    can't normalise a single image.
     """
     parts = list(shuffled(count, generator, device).split(recipe.batch_size))
     if len(parts) > 1 and len(parts[-1]) == 1:
@@ -51,39 +50,63 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     return recipe.learning_rate * recipe.gamma ** sum(epoch >= m for m in recipe.milestones)
 
 
-def fit(cycle: Cycle, loss: Loss, extra_parameters: Iterable[torch.nn.Parameter] = (), stages: bool = False) -> float:
-    """Train the cycle's network, and what a method adds to it, by the recipe; return the last epoch's mean loss.
+def fit(cycle: Cycle, training: Training, stages: bool = False) -> float:
+    """Train the cycle's network and the training's module by the recipe; return the last epoch's mean loss.
 
-    ``stages``: the loss wants the outputs of the network's stages.
-    Losses stay on the device until an epoch's end. Raises NonFiniteLoss, naming epoch and step.
+    With ``stages`` the network also returns the outputs of its stages. Losses stay on the device until the end of an
+    epoch. Raises NonFiniteLoss, which names epoch and step.
     """
     recipe, network, device = cycle.recipe, cycle.network, cycle.device
     order, augmentation = cycle.stream("order"), cycle.stream("augmentation", on_device=True)
-    optimiser = optimizer([*network.parameters(), *extra_parameters], recipe)
+    mixing = cycle.stream("batch", on_device=True)
+    trained = [network] if training.module is None else [network, training.module]
+    optimiser = optimizer([p for module in trained for p in module.parameters()], recipe)
     losses = torch.zeros(0)
     with cycle.clock.phase("train"):
-        network.train()
+        for module in trained:
+            module.train()
         for epoch in range(recipe.epochs):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, epoch)
             step_losses = []
-            for images, labels in cycle.pairs(batches(len(cycle.labelled), recipe, order, device), augmentation):
-                value = loss(network(images, stages), labels, epoch / recipe.epochs)
+            for pair in cycle.pairs(batches(len(cycle.labelled), recipe, order, device), augmentation):
+                images, targets = training.batch(*pair, mixing)
+                loss = training.loss(network(images, stages), targets, epoch / recipe.epochs)
                 optimiser.zero_grad(set_to_none=True)
-                value.backward()
+                loss.backward()
                 optimiser.step()
-                step_losses.append(value.detach())
+                step_losses.append(loss.detach())
             losses = torch.stack(step_losses)
             check_finite(losses, cycle, f"epoch {epoch}, training")
-        network.eval()
+        for module in trained:
+            module.eval()
         return float(losses.mean())
 
 
+def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> torch.Tensor:
+    """Run one optimizer step and return the loss, detached. Other parameters get no gradient."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward(inputs=parameters)
+    optimiser.step()
+    return loss.detach()
+
+
+def built(make: Any, seed: int, device: torch.device) -> Any:
+    """Return the module ``make()`` on the device, with weights that depend only on the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # seeds only the CPU's generator, not the GPU's
+        return make().to(device)
+
+
 def check_finite(losses: torch.Tensor, cycle: Cycle, kind: str, first: int = 0) -> None:
-    """Raise NonFiniteLoss, naming cycle, kind and step, if one of the losses [steps] from step ``first`` on is not."""
+    """Raise NonFiniteLoss, which names cycle, kind and step, if one of the losses [steps] is not finite.
+
+    ``first`` is the number of the first step.
+    """
     if not bool(losses.isfinite().all()):
-        step = int((~losses.isfinite()).nonzero()[0])
+        number = int((~losses.isfinite()).nonzero()[0])
         raise NonFiniteLoss(
-            f"cycle {cycle.number}, {kind} step {first + step}: the loss is {float(losses[step])}; a lower learning "
-            "rate (recipe.learning_rate or the method's own) or, with isda, lambda_0 usually mends this"
+            f"cycle {cycle.number}, {kind} step {first + number}: the loss is {float(losses[number])}; a lower "
+            "learning rate (recipe.learning_rate or the method's own) or, for ISDA, a lower lambda_0 usually fixes this"
         )

@@ -1,22 +1,24 @@
-"""The one inference path: testing and scoring run the same code."""
+"""Inference: one implementation for testing and scoring."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-
-from harness.data.images import Images
-from harness.data.rows import Rows, taken
+from harness.data.rows import take
 from harness.errors import OutOfMemory
-from harness.learning.cycle import Cycle
+from harness.lazy import torch
 from harness.learning.labels import at_labels
-from harness.networks.network import Network
 from harness.settings import Recipe
 
-Found = TypeVar("Found")
+if TYPE_CHECKING:
+    from harness.data.images import Images
+    from harness.data.rows import Rows
+    from harness.learning.cycle import Cycle
+    from harness.networks.network import Network
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def evaluating(network: Network) -> Iterator[None]:
 
 @contextmanager
 def in_any_order() -> Iterator[None]:
-    """Allow sums in any order for a ``with`` block: of integers they are the same, and many times faster on a GPU."""
+    """Allow nondeterministic kernels in a ``with`` block that sums integers: sums are exact, and faster on a GPU."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
     try:
@@ -44,30 +46,31 @@ def in_any_order() -> Iterator[None]:
 
 @contextmanager
 def within_memory(what: str, settings: str) -> Iterator[None]:
-    """Say in one sentence what to change if the work of a ``with`` block does not fit into the device's memory."""
+    """Raise OutOfMemory, which names the ``settings`` to lower, if a ``with`` block needs too much device memory."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise OutOfMemory(
-            f"{what}: the device's memory is full; lower {settings}, or give each trial more of it "
+            f"{what}: the device's memory is full; lower {settings}, or raise each trial's share of the memory "
             "(where.gpus_per_trial)"
         ) from None
 
 
 INFERENCE = "recipe.inference_batch_size or the size of the images"
-"""What takes the memory of inference."""
+"""The settings that determine the memory of inference, for messages."""
 
 
-class Divider:
-    """Runs batches of inference whole, and from the first on that does not fit into memory in halves, or less."""
+class BatchSplitter:
+    """Runs inference batches; after an out-of-memory error, halves the batch size and keeps it."""
 
     def __init__(self, at_once: int, smallest: int = 1) -> None:
-        self.asked, self.at_once, self.smallest = at_once, at_once, smallest
+        self.requested, self.at_once, self.smallest = at_once, at_once, smallest
 
-    def run(self, batch: tuple[torch.Tensor, ...], work: Callable[[list[tuple[torch.Tensor, ...]]], Found]) -> Found:
-        """Return ``work``'s result for a batch (tensors [B, ...]), which it is given in parts; it may be called again.
+    def run(self, batch: tuple[torch.Tensor, ...], work: Callable[[list[tuple[torch.Tensor, ...]]], Result]) -> Result:
+        """Return ``work(parts)`` for a list of parts of a batch of tensors [B, ...].
 
-        Raises torch.OutOfMemoryError if not even the smallest part fits.
+        If the parts do not fit into memory, ``work`` is called again with smaller parts. Raises torch.OutOfMemoryError
+        if parts of ``smallest`` images do not fit either.
         """
         while True:
             try:
@@ -75,34 +78,34 @@ class Divider:
             except torch.OutOfMemoryError:
                 if self.at_once == self.smallest:
                     raise
-            # only here: what did not fit is held until the error is
+            # outside of the except clause, because the error keeps tensors in memory
             if batch[0].device.type == "cuda":
                 torch.cuda.empty_cache()
             self.at_once = max(self.smallest, (min(self.at_once, len(batch[0])) + 1) // 2)
 
     def warnings(self, what: str) -> list[str]:
-        """Return what the record should say of ``what``: nothing, if all batches fitted."""
-        if self.at_once == self.asked:
+        """Return a warning for the record, naming ``what``, if the batch size was halved."""
+        if self.at_once == self.requested:
             return []
-        return [f"{what}: {self.asked} images at once did not fit into the device's memory, {self.at_once} did"]
+        return [f"{what}: {self.requested} images at a time did not fit into the device's memory, {self.at_once} did"]
 
 
 def inferred(
     cycle: Cycle, indices: torch.Tensor, work: Callable[[torch.Tensor], torch.Tensor], what: str
 ) -> torch.Tensor:
-    """Return ``work``'s rows for all images with these indices, plain, the cycle's network in evaluation mode.
+    """Return the rows that ``work`` computes for the unaugmented images with these indices, in evaluation mode.
 
-    What does not fit into the device's memory goes on in smaller batches; the record then says so of ``what``.
+    If memory requires smaller batches, the record gets a warning that names ``what``.
     """
     size = cycle.recipe.inference_batch_size
-    divider = Divider(size)
+    splitter = BatchSplitter(size)
     with evaluating(cycle.network), within_memory(what, INFERENCE):
-        found = [
-            divider.run((seen,), lambda parts: torch.cat([work(images) for (images,) in parts]))
-            for seen in cycle.images.plain_batches(indices.split(size))
+        rows = [
+            splitter.run((images,), lambda parts: torch.cat([work(part) for (part,) in parts]))
+            for images in cycle.images.unaugmented_batches(indices.split(size))
         ]
-    cycle.warnings += divider.warnings(what)
-    return torch.cat(found)
+    cycle.warnings += splitter.warnings(what)
+    return torch.cat(rows)
 
 
 def confusion(
@@ -114,31 +117,33 @@ def confusion(
     predict: Callable[[Network, torch.Tensor], list[torch.Tensor]],
     warnings: list[str] | None = None,
 ) -> torch.Tensor:
-    """Return [heads, C, C] int64: how often label i was predicted as class j by each of a method's heads.
+    """Return confusion matrices [heads, C, C] int64: entry [h, i, j] counts label i predicted as class j by head h.
 
-    The images are plain; a map is predicted at its labels' own size, and IGNORED pixels are left out. ``warnings`` gets
-    what the record should say of batches that did not fit into memory.
+    Images are not augmented. Maps are predicted at the labels' own size, and IGNORED pixels are left out. ``warnings``
+    gets a warning if the batch size was halved.
     """
     counts: torch.Tensor | None = None
-    cells = num_classes**2  # of the matrix, and one more for what is IGNORED: leaving it out would wait for the device
+    cells = (
+        num_classes**2
+    )  # also the number of an extra cell for IGNORED pixels, because filtering them would synchronise
     batches = torch.arange(len(labels), device=images.device).split(recipe.inference_batch_size)
-    divider = Divider(recipe.inference_batch_size)
+    splitter = BatchSplitter(recipe.inference_batch_size)
 
-    def paired(seen: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """Return the cell of the matrix [heads, labels] of each prediction."""
-        expected = known.long()
-        found = [at_labels(head, expected).argmax(1) for head in predict(network, seen)]
-        pairs = torch.stack([(expected * num_classes + head).flatten() for head in found])
+    def paired(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the number of the matrix cell [heads, labels] that each prediction belongs to."""
+        expected = targets.long()
+        predicted = [at_labels(head, expected).argmax(1) for head in predict(network, inputs)]
+        pairs = torch.stack([(expected * num_classes + head).flatten() for head in predicted])
         return torch.where(expected.flatten() < num_classes, pairs, cells)
 
     with evaluating(network), within_memory("evaluation", INFERENCE):
-        for batch in zip(images.plain_batches(batches), taken(labels, batches), strict=True):
-            pairs = divider.run(batch, lambda parts: torch.cat([paired(*part) for part in parts], 1))
+        for batch in zip(images.unaugmented_batches(batches), take(labels, batches), strict=True):
+            pairs = splitter.run(batch, lambda parts: torch.cat([paired(*part) for part in parts], 1))
             if counts is None:
                 counts = pairs.new_zeros(len(pairs), cells + 1)
             with in_any_order():
                 counts.scatter_add_(1, pairs, torch.ones_like(pairs))
     if warnings is not None:
-        warnings += divider.warnings("evaluation")
+        warnings += splitter.warnings("evaluation")
     assert counts is not None
     return counts[:, :-1].reshape(-1, num_classes, num_classes).cpu()

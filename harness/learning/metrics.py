@@ -1,4 +1,4 @@
-"""What a test is summed up in: figures of one confusion matrix over the whole test set."""
+"""Test metrics, computed from the confusion matrices of the whole test set."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from harness.errors import UserError
 def summary(
     confusion: torch.Tensor, classes: tuple[str, ...], per_pixel: bool
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return (figures, figures by class) of confusion [heads, C, C] int64, entry [h, i, j]: label i predicted as j.
+    """Return (metrics, metrics by class) of matrices [heads, C, C] int64, entry [h, i, j]: label i predicted as j.
 
-    Images: the accuracy. Pixels: the mean intersection over union, and that of each class that the test set has.
+    For image labels, the metric is the accuracy, and there are no metrics by class. For label maps, it is the mean
+    intersection over union (IoU) of the classes in the test set, and the metrics by class are their IoUs. All are means
+    over heads.
     """
     if not per_pixel:
-        right = int(confusion.diagonal(dim1=1, dim2=2).sum())
-        return {"accuracy": right / int(confusion.sum())}, {}
-    found = iou(confusion).tolist()
-    by_class = {name: value for name, value in zip(classes, found, strict=True) if value == value}  # without NaN
+        correct = int(confusion.diagonal(dim1=1, dim2=2).sum())
+        return {"accuracy": correct / int(confusion.sum())}, {}
+    values = iou(confusion).tolist()
+    # a class that is absent from the test set is NaN, which does not equal itself
+    by_class = {name: value for name, value in zip(classes, values, strict=True) if value == value}
     if not by_class:
-        raise UserError("no pixel of the test set has a class: look at the dataset's label maps and its ignored id")
+        raise UserError("no pixel of the test set has a class: check the dataset's label maps and its ignored id")
     return {"miou": sum(by_class.values()) / len(by_class)}, by_class
 
 
 def iou(confusion: torch.Tensor) -> torch.Tensor:
-    """Return the intersection over union [C] of each class, TP / (TP + FP + FN), the mean over heads.
+    """Return the intersection over union [C] of each class, TP / (TP + FP + FN), averaged over heads.
 
-    NaN for a class that no label has.
+    It is NaN for a class that no label has.
     """
     confusion = confusion.double()
-    right = confusion.diagonal(dim1=1, dim2=2)
+    correct = confusion.diagonal(dim1=1, dim2=2)
     labelled, predicted = confusion.sum(2), confusion.sum(1)
-    found = right / (labelled + predicted - right)
-    return torch.where(labelled > 0, found, float("nan")).mean(0)
+    values = correct / (labelled + predicted - correct)
+    return torch.where(labelled > 0, values, float("nan")).mean(0)

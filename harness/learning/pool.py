@@ -1,4 +1,4 @@
-"""Which images are labelled, and which may be bought next."""
+"""The initial labelled set, and the candidates of each cycle."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def _permutation(count: int, seed: int) -> Indices:
 
 
 def initial_set(protocol: Protocol, num_train: int, seed: int) -> Indices:
-    """Return the labelled images of cycle 0, in the order they were drawn: equal for all methods of a seed.
+    """Return the labelled images of cycle 0, in the order in which they were drawn; equal for all methods of a seed.
 
-    With ``per_run`` they are equal for all seeds too (the paper's Cityscapes protocol).
+    With ``initial_set: per_run`` they are also equal for all seeds (DAST-AL's Cityscapes protocol).
     """
     pool_seed = key(seed, "pool") if protocol.initial_set == "per_seed" else key("run", "pool")
     return _permutation(num_train, pool_seed)[: protocol.initial]
 
 
 def candidates(protocol: Protocol, num_train: int, labelled: Indices, seed: int, cycle: int) -> Indices:
-    """Return the subset that is ranked after a cycle, in the order it was drawn.
+    """Return the candidates of a cycle, in the order in which they were drawn.
 
-    It is the first R unlabelled images of one permutation keyed by seed and cycle alone, so that methods which have
-    bought different images still rank nearly the same candidates, and comparisons are paired.
+    They are the first ``protocol.candidates`` unlabelled images of a permutation that depends on seed and cycle only.
+    Methods that have selected different images thus rank nearly the same candidates, and their comparison is paired.
     """
     order = _permutation(num_train, key(seed, "candidates", cycle))
     is_labelled = np.zeros(num_train, dtype=bool)

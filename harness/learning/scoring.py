@@ -1,7 +1,7 @@
-"""Describing images by a method: fixed batches in, columns out, the same on any number of workers.
+"""Scoring: an acquisition describes batches of images, with the same result on any number of workers.
 
-Batches are cut here, before anything is shared out, and random numbers are keyed by a batch's number, so a batch's
-result does not depend on which worker computes it.
+Batches are formed before they are distributed, and random numbers are keyed by a batch's number, so the result for a
+batch does not depend on which worker computes it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 
 from harness.data.images import Images
-from harness.learning.contract import Acquisition
+from harness.learning.contract import Acquisition, Batch
 from harness.learning.cycle import Cycle
-from harness.learning.inference import INFERENCE, Divider, evaluating, within_memory
+from harness.learning.inference import INFERENCE, BatchSplitter, evaluating, within_memory
 from harness.networks.network import Network
 from harness.seeds import stream
 from harness.settings import Recipe
@@ -27,28 +27,33 @@ Columns = dict[str, torch.Tensor]
 
 @dataclass
 class Shard:
-    """What one worker did."""
+    """One worker's part of the scoring."""
 
     pid: int
     images: int
     seconds: float
     warnings: list[str] = field(default_factory=list)
-    """What the cycle's record should say."""
+    """Warnings for the cycle's record."""
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
-    """Of a worker's process; empty in the trial's own, whose peak is the cycle's."""
+    """Peak memory of a worker's process; empty for the trial's own process, whose peak is in the cycle's record."""
 
 
 @dataclass
 class Scored:
-    """Columns for all images, rows in ascending order of index, and who computed them."""
+    """Columns for all images, rows in ascending order of index, and the workers that computed them."""
 
     columns: Columns
     path: str
+    """``in_process`` or ``ray_data``."""
     shards: list[Shard] = field(default_factory=list)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the entry of a cycle's record: the path and the shards."""
+        return {"path": self.path, "shards": [vars(shard) for shard in self.shards]}
 
 
 class Scorer(Protocol):
-    """A way to describe images: in this process, or on workers."""
+    """Describes images, in this process or on workers."""
 
     def describe(
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
@@ -57,11 +62,11 @@ class Scorer(Protocol):
         ...
 
     def start(self) -> None:
-        """Wait until the workers, if there are any, are ready: their start is no part of a method's seconds."""
+        """Start the workers, if there are any, and wait for them, so that their start-up is not timed as scoring."""
         ...
 
     def close(self) -> None:
-        """Release the workers."""
+        """Release the workers, if there are any."""
         ...
 
 
@@ -74,58 +79,65 @@ def describe_batches(
     key: int,
     warnings: list[str] | None = None,
 ) -> Columns:
-    """Describe batches of (number, indices); rows in the order given, with a column ``index``.
+    """Return the columns of batches (number, indices), rows in the order given, with a column ``index``.
 
-    A batch that does not fit into memory is described in parts, which draw one after another from the batch's stream:
-    a method that draws then draws other numbers than for the whole, and ``warnings``, for the record, says so.
+    Score maps are reduced batch by batch. A batch that does not fit into memory is described in parts, which draw one
+    after another from the batch's random stream. The random numbers of a method then differ from those for the whole
+    batch, and ``warnings`` gets a warning about it.
     """
-    largest = max(len(indices) for _, indices in batches)
-    # where a batch changes what the next is described with, half of one would change the result
-    divider = Divider(largest, largest if acquisition.sequential(acquisition.settings) else 1)
+    splitter = BatchSplitter(max(len(indices) for _, indices in batches))
     parts: list[Columns] = []
     drew = False
     with evaluating(network), within_memory("scoring", INFERENCE):
-        for (number, indices), images_seen in zip(
-            batches, images.plain_batches([some for _, some in batches]), strict=True
+        for (number, indices), pixels in zip(
+            batches, images.unaugmented_batches([part for _, part in batches]), strict=True
         ):
 
             def described(pieces: list[tuple[torch.Tensor, ...]], number: int = number) -> list[Columns]:
                 nonlocal drew
                 generator = stream(key, number, device=images.device)
-                untouched = generator.get_state()
-                found = [
-                    {"index": some, **acquisition.describe(network, seen, prepared, generator)} for some, seen in pieces
+                initial = generator.get_state()
+                columns = [
+                    {"index": index, **acquisition.describe(network, Batch(inputs, index, generator), prepared)}
+                    for index, inputs in pieces
                 ]
-                drew |= len(pieces) > 1 and not torch.equal(generator.get_state(), untouched)
-                return found
+                drew |= len(pieces) > 1 and not torch.equal(generator.get_state(), initial)
+                return [_reduced(acquisition, part) for part in columns]
 
-            parts += divider.run((indices, images_seen), described)
+            parts += splitter.run((indices, pixels), described)
     if warnings is not None:
-        drawn = ", and its random numbers are others than those of whole batches" if drew else ""
-        warnings += [warning + drawn for warning in divider.warnings("scoring")]
+        drawn = "; the method's random numbers therefore differ from those for whole batches" if drew else ""
+        warnings += [warning + drawn for warning in splitter.warnings("scoring")]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def _reduced(acquisition: Acquisition, columns: Columns) -> Columns:
+    """Return the columns, with score maps reduced to one score for each image."""
+    if "score" in columns and columns["score"].ndim > 1:
+        columns["score"] = acquisition.over_positions(columns["score"].flatten(1))
+    return columns
+
+
 def seconds_since(began: float, device: torch.device) -> float:
-    """Return the seconds since ``began`` (time.perf_counter) once all work on the device is done."""
+    """Return the seconds since ``began`` (time.perf_counter) after all work on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began
 
 
 def cut(indices: torch.Tensor, recipe: Recipe) -> list[tuple[int, torch.Tensor]]:
-    """Return numbered batches of indices, in order."""
+    """Return batches (number, indices), in order."""
     return list(enumerate(indices.split(recipe.inference_batch_size)))
 
 
 def ascending(columns: Columns) -> Columns:
-    """Return the columns with rows in ascending order of index: ties then go to the lowest index."""
+    """Return the columns with rows in ascending order of index, so that ties go to the lowest index."""
     order = columns["index"].argsort()
     return {name: column[order] for name, column in columns.items()}
 
 
 class InProcess:
-    """Describes images here, on the trial's own network."""
+    """Describes images in the trial's process, with the trial's own network."""
 
     def describe(
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
@@ -147,14 +159,7 @@ class InProcess:
         return Scored(ascending(columns), "in_process", [shard])
 
     def start(self) -> None:
-        """Nothing to start."""
+        """Do nothing: there are no workers."""
 
     def close(self) -> None:
-        """Nothing to release."""
-
-
-def as_record(scored: Scored | None) -> dict[str, Any]:
-    """Return what a cycle's record keeps of its scoring."""
-    if scored is None:
-        return {"path": "none", "shards": []}
-    return {"path": scored.path, "shards": [vars(s) for s in scored.shards]}
+        """Do nothing: there are no workers."""

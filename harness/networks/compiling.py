@@ -1,4 +1,4 @@
-"""torch.compile, with its seconds booked where they belong."""
+"""torch.compile, with compilation timed as a separate phase."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ import torch
 from harness.errors import UserError
 from harness.results.clock import Clock
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
-VERSIONS = 64  # of one function: networks x batches x modes of all trials of a process; torch's own limit is 8
+VERSIONS = 64  # compiled versions per function: networks x batch sizes x modes of a process; torch's default is 8
 
 
 @cache
-def compiled(function: Callable[..., Found]) -> Callable[..., Found]:
-    """Return a function that is compiled for each shape it meets; the first call imports the compiler."""
+def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Return the function, compiled for each shape of its arguments; the first call imports the compiler."""
     return torch.compile(function, dynamic=False)
 
 
-def run(function: Callable[..., Found], *arguments: Any) -> Found:
+def run(function: Callable[..., Result], *arguments: Any) -> Result:
     """Return ``function(*arguments)``, run as compiled code.
 
-    Raises UserError if it can't be compiled, and torch._dynamo.exc.FailOnRecompileLimitHit beyond VERSIONS in one
-    process: torch's default, to go on without compiling and without a word, would make trials' seconds differ.
+    Raises UserError if it can't be compiled. Raises torch._dynamo.exc.FailOnRecompileLimitHit if a process needs more
+    than VERSIONS compiled versions: by default torch would silently stop compiling, which distorts the trials' times.
     """
     from torch._dynamo import config, exc
 
-    # at each call, because the settings are a thread's own, and each trial of a process has another thread
+    # set in each call, because the settings are thread-local, and each trial of a process has its own thread
     with config.patch(recompile_limit=VERSIONS, fail_on_recompile_limit_hit=True):
         try:
             return compiled(function)(*arguments)
         except exc.FailOnRecompileLimitHit:
             raise
         except exc.TorchDynamoException as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]  # the cause is in the second
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]  # the second names the cause
             reason = " ".join(lines[:2]) or type(error).__name__
-            raise UserError(f"recipe.compile: torch can't compile the network here: {reason}") from error
+            raise UserError(f"recipe.compile: torch can't compile the network on this machine: {reason}") from error
 
 
 @contextmanager
-def booked(clock: Clock) -> Iterator[None]:
-    """Book what torch compiles in a ``with`` block on the clock's phase ``compile``.
+def timing_compilation(clock: Clock) -> Iterator[None]:
+    """Record the seconds that torch spends on compilation in a ``with`` block as the clock's phase ``compile``.
 
-    Kernels that Triton tries out at their first launch are not told of; their seconds stay in the phase that is open.
+    torch does not report Triton's tuning at the first launch of a kernel; its seconds stay in the current phase.
     """
     from torch._dynamo.callback import callback_handler
 

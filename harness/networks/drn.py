@@ -1,8 +1,8 @@
-"""Dilated residual networks (Yu, Koltun & Funkhouser, CVPR 2017), from image to map at a stride of 8.
+"""Dilated residual networks (Yu, Koltun & Funkhouser, CVPR 2017): from images to feature maps with stride 8.
 
-Nine levels of layers: the first five halve the sides three times, the later ones dilate in place of halving. Tensors
-are called as in the authors' public checkpoints (github.com/fyu/drn), so that those load. The face is that of a timm
-model; the last linear layer, ``fc``, is applied to each position.
+A network has nine levels of layers: the first five halve height and width three times, the later ones dilate instead.
+Tensors have the names of the authors' public checkpoints (github.com/fyu/drn), so that these can be loaded. The
+interface is that of a timm model; the last linear layer, ``fc``, is applied to each position.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ STRIDE = 8
 
 
 class Kind(NamedTuple):
-    """What one network differs in from the others."""
+    """The parameters in which the networks differ."""
 
     block: type[BasicBlock] | type[Bottleneck]
     blocks: tuple[int, int, int, int]
     """Residual blocks of levels 3 to 6."""
     arch: str = "D"
-    """D: levels 1, 2, 7 and 8 are one convolution each; C: two convolutions, in 1 and 2 with a shortcut."""
+    """D: levels 1, 2, 7 and 8 have one convolution each; C: two convolutions, with a shortcut in levels 1 and 2."""
     width: int = 16
     """Channels of level 0."""
 
@@ -36,7 +36,7 @@ KINDS = {
     "drn_d_54": Kind(Bottleneck, (3, 4, 6, 3)),
     "drn_small": Kind(BasicBlock, (1, 1, 1, 1), width=4),
 }
-"""The published ones, and ``drn_small``, which is ours: a D with one block per level, for CPUs and quick starts."""
+"""The published networks, and this project's ``drn_small`` for CPUs: a D with one block per level."""
 
 LEVELS = (
     # channels / width, stride, dilation
@@ -50,7 +50,7 @@ LEVELS = (
     (32, 1, 2),
     (32, 1, 1),
 )
-"""Levels 0 to 8, the same for all. A level's stride is its first convolution's, its dilation that of all of them."""
+"""Levels 0 to 8 of all networks. The stride is that of a level's first convolution, the dilation that of all."""
 
 
 def _convolution(before: int, channels: int, stride: int, dilation: int, size: int = 3) -> list[nn.Module]:
@@ -71,16 +71,16 @@ def _residual(
 
 
 def _without_shortcut(before: int, channels: int, dilation: int) -> nn.Sequential:
-    """Return the convolutions of a basic block, called as they are there."""
+    """Return the convolutions of a basic block without its shortcut, under the same names."""
     parts = [*_convolution(before, channels, 1, dilation), *_convolution(channels, channels, 1, dilation)]
     names = ("conv1", "bn1", "act1", "conv2", "bn2", "act2")
     return nn.Sequential(nn.Sequential(OrderedDict(zip(names, parts, strict=True))))
 
 
 class DRN(nn.Module):
-    """A network of ``KINDS``; ``width`` changes the channels of its first level, and all others with them.
+    """A network of ``KINDS``; ``width`` sets the channels of the first level, and scales those of all other levels.
 
-    Initialised as the authors': convolutions N(0, 2 / (k^2 C_out)), ``fc`` N(0, 2 / num_classes) with bias 0.
+    Initialised as in the authors' code: convolutions N(0, 2 / (k^2 C_out)), ``fc`` N(0, 2 / num_classes) with bias 0.
     """
 
     def __init__(self, name: str, channels: int, num_classes: int, width: int | None = None) -> None:
@@ -120,16 +120,16 @@ class DRN(nn.Module):
         return self.forward_intermediates(images, 1)[0]
 
     def forward_intermediates(self, images: torch.Tensor, indices: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the last map, and those of the last ``indices`` levels."""
-        taken: list[torch.Tensor] = []
-        here = images
+        """Return the last map, and the maps of the last ``indices`` levels."""
+        stages: list[torch.Tensor] = []
+        maps = images
         for name, part in self.named_children():
             if name != "fc":
-                here = part(here)
-                taken = [*taken, here][-indices:]
-        return here, taken
+                maps = part(maps)
+                stages = [*stages, maps][-indices:]
+        return maps, stages
 
     def forward_head(self, last: torch.Tensor, pre_logits: bool) -> torch.Tensor:
-        """Return the last map: it is what ``fc`` is fed."""
+        """Return the last map, the input of ``fc``."""
         assert pre_logits, "fc is applied by the Network"
         return last

@@ -1,4 +1,4 @@
-"""Which networks there are and how large ours are, without importing torch or timm (which takes seconds)."""
+"""The names of all networks, and checks of their settings, without importing torch or timm (which takes seconds)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from harness.settings import Model
 
 OURS = ("resnet18_cifar", "resnet18_cifar_projection", "vgg16_bn_cifar", "resnet_small")
-"""Networks for small images, built from timm's by harness/networks.py."""
+"""Networks for small images, which harness/networks/zoo.py builds from timm's."""
 
 DRNS = ("drn_c_26", "drn_d_22", "drn_d_38", "drn_d_54", "drn_small")
-"""Networks for datasets that label pixels, from harness/drn.py."""
+"""Networks for segmentation, from harness/networks/drn.py."""
 
 VGG16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+"""Output channels of the convolutions of VGG-16."""
 
 
 @cache
@@ -41,12 +42,12 @@ def sha256(path: str) -> str:
 
 
 def problem(model: Model) -> tuple[str, str] | None:
-    """Return (key, what is wrong with its value), or None if there is such a network and its file of weights."""
+    """Return (key, what is wrong with its value) for the first invalid setting, or None if all are valid."""
     if model.name not in (*OURS, *DRNS) and model.name not in timm_names():
         untagged = model.name.split(".")[0]
         close = get_close_matches(untagged, sorted({*OURS, *DRNS, *timm_names()}), n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
-        allowed = f"{', '.join((*OURS, *DRNS))}, or any model of timm {version('timm')}, without pretrained tag"
+        allowed = f"{', '.join((*OURS, *DRNS))}, or any model of timm {version('timm')}, without a pretrained tag"
         return "name", f"unknown network {model.name!r}{hint} allowed: {allowed}"
     if model.name == "vgg16_bn_cifar" and model.initialisation == "kaiming_zero_last":
         return (
@@ -58,36 +59,36 @@ def problem(model: Model) -> tuple[str, str] | None:
     if model.name == "resnet_small" and model.width is not None and model.width % 2:
         return "width", f"must be even, got {model.width}"
     if model.output_stride is not None and model.name in (*OURS, *DRNS):
-        return "output_stride", f"is for timm's models, got {model.output_stride} for {model.name}; leave it out"
+        return "output_stride", f"is for timm's models, got {model.output_stride} for {model.name}; remove it"
     if model.weights is None:
-        return ("weights_sha256", "is that of model.weights, which isn't there") if model.weights_sha256 else None
+        return ("weights_sha256", "needs model.weights, which is not set") if model.weights_sha256 else None
     if model.initialisation == "kaiming_zero_last":
-        return "initialisation", "kaiming_zero_last would be undone by model.weights; allowed: kaiming, pytorch"
+        return "initialisation", "kaiming_zero_last would be overwritten by model.weights; allowed: kaiming, pytorch"
     try:
-        found = sha256(model.weights)
+        digest = sha256(model.weights)
     except OSError as error:
         return "weights", f"{model.weights!r} can't be read: {error.strerror}"
-    if model.weights_sha256 not in (None, found):
-        return "weights_sha256", f"must be that of {model.weights!r}, {found}, got {model.weights_sha256!r}"
+    if model.weights_sha256 not in (None, digest):
+        return "weights_sha256", f"must be the SHA-256 of {model.weights!r}, {digest}, got {model.weights_sha256!r}"
     return None
 
 
-def misfit(model: Model, per_pixel: bool, dataset: str = "the dataset") -> tuple[str, str] | None:
-    """Return (key, why it can't be) where the network is not for the dataset's kind of labels, else None."""
+def incompatible(model: Model, per_pixel: bool, dataset: str = "the dataset") -> tuple[str, str] | None:
+    """Return (key, reason) if the network does not suit the dataset's kind of labels, else None."""
     dense = model.name in DRNS or model.output_stride is not None
     if per_pixel and not dense:
-        allowed = f"{', '.join(DRNS)}, or a model of timm with model.output_stride: 8"
-        return "name", f"{dataset} labels pixels, and {model.name} has one output for an image; allowed: {allowed}"
+        allowed = f"{', '.join(DRNS)}, or a timm model with model.output_stride: 8"
+        return "name", f"{dataset} labels pixels, but {model.name} has one output per image; allowed: {allowed}"
     if dense and not per_pixel:
-        problem = f"{dataset} labels images, and this makes an output for each place"
+        problem = f"{dataset} labels images, but this network has one output per position"
         if model.output_stride is not None:
-            return "output_stride", f"{problem}, got {model.output_stride}; leave it out"
-        return "name", f"{problem}, got {model.name}; allowed: {', '.join(OURS)}, or any model of timm"
+            return "output_stride", f"{problem}, got {model.output_stride}; remove it"
+        return "name", f"{problem}, got {model.name}; allowed: {', '.join(OURS)}, or any timm model"
     return None
 
 
 def num_parameters(model: Model, channels: int, num_classes: int) -> int:
-    """Return the number of parameters of a network; a DRN or one of timm's own is built, which takes seconds."""
+    """Return the number of parameters of a network. It builds DRNs and timm's own models, which takes seconds."""
 
     def resnet(widths: list[int], blocks: int) -> int:
         total, before = 9 * channels * widths[0] + 2 * widths[0], widths[0]

@@ -13,23 +13,24 @@ from harness.settings import Recipe
 
 
 class Outputs(NamedTuple):
-    """What a forward pass gives, float32; [B, C, h, w] and [B, D, h, w] for a dataset that labels pixels."""
+    """The results of a forward pass, float32. For segmentation, logits are [B, C, h, w] and features [B, D, h, w]."""
 
     logits: torch.Tensor
     """[B, C]"""
     features: torch.Tensor
-    """[B, D] penultimate features: what the last linear layer is fed."""
+    """[B, D] penultimate features: the input of the last linear layer."""
     stages: list[torch.Tensor]
-    """[B, D_s, H_s, W_s] of the last four stages, shallow to deep; empty unless asked for."""
+    """[B, D_s, H_s, W_s] of the last four stages, shallow to deep; empty unless requested."""
 
 
 class Network(nn.Module):
-    """A model with timm's face whose parts are reachable in one way.
+    """Wraps a timm-style model behind one interface: logits, penultimate features, stage outputs.
 
-    ``precision`` (float32 or bfloat16) is the precision that the network runs in. What it returns is float32, and so
-    is its last linear layer: scores and ISDA's logits hang on small differences that bfloat16 does not hold.
-    ``compiled_batches`` are how many images a batch has that runs as compiled code, in evaluation mode and in training
-    mode, if any do; a batch of another size, the last of an epoch, runs as it is: each size would be compiled anew.
+    ``precision`` is the precision that the network runs in: float32 or bfloat16. The last linear layer and all outputs
+    are float32, because scores and ISDA's logits depend on small differences that bfloat16 can't represent.
+    ``compiled_batches`` holds the two batch sizes that run as compiled code: for evaluation and for training mode.
+    Batches of other sizes, such as the last one of an epoch, are not compiled: each size would need its own
+    compilation.
     """
 
     def __init__(self, body: Any, projection: nn.Module | None = None) -> None:
@@ -53,29 +54,29 @@ class Network(nn.Module):
         return self._through(images, stages)
 
     def _through(self, images: torch.Tensor, stages: bool) -> Outputs:
-        taken: list[torch.Tensor] = []
+        stage_outputs: list[torch.Tensor] = []
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             if stages:
-                last, taken = self._with_stages(images)
+                last, stage_outputs = self._with_stages(images)
             else:
                 last = self.body.forward_features(images)
             features = self.projection(self.body.forward_head(last, pre_logits=True)).float()
-        return Outputs(self.classified(features), features, [stage.float() for stage in taken])
+        return Outputs(self.classified(features), features, [stage.float() for stage in stage_outputs])
 
     def classified(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the logits [B, C] of features [B, D]: the last linear layer alone."""
+        """Return the logits [B, C] of features [B, D], from the last linear layer alone."""
         return F.linear(features, self.classifier.weight, self.classifier.bias)
 
     def _with_stages(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the last feature map and the outputs of the last four stages."""
-        last, taken = self.body.forward_intermediates(images, indices=4)
-        return last, taken
+        last, stage_outputs = self.body.forward_intermediates(images, indices=4)
+        return last, stage_outputs
 
-    def to_place(self, device: torch.device, recipe: Recipe) -> Network:
-        """Move to a device, to run as the recipe says; the memory format is the one that suits its precision."""
+    def to_device(self, device: torch.device, recipe: Recipe) -> Network:
+        """Move to a device and set precision, memory format and compilation by the recipe."""
         self.precision = recipe.precision
         if recipe.compile:
-            compiling.compiled(Network._through)  # already now: a second of imports is no training's
+            compiling.compiled(Network._through)  # imports the compiler now, so that this is not timed as training
             self.compiled_batches = (recipe.inference_batch_size, recipe.batch_size)
         memory = torch.channels_last if recipe.precision == "bfloat16" else torch.contiguous_format
         return self.to(device=device, memory_format=memory)  # type: ignore[call-overload]
@@ -85,23 +86,23 @@ class Network(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-class _VGG(Network):
-    """A VGG, whose stages end in the last ReLU before each max-pooling (timm takes them after it)."""
+class VGG(Network):
+    """A VGG whose stages end with the last ReLU before each max-pooling (in timm, after the max-pooling)."""
 
     def _with_stages(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        taken, here = [], images
+        stage_outputs, features = [], images
         for layer in self.body.features:
             if isinstance(layer, nn.MaxPool2d):
-                taken.append(here)
-            here = layer(here)
-        return here, taken[-4:]
+                stage_outputs.append(features)
+            features = layer(features)
+        return features, stage_outputs[-4:]
 
 
 class DenseNetwork(Network):
-    """A network that gives maps: logits [B, C, h, w] and features [B, D, h, w], h = ceil(H / stride).
+    """A network for segmentation: logits [B, C, h, w] and features [B, D, h, w], h = ceil(H / stride).
 
-    Images whose sides are not multiples of the stride are filled up with zeros, the mean colour, at the bottom and on
-    the right; ``upsampled`` cuts that off. The classifier is the same nn.Linear, applied to each position.
+    Images whose sides are not multiples of the stride are padded with zeros, the mean colour, at the bottom and on the
+    right; ``upsampled`` crops this padding. The classifier is the same nn.Linear, applied to each position.
     """
 
     def __init__(self, body: Any, stride: int) -> None:

@@ -1,4 +1,4 @@
-"""Pretrained weights from a local file."""
+"""Loads pretrained weights from a local file."""
 
 from __future__ import annotations
 
@@ -14,51 +14,52 @@ from harness.networks.network import Network
 from harness.settings import Model
 
 
-def _classifier_name(body: Any) -> str:
+def classifier_name(body: Any) -> str:
     """Return the name of a timm model's last layer."""
     last = body.get_classifier()
     return next(name for name, module in body.named_modules() if module is last)
 
 
-def _reason(error: Exception) -> str:
-    """Return the first line of an error's message, or its kind if it has none."""
+def reason(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
     text = getattr(error, "strerror", None) or str(error)
     return next(iter(text.strip().splitlines()), type(error).__name__)
 
 
-SHOWN = 3  # names in a message
+SHOWN = 3  # tensor names per problem in a message
 
 
-def _take_over(network: Network, model: Model, path: str) -> None:
-    """Load a file of weights into all layers but the classifier, which stays new.
+def load_weights(network: Network, model: Model, path: str) -> None:
+    """Load a file of weights into all layers except the classifier, which keeps its initial weights.
 
-    Only tensors are read, no code. Raises UserError, which names up to three tensors of each kind, unless all fit.
+    Only tensors are read, and no code runs. Raises UserError, which names up to three tensors per problem, if tensors
+    do not fit.
     """
     try:
         digest, read = network_names.sha256(path), load_state_dict(Path(path).expanduser(), use_ema=False)
-    except Exception as error:  # whatever a file of unknown origin does to its readers
-        raise UserError(f"model.weights: {path!r} can't be read as a file of tensors: {_reason(error)}") from None
+    except Exception as error:  # readers raise many kinds of errors for an unknown file
+        raise UserError(f"model.weights: {path!r} can't be read as a file of tensors: {reason(error)}") from None
     if model.weights_sha256 not in (None, digest):
         raise UserError(f"model.weights: {path!r} has changed: its sha256 is {digest}, was {model.weights_sha256}")
 
     def tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-        last = f"{_classifier_name(network.body)}."
+        last = f"{classifier_name(network.body)}."
         return {k: v for k, v in state.items() if isinstance(v, torch.Tensor) and not k.startswith(last)}
 
-    needed, found = tensors(network.body.state_dict()), tensors(read)
-    # batch norm's counters came after the first public files
-    lacking = [k for k in needed if k not in found and not k.endswith("num_batches_tracked")]
-    other = [k for k in needed if k in found and found[k].shape != needed[k].shape]
+    needed, given = tensors(network.body.state_dict()), tensors(read)
+    # the oldest public files lack the counters of batch norm
+    lacking = [k for k in needed if k not in given and not k.endswith("num_batches_tracked")]
+    other = [k for k in needed if k in given and given[k].shape != needed[k].shape]
     problems = {
         "lacks": lacking,
-        "also has": [k for k in found if k not in needed],
-        "has in another shape": [f"{k} {[*found[k].shape]}, not {[*needed[k].shape]}" for k in other],
+        "also has": [k for k in given if k not in needed],
+        "has the wrong shape for": [f"{k} {[*given[k].shape]}, not {[*needed[k].shape]}" for k in other],
     }
-    told = [
+    sentences = [
         f"{verb} {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}"
         for verb, names in problems.items()
         if names
     ]
-    if told:
-        raise UserError(f"model.weights: {path!r} does not fit {model.name!r}: it {'; it '.join(told)}")
-    network.body.load_state_dict(found, strict=False)
+    if sentences:
+        raise UserError(f"model.weights: {path!r} does not fit {model.name!r}: it {'; it '.join(sentences)}")
+    network.body.load_state_dict(given, strict=False)

@@ -1,4 +1,4 @@
-"""The target networks: ours for small images, DRNs, and any timm model."""
+"""Builds target networks: this project's networks for small images, DRNs, and any timm model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import torch
 import torch.nn as nn
 from timm.models.resnet import BasicBlock, ResNet
 
-from harness.data.dataset import Facts
+from harness.data.dataset import DatasetInfo
 from harness.errors import UserError
-from harness.networks import drn
-from harness.networks import names as network_names
-from harness.networks.network import _VGG, DenseNetwork, Network
-from harness.networks.weights import _classifier_name, _reason, _take_over
+from harness.networks import drn, names
+from harness.networks.network import VGG, DenseNetwork, Network
+from harness.networks.weights import classifier_name, load_weights, reason
 from harness.seeds import key
 from harness.settings import Model
 
@@ -40,39 +39,39 @@ def _small_stem(body: Any, channels: int, width: int) -> Any:
     return body
 
 
-def _resnet18(model: Model, facts: Facts) -> Network:
-    body = timm.create_model("resnet18", num_classes=facts.num_classes, in_chans=facts.channels)
-    return Network(_small_stem(body, facts.channels, 64))
+def _resnet18(model: Model, info: DatasetInfo) -> Network:
+    body = timm.create_model("resnet18", num_classes=info.num_classes, in_chans=info.channels)
+    return Network(_small_stem(body, info.channels, 64))
 
 
-def _resnet18_projection(model: Model, facts: Facts) -> Network:
-    return Network(_resnet18(model, facts).body, _Projection(512))
+def _resnet18_projection(model: Model, info: DatasetInfo) -> Network:
+    return Network(_resnet18(model, info).body, _Projection(512))
 
 
-def _resnet_small(model: Model, facts: Facts) -> Network:
+def _resnet_small(model: Model, info: DatasetInfo) -> Network:
     width = model.width or 16
     body = ResNet(
         BasicBlock,
         [1, 1, 1, 1],
-        num_classes=facts.num_classes,
-        in_chans=facts.channels,
+        num_classes=info.num_classes,
+        in_chans=info.channels,
         channels=(width, 2 * width, 4 * width, 8 * width),
-        # the deep stem is the only one that lets timm's ResNet start with other than 64 channels; it is replaced
+        # only with a deep stem does timm's ResNet accept a first stage without 64 channels; the stem is replaced below
         stem_type="deep",
         stem_width=width // 2,
     )
-    return Network(_small_stem(body, facts.channels, width))
+    return Network(_small_stem(body, info.channels, width))
 
 
-def _vgg16_bn(model: Model, facts: Facts) -> Network:
-    body = timm.create_model("vgg16_bn", num_classes=facts.num_classes, in_chans=facts.channels)
+def _vgg16_bn(model: Model, info: DatasetInfo) -> Network:
+    body = timm.create_model("vgg16_bn", num_classes=info.num_classes, in_chans=info.channels)
     body.pre_logits = nn.Identity()
-    body.head.fc = nn.Linear(512, facts.num_classes)
+    body.head.fc = nn.Linear(512, info.num_classes)
     body.head_hidden_size = body.num_features = 512
-    return _VGG(body)
+    return VGG(body)
 
 
-BUILDERS: dict[str, Callable[[Model, Facts], Network]] = {
+BUILDERS: dict[str, Callable[[Model, DatasetInfo], Network]] = {
     "resnet18_cifar": _resnet18,
     "resnet18_cifar_projection": _resnet18_projection,
     "vgg16_bn_cifar": _vgg16_bn,
@@ -81,40 +80,40 @@ BUILDERS: dict[str, Callable[[Model, Facts], Network]] = {
 """Networks for small images. Sources: ResNet-18 with the 3x3 stem as in the LL4AL and DAST-AL code; ``_projection``
 is DAST-AL's own variant with one more 1x1 convolution before the classifier (11 436 106 parameters for 10 classes);
 VGG-16 with batch norm and one linear 512 -> C as in DAST-AL's code. ``resnet_small`` (four stages of one block,
-``width`` channels in the first) is ours, for CPUs and quick starts."""
+``width`` channels in the first) is this project's, for CPUs and quick starts."""
 
 
-def _dense(model: Model, facts: Facts) -> Network:
-    """Return a network that gives maps."""
+def _dense(model: Model, info: DatasetInfo) -> Network:
+    """Return a network for segmentation."""
     if model.output_stride is None:
-        return DenseNetwork(drn.DRN(model.name, facts.channels, facts.num_classes, model.width), drn.STRIDE)
+        return DenseNetwork(drn.DRN(model.name, info.channels, info.num_classes, model.width), drn.STRIDE)
     try:
         body = timm.create_model(
             model.name,
             pretrained=False,
             num_classes=0,
             global_pool="",
-            in_chans=facts.channels,
+            in_chans=info.channels,
             output_stride=model.output_stride,
         )
     except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
         raise UserError(
-            f"model.output_stride: {model.name!r} does not support {model.output_stride} ({_reason(error)}); ResNets, "
+            f"model.output_stride: {model.name!r} does not support {model.output_stride} ({reason(error)}); ResNets, "
             "EfficientNets, RegNets and ConvNeXts of timm do"
         ) from None
-    body.set_submodule(_classifier_name(body), nn.Linear(body.head_hidden_size, facts.num_classes))
+    body.set_submodule(classifier_name(body), nn.Linear(body.head_hidden_size, info.num_classes))
     return DenseNetwork(body, model.output_stride)
 
 
 def _set_last_gammas(network: Network, model: Model) -> None:
-    """Set the gamma of the last batch norm of each residual block: 1, or with kaiming_zero_last 0.
+    """Set the gamma of the last batch norm of each residual block: 0 for kaiming_zero_last, else 1.
 
-    timm's own default is 0 for some networks and not an argument of others, so neither is left to it.
+    timm's default differs between networks, and not all of them have an argument for it.
     """
     blocks = [module for module in network.modules() if hasattr(module, "zero_init_last")]
     if model.initialisation == "kaiming_zero_last":
         if not blocks:
-            raise UserError(f"model.initialisation: {model.name!r} has no residual blocks of timm's to zero")
+            raise UserError(f"model.initialisation: kaiming_zero_last zeroes residual blocks, {model.name!r} has none")
         for block in blocks:
             block.zero_init_last()  # type: ignore[operator]
     else:
@@ -123,22 +122,22 @@ def _set_last_gammas(network: Network, model: Model) -> None:
                 nn.init.ones_(module.weight)
 
 
-def build(model: Model, facts: Facts, seed: int) -> Network:
-    """Return a new network; its weights depend on the seed, and a file of weights, not on what ran before.
+def build(model: Model, info: DatasetInfo, seed: int) -> Network:
+    """Return a new network, whose weights depend only on the seed and the file of pretrained weights.
 
-    Raises UserError if the network is not for the dataset's kind of labels, or the file not for the network.
+    Raises UserError if the network does not fit the dataset's kind of labels, or the file does not fit the network.
     """
-    if problem := network_names.misfit(model, facts.per_pixel):
+    if problem := names.incompatible(model, info.per_pixel):
         raise UserError(f"model.{problem[0]}: {problem[1]}")
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's alone: a device's own stream runs on
+        torch.default_generator.manual_seed(seed)  # seeds only the CPU's generator, not the GPU's
         if model.name in BUILDERS:
-            network = BUILDERS[model.name](model, facts)
-        elif facts.per_pixel:
-            network = _dense(model, facts)
+            network = BUILDERS[model.name](model, info)
+        elif info.per_pixel:
+            network = _dense(model, info)
         else:
             network = Network(
-                timm.create_model(model.name, pretrained=False, num_classes=facts.num_classes, in_chans=facts.channels)
+                timm.create_model(model.name, pretrained=False, num_classes=info.num_classes, in_chans=info.channels)
             )
             if not isinstance(network.body.get_classifier(), nn.Linear):
                 raise UserError(f"model.name: {model.name!r} does not end in one linear layer")
@@ -148,30 +147,31 @@ def build(model: Model, facts: Facts, seed: int) -> Network:
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset()
     if model.weights is not None:
-        _take_over(network, model, model.weights)
+        load_weights(network, model, model.weights)
     return network
 
 
-CHECKED_SIDE = 64  # of an image, at most, where a network takes any size: Cityscapes' own would take minutes
+CHECKED_SIDE = 64
+"""Longest side, in pixels, of the images on which segmentation networks are checked: Cityscapes' would take minutes."""
 
 
-def check(model: Model, facts: Facts) -> None:
-    """Try a network on two images of the dataset's size. Raises UserError, with timm's own reason, if it fails."""
-    network = build(model, facts, 0).eval()
-    size = facts.size
-    expected: tuple[int, ...] = (2, facts.num_classes)
+def check(model: Model, info: DatasetInfo) -> None:
+    """Run a network on two images of the dataset's size. Raises UserError, with the network's error, if it fails."""
+    network = build(model, info, 0).eval()
+    size = info.size
+    expected: tuple[int, ...] = (2, info.num_classes)
     if isinstance(network, DenseNetwork):
         size = (min(size[0], CHECKED_SIDE), min(size[1], CHECKED_SIDE))
         expected += tuple(-(-side // network.stride) for side in size)
     try:
         with torch.no_grad():
-            logits = network(torch.zeros(2, facts.channels, *size)).logits
+            logits = network(torch.zeros(2, info.channels, *size)).logits
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise UserError(f"model.name: {model.name!r} can't take {size} images: {_reason(error)}") from None
+        raise UserError(f"model.name: {model.name!r} can't process images of size {size}: {reason(error)}") from None
     if logits.shape != expected:
-        raise UserError(f"model.name: {model.name!r} gives {tuple(logits.shape)} for 2 images, not {expected}")
+        raise UserError(f"model.name: {model.name!r} returns {tuple(logits.shape)} for 2 images, expected {expected}")
 
 
-def initial(model: Model, facts: Facts, seed: int, cycle: int) -> Network:
-    """Return the network that a cycle with fresh weights starts from; equal for all methods of a seed."""
-    return build(model, facts, key(seed, "weights", cycle))
+def initial(model: Model, info: DatasetInfo, seed: int, cycle: int) -> Network:
+    """Return the network that a cycle with fresh weights starts from. It is the same for all methods of a seed."""
+    return build(model, info, key(seed, "weights", cycle))

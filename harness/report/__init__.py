@@ -1,1 +1,1 @@
-"""Records -> tables and pictures."""
+"""The report of a run: tables, learning curves and pictures, made from its records."""

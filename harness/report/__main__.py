@@ -1,4 +1,4 @@
-"""The command line of the report."""
+"""The command line of the report: ``python -m harness.report RUN_DIR``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from harness.report.write import write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write and print the report of a run; return the exit code (2: the user can mend it)."""
-    parser = argparse.ArgumentParser(prog="python -m harness.report", description="Report a run, finished or not.")
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's folder (where.output)")
+    """Write and print the report of a run; return the exit code: 0, or 2 for a user error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.report",
+        description="Write the report of a run, finished or not, to RUN_DIR/report/, and print it.",
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="results folder of the run (where.output)")
     try:
         print(write(parser.parse_args(arguments).run_dir))
     except UserError as error:

@@ -1,17 +1,20 @@
-"""What captions and notes say of the records behind a table."""
+"""Captions and notes that describe the records of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
 
-if TYPE_CHECKING:
-    pass
-from harness.report.tables import Suite
+CYCLES_SHOWN = 4  # cycles named per warning
 
-PLACES_SHOWN = 4  # of a warning that many cycles have
+PHASES_NOTE = (
+    "train: training of the target network; auxiliary: additional training by the method, such as a VAE or a "
+    "committee; score: inference on candidates; select: selection of the images; total = train + auxiliary + score + "
+    "select; compile, if shown: torch.compile; evaluate: test; checkpoint: writing the weights"
+)
 
 
 def counted(number: int, noun: str) -> str:
@@ -19,36 +22,37 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def seen(values: Iterable[Any]) -> str:
-    """Return the different values, sorted and joined with slashes."""
+def distinct(values: Iterable[Any]) -> str:
+    """Return the distinct values as text, sorted and joined with slashes."""
     return "/".join(sorted({str(v) for v in values}))
 
 
-def provenance(suite: Suite, records: Sequence[CycleRecord]) -> str:
-    """Return where numbers come from: title, recipe, seeds, data, devices, precision; and how much is missing."""
-    data = seen(r.data_fingerprint[:12] or "unknown" for r in records)
+def provenance(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
+    """Return the origin of a table's numbers: title, recipe, seeds, data, devices, precision, and any progress."""
+    fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
     return (
         f"{suite.title}: {suite.recipe}; {counted(len(suite.seeds), 'seed')}; dataset {suite.dataset} "
-        f"(data {data}); {seen(r.device for r in records)}, {seen(r.precision for r in records)}"
+        f"(fingerprint {fingerprints}); {distinct(r.device for r in records)}, {distinct(r.precision for r in records)}"
         + ("" if is_finished(suite, records) else f"; unfinished: {progress(suite, records)}")
         + "."
     )
 
 
-def is_finished(suite: Suite, records: Sequence[CycleRecord]) -> bool:
-    """Say whether every cycle of every trial is there."""
+def is_finished(suite: SuiteEntry, records: Sequence[CycleRecord]) -> bool:
+    """Return whether every cycle of every trial is finished."""
     return len(records) >= len(suite.trials) * len(suite.labelled)
 
 
-def progress(suite: Suite, records: Sequence[CycleRecord]) -> str:
-    """Return '3 of 15 trials finished; 40 cycles of 75'."""
-    ended = sum(r.cycle == len(suite.labelled) - 1 for r in records)
+def progress(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
+    """Return, for example, '3 of 15 trials and 40 of 75 cycles finished'."""
+    finished = sum(r.cycle == len(suite.labelled) - 1 for r in records)
     cycles = len(suite.trials) * len(suite.labelled)
-    return f"{ended} of {counted(len(suite.trials), 'trial')} finished; {len(records)} cycles of {cycles}"
+    trials = f"{finished} of {counted(len(suite.trials), 'trial')}"
+    return f"{trials} and {len(records)} of {counted(cycles, 'cycle')} finished"
 
 
 def timing_note(records: Sequence[CycleRecord]) -> str:
-    """Return how far the seconds may be compared."""
+    """Return a note on how devices were shared, and so on which times are comparable."""
     share = max(r.device_share for r in records)
     note = "one trial per device"
     if share > 1:
@@ -56,42 +60,42 @@ def timing_note(records: Sequence[CycleRecord]) -> str:
         threads = (
             f"{counted(most, 'thread')} each" if len({r.threads for r in records}) == 1 else f"up to {most} threads"
         )
-        devices = seen(r.device for r in records)
-        note = f"up to {share} trials shared a device ({devices}, {threads}): compare within this table only"
+        devices = distinct(r.device for r in records)
+        note = f"up to {share} trials shared a device ({devices}, {threads}): compare times within this table only"
     if any(r.shared_from for r in records):
-        note += "; the first cycle's training was shared between methods and is counted for each"
+        note += "; methods shared the training of the first cycle, and its time counts for each of them"
     return note
 
 
 def mixtures(records: Sequence[CycleRecord]) -> list[str]:
-    """Return a WARNING for each thing that should be the same in all records of a suite and is not."""
-    things: dict[str, set[str]] = {}
+    """Return a warning for each property, such as the device, that differs between the records of a suite."""
+    different: dict[str, set[str]] = {}
     for r in records:
-        same = {
+        properties = {
             "data": r.data_fingerprint,
             "device": r.device,
             "precision": r.precision,
             "threads": str(r.threads),
             "commit": r.commit,
-            **{f"version of {name}": version for name, version in r.versions.items()},
+            **{f"{name} version": version for name, version in r.versions.items()},
         }
-        for name, value in same.items():
-            things.setdefault(name, set()).add(value)
+        for name, value in properties.items():
+            different.setdefault(name, set()).add(value)
     return [
-        f"WARNING: these results mix different values of {name}: {', '.join(sorted(values))}"
-        for name, values in things.items()
+        f"WARNING: the records of this suite differ in {name}: {', '.join(sorted(values))}"
+        for name, values in different.items()
         if len(values) > 1
     ]
 
 
 def record_warnings(records: Iterable[CycleRecord]) -> list[str]:
-    """Return each different warning once, with the trials and cycles that have it."""
-    places: dict[str, list[str]] = {}
+    """Return each distinct warning once, with the trials and cycles that have it."""
+    cycles: dict[str, list[str]] = {}
     for r in sorted(records, key=lambda r: (r.trial, r.cycle)):
         for warning in dict.fromkeys(r.warnings):
-            places.setdefault(warning, []).append(f"{r.trial} cycle {r.cycle}")
+            cycles.setdefault(warning, []).append(f"{r.trial} cycle {r.cycle}")
     return [
-        f"warning: {warning} ({', '.join(where[:PLACES_SHOWN])}"
-        + (f" and {len(where) - PLACES_SHOWN} more)" if len(where) > PLACES_SHOWN else ")")
-        for warning, where in places.items()
+        f"warning: {warning} ({', '.join(names[:CYCLES_SHOWN])}"
+        + (f" and {len(names) - CYCLES_SHOWN} more)" if len(names) > CYCLES_SHOWN else ")")
+        for warning, names in cycles.items()
     ]

@@ -1,4 +1,4 @@
-"""Numbers -> text: plain, Markdown and LaTeX tables."""
+"""Formats tables of numbers as plain text, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from harness.report.tables import EXTRA
 WIDTH = 120  # columns of the printed text
 
 
-DECIMALS = {"EP": 0, "total (min)": 3}  # all others have 2
+DECIMALS = {"EP": 0, "total (min)": 3}  # quantity -> decimals; 2 for all others
 
 
-NOTHING = "\N{EN DASH}"
+NOTHING = "\N{EN DASH}"  # in cells without a value
 
 
 def cell(mean: float, std: float, decimals: int = 2) -> str:
-    """Return '81.20±0.31', without the ± if std is NaN (one seed)."""
+    """Return, for example, '81.20±0.31', or '81.20' if std is NaN, which means one seed."""
     spread = "" if std != std else f"±{std:,.{decimals}f}"
     return f"{mean:,.{decimals}f}{spread}"
 
 
 def wide(numbers: pd.DataFrame, rows: list[str], columns: str) -> pd.DataFrame:
-    """Return a long table with a column of text for each value of ``columns``, and the rows' n (the most seeds).
+    """Return a long table as a wide table of text: a column for each value of ``columns``, and n, the number of seeds.
 
-    A cell with fewer seeds than its row says so. Where ``rows`` is the method alone, every method gets a row.
+    n is the highest number of seeds in the row; a cell with fewer has '(n=...)'. If ``rows`` is the method alone,
+    methods without results get a row too.
     """
     most = numbers.groupby(rows, observed=True)["n"].transform("max")
     names = numbers[columns].tolist()
@@ -47,7 +48,8 @@ def wide(numbers: pd.DataFrame, rows: list[str], columns: str) -> pd.DataFrame:
     return shown.fillna(NOTHING).reset_index().astype(str)
 
 
-def _wide_figure(numbers: pd.DataFrame, areas: pd.DataFrame) -> pd.DataFrame:
+def wide_metric(numbers: pd.DataFrame, areas: pd.DataFrame) -> pd.DataFrame:
+    """Return the wide table of a metric, with a column for each number of labelled images and the column AUBC."""
     shown = wide(numbers, ["method"], "labelled")
     by_method = areas.set_index("method")
     column = []
@@ -60,14 +62,16 @@ def _wide_figure(numbers: pd.DataFrame, areas: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(AUBC=column)
 
 
-def _wide_cost(numbers: pd.DataFrame) -> pd.DataFrame:
-    # Parameters are counted, not measured: a standard deviation of zero says nothing, and none at all are a dash.
-    counted = numbers["quantity"].isin(EXTRA)
-    numbers = numbers.assign(std=numbers["std"].where(~counted | (numbers["std"] > 0)))
-    return wide(numbers[~counted | (numbers["mean"] != 0)], ["method"], "quantity")
+def wide_cost(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return the wide cost table."""
+    # Parameters are counted, not measured: a standard deviation of 0 is not shown, and 0 parameters are a dash.
+    parameters = numbers["quantity"].isin(EXTRA)
+    numbers = numbers.assign(std=numbers["std"].where(~parameters | (numbers["std"] > 0)))
+    return wide(numbers[~parameters | (numbers["mean"] != 0)], ["method"], "quantity")
 
 
-def _formatted(shown: pd.DataFrame, form: str) -> str:
+def formatted(shown: pd.DataFrame, form: str) -> str:
+    """Return a wide table in one of tabulate's formats."""
     from tabulate import tabulate
 
     sides = ["left" if c == "method" else "right" for c in shown.columns]
@@ -76,31 +80,33 @@ def _formatted(shown: pd.DataFrame, form: str) -> str:
     )
 
 
-def plain(shown: pd.DataFrame, width: int = WIDTH) -> str:
-    """Return the table as text; one too wide for ``width`` goes on below, with method and labelled repeated."""
+def as_text(shown: pd.DataFrame, width: int = WIDTH) -> str:
+    """Return the table as text; columns beyond ``width`` continue below, with method and labelled repeated."""
     blocks: list[list[str]] = [[]]
     keys = [c for c in shown.columns if c in ("method", "labelled")]
     for column in shown.columns.drop(keys):
-        line = _formatted(shown[[*keys, *blocks[-1], column]], "simple").splitlines()[1]
+        line = formatted(shown[[*keys, *blocks[-1], column]], "simple").splitlines()[1]
         if blocks[-1] and len(line) > width:
             blocks.append([])
         blocks[-1].append(column)
-    return "\n\n".join(_formatted(shown[[*keys, *block]], "simple") for block in blocks)
+    return "\n\n".join(formatted(shown[[*keys, *block]], "simple") for block in blocks)
 
 
 def latex(shown: pd.DataFrame, caption: str, label: str) -> str:
     """Return a LaTeX table, which needs the package booktabs."""
     from tabulate import LATEX_ESCAPE_RULES
 
-    tabular = _formatted(shown, "latex_booktabs")  # which escapes the cells by the same rules
+    tabular = formatted(shown, "latex_booktabs")  # escapes the cells by the same rules as the caption below
     escaped = "".join(LATEX_ESCAPE_RULES.get(c, c) for c in caption)
     text = f"\\begin{{table}}\n\\centering\n\\caption{{{escaped}}}\n\\label{{tab:{label}}}\n{tabular}\n\\end{{table}}\n"
     return text.replace("±", r"$\pm$").replace(NOTHING, "--")
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
+    """Return text in lines of at most WIDTH columns."""
     return fill(text, WIDTH, break_on_hyphens=False)
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """Return text as a file name: other characters than letters, digits, _ . - become underscores."""
     return re.sub(r"[^\w.-]+", "_", text)

@@ -1,4 +1,4 @@
-"""Learning curves and queried images as pictures. Only harness.report imports this, late: matplotlib loads slowly."""
+"""Draws learning curves and selected images. Imported only when needed, because matplotlib loads slowly."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from harness.learning.queried import Queried
+    from harness.results.pictures import SelectedImages
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers, without the yellow, too pale for a line.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; without yellow, which is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 DASHES = ("-", "--", ":")
 TABLEAU = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
-CLASS_COLOURS = np.array([*TABLEAU[::2], *TABLEAU[1::2]])  # by place, the strong ones first; black is for no class
+CLASS_COLOURS = np.array([*TABLEAU[::2], *TABLEAU[1::2]])  # by class index, saturated colours first; black: no class
 
 
 def learning_curves(table: pd.DataFrame, methods: Sequence[str], title: str, caption: str, quantity: str) -> Figure:
-    """Draw mean (line) and standard deviation (band) over the labelled images, one curve per method.
+    """Return a figure with one curve per method: mean (line) and mean±std (band) by number of labelled images.
 
-    ``table`` has the columns method, labelled, mean and std (NaN: no band). Colour and marker come from a method's
-    place in ``methods``, so that they stay the same while the others have no results yet.
+    ``table`` has the columns method, labelled, mean and std (NaN: no band). Colours and markers depend on the order of
+    ``methods``, so they stay the same while some methods have no results yet.
     """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    for place, method in enumerate(methods):
+    for number, method in enumerate(methods):
         curve = table[table["method"] == method].sort_values("labelled")
         if curve.empty:
             continue
         x, mean, std = (curve[c].to_numpy(dtype=float) for c in ("labelled", "mean", "std"))
-        colour = COLOURS[place % len(COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         axes.plot(
             x,
             mean,
             label=method,
             color=colour,
-            marker=MARKERS[place % len(MARKERS)],
-            linestyle=DASHES[place // len(COLOURS) % len(DASHES)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
             markersize=5,
             linewidth=1.6,
         )
@@ -67,35 +67,36 @@ def learning_curves(table: pd.DataFrame, methods: Sequence[str], title: str, cap
 
 
 def class_colours(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the colour [..., 3] of each class, the same in every picture; black for IGNORED."""
+    """Return the RGB colours [..., 3], 0 to 1, of class indices [...], equal in all pictures; black for IGNORED."""
     return np.where((labels == IGNORED)[..., None], 0.0, CLASS_COLOURS[labels % len(CLASS_COLOURS)])
 
 
-def queried_grid(queried: Queried, title: str, caption: str) -> Figure:
-    """Draw a row per image: itself, its labels, the prediction and, if there is one, the score of each place."""
-    count, height, width = queried.labels.shape
-    columns = ["image", "labels", "prediction", *([] if queried.heat is None else ["score by place"])]
+def selected_grid(pictures: SelectedImages, title: str, caption: str) -> Figure:
+    """Return a figure with a row per image: the image, its labels, its prediction and its score map, if stored."""
+    count, height, width = pictures.labels.shape
+    columns = ["image", "labels", "prediction", *([] if pictures.score_map is None else ["score by position"])]
     figure = Figure(figsize=(2.6 * len(columns) + 1.4, 2.5 * height / width * count + 1.1), layout="constrained")
     grid = figure.subplots(count, len(columns), squeeze=False)
-    heat = queried.heat if queried.heat is None else queried.heat.astype(float)
-    for number, (index, row) in enumerate(zip(queried.indices, grid, strict=True)):
+    score_map = pictures.score_map if pictures.score_map is None else pictures.score_map.astype(float)
+    for number, (index, row) in enumerate(zip(pictures.indices, grid, strict=True)):
         row[0].imshow(
-            queried.images[number].squeeze(-1) if queried.images.shape[-1] == 1 else queried.images[number], cmap="gray"
+            pictures.images[number].squeeze(-1) if pictures.images.shape[-1] == 1 else pictures.images[number],
+            cmap="gray",
         )
-        row[1].imshow(class_colours(queried.labels[number]), interpolation="nearest")
-        row[2].imshow(class_colours(queried.predictions[number]), interpolation="nearest")
+        row[1].imshow(class_colours(pictures.labels[number]), interpolation="nearest")
+        row[2].imshow(class_colours(pictures.predictions[number]), interpolation="nearest")
         row[0].set_ylabel(f"image {index}")
-        if heat is not None:
-            last = row[3].imshow(heat[number], vmin=heat.min(), vmax=heat.max(), interpolation="nearest")
+        if score_map is not None:
+            last = row[3].imshow(score_map[number], vmin=score_map.min(), vmax=score_map.max(), interpolation="nearest")
         for axes in row:
             axes.set_xticks([])
             axes.set_yticks([])
     for axes, name in zip(grid[0], columns, strict=True):
         axes.set_title(name, fontsize=10)
-    if heat is not None:
-        figure.colorbar(last, ax=list(grid[:, 3]), label="higher: rather bought")
-    seen = np.union1d(queried.labels, queried.predictions)
-    names = [(value, "no class" if value == IGNORED else queried.classes[value]) for value in seen]
+    if score_map is not None:
+        figure.colorbar(last, ax=list(grid[:, 3]), label="higher = more likely to be selected")
+    present = np.union1d(pictures.labels, pictures.predictions)
+    names = [(value, "no class" if value == IGNORED else pictures.classes[value]) for value in present]
     patches = [Patch(color=tuple(class_colours(value)), label=name) for value, name in names]
     figure.legend(handles=patches, loc="outside right upper", frameon=False)
     figure.suptitle(title)
@@ -104,7 +105,7 @@ def queried_grid(queried: Queried, title: str, caption: str) -> Figure:
 
 
 def picture(figure: Figure, kind: str) -> bytes:
-    """Return the picture as the bytes of a ``png`` or ``svg`` file; the same figure gives the same bytes."""
+    """Return the bytes of a figure as a ``png`` or ``svg`` file; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "harness"}):
         figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)

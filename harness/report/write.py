@@ -1,37 +1,42 @@
-"""Tables and pictures of a run, finished or not: ``python -m harness.report RUN_DIR``.
+"""Writes the report of a run, finished or not: tables, learning curves and pictures of the first selected images.
 
-Data flows one way: stored records -> ``frame`` (a row per trial and cycle) -> long tables of numbers (a row per
-cell: mean, std, n) -> text. CSV files hold the long tables, in the printed ones' units; the rest is for people. Where
-trials kept the first images that they bought, these are drawn too.
+Stored records become a table with a row per trial and cycle (``frame``), then long tables with a row per cell (mean,
+std, n), then text. CSV files hold the long tables, in the units of the printed tables.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
-from harness.results.records import FIGURES, CycleRecord
+from harness.results.manifest import Manifest, SuiteEntry
+from harness.results.records import METRICS, CycleRecord
 from harness.results.store import RunStore, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.learning.queried import Queried
-from harness.report.captions import is_finished, mixtures, progress, provenance, record_warnings, timing_note
-from harness.report.formats import _file_name, _formatted, _wide_cost, _wide_figure, _wrapped, latex, plain, wide
+    from harness.results.pictures import SelectedImages
+from harness.report.captions import (
+    PHASES_NOTE,
+    is_finished,
+    mixtures,
+    progress,
+    provenance,
+    record_warnings,
+    timing_note,
+)
+from harness.report.formats import as_text, file_name, formatted, latex, wide, wide_cost, wide_metric, wrapped
 from harness.report.tables import (
-    Suite,
-    _percent,
     aubc_table,
     class_table,
     cost_table,
-    figure_keys,
-    figure_table,
     frame,
+    metric_keys,
+    metric_table,
+    percent,
     seconds_by_cycle_table,
     seconds_table,
 )
@@ -39,45 +44,46 @@ from harness.report.tables import (
 
 @dataclass(frozen=True)
 class Table:
-    """A table in all its forms."""
+    """A table of the report: its caption, numbers and text."""
 
     name: str
-    """What follows the suite's name in the file names."""
+    """The part of the file names after the suite's name."""
     caption: str
     numbers: dict[str, pd.DataFrame]
-    """Long tables by the ending of their file name ('' for the table itself)."""
+    """File name suffix -> long table; '' for the table itself."""
     shown: pd.DataFrame
-    """The wide table; all cells are text."""
+    """The wide table, with text in all cells."""
     printed: bool = True
-    figure: str = ""
-    """The figure whose curves are drawn from the numbers, if any."""
+    """Whether the table is printed, or only written to a file."""
+    metric: str = ""
+    """Name of the metric whose learning curves are drawn from the numbers; '': none."""
 
 
-def suite_tables(suite: Suite, records: Sequence[CycleRecord]) -> list[Table]:
+def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Table]:
     """Return the tables of a suite that has records."""
     table = frame(records, suite.methods)
     source = provenance(suite, records)
-    timing = f"{timing_note(records)}. {source}"
-    total = "total = train + auxiliary + score + select"
-    which = "the cycles that bought images (the last buys none)" if table["bought"].any() else "all cycles"
+    timing = f"Timing: {timing_note(records)}. {source}"
+    spread = "mean±std (sample) over n seeds, fewer where marked (n=...)"
+    cycles = "all cycles except the last, which selects nothing" if table["selected"].any() else "all cycles"
     if not is_finished(suite, records):
-        which += ", an unfinished trial's so far"
+        cycles += " (unfinished trials: the cycles so far)"
     tables = []
-    for key in figure_keys(records):
-        numbers, areas = figure_table(table, key), aubc_table(table, key)
+    for key in metric_keys(records):
+        numbers, areas = metric_table(table, key), aubc_table(table, key)
         if numbers.empty:
             continue
         span = f"{numbers['labelled'].min()} to {numbers['labelled'].max()}"
         caption = (
-            f"{_percent(key)} by labelled images: mean±std (sample, n-1) over n seeds. AUBC: area under the curve from "
-            f"{span} labelled images, divided by that span, of the seeds that have all of it. {source}"
+            f"{percent(key)} on the test set by number of labelled images: {spread}. AUBC: area under this curve from "
+            f"{span} labelled images, divided by that span; only seeds with results at all numbers count. {source}"
         )
         long = {"": numbers, "_aubc": areas}
-        tables.append(Table(_file_name(key), caption, long, _wide_figure(numbers, areas), figure=FIGURES.get(key, key)))
+        tables.append(Table(file_name(key), caption, long, wide_metric(numbers, areas), metric=METRICS.get(key, key)))
     if len(by_class := class_table(records, suite.methods)):
         caption = (
-            f"IoU (%) of each class at {by_class['labelled'][0]} labelled images, the last number that all trials here "
-            f"have: mean±std (sample, n-1) over n seeds. {source}"
+            f"IoU (%) of each class at {by_class['labelled'][0]} labelled images, the highest number that all trials "
+            f"in this table have reached: {spread}. {source}"
         )
         shown = wide(by_class, ["method"], "quantity")
         tables.append(Table("class_iou", caption, {"": by_class.rename(columns={"quantity": "class"})}, shown))
@@ -85,8 +91,8 @@ def suite_tables(suite: Suite, records: Sequence[CycleRecord]) -> list[Table]:
     tables.append(
         Table(
             "seconds",
-            f"Wall-clock seconds per cycle: mean over cycles of each trial, namely {which}, then mean±std over n "
-            f"seeds. {total}; {timing}",
+            f"Wall-clock seconds per cycle by phase, averaged over {cycles}, for each trial: {spread}. {PHASES_NOTE}. "
+            f"{timing}",
             {"": seconds},
             wide(seconds, ["method"], "quantity"),
         )
@@ -94,7 +100,8 @@ def suite_tables(suite: Suite, records: Sequence[CycleRecord]) -> list[Table]:
     tables.append(
         Table(
             "seconds_by_cycle",
-            f"Wall-clock seconds of every cycle: mean±std over n seeds. {total}; {timing}",
+            f"Wall-clock seconds of every cycle by phase: {spread}. labelled: number of labelled images; "
+            f"{PHASES_NOTE}. {timing}",
             {"": by_cycle},
             wide(by_cycle, ["method", "labelled"], "quantity"),
             printed=False,
@@ -103,40 +110,43 @@ def suite_tables(suite: Suite, records: Sequence[CycleRecord]) -> list[Table]:
     tables.append(
         Table(
             "cost",
-            "Cost of the first cycle: EP extra parameters (count, and MiB in float32), TT training time "
-            "(train + auxiliary), ST sampling time (score + select), total = TT + ST; memory: the most that one of a "
-            "trial's processes took in any cycle (of its GPU, else of the host); mean±std over n seeds; " + timing,
+            f"Cost of the first cycle: {spread}. EP: extra parameters, i.e. those that the method adds to the target "
+            "network (number, and MiB in float32); TT: training time (train + auxiliary); ST: sampling time (score + "
+            "select); total = TT + ST; memory: highest memory of any process of the trial in any cycle (of the GPU; on "
+            f"CPUs: of the host). {timing}",
             {"": cost},
-            _wide_cost(cost),
+            wide_cost(cost),
         )
     )
     return tables
 
 
-def first_queried(records: Sequence[CycleRecord], store: RunStore) -> dict[str, tuple[int, Queried]]:
-    """Return the seed and the first images bought of each method's first trial that kept them."""
-    from harness.learning.queried import Queried
+def first_selected(records: Sequence[CycleRecord], store: RunStore) -> dict[str, tuple[int, SelectedImages]]:
+    """Return method -> (seed, first selected images), from the method's first trial that stored such images."""
+    from harness.results.pictures import SelectedImages
 
-    found: dict[str, tuple[int, Queried]] = {}
+    pictures: dict[str, tuple[int, SelectedImages]] = {}
     for r in sorted(records, key=lambda r: (r.seed, r.trial)):
-        if r.cycle == 0 and r.method not in found and (kept := Queried.read(store.trial(r.trial).queried_path)):
-            found[r.method] = r.seed, kept
-    return found
+        if r.cycle == 0 and r.method not in pictures:
+            images = SelectedImages.read(store.trial(r.trial).pictures_path)
+            if images is not None:
+                pictures[r.method] = r.seed, images
+    return pictures
 
 
-def _write_suite(suite: Suite, records: Sequence[CycleRecord], store: RunStore) -> tuple[str, str]:
-    """Write the files of a suite that has records; return what to print and its part of report.md."""
-    from harness.report.plots import learning_curves, picture, queried_grid
+def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore) -> tuple[str, str]:
+    """Write the files of a suite that has records; return (printed text, the suite's part of report.md)."""
+    from harness.report.plots import learning_curves, picture, selected_grid
 
     folder = store.folder / "report"
     tables = suite_tables(suite, records)
     notes = [f"{progress(suite, records)}.", *mixtures(records), *record_warnings(records)]
-    printed = ["\n".join(_wrapped(note) for note in notes)]
+    printed = ["\n".join(wrapped(note) for note in notes)]
     marked = ["\n".join(f"- {note}" for note in notes) + "\n"]
     for table in tables:
-        stem = _file_name(f"{suite.name}_{table.name}")
-        text = f"{_wrapped(table.caption)}\n\n{plain(table.shown)}\n"
-        markdown = f"{table.caption}\n\n{_formatted(table.shown, 'github')}\n"
+        stem = file_name(f"{suite.name}_{table.name}")
+        text = f"{wrapped(table.caption)}\n\n{as_text(table.shown)}\n"
+        markdown = f"{table.caption}\n\n{formatted(table.shown, 'github')}\n"
         write_atomically(folder / f"{stem}.txt", text.encode())
         write_atomically(folder / f"{stem}.md", markdown.encode())
         write_atomically(folder / f"{stem}.tex", latex(table.shown, table.caption, stem).encode())
@@ -146,58 +156,52 @@ def _write_suite(suite: Suite, records: Sequence[CycleRecord], store: RunStore) 
             printed.append(text.rstrip())
             marked.append(markdown)
         else:
-            what = table.caption.partition(":")[0]
-            printed.append(f"{what}: {folder / stem}.txt")
-            marked.append(f"[{what}]({stem}.md)\n")
-        if table.figure:
-            caption = f"Mean (line) and ±std (band) over seeds. {provenance(suite, records)}"
-            curves = learning_curves(table.numbers[""], suite.methods, suite.title, caption, f"{table.figure} (%)")
+            heading = table.caption.partition(":")[0]
+            printed.append(f"{heading}: {folder / stem}.txt")
+            marked.append(f"[{heading}]({stem}.md)\n")
+        if table.metric:
+            caption = f"Mean (line) and mean±std (band) over seeds. {provenance(suite, records)}"
+            curves = learning_curves(table.numbers[""], suite.methods, suite.title, caption, f"{table.metric} (%)")
             for kind in ("png", "svg"):
                 write_atomically(folder / f"{stem}.{kind}", picture(curves, kind))
-            marked.append(f"![{table.figure} of {suite.title}]({stem}.png)\n")
-    queried = first_queried(records, store)
-    for place, method in enumerate(suite.methods):
-        if method in queried:
-            seed, kept = queried[method]
-            stem = _file_name(f"{suite.name}_queried_{place}_{method}")
-            what = f"{method}: the first images bought"
+            marked.append(f"![{table.metric} of {suite.title}]({stem}.png)\n")
+    pictures = first_selected(records, store)
+    for number, method in enumerate(suite.methods):
+        if method in pictures:
+            seed, images = pictures[method]
+            stem = file_name(f"{suite.name}_selected_{number}_{method}")
+            heading = f"{method}: the first selected images"
             caption = (
-                f"Seed {seed}: bought after training on {suite.labelled[0]} labelled images, and predicted by the "
-                "network of that moment."
+                f"Seed {seed}: images selected after training on {suite.labelled[0]} labelled images, with the "
+                "predictions of the network at that time."
             )
-            grid = queried_grid(kept, what, caption)
+            grid = selected_grid(images, heading, caption)
             write_atomically(folder / f"{stem}.png", picture(grid, "png"))
-            marked.append(f"![{what}]({stem}.png)\n")
-    if queried:
-        printed.append(f"The first images bought: {folder / _file_name(f'{suite.name}_queried')}_*.png")
+            marked.append(f"![{heading}]({stem}.png)\n")
+    if pictures:
+        printed.append(f"The first selected images: {folder / file_name(f'{suite.name}_selected')}_*.png")
     return "\n\n".join(printed), "\n".join(marked)
 
 
-def read(run_dir: Path) -> tuple[str, list[tuple[Suite, list[CycleRecord]]]]:
-    """Return the run's name and, for each suite, the records that are there; their methods are run.json's labels.
+def read(run_dir: Path) -> tuple[str, list[tuple[SuiteEntry, list[CycleRecord]]]]:
+    """Return the run's name and, for each suite, its finished records, with the methods' names from run.json.
 
-    Raises UserError if the folder is not a run's.
+    Raises UserError if RUN_DIR has no valid run.json.
     """
-    try:
-        run = json.loads((run_dir / "run.json").read_text())
-    except OSError as error:
-        raise UserError(f"{run_dir}: not the folder of a run (no readable run.json in it)") from error
-    except ValueError as error:
-        raise UserError(f"{run_dir / 'run.json'}: not valid JSON: {error}") from error
-    store = RunStore(run_dir)
+    manifest, store = Manifest.read(run_dir), RunStore(run_dir)
     suites = []
-    for suite in map(Suite.from_json, run["suites"]):
+    for suite in manifest.suites:
         records = [
-            replace(record, method=facts["method"])
-            for trial, facts in suite.trials.items()
+            replace(record, method=entry.method)
+            for trial, entry in suite.trials.items()
             for record in store.trial(trial).records()
         ]
         suites.append((suite, records))
-    return run["name"], suites
+    return manifest.name, suites
 
 
 def write(run_dir: Path) -> str:
-    """Write RUN_DIR/report/ from what is finished; return the text to print. Raises UserError like ``read``."""
+    """Write RUN_DIR/report/ from the finished cycles; return the text to print. Raises UserError like ``read``."""
     name, suites = read(run_dir)
     store = RunStore(run_dir)
     printed, marked = [f"Report of run {name}"], [f"# Report of run {name}"]
@@ -205,7 +209,7 @@ def write(run_dir: Path) -> str:
         if suite.skipped:
             text = markdown = f"Not run: {suite.skipped}"
         elif not records:
-            text = markdown = f"No cycle is finished yet: {progress(suite, records)}."
+            text = markdown = f"No results yet: {progress(suite, records)}."
         else:
             text, markdown = _write_suite(suite, records, store)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")

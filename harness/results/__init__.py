@@ -1,1 +1,1 @@
-"""What a run leaves: records, store, clock."""
+"""What a run stores: manifest, records with times and versions, and weights."""

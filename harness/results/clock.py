@@ -1,4 +1,4 @@
-"""Where the seconds of a cycle go."""
+"""Measures the seconds of each phase of a cycle."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
+from harness.lazy import torch
 from harness.results.records import PHASES
 
 
 class Clock:
-    """Seconds by phase. Phases may be nested: the inner one's time is not the outer one's."""
+    """Seconds by phase. Phases may be nested: the time of an inner phase does not count for the outer one."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -21,7 +20,7 @@ class Clock:
         self._since = 0.0
 
     def _switch(self) -> None:
-        """Book the time since the last switch on the phase that is open, after all device work is done."""
+        """Add the time since the last call to the innermost open phase, once all work on the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -31,7 +30,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Book the time of a ``with`` block on a phase of ``harness.records.PHASES``."""
+        """Add the time of a ``with`` block to a phase, one of ``harness.results.records.PHASES``."""
         assert name in self.seconds, f"{name!r} is not a phase"
         self._switch()
         self._open.append(name)

@@ -1,107 +1,141 @@
-"""What is written down of one cycle. Reports are pure functions of these records."""
+"""The record of a finished cycle. Reports are computed from records alone."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
+
+SCHEMA_VERSION = 2
+"""Version of run.json, records and trial specs. It must change whenever the default of a setting changes (see
+tests/test_stored.py), because a trial's id is a hash of the settings that differ from their defaults."""
+
+RENAMED = {"figures": "metrics", "chosen": "selected", "own_initial_set": "initial_set"}
+"""Key in schema version 1 -> key since version 2."""
 
 PHASES = ("setup", "compile", "train", "auxiliary", "score", "select", "evaluate", "checkpoint")
-"""Every second of a cycle belongs to one of these, but for the writing of its own record; none is what others leave.
-Setup is loading and building, compile what torch.compile does (``recipe.compile``; a scoring worker's is in its start),
-checkpoint writing the weights and looking up what the record says of the code."""
+"""The phases partition a cycle's wall time, except for writing the record itself. No phase is computed as a remainder.
+setup: copy data to the device, build networks, start scoring workers (which includes compiling their networks);
+compile: torch.compile in the trial's process; train: training of the target network; auxiliary: additional training by
+the method, such as a VAE or a committee; score: inference on candidates; select: selection of the images; evaluate:
+test; checkpoint: write the weights, determine the versions of the software."""
 
 TRAINING_PHASES = ("compile", "train", "auxiliary", "evaluate")
-"""What a cycle that takes over a shared training takes over of its seconds."""
+"""The phases whose seconds are copied from a shared first cycle into the records of the trials that use it."""
 
 COST_PHASES = ("train", "auxiliary", "score", "select")
-"""What a method costs: the total of the wall-clock tables. Evaluation and checkpointing have columns of their own."""
+"""The phases that make up the cost of a method: the column total of the wall-clock tables."""
 
-FIGURES = {"accuracy": "accuracy", "miou": "mIoU"}
-"""Every figure that a test is summed up in, and the name that it is shown by."""
+METRICS = {"accuracy": "accuracy", "miou": "mIoU"}
+"""Metric -> its name in reports."""
 
 
 @dataclass(frozen=True)
 class CycleRecord:
-    """One finished cycle of one trial, as it is stored and reported.
+    """One finished cycle of one trial.
 
-    ``chosen`` are the training-set indices bought at the end of this cycle, in the order of preference; empty in the
-    last cycle. ``figures`` are fractions (FIGURES, 0..1). ``seconds`` has one entry for each of PHASES. In a cycle
-    whose training was shared (``shared_from`` names the unit that did it) compile, train, auxiliary and evaluate hold
-    that unit's seconds, and ``wall_seconds`` is what this trial itself took.
+    If the training was shared, the seconds of TRAINING_PHASES are those of the shared training, whereas
+    ``wall_seconds`` is the time that this trial itself took.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True)  # for the JSON schema
+
     suite: str
+    """Name of the suite in the config."""
     dataset: str
+    """Name of the dataset."""
     model: str
+    """Name of the target network."""
     method: str
+    """Name of the method in the config; reports use the name in run.json instead."""
     trial: str
+    """Id of the trial, or of one of the trials that share this first cycle."""
     seed: int
+    """Seed of the trial."""
     cycle: int
+    """Number of the cycle, from 0."""
     labelled: int
-    figures: dict[str, float]
-    chosen: list[int]
+    """Number of labelled images that the cycle trained on."""
+    metrics: dict[str, float]
+    """Test metrics as fractions from 0 to 1: ``accuracy`` for image labels, ``miou`` for label maps."""
+    selected: list[int]
+    """Training-set indices selected at the end of this cycle, best first; empty in the last cycle."""
     seconds: dict[str, float]
+    """Seconds of each phase (setup, compile, train, auxiliary, score, select, evaluate, checkpoint)."""
     wall_seconds: float
+    """Wall-clock seconds of the whole cycle."""
     target_parameters: int
-    """Parameters of the plain target network."""
+    """Number of trainable parameters of the target network."""
     extra_parameters: int
-    """Parameters of the whole system (target network and what the method adds to it) less the plain network's."""
+    """Number of parameters that the method adds to the target network, minus those that it replaces: the maximum over
+    the cycles so far."""
     peak_memory_bytes: dict[str, int]
-    """Highest memory of the trial's process in the cycle, or of the one that trained it if that was shared: ``host``
-    (resident) and, on a GPU, ``device`` (of tensors) and ``reserved`` (taken for them; CUDA's own comes on top)."""
+    """Peak memory of the trial's process in this cycle, or of the process of a shared training if that is higher:
+    ``host`` (resident memory) and, on a GPU, ``device`` (tensors) and ``reserved`` (by PyTorch's allocator, without the
+    CUDA context)."""
     training_images: int
-    """Image passes of the training of this cycle (labelled images x epochs)."""
+    """Image passes of the target network's training in this cycle: labelled images x epochs."""
     final_loss: float | None
+    """Mean training loss of the last epoch, or null."""
     device: str
+    """Name of the GPU, or cpu."""
     device_share: int
-    """How many trials may have run on this trial's device at once; 1 means that its seconds are exclusive."""
+    """Highest number of trials on this trial's device at the same time; 1: no other trial affected its times."""
     threads: int
+    """Number of torch threads of the trial's process."""
     precision: str
+    """Precision of the networks: float32 or bfloat16."""
     scoring: dict[str, Any]
-    """``path`` (in_process, ray_data or none) and ``shards``: a list of harness.scoring.Shard."""
+    """``path`` (in_process, ray_data or none) and ``shards``: for each worker pid, images, seconds, warnings and
+    peak_memory_bytes."""
     shared_from: str | None = None
-    own_initial_set: list[int] = field(default_factory=list)
-    """The labelled images of cycle 0, in cycle 0 of a method that drew its own; else they follow from the seed."""
+    """Sharing key of the shared first cycle whose training this cycle uses, or null."""
+    initial_set: list[int] = field(default_factory=list)
+    """Training-set indices of the initial set, in cycle 0 of a method that draws its own; else empty, because the set
+    follows from the protocol and the seed."""
     pid: int = 0
+    """Id of the trial's process."""
     per_class: dict[str, float] = field(default_factory=dict)
-    """Intersection over union by class, where pixels have labels; classes that the test set lacks are left out."""
+    """Label maps only: intersection over union of each class, from 0 to 1; without classes absent from the test set."""
     warnings: list[str] = field(default_factory=list)
+    """Problems with the cycle's training or scoring, as printed in the report."""
     health: dict[str, float] = field(default_factory=dict)
-    """A method's own measurements of its training: losses, explained variance, ranking accuracy."""
+    """Diagnostics of the method's training, such as losses, explained variance or ranking accuracy."""
     versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the libraries that affect results, of Python and of the harness."""
     commit: str = "unknown"
+    """Git commit of the harness, with '+changes' if its tracked files differed from it."""
     data_fingerprint: str = ""
+    """Hash of the dataset's images and labels."""
+    schema_version: int = SCHEMA_VERSION
+    """Version of the schema of this record."""
 
     def outcome(self) -> dict[str, Any]:
-        """Return what must come out the same if this cycle is computed again on the same machine."""
-        return {
-            "cycle": self.cycle,
-            "labelled": self.labelled,
-            "figures": self.figures,
-            "chosen": self.chosen,
-            "own_initial_set": self.own_initial_set,
-            "data_fingerprint": self.data_fingerprint,
-        }
+        """Return the values that must be equal if this cycle is recomputed on the same machine."""
+        keys = ("cycle", "labelled", "metrics", "selected", "initial_set", "data_fingerprint")
+        return {key: getattr(self, key) for key in keys}
 
-    def peak_memory(self, where: tuple[str, ...] = ("reserved", "device", "host")) -> int:
-        """Return the most bytes that one process of the cycle took, the trial's own or a scoring worker's.
+    def peak_memory(self, kinds: tuple[str, ...] = ("reserved", "device", "host")) -> int:
+        """Return the peak memory, in bytes, of any process of the cycle: the trial's own and its scoring workers.
 
-        ``where``: of what is looked for, the first that was measured.
+        For each process, the first of ``kinds`` that was measured counts; a process without any counts as 0.
         """
         peaks = [self.peak_memory_bytes, *(shard.get("peak_memory_bytes", {}) for shard in self.scoring["shards"])]
-        return max(next((peak[name] for name in where if name in peak), 0) for peak in peaks)
+        return max(next((peak[kind] for kind in kinds if kind in peak), 0) for peak in peaks)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as plain JSON values."""
+        """Return the record as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> CycleRecord:
-        """Read a record; unknown keys, of a later version, are left out."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in values.items() if k in known})
+        """Return a record of this or an earlier schema version, in the current version; unknown keys are dropped."""
+        names = {f.name for f in fields(cls)} - {"schema_version"}
+        renamed = {RENAMED.get(key, key): value for key, value in values.items()}
+        return cls(**{key: value for key, value in renamed.items() if key in names})
 
     @property
     def cost_seconds(self) -> float:
-        """Seconds of train, auxiliary, score and select together."""
-        return sum(self.seconds[p] for p in COST_PHASES)
+        """Total seconds of COST_PHASES."""
+        return sum(self.seconds[phase] for phase in COST_PHASES)

@@ -1,18 +1,19 @@
-"""The store of a run: write-once, checksummed files, one per finished cycle. It alone says what is finished.
+"""The store of a run: one write-once, checksummed file per finished cycle. A cycle is finished once its file exists.
 
-A run's folder::
+The results folder of a run::
 
     config.yaml                      the resolved config
-    trials/<trial>/trial.json        what the trial measures, and the fingerprint of its data
-    trials/<trial>/cycle_000.json    {"sha256": ..., "body": {"record": ..., "state": name and sha256 of the weights}}
-    trials/<trial>/state_000.pt      network weights and what the training carries, to go on from
-    trials/<trial>/records.jsonl     readable copy, derived from the cycle files, never read
-    trials/<trial>/queried_000.npz   label maps only: the first images bought, for the report (see harness.queried)
-    shared/<key>/...                 the same, for a first cycle that several trials share
-    report/                          tables and plots, derived
+    run.json                         the manifest: see harness.results.manifest
+    trials/<trial>/trial.json        the spec of the trial and the fingerprint of its data
+    trials/<trial>/cycle_000.json    {"sha256": of the body, "body": {"record": ..., "state": SHA-256 of state_000.pt}}
+    trials/<trial>/state_000.pt      state after the cycle: network weights and the state of the method
+    trials/<trial>/records.jsonl     readable copy of the records, derived from the cycle files, never read
+    trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
+    shared/<key>/...                 the same files for a first cycle that several trials share
+    report/                          tables and plots, derived from the records
 
-Any number of processes may try to write the same cycle: the first to finish wins, and another result for the same
-cycle is an error, because a cycle is a pure function of its trial.
+Several processes may write the same cycle: the first one to finish determines the record. A different result for the
+same cycle is an error, because a cycle is a pure function of its trial.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import NotReproduced, UserError
+from harness.results.manifest import Manifest
 from harness.results.records import CycleRecord
 
-KEPT_STATES = 2  # the last cycle's weights, and the ones before in case the last file is damaged
+KEPT_STATES = 2  # the state after the last cycle, and the one before it in case the last file is damaged
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or absent, also after a crash or power loss."""
+    """Write a file atomically: after a crash or power loss it is complete, unchanged or absent."""
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
             raise RuntimeError(
-                f"no space left on the disk of {path.parent}; finished cycles are kept: free space, then --resume"
+                f"no space left on the disk of {path.parent}; finished cycles are kept: free space, then add --resume"
             ) from error
         raise
 
@@ -61,6 +63,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _body(value: Any) -> bytes:
+    """Return the bytes of a cycle file's body that its checksum is computed from."""
     return json.dumps(value, sort_keys=True).encode()
 
 
@@ -77,50 +80,52 @@ class TrialStore:
         return self.folder / f"state_{cycle:03d}.pt"
 
     @property
-    def queried_path(self) -> Path:
-        """The first images that the trial bought, if it kept them."""
-        return self.folder / "queried_000.npz"
+    def pictures_path(self) -> Path:
+        """The file with the first selected images, which need not exist."""
+        earlier = self.folder / "queried_000.npz"  # the name in schema version 1
+        return earlier if earlier.exists() else self.folder / "selected_000.npz"
 
     def open(self, header: dict[str, Any]) -> None:
-        """Write the header, or check it against the one that is there.
+        """Write trial.json, or compare it with the stored one.
 
-        Raises UserError if the folder holds results of other data (another fingerprint) or another trial.
+        Raises UserError if the folder holds results of other data (another fingerprint) or of another trial.
         """
         path = self.folder / "trial.json"
         if path.exists():
             try:
-                found = json.loads(path.read_text())
+                stored = json.loads(path.read_text())
             except ValueError:
-                raise UserError(f"{path}: is damaged; remove {self.folder} to run this trial anew") from None
-            wrong = [k for k in header if found.get(k) != header[k]]
-            if wrong:
+                raise UserError(f"{path}: not valid JSON; remove {self.folder} to run this trial again") from None
+            different = [key for key in header if key in stored and stored[key] != header[key]]
+            if different:
+                key = different[0]
                 raise UserError(
-                    f"{path}: holds results with another {wrong[0]} ({found.get(wrong[0])!r}, now "
-                    f"{header[wrong[0]]!r}); results of both can't be mixed: choose another where.output"
+                    f"{path}: the stored results have another {key} ({stored[key]!r}, now {header[key]!r}) and must "
+                    "not be mixed with new ones; set another where.output"
                 )
         else:
             write_atomically(path, json.dumps(header, indent=2, sort_keys=True).encode())
 
     def _read(self, cycle: int) -> dict[str, Any] | None:
-        """Return the body of a cycle file, or None if it is absent or damaged."""
+        """Return the body of a cycle file, or None if the file is missing or damaged."""
         try:
             wrapped = json.loads(self._cycle_path(cycle).read_bytes())
-            whole = wrapped["sha256"] == _sha256(_body(wrapped["body"]))
+            intact = wrapped["sha256"] == _sha256(_body(wrapped["body"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return wrapped["body"] if whole else None
+        return wrapped["body"] if intact else None
 
     def records(self) -> list[CycleRecord]:
-        """Return the records of the longest run of whole cycle files from cycle 0 on."""
-        found: list[CycleRecord] = []
-        while (body := self._read(len(found))) is not None:
-            found.append(CycleRecord.from_json(body["record"]))
-        return found
+        """Return the records of the finished cycles: from cycle 0 up to the first file that is missing or damaged."""
+        records: list[CycleRecord] = []
+        while (body := self._read(len(records))) is not None:
+            records.append(CycleRecord.from_json(body["record"]))
+        return records
 
     def resume_point(self) -> tuple[int, dict[str, Any] | None]:
-        """Return (finished cycles, state to go on from): the last finished cycle whose weights are whole.
+        """Return (number of finished cycles, state after them), up to the last cycle whose state file is intact.
 
-        Cycles after it are computed again, and must come out as they are stored.
+        Later cycles are recomputed and must equal their stored records. Without any state, return (0, None).
         """
         import torch
 
@@ -136,7 +141,7 @@ class TrialStore:
         return 0, None
 
     def save_state(self, cycle: int, state: dict[str, Any]) -> str:
-        """Write the weights and carried state after a cycle; return their sha256 for ``commit``."""
+        """Write the state after a cycle; return the SHA-256 of the file, for ``commit``."""
         import torch
 
         buffer = io.BytesIO()
@@ -146,20 +151,23 @@ class TrialStore:
         return _sha256(data)
 
     def commit(self, record: CycleRecord, state: str) -> None:
-        """Make a cycle finished, for good. Raises NotReproduced if it is stored already and came out different."""
+        """Store a finished cycle; ``state``: from ``save_state``. Raises NotReproduced if a stored record differs."""
         stored = self._read(record.cycle)
         if stored is not None:
             old, new = CycleRecord.from_json(stored["record"]).outcome(), record.outcome()
             if old != new:
-                wrong = [k for k in new if old[k] != new[k]]
+                different = [k for k in new if old[k] != new[k]]
                 raise NotReproduced(
-                    f"{self._cycle_path(record.cycle)}: computed again, and {', '.join(wrong)} came out different; "
-                    f"the machine, its libraries or the code changed since, or recipe.deterministic is false; "
-                    f"remove {self.folder} to run this trial anew"
+                    f"{self._cycle_path(record.cycle)}: the recomputed cycle differs from the stored one in "
+                    f"{', '.join(different)}; the machine, its libraries or the code have changed, or "
+                    f"recipe.deterministic is false; remove {self.folder} to run this trial again"
                 )
             record = CycleRecord.from_json(stored["record"])
         body = {"record": record.to_json(), "state": state}
-        wrapped = {"sha256": _sha256(_body(body)), "body": body}  # not sorted: classes stay in their order
+        wrapped = {
+            "sha256": _sha256(_body(body)),
+            "body": body,
+        }  # keys are not sorted: per_class keeps the order of the classes
         write_atomically(self._cycle_path(record.cycle), json.dumps(wrapped).encode())
         for old_state in range(record.cycle - KEPT_STATES + 1):
             self._state_path(old_state).unlink(missing_ok=True)
@@ -168,20 +176,27 @@ class TrialStore:
 
 
 class RunStore:
-    """The folder of one run."""
+    """The results folder of one run.
 
-    def __init__(self, folder: Path) -> None:
+    ``folders`` maps trials to the folders that an earlier schema version named; the default is read from run.json.
+    """
+
+    def __init__(self, folder: Path, folders: dict[str, str] | None = None) -> None:
         self.folder = folder
+        self._folders = folders
 
     def trial(self, trial: str) -> TrialStore:
         """Return the store of a trial."""
-        return TrialStore(self.folder / "trials" / trial)
+        return TrialStore(self._path(f"trials/{trial}"))
 
     def shared(self, key: str) -> TrialStore:
         """Return the store of a shared first cycle."""
-        return TrialStore(self.folder / "shared" / key)
+        return TrialStore(self._path(f"shared/{key}"))
 
-    @property
-    def config_path(self) -> Path:
-        """The resolved config of the run."""
-        return self.folder / "config.yaml"
+    def _path(self, name: str) -> Path:
+        if self._folders is None:
+            try:
+                self._folders = Manifest.read(self.folder).folders
+            except UserError:
+                self._folders = {}
+        return self.folder / self._folders.get(name, name)

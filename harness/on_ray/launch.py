@@ -1,0 +1,32 @@
+"""Runs a grid on Ray, from starting or joining it to leaving it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from harness.on_ray import prepare
+
+if TYPE_CHECKING:
+    from harness.config.suite import Benchmark
+    from harness.data.dataset import LoadedData
+    from harness.experiment.display import Display
+    from harness.experiment.grid import Grid
+
+
+def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> list[str]:
+    """Run the units on Ray; return one sentence for each failed unit. ``begin`` is called once Ray has started."""
+    prepare(joining=bool(benchmark.where.address or os.environ.get("RAY_ADDRESS")))
+    from harness.on_ray import session, trials
+
+    print(session.start(benchmark.where), flush=True)
+    try:
+        session.check(benchmark.where, grid.units, benchmark.output)
+        display = begin()
+        try:
+            return trials.run(grid.units, data, benchmark.where, benchmark.output, display)
+        finally:
+            display.close()
+    finally:
+        session.stop()

@@ -1,0 +1,125 @@
+"""The manifest of a run, run.json: its suites and trials, finished or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import UserError
+from harness.results.records import SCHEMA_VERSION
+
+
+class NoManifest(UserError):
+    """A folder has no run.json, or its run.json can't be read."""
+
+
+class TrialEntry(BaseModel):
+    """The method and the seed of a trial."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str = Field(description="name of the method in the config")
+    seed: int
+
+
+class SuiteEntry(BaseModel):
+    """A suite as planned, i.e. with all of its trials, finished or not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    title: str
+    settings: dict[str, Any] = Field(
+        {}, description="what decides results and differs from the defaults in dataset, model, recipe and protocol"
+    )
+    dataset: str
+    model: str
+    recipe: str = Field(description="model, recipe and protocol in words, for captions")
+    methods: list[str] = Field(description="names of the methods, in the order of the tables")
+    halves: dict[str, dict[str, Any]] = Field({}, description="name of the method -> its training and its acquisition")
+    seeds: list[int]
+    labelled: list[int] = Field(description="number of labelled images in each cycle")
+    exclusive: bool = Field(False, description="whether trials ran one per device at a time")
+    skipped: str | None = Field(None, description="why the suite is skipped; null: it is not")
+    trials: dict[str, TrialEntry] = Field(description="id of the trial -> its method and seed")
+
+
+class Manifest(BaseModel):
+    """The manifest of a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    name: str
+    suites: list[SuiteEntry]
+    folders: dict[str, str] = Field(
+        {}, description="'trials/ID' or 'shared/KEY' -> its folder, if an earlier schema version gave it another name"
+    )
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Manifest:
+        """Return RUN_DIR/run.json, of this or an earlier schema version.
+
+        Raises NoManifest if it is missing or invalid, and UserError if its schema version is newer.
+        """
+        path = run_dir / "run.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise NoManifest(f"{run_dir}: not the results folder of a run: it has no readable run.json") from error
+        except ValueError as error:
+            raise NoManifest(f"{path}: not valid JSON: {error}") from error
+        try:
+            if values.get("schema_version", 1) > SCHEMA_VERSION:
+                raise UserError(
+                    f"{path}: schema_version {values['schema_version']} is from a newer harness; this one reads 1 to "
+                    f"{SCHEMA_VERSION}"
+                )
+            for suite in values["suites"]:
+                suite.setdefault("halves", suite.pop("pairs", {}))  # the name in schema version 1
+            return cls.model_validate(values)
+        except (ValidationError, KeyError, TypeError, AttributeError) as error:
+            problem = str(error).splitlines()[0]
+            raise NoManifest(f"{path}: not the manifest of a run: {problem}") from error
+
+    def packed(self) -> bytes:
+        """Return the bytes of run.json."""
+        return self.model_dump_json(indent=2).encode()
+
+    def with_earlier(self, earlier: Manifest) -> Manifest:
+        """Return this manifest with the suites and trials that earlier runs in the same folder added (see --only).
+
+        Earlier trials of a suite are kept only if its settings are unchanged and their method's name still stands for
+        the same method, so that no row of a table mixes two experiments.
+        """
+        suites = {suite.name: suite for suite in earlier.suites}
+        for suite in self.suites:
+            old = suites.get(suite.name)
+            if old is None:
+                suites[suite.name] = suite
+            elif suite.skipped and not old.skipped:
+                continue  # keep the earlier results although the data is missing now
+            elif old.settings == suite.settings:
+                suites[suite.name] = _merged(old, suite)
+            else:
+                suites[suite.name] = suite
+        folders = {**earlier.folders, **self.folders}
+        return self.model_copy(update={"suites": list(suites.values()), "folders": folders})
+
+
+def _merged(old: SuiteEntry, new: SuiteEntry) -> SuiteEntry:
+    """Return the suite ``new`` with the trials of ``old`` whose methods did not change."""
+    halves = {**old.halves, **new.halves}
+    unchanged = {name for name, pair in old.halves.items() if pair == halves[name]}
+    kept = {trial: entry for trial, entry in old.trials.items() if entry.method in unchanged}
+    return new.model_copy(
+        update={
+            "methods": list(dict.fromkeys([*old.methods, *new.methods])),
+            "halves": halves,
+            "seeds": sorted({*old.seeds, *new.seeds}),
+            "trials": {**kept, **new.trials},
+        }
+    )

@@ -1,0 +1,75 @@
+"""Greedy k-center (Sener & Savarese 2018, Alg. 1): exact, with little memory."""
+
+from __future__ import annotations
+
+from harness.lazy import torch
+
+CENTERS_AT_ONCE = 1024  # centers in a block of bounds
+AHEAD = 256  # farthest rows whose distances stay up to date; the others are updated when one may be the farthest
+
+
+def k_center(points: torch.Tensor, centers: torch.Tensor, budget: int, memory_gb: float = 0.25) -> torch.Tensor:
+    """Return ``budget`` rows of ``points`` [N, D], each the farthest from ``centers`` [L, D] and all previous rows.
+
+    Distances are squared Euclidean. A selected row takes O(N D) time. Beyond the features, the function uses
+    ``memory_gb`` of memory and O(N) numbers, but no N x N matrix. Ties go to the lowest row.
+    """
+    mean, memory = points.mean(0), int(memory_gb * 1e9)
+    nearest = points.new_full((len(points),), float("inf"))
+    approach(nearest, points, centers, mean, memory)
+    rows_so_far: list[int] = []
+    while len(rows_so_far) < budget:
+        # Distances only fall: a leading row that is farther than the last known distance of all other rows is the
+        # farthest of all rows
+        floor = nearest.topk(min(AHEAD + 1, len(nearest))).values[-1]
+        leading = (nearest > floor).nonzero()[:, 0]
+        if not len(leading):
+            leading = nearest.argmax()[None]  # more than AHEAD rows tie
+        rows, distances, selected = points[leading], nearest[leading], list[int]()
+        while len(rows_so_far) + len(selected) < budget:
+            farthest, row = distances.max(0)
+            if selected and farthest <= floor:
+                break
+            selected.append(int(row))
+            torch.minimum(distances, squared(rows - rows[selected[-1]]), out=distances)
+            distances[selected[-1]] = float("-inf")  # not selected twice, even if all distances are 0
+        new = leading[selected]
+        approach(nearest, points, points[new], mean, memory)
+        nearest[new] = float("-inf")
+        rows_so_far += new.tolist()
+    return torch.tensor(rows_so_far, device=points.device)
+
+
+def approach(
+    nearest: torch.Tensor, points: torch.Tensor, centers: torch.Tensor, mean: torch.Tensor, memory: int
+) -> None:
+    """Lower ``nearest`` [N], in place, to the squared distance of each of ``points`` [N, D] to ``centers`` [L, D].
+
+    |x|^2 - 2 x.c + |c|^2 is fast, but loses digits by cancellation (fewest when centred on the ``mean`` [D]). Minus its
+    largest possible error, it is a lower bound that shows which pairs can matter. Only for these pairs, the distances
+    are computed from differences. Equal rows thus have equal distances, a copy of a center has distance 0, and the
+    block size does not affect the result.
+    """
+    width, size = points.shape[1], points.element_size()
+    # a row needs its centred copy and three rows for pairs; per center it needs a bound, a mask and two pair indices
+    row_bytes = 4 * width * size + CENTERS_AT_ONCE * (size + 1 + 2 * 8)
+    at_once = max(1, (memory - 2 * CENTERS_AT_ONCE * width * size) // row_bytes)
+    slack = (2 * width + 16) * torch.finfo(points.dtype).eps  # error relative to |x|^2 + |c|^2, in any summation order
+    for rows, minimum in zip(points.split(at_once), nearest.split(at_once), strict=True):
+        centred = rows - mean
+        row_norms = squared(centred)
+        for block in centers.split(CENTERS_AT_ONCE):
+            others = block - mean
+            norms = squared(others)
+            bounds = torch.addmm(norms * (1 - slack), centred, others.T, alpha=-2)  # + row_norms: at most the distance
+            least, closest = bounds.min(1)
+            highest = least + 2 * slack * (row_norms + norms[closest])  # + row_norms: at least the distance
+            torch.minimum(highest, minimum - row_norms * (1 - slack), out=highest)
+            row, center = (bounds <= highest[:, None]).nonzero(as_tuple=True)
+            for r, c in zip(row.split(at_once), center.split(at_once), strict=True):
+                minimum.scatter_reduce_(0, r, squared(rows[r] - block[c]), "amin")
+
+
+def squared(rows: torch.Tensor) -> torch.Tensor:
+    """Return the squared lengths [N] of rows [N, D]."""
+    return rows.square().sum(1)
