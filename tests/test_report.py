@@ -648,3 +648,16 @@ def test_report_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert "Digits\n======" in done.stdout
     assert "pandas" in imported(done)
     assert not imported(done) & {"torch", "ray"}
+
+
+def test_a_legend_of_many_methods_ends_above_the_caption() -> None:
+    import pandas as pd
+
+    from harness.report.plots import learning_curves
+
+    methods = [f"Method {number}" for number in range(30)]
+    numbers = pd.DataFrame({"method": methods, "labelled": 100, "mean": 50.0, "std": float("nan")})
+    curves = learning_curves(numbers, methods, "title", "caption " * 40, "accuracy (%)")
+    curves.draw_without_rendering()
+    (legend,), caption = curves.legends, curves._supxlabel
+    assert legend.get_window_extent().y0 > caption.get_window_extent().y1

@@ -28,13 +28,17 @@ TABLEAU = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
 CLASS_COLOURS = np.array([*TABLEAU[::2], *TABLEAU[1::2]])  # by class index, saturated colours first; black: no class
 
 
+ROW = 0.21  # height of a method in the legend, inches
+
+
 def learning_curves(table: pd.DataFrame, methods: Sequence[str], title: str, caption: str, quantity: str) -> Figure:
     """Return a figure with one curve per method: mean (line) and mean±std (band) by number of labelled images.
 
     ``table`` has the columns method, labelled, mean and std (NaN: no band). Colours and markers depend on the order of
     ``methods``, so they stay the same while some methods have no results yet.
     """
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    height = max(4.8, 0.9 + ROW * len(methods))  # so that the legend ends above the caption
+    figure = Figure(figsize=(8, height), layout="constrained")
     axes = figure.add_subplot()
     for number, method in enumerate(methods):
         curve = table[table["method"] == method].sort_values("labelled")
