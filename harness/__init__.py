@@ -11,29 +11,57 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.config.load import load_config as load_config
+    from harness.config.load import load_dataset as load_dataset
     from harness.data.dataset import Dataset as Dataset
+    from harness.data.dataset import DatasetInfo as DatasetInfo
+    from harness.data.dataset import DatasetSettings as DatasetSettings
+    from harness.data.dataset import LoadedData as LoadedData
+    from harness.errors import DataMissing as DataMissing
+    from harness.errors import UserError as UserError
+    from harness.learning.contract import IMAGES as IMAGES
+    from harness.learning.contract import MAPS as MAPS
     from harness.learning.contract import Acquisition as Acquisition
     from harness.learning.contract import Batch as Batch
     from harness.learning.contract import Training as Training
+    from harness.learning.contract import highest as highest
     from harness.learning.cycle import Cycle as Cycle
+    from harness.learning.fit import fit as fit
+    from harness.learning.labels import cross_entropy as cross_entropy
+    from harness.learning.labels import per_position as per_position
+    from harness.report.load import load as load
     from harness.settings import Strict as Strict
     from harness.trial import ActiveLearner as ActiveLearner
 
 __version__ = "0.1.0"
 
-# The plug-in folders are next to this package, where a reader looks for them, and are imported as harness.methods and
-# harness.datasets: a foreign package called datasets (Hugging Face's) can be installed, and imported first.
-__path__.append(str(Path(__file__).resolve().parent.parent))
+# In a checkout the plug-in folders are next to this package, where a reader looks for them; a wheel has them inside.
+# Both import them as harness.methods and harness.datasets: a foreign package called datasets (Hugging Face's) can be
+# installed, and imported first.
+if not (Path(__file__).resolve().parent / "methods").is_dir():
+    __path__.append(str(Path(__file__).resolve().parent.parent))
 
 _FACE = {
     "Acquisition": "harness.learning.contract",
     "ActiveLearner": "harness.trial",
     "Batch": "harness.learning.contract",
     "Cycle": "harness.learning.cycle",
+    "DataMissing": "harness.errors",
     "Dataset": "harness.data.dataset",
+    "DatasetInfo": "harness.data.dataset",
+    "DatasetSettings": "harness.data.dataset",
+    "IMAGES": "harness.learning.contract",
+    "LoadedData": "harness.data.dataset",
+    "MAPS": "harness.learning.contract",
     "Strict": "harness.settings",
     "Training": "harness.learning.contract",
+    "UserError": "harness.errors",
+    "cross_entropy": "harness.learning.labels",
+    "fit": "harness.learning.fit",
+    "highest": "harness.learning.contract",
+    "load": "harness.report.load",
     "load_config": "harness.config.load",
+    "load_dataset": "harness.config.load",
+    "per_position": "harness.learning.labels",
 }
 
 __all__ = [*_FACE]

@@ -1,9 +1,28 @@
-"""Finds plug-ins by file name: methods/<name>.py is imported as harness.methods.<name>, datasets/ likewise."""
+"""Finds plug-ins: those of the harness by file name, those of the user by module, entry point or folder.
+
+A plug-in is one module with at most one class of each contract. Its name is
+
+- of the harness: the file name; methods/<name>.py is imported as harness.methods.<name>, datasets/ likewise;
+- of the user: a module, such as ``my_package.badge``; the name of an entry point in the groups harness.methods and
+  harness.datasets; or the name of a file in a folder that the config lists under ``plugins``.
+
+A folder of plug-ins is a package of its own: its files import shared code with ``from ._shared import ...``.
+``luggage`` packs the user's source files, and ``unpack`` makes them importable in a process on any machine.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
+import os
+import sys
+import sysconfig
+import tempfile
+import traceback
+from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -13,30 +32,124 @@ from harness.errors import UserError, did_you_mean
 ROOT = Path(__file__).resolve().parent.parent
 Plugin = TypeVar("Plugin")
 
+KINDS = {"methods": "method", "datasets": "dataset"}
+MOST_BYTES = 50_000_000
+"""Largest package, in bytes, that is sent to the workers."""
 
-def names(folder: str) -> list[str]:
-    """Return the names of a folder's plug-ins. Files with a leading underscore hold shared code."""
-    return sorted(p.stem for p in (ROOT / folder).glob("*.py") if not p.stem.startswith("_"))
+
+def home(folder: str) -> Path:
+    """Return the folder of the harness's own plug-ins or configs: in a checkout, or inside the installed package."""
+    inside = ROOT / "harness" / folder
+    return inside if inside.is_dir() else ROOT / folder
 
 
 @cache
+def shipped(folder: str) -> tuple[str, ...]:
+    """Return the names of the harness's own plug-ins. Files with a leading underscore hold shared code."""
+    return tuple(sorted(p.stem for p in home(folder).glob("*.py") if not p.stem.startswith("_")))
+
+
+@cache
+def installed(folder: str) -> dict[str, str]:
+    """Return the name and the module of every plug-in that an installed package offers as an entry point."""
+    return {point.name: point.module for point in entry_points(group=f"harness.{folder}")}
+
+
+_added: dict[str, str] = {}
+"""Name -> module of the plug-ins in the folders given to ``add``."""
+_used: set[str] = set()
+"""Modules of the user that were loaded."""
+
+
+def add(path: Path) -> None:
+    """Make the plug-ins of a folder, or of one file, known by their file names. Raises UserError."""
+    path = path.expanduser().resolve()
+    files = [path] if path.suffix == ".py" else sorted(path.glob("*.py"))
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a folder of .py files, or one .py file")
+    if not (files := [file for file in files if not file.stem.startswith("_")]):
+        raise UserError(f"{path} has no .py files without a leading underscore")
+    folder = path.parent if path.suffix == ".py" else path
+    package = f"harness_plugins_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    for file in files:
+        if folders := [kind for kind in KINDS if file.stem in shipped(kind)]:
+            raise UserError(f"{file}: the harness has a {KINDS[folders[0]]} {file.stem!r}; rename the file")
+        module = f"{package}.{file.stem}"
+        if _added.get(file.stem, module) != module:
+            raise UserError(f"{file}: another plug-in has the name {file.stem!r}; rename one of the files")
+        _added[file.stem] = module
+    _package(package, folder)
+
+
+def _package(name: str, folder: Path) -> None:
+    """Make a folder importable as the package ``name``."""
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+
+
+def names(folder: str) -> list[str]:
+    """Return the names of all plug-ins that can be listed: all but modules named with a dot."""
+    return sorted({*shipped(folder), *installed(folder), *_added})
+
+
+def known(folder: str, name: str) -> bool:
+    """Return whether ``name`` may be a plug-in: it can be listed, or it names a module."""
+    return "." in name or name in names(folder)
+
+
 def load(folder: str, name: str) -> ModuleType:
-    """Import one plug-in file. Raises UserError, with the most similar name, if the file does not exist."""
-    if name not in names(folder):
-        kind = {"methods": "method", "datasets": "dataset"}[folder]
-        raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, names(folder))}")
-    return importlib.import_module(f"harness.{folder}.{name}")
+    """Import a plug-in. Raises UserError if there is none with this name, or if it can't be imported."""
+    if name in shipped(folder):
+        return importlib.import_module(f"harness.{folder}.{name}")
+    module = _added.get(name) or installed(folder).get(name) or (name if "." in name else None)
+    if module is None:
+        raise UserError(f"unknown {KINDS[folder]} {name!r}{did_you_mean(name, names(folder))}")
+    return _import(module, f"{KINDS[folder]} {name!r}")
+
+
+@cache
+def _import(module: str, what: str) -> ModuleType:
+    """Import a module of the user. Raises UserError, which names file and line of a mistake."""
+    importlib.invalidate_caches()  # the file may be newer than the last look into its folder
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise UserError(
+                f"{what}: there is no module {error.name!r}; it must be installed, or lie in the current folder, "
+                f"{Path.cwd()}"
+            ) from None
+        raise UserError(f"{what} can't be imported: {_where(error)}: {error}") from error
+    except Exception as error:  # a module may raise anything
+        raise UserError(f"{what} can't be imported: {_where(error)}: {type(error).__name__}: {error}") from error
+    _used.add(module)
+    return loaded
+
+
+def _where(error: BaseException) -> str:
+    """Return file and line of an error: that of the last frame that is no file of Python's import system."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+    frame = frames[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 def find(folder: str, name: str, contract: type[Plugin]) -> type[Plugin] | None:
-    """Return the subclass of ``contract`` that a plug-in file defines, or None if it defines none."""
+    """Return the subclass of ``contract`` that a plug-in defines, or None. Raises UserError if it defines several."""
     module = load(folder, name)
     classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, contract) and value.__module__ == module.__name__
     ]
-    assert len(classes) <= 1, f"{folder}/{name}.py defines {len(classes)} classes of {contract.__name__}; allowed: one"
+    if len(classes) > 1:
+        both = " and ".join(cls.__name__ for cls in classes)
+        raise UserError(
+            f"{name!r} has {len(classes)} classes of {contract.__name__}, {both}; allowed: one in each file"
+        )
     return classes[0] if classes else None
 
 
@@ -44,6 +157,8 @@ def unknown(folder: str, name: str, contract: type[Any]) -> str:
     """Return a message that says why ``name`` is no plug-in with this contract, and which names are allowed."""
     kind = contract.__name__.lower()
     article = "an" if kind[0] in "aeiou" else "a"
+    if "." in name:
+        return f"{name!r} is not {article} {kind}: the module defines no subclass of harness.{contract.__name__}"
     allowed = [other for other in names(folder) if find(folder, other, contract)]
     if name in names(folder):
         return f"{name!r} is not {article} {kind}; allowed: {', '.join(allowed)}"
@@ -51,14 +166,86 @@ def unknown(folder: str, name: str, contract: type[Any]) -> str:
         return f"{name!r} is now called {renamed!r}" + (
             "" if renamed in allowed else f", which is not {article} {kind}"
         )
+    if Path(f"{name}.py").is_file():
+        return f"unknown {kind} {name!r}; to use {name}.py, add its folder to the config: plugins: [FOLDER]"
     return f"unknown {kind} {name!r}{did_you_mean(name, allowed)}"
 
 
 def now_called(folder: str, earlier: str) -> str | None:
-    """Return the current name of the plug-in that was called ``earlier``, if there is one."""
-    for name in names(folder):
+    """Return the current name of the harness's plug-in that was called ``earlier``, if there is one."""
+    for name in shipped(folder):
         if any(
             isinstance(c, type) and getattr(c, "formerly", "") == earlier for c in vars(load(folder, name)).values()
         ):
             return name
     return None
+
+
+@dataclass(frozen=True)
+class Luggage:
+    """The user's source files, for a process that may run on another machine."""
+
+    added: dict[str, str] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Path -> content; the first folder, or the file, is a top-level package or module."""
+
+
+_carried: Luggage | None = None
+"""What ``unpack`` unpacked in this process."""
+
+
+def luggage() -> Luggage:
+    """Return the source files of the added folders and of the modules in use.
+
+    Packages in Python's own folders of packages are left out: like the harness, they are installed on each machine.
+    """
+    if _carried is not None:
+        return _carried
+    files: dict[str, bytes] = {}
+    for top in sorted({module.split(".")[0] for module in (*_added.values(), *_used)}):
+        package = sys.modules[top]
+        if (paths := [Path(p) for p in getattr(package, "__path__", [])]) and not _is_installed(paths[0]):
+            for path in sorted(paths[0].rglob("*")):
+                inside = path.relative_to(paths[0])
+                hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
+                wanted = path.suffix == ".py" if top.startswith("harness_plugins_") else path.is_file()
+                if wanted and not hidden:
+                    files[f"{top}/{inside}"] = path.read_bytes()
+        elif not paths and package.__file__ and not _is_installed(Path(package.__file__)):
+            files[f"{top}.py"] = Path(package.__file__).read_bytes()
+    if (size := sum(map(len, files.values()))) > MOST_BYTES:
+        raise UserError(
+            f"the packages of the plug-ins have {size / 1e6:.0f} MB, and at most {MOST_BYTES / 1e6:.0f} MB are sent to "
+            "the workers; keep data out of them, or install them on each machine"
+        )
+    return Luggage(dict(_added), files)
+
+
+def _is_installed(path: Path) -> bool:
+    """Return whether a file lies in one of Python's own folders of packages."""
+    return any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib"))
+
+
+def unpack(given: Luggage) -> None:
+    """Make the user's plug-ins importable in this process. Call it before anything that refers to them is unpickled."""
+    global _carried
+    if _carried == given or not (given.files or given.added):
+        return
+    _carried = given
+    digest = hashlib.sha256(repr(sorted(given.files.items())).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"harness-plugins-{os.getuid()}-{digest}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            whole = Path(temporary) / "whole"
+            for name, content in given.files.items():
+                (whole / name).parent.mkdir(parents=True, exist_ok=True)
+                (whole / name).write_bytes(content)
+            try:
+                whole.rename(folder)  # whole or not at all: several workers may unpack at the same time
+            except OSError:
+                assert folder.is_dir(), f"{folder} can't be written"
+    sys.path.insert(0, str(folder))
+    _added.update(given.added)
+    for module in given.added.values():
+        package = module.split(".")[0]
+        _package(package, folder / package)

@@ -9,15 +9,11 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from harness.config.load import load_config
+from harness.config.load import config_path, load_config
 from harness.config.only import only
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,7 +26,9 @@ class _Parser(argparse.ArgumentParser):
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the parsed command line. Raises UserError."""
     parser = _Parser(prog="python -m harness.run", description="Run an active-learning benchmark and print its tables.")
-    parser.add_argument("config", type=Path, nargs="?", help="YAML file of the benchmark, e.g. configs/quickstart.yaml")
+    parser.add_argument(
+        "config", nargs="?", help="YAML file of the benchmark, or the name of a config of the harness, e.g. quickstart"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="key.path=value", help="set a value of the config, e.g. recipe.epochs=2"
     )
@@ -60,7 +58,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_intermixed_args(arguments)  # overrides may also follow options
     if options.config is None and not options.schema:
-        parser.error("a config is needed, e.g. configs/quickstart.yaml")
+        parser.error("a config is needed, e.g. quickstart")
     return options
 
 
@@ -73,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(json.dumps(SCHEMAS[options.schema](), indent=2))
             return 0
-        whole = load_config(options.config, options.overrides)
+        whole = load_config(config_path(options.config), options.overrides)
         benchmark = only(whole, options.only)
         from harness.experiment.grid import expand
 

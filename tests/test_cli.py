@@ -75,9 +75,8 @@ where: {trials: in_process}
 
 ACQUISITIONS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Acquisition))
 TRAININGS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Training))
-TOP_LEVEL = (
-    "allowed: dataset, exclusive, methods, model, on_request, optional, protocol, recipe, seeds, suites, title, where"
-)
+KEYS = ["dataset", "exclusive", "methods", "model", "on_request", "optional", "plugins", "protocol", "recipe", "seeds"]
+TOP_LEVEL = f"allowed: {', '.join([*KEYS, 'suites', 'title', 'where'])}"
 EMPTY = "a config is a mapping of keys (dataset, model, recipe, ...), "
 NO_CHANGE = ("", "")
 DAST = "DAST: {acquisition: epmcm, training: isda}"
@@ -487,7 +486,7 @@ def test_a_mistake_gets_one_sentence_immediately(answers: dict[str, Any], name: 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("no config", "error: a config is needed, e.g. configs/quickstart.yaml; --help lists the options\n"),
+        ("no config", "error: a config is needed, e.g. quickstart; --help lists the options\n"),
         ("no file", "error: nope.yaml: can't be read: No such file or directory\n"),
         ("a folder", "error: used: can't be read: Is a directory\n"),
     ],

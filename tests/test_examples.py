@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.run import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,6 +23,37 @@ def test_one_cycle(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1] == "the next cycle trains on 80 images"
 
 
+@pytest.mark.parametrize("name", ["own_method", "own_dataset"])
+def test_an_own_plug_in_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "run"
+    config = ROOT / "examples" / name / f"{name}.yaml"
+    assert main([str(config), f"where.output={output}", "where.trials=in_process", "recipe.epochs=2"]) == 0
+    table = harness.load(output)
+    (suite,) = harness.load_config(config).suites
+    assert list(dict.fromkeys(table["method"])) == list(suite.methods)
+    assert list(table["cycle"]) == [0, 1, 2] * len(suite.methods) * len(suite.seeds)
+    assert table["accuracy"].between(0, 1).all() and table["miou"].isna().all()
+    assert (table["selected"].str.len() == suite.protocol.budget).sum() == 2 * len(suite.methods) * len(suite.seeds)
+    printed = capsys.readouterr().out
+    assert all(method in printed for method in suite.methods)
+
+
+def test_load_of_another_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(harness.UserError, match=r"not the results folder of a run"):
+        harness.load(tmp_path)
+
+
+def test_load_dataset_takes_a_spec_as_in_a_config(tmp_path: Path) -> None:
+    assert harness.load_dataset({"name": "digits", "limit": 50}).train_images.shape == (50, 8, 8, 1)
+    assert len(harness.load_dataset("digits").test_images) == 355
+    with pytest.raises(harness.UserError, match="load_dataset:1: dataset: unknown dataset 'digit'; did you mean"):
+        harness.load_dataset("digit")
+    with pytest.raises(harness.UserError, match="unknown key 'limits'; did you mean 'limit'"):
+        harness.load_dataset({"name": "digits", "limits": 50})
+    with pytest.raises(harness.DataMissing, match=str(tmp_path)):
+        harness.load_dataset("cifar10", data=tmp_path)
+
+
 def test_the_face_imports_nothing_until_it_is_used() -> None:
     code = (
         "import sys, harness; print(sorted({'torch', 'ray', 'pydantic'} & set(sys.modules)), harness.Training.__name__)"
@@ -31,6 +63,9 @@ def test_the_face_imports_nothing_until_it_is_used() -> None:
 
 
 def test_every_name_of_the_face_is_there() -> None:
-    assert all(getattr(harness, name).__name__ == name for name in harness.__all__)
+    assert harness.__all__ == sorted(harness.__all__)
+    for name in harness.__all__:
+        value = getattr(harness, name)
+        assert isinstance(value, str) if name.isupper() else value.__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = harness.Nothing

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ValidationError
 from harness import registry
 from harness.config.messages import sentence
 from harness.config.source import PAIR, Source, apply_overrides, merged, shown_value
-from harness.config.suite import DEFAULT_TRAINING, Benchmark, PluginSpec, Suite
-from harness.data.dataset import Dataset
-from harness.errors import did_you_mean
+from harness.config.suite import DEFAULT_TRAINING, Benchmark, PluginSpec, Suite, open_dataset
+from harness.data.dataset import Dataset, LoadedData
+from harness.errors import UserError, did_you_mean
 from harness.learning.contract import Acquisition, Training
 from harness.networks import names
 from harness.settings import SuiteKeys, Where
@@ -42,9 +42,13 @@ def _plugin(
 ) -> PluginSpec:
     """Return a plug-in's name and settings, written as ``NAME`` or ``{name: NAME, setting: value}``."""
     name, values, name_path = _named(written, source, path, suite)
-    plugin = registry.find(folder, name, contract) if name in registry.names(folder) else None
+    try:
+        plugin = registry.find(folder, name, contract) if registry.known(folder, name) else None
+        problem = registry.unknown(folder, name, contract) if plugin is None else ""
+    except UserError as error:
+        raise source.error(name_path, str(error), suite) from error
     if plugin is None:
-        raise source.error(name_path, registry.unknown(folder, name, contract), suite)
+        raise source.error(name_path, problem, suite)
     return PluginSpec(name, _validate(plugin.Settings, values, source, path, suite))
 
 
@@ -102,10 +106,13 @@ def _both(written: Any, source: Source, path: tuple[str, ...], suite: str) -> tu
     The name of a file that defines a training and an acquisition means both, and each gets its own settings. The name
     of any other acquisition means this acquisition with cross-entropy training.
     """
-    name, values, _ = _named(written, source, path, suite)
-    if name not in registry.names("methods"):
+    name, values, name_path = _named(written, source, path, suite)
+    if not registry.known("methods", name):
         return DEFAULT_TRAINING, written
-    training, acquisition = (registry.find("methods", name, half) for half in (Training, Acquisition))
+    try:
+        training, acquisition = (registry.find("methods", name, half) for half in (Training, Acquisition))
+    except UserError as error:
+        raise source.error(name_path, str(error), suite) from error
     if training is None or acquisition is None:
         return DEFAULT_TRAINING, written
     of_training, of_acquisition = training.Settings.model_fields, acquisition.Settings.model_fields
@@ -151,10 +158,11 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Benchmark:
     source = Source(path)
     apply_overrides(source, overrides)
     values = source.values
-    top_level = {"suites", "where", *SuiteKeys.model_fields}
+    top_level = {"suites", "where", "plugins", *SuiteKeys.model_fields}
     for key in values:
         if key not in top_level:
             raise source.error((key,), f"unknown key {key!r}{did_you_mean(key, top_level)}")
+    plugins = _plugins(source)
     where = _validate(Where, {} if values.get("where") is None else values["where"], source, ("where",), None)
     defaults = {k: v for k, v in values.items() if k in SuiteKeys.model_fields}
     written = values.get("suites", {path.stem: {}})
@@ -170,4 +178,47 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Benchmark:
         # a suite's methods replace the default ones: merging could not remove any
         own = {"methods": suite["methods"]} if "methods" in suite else {}
         suites.append(_suite(name, {**merged(defaults, suite), **own}, source))
-    return Benchmark(path.stem, suites, where)
+    return Benchmark(path.stem, suites, where, plugins)
+
+
+def _plugins(source: Source) -> list[str]:
+    """Make the plug-ins under the key ``plugins`` known; return their folders and files, as absolute paths."""
+    written = [] if source.values.get("plugins") is None else source.values["plugins"]
+    if not isinstance(written, list) or not all(isinstance(path, str) for path in written):
+        raise source.error(("plugins",), f"must be a list of folders or .py files, got {shown_value(written)}")
+    paths = [(source.path.parent / Path(path).expanduser()).resolve() for path in written]
+    for number, path in enumerate(paths):
+        try:
+            registry.add(path)
+        except UserError as error:
+            raise source.error(("plugins", str(number)), str(error)) from None
+    return [str(path) for path in paths]
+
+
+def load_dataset(spec: str | dict[str, Any], data: str | Path | None = None, download: bool = False) -> LoadedData:
+    """Return a loaded dataset: its name, or a mapping of its name and settings, as in a config.
+
+    ``data`` is the folder that holds all datasets (where.data), ``download`` whether missing data may be downloaded.
+    Raises UserError, and DataMissing if files are missing.
+    """
+    source = Source(Path("load_dataset"), json.dumps({"dataset": spec}, default=str))
+    plugin = _plugin(spec, "datasets", Dataset, source, ("dataset",), "")
+    where = {"data": None if data is None else str(data), "download": download}
+    dataset = open_dataset(plugin, Where.model_validate(where))
+    dataset.info()
+    dataset.fetch()
+    return dataset.load()
+
+
+def config_path(written: str) -> Path:
+    """Return the file of a config: a path, or the name of a config of the harness, such as ``quickstart``.
+
+    Raises UserError if there is neither.
+    """
+    path, folder = Path(written), registry.home("configs")
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    if not (named := folder / f"{written}.yaml").is_file():
+        configs = [file.stem for file in folder.glob("*.yaml")]
+        raise UserError(f"there is no file and no config {written!r}{did_you_mean(written, configs)}")
+    return named

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from harness.config.suite import Benchmark, Suite
 from harness.errors import UserError, did_you_mean
@@ -47,4 +48,4 @@ def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
             if methods and seeds and matches:
                 kept.append(Suite(**{**vars(s), "methods": methods, "seeds": seeds}))
         suites = kept
-    return Benchmark(benchmark.name, suites, benchmark.where)
+    return replace(benchmark, suites=suites)

@@ -36,6 +36,11 @@ def config_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {
             **suite["properties"],
+            "plugins": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "folders or .py files with plug-ins of your own, relative to the config's folder",
+            },
             "where": Where.model_json_schema(),
             "suites": {"type": "object", "additionalProperties": suite},
         },
@@ -45,7 +50,11 @@ def config_schema() -> dict[str, Any]:
 
 def _plugins(folder: str, *contracts: type[Any]) -> list[dict[str, Any]]:
     """Return the schemas of all plug-ins with classes for all of the contracts: the name alone, and with settings."""
-    schemas: list[dict[str, Any]] = []
+    module = {"type": "string", "pattern": "[.]", "description": "a plug-in of your own: its module"}
+    schemas: list[dict[str, Any]] = [
+        module,
+        {"type": "object", "properties": {"name": module}, "required": ["name"]},
+    ]
     for name in registry.names(folder):
         classes = [registry.find(folder, name, contract) for contract in contracts]
         if all(classes):

@@ -35,7 +35,8 @@ class Source:
     A key path is a tuple of keys, such as ("recipe", "epochs"); items of a list have the keys "0", "1", ...
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None) -> None:
+        """Read a file, or ``text``, which then only has the name ``path`` in messages."""
         self.path = path
         self.lines: dict[tuple[str, ...], int] = {}
         """Key path -> line, from 1."""
@@ -43,7 +44,7 @@ class Source:
         """Key path -> the override from the command line that set its value."""
         self.values: Any = None
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8") if text is None else text
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
         try:

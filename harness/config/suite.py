@@ -207,6 +207,8 @@ class Benchmark:
     name: str
     suites: list[Suite]
     where: Where
+    plugins: list[str] = field(default_factory=list)
+    """Folders and files of the user's plug-ins, absolute."""
 
     @property
     def output(self) -> Path:
@@ -215,5 +217,6 @@ class Benchmark:
 
     def written(self) -> str:
         """Return the config as YAML, with all defaults filled in."""
-        values = {"suites": {s.name: s.written() for s in self.suites}, "where": self.where.model_dump()}
+        values: dict[str, Any] = {"plugins": self.plugins} if self.plugins else {}
+        values |= {"suites": {s.name: s.written() for s in self.suites}, "where": self.where.model_dump()}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -8,6 +8,7 @@ store.
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from typing import Any
 
@@ -23,6 +24,7 @@ with importing():
 
     from harness.networks.zoo import build
 
+from harness import registry
 from harness.config.suite import Trial
 from harness.data.images import Images
 from harness.data.rows import on_device
@@ -49,10 +51,12 @@ class Worker:
         self.task: Any = None
 
     def take(self, task: list[Any]) -> None:
-        """Prepare for a trial; ``task`` holds a reference to (reference to the data, trial, placement)."""
+        """Prepare for a trial; ``task`` holds a reference to (plug-ins, reference to the data, trial, placement)."""
         if task[0] == self.task:
             return
-        data, trial, placement = ray.get(task[0])
+        plugins, data, packed, placement = ray.get(task[0])
+        registry.unpack(plugins)
+        trial: Trial = pickle.loads(packed)
         loaded = ray.get(data)
         self.device = torch.device(placement.device)
         limit_memory(self.device, placement.gpu_share)
@@ -125,7 +129,7 @@ class RayData:
         actor: Any = ray.remote(num_cpus=0, num_gpus=0, max_restarts=3, max_task_retries=3)(Worker)
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES") if self.placement.device == "cuda" else None
         self.workers = [_kept.pop() if _kept else actor.remote(gpus) for _ in range(self.shards)]
-        self.task = ray.put((self.data, self.trial, self.placement))
+        self.task = ray.put((registry.luggage(), self.data, pickle.dumps(self.trial), self.placement))
         ray.get([worker.take.remote([self.task]) for worker in self.workers])
 
     def describe(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ with importing():
     from ray.tune.search import Searcher
     from ray.tune.trainable.function_trainable import wrap_function
 
+from harness import registry
 from harness.data.dataset import LoadedData
 from harness.experiment.display import Listener, cycle_values
 from harness.experiment.grid import Unit
@@ -87,14 +89,16 @@ def _publisher(unit: Unit) -> Callable[[CycleRecord], None]:
 
 def _run_unit(
     config: dict[str, Any],
-    units: list[Unit],
+    plugins: registry.Luggage,
+    units: bytes,
     data: dict[str, Any],
     folder: str,
     where: Where,
     shares: dict[bool, Resources],
 ) -> None:
     """Run one unit in its Tune actor."""
-    unit = units[config["unit"]]
+    registry.unpack(plugins)
+    unit: Unit = pickle.loads(units)[config["unit"]]
     share = shares[unit.exclusive]
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(share.threads))  # default: all cores
     with importing():
@@ -181,16 +185,21 @@ def run(units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Pa
     shares = {exclusive: resources(where, exclusive, nodes()) for exclusive in (False, True)}
     put = {id(loaded): ray.put(loaded) for loaded in data.values()}
     parameters = {
-        "units": units,
+        "plugins": registry.luggage(),
+        "units": pickle.dumps(units),  # unpickled only where the plug-ins are unpacked
         "data": {suite: put[id(loaded)] for suite, loaded in data.items()},
         "folder": str(folder.resolve()),
         "where": where,
         "shares": shares,
     }
 
+    # the class is pickled with what it refers to: not with the units, whose plug-ins a worker must unpack first
+    names, warm = [unit.name for unit in units], where.warm_workers
+    bundles = [shares[unit.exclusive].bundle() for unit in units]
+
     class Trial(wrap_function(tune.with_parameters(_run_unit, **parameters), name="trial")):  # type: ignore[misc]
         def __repr__(self) -> str:  # the actor's name in the dashboard
-            return "trial worker" if where.warm_workers else units[self.config["unit"]].name
+            return "trial worker" if warm else names[self.config["unit"]]
 
     limit = max(shares[unit.exclusive].concurrent for unit in units)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(limit)
@@ -198,7 +207,7 @@ def run(units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Pa
     tuner = tune.Tuner(
         tune.with_resources(
             Trial,
-            lambda config: tune.PlacementGroupFactory([shares[units[config["unit"]].exclusive].bundle()]),
+            lambda config: tune.PlacementGroupFactory([bundles[config["unit"]]]),
         ),
         tune_config=tune.TuneConfig(
             search_alg=Order(units),
