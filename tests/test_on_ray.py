@@ -12,8 +12,9 @@ import torch
 from conftest import make_trial, opened
 
 from harness.data.dataset import LoadedData
-from harness.errors import NonFiniteLoss, UserError
+from harness.errors import UserError
 from harness.experiment.grid import Unit
+from harness.faults import PluginFault
 from harness.learning.contract import Batch
 from harness.learning.metrics import summary
 from harness.learning.process import Placement
@@ -179,5 +180,5 @@ def test_a_score_that_is_not_a_number_stops_the_trial(digits: LoadedData, monkey
         return {"score": torch.full((len(batch.images),), float("nan"))}
 
     monkeypatch.setattr(learner.acquisition, "describe", broken)
-    with pytest.raises(NonFiniteLoss, match="entropy's score is NaN"):
+    with pytest.raises(PluginFault, match=r"describe must return finite columns; 'score' is nan for 150 images"):
         learner.select(cycle)
