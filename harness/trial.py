@@ -18,8 +18,8 @@ from harness.data.dataset import DatasetInfo, LoadedData
 from harness.data.images import Images
 from harness.data.oracle import Oracle, TrueLabels
 from harness.data.rows import on_device
-from harness.errors import NonFiniteLoss, UserError
-from harness.learning import pictures, pool
+from harness.errors import UserError
+from harness.learning import boundary, pictures, pool
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import confusion, within_memory
@@ -32,7 +32,6 @@ from harness.results.clock import Clock
 from harness.results.provenance import commit, versions
 from harness.results.records import TRAINING_PHASES, CycleRecord
 from harness.results.store import RunStore, TrialStore, write_atomically
-from harness.seeds import key
 
 Report = Callable[[CycleRecord], None]
 
@@ -41,7 +40,7 @@ def build_half(spec: PluginSpec, contract: type[Any], num_classes: int) -> Any:
     """Return the training or acquisition of ``spec``, for a dataset with ``num_classes`` classes."""
     plugin = registry.find("methods", spec.name, contract)
     assert plugin is not None
-    return plugin(spec.settings, num_classes)
+    return boundary.build(plugin, spec.name, contract, spec.settings, num_classes)
 
 
 def info_of(data: LoadedData) -> DatasetInfo:
@@ -126,7 +125,7 @@ class ActiveLearner:
 
     def state(self) -> dict[str, Any]:
         """Return the state that the next cycle starts from: the network's weights and the state of both halves."""
-        halves = {"training": self.training.state(), "acquisition": self.acquisition.state()}
+        halves = {"training": boundary.state(self.training), "acquisition": boundary.state(self.acquisition)}
         return {"network": self.network.state_dict(), **halves}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -135,7 +134,8 @@ class ActiveLearner:
         # before schema version 2, a method with its own training stored the acquisition's state under "training"
         halves = {"training": self.training, "acquisition": self.acquisition}
         for name, half in halves.items():
-            half.load_state({k: v.to(self.device) for k, v in state.get(name, state["training"]).items()})
+            stored = state.get(name, state["training"])
+            boundary.load_state(half, {k: v.to(self.device) for k, v in stored.items()})
 
     def _make(self, number: int) -> None:
         """Create the network, the training and the acquisition of a cycle that starts from fresh weights."""
@@ -160,7 +160,6 @@ class ActiveLearner:
     def _cycle(self, number: int, with_labels: pool.Indices) -> Cycle:
         """Return a cycle that holds the labels of the images ``with_labels``."""
         trial, num_train = self.trial, self.info.num_train
-        torch.manual_seed(key(trial.seed, "global", number))  # for layers that draw from torch's global stream
         candidates = pool.candidates(trial.protocol, num_train, self.labelled, trial.seed, number)
         unlabelled = np.setdiff1d(np.arange(num_train), self.labelled)
         return Cycle(
@@ -184,11 +183,10 @@ class ActiveLearner:
     def draw_initial_set(self) -> None:
         """Let the acquisition draw the labelled images of cycle 0, if it defines its own initial set."""
         if self.trial.draws_first():
-            self.start_from(self.acquisition.first(self._cycle(0, self.labelled[:0])).tolist())
+            self.start_from(boundary.first(self.acquisition, self._cycle(0, self.labelled[:0])))
 
     def start_from(self, initial_set: list[int]) -> None:
         """Start cycle 0 from an initial set that the acquisition drew."""
-        assert len(set(initial_set)) == len(self.labelled), "the method's initial set has the wrong size"
         self.labelled = np.array(initial_set, dtype=np.int64)
         self.initial_set = initial_set
 
@@ -196,16 +194,16 @@ class ActiveLearner:
         """Train the cycle's network and evaluate it on the test set."""
         settings = "recipe.batch_size, recipe.crop_size or the method's own batch_size"
         with self.clock.phase("train"), within_memory(f"training of cycle {cycle.number}", settings):
-            loss = self.training.fit(cycle)
-        cycle.learned = self.training.state()
-        with self.clock.phase("evaluate"):
+            loss = boundary.fit(self.training, cycle)
+        cycle.learned = boundary.state(self.training)
+        with self.clock.phase("evaluate"), boundary.same_streams(self.training, "predict", self.device):
             metrics, per_class = self.evaluate(cycle)
         return Trained(metrics, loss, per_class)
 
     def evaluate(self, cycle: Cycle) -> tuple[dict[str, float], dict[str, float]]:
         """Return (metrics, metrics by class) of the cycle's network on the test set."""
         images, labels, classes = self.test_images, self.test_labels, self.info.num_classes
-        predict, recipe = self.training.predict, self.trial.recipe
+        predict, recipe = partial(boundary.predict, self.training), self.trial.recipe
         counts = confusion(cycle.network, images, labels, classes, recipe, predict, cycle.warnings)
         return summary(counts, self.data.classes, self.info.per_pixel)
 
@@ -220,19 +218,19 @@ class ActiveLearner:
         scored: Scored | None = None
 
         def describe(indices: torch.Tensor, purpose: str) -> Scored:
-            scored = self.scorer.describe(cycle, acquisition, prepared, indices, purpose)
+            with unchanged.during("describe"):
+                scored = self.scorer.describe(cycle, acquisition, prepared, indices, purpose)
             cycle.warnings.extend(warning for shard in scored.shards for warning in shard.warnings)
-            for name, column in scored.columns.items():
-                if column.isnan().any():
-                    raise NonFiniteLoss(f"cycle {cycle.number}: {method}'s {name} is NaN")
+            boundary.check_finite_columns(acquisition, scored.columns)
             return scored
 
         columns = {"index": cycle.candidates.sort().values}
+        unchanged = boundary.Unchanged(acquisition, cycle.network, boundary.modules(self.training))
         if acquisition.scores_images:
             with self.clock.phase("score"):
                 settings = "recipe.inference_batch_size or the method's own batch_size"
-                with within_memory(f"{method} of cycle {cycle.number}", settings):
-                    prepared = acquisition.prepare(cycle)
+                with within_memory(f"{method} of cycle {cycle.number}", settings), unchanged.during("prepare"):
+                    prepared = boundary.prepare(acquisition, cycle)
                 scored = describe(cycle.candidates, "describe")
                 columns = scored.columns
 
@@ -241,9 +239,10 @@ class ActiveLearner:
                 return describe(cycle.labelled, "describe labelled").columns
 
         with self.clock.phase("select"), torch.no_grad():
-            rows = acquisition.select(columns, labelled, budget, cycle.stream("selection"))
-            indices = columns["index"][rows.to(columns["index"].device)].tolist()
-        assert len(set(indices)) == budget, f"{method} selected {len(set(indices))} different images, not {budget}"
+            with unchanged.during("select"):
+                rows = boundary.select(acquisition, columns, labelled, budget, cycle.stream("selection"))
+            unchanged.finish()
+            indices = columns["index"][rows].tolist()
         return Selection(indices, scored, prepared)
 
     def label(self, indices: list[int]) -> None:
@@ -252,9 +251,9 @@ class ActiveLearner:
 
     def count_parameters(self) -> int:
         """Update ``extra_parameters`` with the current modules of both halves, and return it."""
-        modules = [*self.training.modules(), *self.acquisition.modules()]
+        modules = [*boundary.modules(self.training), *boundary.modules(self.acquisition)]
         added = sum(p.numel() for module in modules for p in module.parameters())
-        extra = added - sum(p.numel() for p in self.training.replaced(self.network))
+        extra = added - sum(p.numel() for p in boundary.replaced(self.training, self.network))
         self.extra_parameters = extra if self.extra_parameters is None else max(extra, self.extra_parameters)
         return self.extra_parameters
 
@@ -318,8 +317,8 @@ def _take_over(learner: ActiveLearner, run: RunStore, cycle: Cycle) -> Trained |
             "results on different data can't be mixed: choose another where.output"
         )
     # the shared unit may have run with a different acquisition
-    learner.load_state({**state, "acquisition": learner.acquisition.state()})
-    cycle.learned = learner.training.state()
+    learner.load_state({**state, "acquisition": boundary.state(learner.acquisition)})
+    cycle.learned = boundary.state(learner.training)
     return Trained(
         record.metrics,
         record.final_loss,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 import torch
 from conftest import make_trial, opened
 
+from harness import registry
 from harness.data.dataset import LoadedData
-from harness.errors import NonFiniteLoss, UserError
+from harness.errors import UserError
 from harness.experiment.grid import Unit
+from harness.faults import PluginFault
 from harness.learning.contract import Batch
 from harness.learning.metrics import summary
 from harness.learning.process import Placement
@@ -159,7 +162,7 @@ def test_scoring_goes_to_workers_when_the_measured_time_says_so(
 def test_a_worker_reports_its_peak_memory(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", lambda held: held)
     learner, cycle = opened(make_trial("cross_entropy", "entropy"), digits)
-    worker, task = Worker(None), [(digits, learner.trial, Placement())]
+    worker, task = Worker(None), [(registry.luggage(), digits, pickle.dumps(learner.trial), Placement())]
     numbers, indices = zip(*cut(cycle.candidates, cycle.recipe), strict=True)
     table = pa.table({"number": numbers, "indices": [some.tolist() for some in indices]})
     shard = SimpleNamespace(iter_batches=lambda **_: [table])
@@ -179,5 +182,5 @@ def test_a_score_that_is_not_a_number_stops_the_trial(digits: LoadedData, monkey
         return {"score": torch.full((len(batch.images),), float("nan"))}
 
     monkeypatch.setattr(learner.acquisition, "describe", broken)
-    with pytest.raises(NonFiniteLoss, match="entropy's score is NaN"):
+    with pytest.raises(PluginFault, match=r"describe must return finite columns; 'score' is nan for 150 images"):
         learner.select(cycle)

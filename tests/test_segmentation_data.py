@@ -27,6 +27,7 @@ from harness.data.files import IGNORED, Files, common_size
 from harness.data.images import Images
 from harness.data.rows import AHEAD, Streamed, on_device, rows_on_device, take
 from harness.errors import DataMissing, UserError
+from harness.faults import WrongData
 from harness.settings import Recipe
 
 scenes = import_module("harness.datasets.scenes")
@@ -592,22 +593,21 @@ def test_spaced() -> None:
     [
         (np.full((2, 8, 8), 2), None, "maps are"),
         (np.full((2, 8, 8), 2, np.uint8), None, r"labels are 0\.\.classes-1"),
-        (np.full((2, 8, 8), 254, np.uint8), None, r"labels are 0\.\.classes-1"),
-        (np.zeros((2, 8, 4), np.uint8), None, "maps are"),
-        (np.zeros((2, 8, 8), np.uint8), np.zeros(2, np.int64), "labels of one kind"),
-        (np.full(2, 255), None, r"labels are 0\.\.classes-1"),
-        (np.full(2, -1), None, r"labels are 0\.\.classes-1"),
-        (np.zeros(2, np.uint8), None, "one int64 label"),
+        (np.full((2, 8, 8), 254, np.uint8), None, r"train_labels must be 0\.\.1 or 255, which is ignored; got 254"),
+        (np.zeros((2, 8, 4), np.uint8), None, r"\[N, H, W\], uint8 \[2, 8, 8\]; got uint8 \[2, 8, 4\]"),
+        (np.zeros((2, 8, 8), np.uint8), np.zeros(2, np.int64), "must be of one kind; they have 3 and 1 dimensions"),
+        (np.full(2, 255), None, r"train_labels must be 0\.\.1; got 255"),
+        (np.full(2, -1), None, r"train_labels must be 0\.\.1; got -1"),
+        (np.zeros(2, np.uint8), None, r"\[N\], int64 \[2\]; got uint8 \[2\]"),
     ],
 )
 def test_loaded_data_refuses_labels_that_are_none(labels: Any, test_labels: Any, message: str) -> None:
     images = np.zeros((2, 8, 8, 3), np.uint8)
-    good = LoadedData(
-        images, np.full((2, 8, 8), 255, np.uint8), images, np.ones((2, 8, 8), np.uint8), ("a", "b"), (), ()
-    )
+    rest = ("a", "b"), (0.5,) * 3, (0.2,) * 3
+    good = LoadedData(images, np.full((2, 8, 8), 255, np.uint8), images, np.ones((2, 8, 8), np.uint8), *rest)
     assert good.per_pixel
-    with pytest.raises(AssertionError, match=message):
-        LoadedData(images, labels, images, labels if test_labels is None else test_labels, ("a", "b"), (), ())
+    with pytest.raises(WrongData, match=message):
+        LoadedData(images, labels, images, labels if test_labels is None else test_labels, *rest)
 
 
 # ---------------------------------------------------------------------------------------------------- drawn scenes

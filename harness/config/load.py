@@ -20,6 +20,7 @@ from harness.config.source import PAIR, Source, apply_overrides, merged, shown_v
 from harness.config.suite import DEFAULT_TRAINING, Benchmark, PluginSpec, Suite, open_dataset
 from harness.data.dataset import Dataset, LoadedData
 from harness.errors import UserError, did_you_mean
+from harness.learning import boundary
 from harness.learning.contract import Acquisition, Training
 from harness.networks import names
 from harness.settings import SuiteKeys, Where
@@ -83,7 +84,9 @@ def _method(written: Any, name: str, source: Source, suite: str) -> tuple[Plugin
     acquisition_class = registry.find("methods", acquisition.name, Acquisition)
     training_class = registry.find("methods", training.name, Training)
     assert acquisition_class is not None and training_class is not None
-    if missing := acquisition_class.needed(acquisition.settings) - training_class.gives:
+    boundary.check_class(training_class, training.name, Training)
+    boundary.check_class(acquisition_class, acquisition.name, Acquisition)
+    if missing := boundary.needed(acquisition_class, acquisition.name, acquisition.settings) - training_class.gives:
         trainings = [name for name in registry.names("methods") if missing <= _gives(name)]
         raise source.error(
             path,

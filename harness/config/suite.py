@@ -14,8 +14,9 @@ import yaml
 from pydantic import BaseModel
 
 from harness import registry
-from harness.data.dataset import DataRoot, Dataset
-from harness.learning.contract import Acquisition, Training
+from harness.data.dataset import DataRoot, Dataset, opened
+from harness.learning import boundary
+from harness.learning.contract import Acquisition, Half, Training
 from harness.results.records import SCHEMA_VERSION
 from harness.settings import Model, Protocol, Recipe, Strict, Where, is_inert
 
@@ -104,7 +105,7 @@ class Trial:
 
     def draws_first(self) -> bool:
         """Return whether the acquisition draws the initial set, instead of the one that all methods share."""
-        return self._acquisition.draws_first(self.acquisition.settings)
+        return boundary.draws_first(self._acquisition, self.acquisition.name, self.acquisition.settings)
 
     def training_images(self) -> list[int]:
         """Return the image passes of the target network's training, for each cycle: labelled images x epochs."""
@@ -118,12 +119,12 @@ class Trial:
         training = registry.find("methods", self.training.name, Training)
         assert training is not None
         counts = [(labelled, self._candidates(num_train - labelled)) for labelled in self.protocol.labelled()]
-        training_passes = [training.extra_passes(self.training.settings, self.recipe, *count) for count in counts]
-        settings = self.acquisition.settings
-        return training_passes, [
-            *(self._acquisition.extra_passes(settings, self.recipe, *count) for count in counts[:-1]),
-            0,
-        ]
+
+        def passes(plugin: type[Half], spec: PluginSpec, count: tuple[int, int]) -> int:
+            return boundary.extra_passes(plugin, spec.name, spec.settings, self.recipe, *count)
+
+        of_training = [passes(training, self.training, count) for count in counts]
+        return of_training, [*(passes(self._acquisition, self.acquisition, count) for count in counts[:-1]), 0]
 
     def scores_images(self) -> bool:
         """Return whether the trial scores images in any cycle."""
@@ -197,7 +198,7 @@ def open_dataset(spec: PluginSpec, where: Where) -> Dataset:
     """Return a dataset, not yet loaded, with the folders of this machine."""
     dataset = registry.find("datasets", spec.name, Dataset)
     assert dataset is not None
-    return dataset(spec.settings, DataRoot.of(where.data, where.download))
+    return opened(dataset, spec.name, spec.settings, DataRoot.of(where.data, where.download))
 
 
 @dataclass(frozen=True)

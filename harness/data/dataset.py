@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from harness.data.files import IGNORED, MOST_CLASSES, Files
+from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files
+from harness.faults import WrongData, call, check_signature, described, fault, make
 from harness.settings import Strict
 
 if TYPE_CHECKING:
@@ -73,21 +74,43 @@ class LoadedData:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        count = len(self.classes)
-        assert self.train_labels.ndim == self.test_labels.ndim, "both splits have labels of one kind"
-        for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
-            assert images.dtype == np.uint8 and images.ndim == 4, "images are [N, H, W, channels] uint8"
-            if self.per_pixel:
-                number, height, width = images.shape[:3]
-                factor = labels.shape[1] // height if labels is self.test_labels else 1
-                shape = (number, factor * height, factor * width)
-                assert labels.dtype == np.uint8 and labels.shape == shape, "maps are [N, H, W] uint8"
-                assert count <= MOST_CLASSES, f"label maps have at most {MOST_CLASSES} classes"
-            else:
-                assert labels.dtype == np.int64 and labels.shape == images.shape[:1], "one int64 label for each image"
-            if not isinstance(labels, Files):  # files are checked when they are decoded
-                valid = (labels >= 0) & (labels < count)
-                assert (valid | (labels == IGNORED) if self.per_pixel else valid).all(), "labels are 0..classes-1"
+        """Raise WrongData if the arrays don't fit together."""
+        count, channels = len(self.classes), self.train_images.shape[-1]
+        if self.train_labels.ndim != self.test_labels.ndim:
+            dimensions = f"{self.train_labels.ndim} and {self.test_labels.ndim} dimensions"
+            raise WrongData(f"train_labels and test_labels must be of one kind; they have {dimensions}")
+        for split in ("train", "test"):
+            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != channels:
+                expected = (
+                    f"uint8 [N, H, W, {channels}]" if self.train_images.ndim == 4 else "uint8 [N, H, W, channels]"
+                )
+                raise WrongData(f"{split}_images must be {expected}; got {described(images)}")
+            self._check_labels(split, images, labels, count)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != channels or not np.isfinite(values).all():
+                raise WrongData(f"{name} must be {channels} finite numbers, one per channel; got {list(values)}")
+        if min(self.std) <= 0:
+            raise WrongData(f"std must be positive; got {list(self.std)}")
+
+    def _check_labels(self, split: str, images: Any, labels: Any, count: int) -> None:
+        """Raise WrongData if labels have a wrong shape, a wrong type or values that are no class."""
+        dtype, shape, kind = "int64", images.shape[:1], "[N]"
+        if self.per_pixel:
+            number, height, width = images.shape[:3]
+            factor = max(1, labels.shape[1] // height) if split == "test" else 1
+            dtype, shape, kind = "uint8", (number, factor * height, factor * width), "[N, H, W]"
+            if count > MOST_CLASSES:
+                raise WrongData(f"classes must be at most {MOST_CLASSES} for label maps; got {count}")
+        if labels.dtype != dtype or labels.shape != shape:
+            raise WrongData(f"{split}_labels must be {kind}, {dtype} {list(shape)}; got {described(labels)}")
+        # files are checked by their table, from which every label comes
+        values: Any = np.setdiff1d(np.asarray(labels.table), [UNKNOWN]) if isinstance(labels, Files) else labels
+        wrong = values[((values < 0) | (values >= count)) & ~(self.per_pixel & (values == IGNORED))]
+        if len(wrong):
+            ignored = f" or {IGNORED}, which is ignored" if self.per_pixel else ""
+            raise WrongData(f"{split}_labels must be 0..{count - 1}{ignored}; got {int(wrong[0])}")
 
     @property
     def per_pixel(self) -> bool:
@@ -138,6 +161,65 @@ class Dataset:
     def load(self) -> LoadedData:
         """Return the images and labels, in an order that is the same on every machine."""
         raise NotImplementedError
+
+
+def opened(plugin: type[Dataset], name: str, settings: Any, data_root: DataRoot) -> Dataset:
+    """Return a dataset, written ``name`` in the config, not yet loaded. Raises PluginFault."""
+    if not (isinstance(plugin.Settings, type) and issubclass(plugin.Settings, DatasetSettings)):
+        raise fault(plugin, "Settings", "must be a subclass of DatasetSettings", name)
+    for hook in ("__init__", "info", "fetch", "load"):
+        check_signature(plugin, Dataset, hook, name)
+    dataset: Dataset = make(plugin, name, settings, data_root)
+    if not hasattr(dataset, "data_root"):
+        raise fault(plugin, "__init__", "must call super().__init__(settings, data_root)", name)
+    return dataset
+
+
+def facts(dataset: Dataset) -> DatasetInfo:
+    """Return a dataset's ``info``. Raises PluginFault if it is wrong."""
+    info = call(dataset, "info")
+    if not isinstance(info, DatasetInfo):
+        raise fault(dataset, "info", f"must return a DatasetInfo; got {described(info)}")
+    for name in ("num_train", "num_test", "num_classes", "channels"):
+        value, least = getattr(info, name), 2 if name == "num_classes" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise fault(dataset, "info", f"must return {name} as an int of at least {least}; got {described(value)}")
+    sides = info.size
+    if not (isinstance(sides, tuple) and len(sides) == 2 and all(isinstance(s, int) and s > 0 for s in sides)):
+        raise fault(dataset, "info", f"must return size as (height, width) in pixels; got {sides!r:.60}")
+    if not isinstance(info.per_pixel, bool):
+        raise fault(dataset, "info", f"must return per_pixel as a bool; got {described(info.per_pixel)}")
+    if not isinstance(info.source, str):
+        raise fault(dataset, "info", f"must return source as a text; got {described(info.source)}")
+    return info
+
+
+def fetch(dataset: Dataset) -> None:
+    """Let a dataset download missing files."""
+    call(dataset, "fetch")
+
+
+def loaded(dataset: Dataset, info: DatasetInfo) -> LoadedData:
+    """Return a dataset's images and labels. Raises PluginFault if they are not as ``info`` states."""
+    data = call(dataset, "load")
+    if not isinstance(data, LoadedData):
+        raise fault(dataset, "load", f"must return LoadedData; got {described(data)}")
+    (height, width), (test_height, test_width) = data.train_images.shape[1:3], data.test_images.shape[1:3]
+    found = {
+        "num_train": len(data.train_images),
+        "num_test": len(data.test_images),
+        "num_classes": len(data.classes),
+        "channels": data.train_images.shape[3],
+        "size": (height, width),
+        "per_pixel": data.per_pixel,
+    }
+    wrong = [(name, getattr(info, name), value) for name, value in found.items() if getattr(info, name) != value]
+    if (test_height, test_width) != info.size:
+        wrong.append(("size", info.size, f"{(test_height, test_width)} in the test set"))
+    if wrong:
+        name, stated, value = wrong[0]
+        raise fault(dataset, "load", f"must return what info states; {name} is {stated} in info, {value} loaded")
+    return data
 
 
 def balanced(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from harness import registry
 from harness.config.suite import Benchmark, Suite, Trial
+from harness.data import dataset
 from harness.data.dataset import DatasetInfo
 from harness.errors import DataMissing, UserError
+from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Training
 from harness.networks import names
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
@@ -75,10 +77,10 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
         data = json.dumps(suite.dataset.written(), sort_keys=True)
         try:
             if data not in checked:
-                dataset = suite.open_dataset(benchmark.where)
-                checked[data] = dataset.info()
+                opened = suite.open_dataset(benchmark.where)
+                checked[data] = dataset.facts(opened)
                 if fetch:
-                    dataset.fetch()
+                    dataset.fetch(opened)
         except DataMissing as missing:
             if not (suite.optional or planning):
                 raise DataMissing(f"suite {suite.name}: {missing}") from None
@@ -127,7 +129,7 @@ def _check_labels(suite: Suite, kind: str) -> None:
         for half, contract in ((training, Training), (acquisition, Acquisition)):
             plugin = registry.find("methods", half.name, contract)
             assert plugin is not None
-            if kind not in (allowed := plugin.labels(half.settings)):
+            if kind not in (allowed := boundary.labels(plugin, half.name, half.settings)):
                 raise UserError(
                     f"{suite.at(f'methods.{name}')}: {half.name} with these settings supports only "
                     f"{' and '.join(LABELS[other] for other in sorted(allowed))}, but {suite.dataset.name} has "

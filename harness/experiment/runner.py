@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from harness.config.suite import Benchmark
+from harness.data import dataset
 from harness.errors import UserError
 from harness.experiment.display import Display, cycle_values
 from harness.experiment.grid import Grid, Unit, manifest
@@ -38,7 +39,7 @@ def _load(benchmark: Benchmark, grid: Grid) -> dict[str, LoadedData]:
             continue
         key = json.dumps(suite.dataset.written(), sort_keys=True)
         if key not in loaded:
-            loaded[key] = suite.open_dataset(benchmark.where).load()
+            loaded[key] = dataset.loaded(suite.open_dataset(benchmark.where), grid.info[suite.name])
             _ = loaded[key].fingerprint  # computed once, here, and then pickled with the data
         by_suite[suite.name] = loaded[key]
     return by_suite

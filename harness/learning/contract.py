@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.lazy import torch
+from harness.learning import boundary
 from harness.learning.fit import fit
 from harness.learning.labels import cross_entropy
 from harness.settings import Recipe, Strict
@@ -83,18 +84,17 @@ class Half:
     def ready(self, cycle: Cycle) -> None:
         """Make the module if there is none yet, with the weights of the previous cycle if there was one.
 
-        What ``make`` draws from torch's global stream is keyed by the cycle and leaves that stream untouched.
+        What ``make`` draws from the global random streams is keyed by the cycle and leaves them untouched.
         """
         if self.module is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(cycle.key("module"))
-                self.module = self.make(cycle)
+            with boundary.forked(cycle.key("module"), cycle.device):
+                self.module = boundary.module_of(self, cycle)
             if self.module is None:
                 self._carried = {}
                 return
             self.module.eval()
             if self._carried:
-                self.module.load_state_dict(self._carried)
+                boundary.restore(self, self.module, self._carried)
 
     def modules(self) -> list[torch.nn.Module]:
         """Return all networks that the half currently adds to the target; the harness counts their parameters."""

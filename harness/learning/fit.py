@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import NonFiniteLoss
 from harness.lazy import torch
+from harness.learning import boundary
 from harness.settings import Recipe
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def fit(cycle: Cycle, training: Training, stages: bool = False) -> float:
                 group["lr"] = learning_rate(recipe, epoch)
             step_losses = []
             for pair in cycle.pairs(batches(len(cycle.labelled), recipe, order, device), augmentation):
-                images, targets = training.batch(*pair, mixing)
-                loss = training.loss(network(images, stages), targets, epoch / recipe.epochs)
+                images, targets = boundary.batch(training, *pair, mixing)
+                loss = boundary.loss(training, network(images, stages), targets, epoch / recipe.epochs)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()

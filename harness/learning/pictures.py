@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.faults import call
 from harness.lazy import F, torch
+from harness.learning import boundary
 from harness.learning.contract import Batch
 from harness.learning.inference import evaluating
 from harness.learning.labels import at_labels
@@ -42,10 +44,10 @@ def look(
     with evaluating(cycle.network):
         for index in torch.from_numpy(indices).to(cycle.device).split(1):
             batch = Batch(cycle.images.unaugmented(index), index, draws)
-            logits = training.predict(cycle.network, batch.images)[0]
+            logits = boundary.predict(training, cycle.network, batch.images)[0]
             predicted.append(at_labels(logits, batch.images[:, 0]).argmax(1).to("cpu", torch.uint8))
             if acquisition.scores_images:
-                score = acquisition.describe(cycle.network, batch, prepared).get("score")
+                score = call(acquisition, "describe", cycle.network, batch, prepared).get("score")
                 if score is not None and score.ndim > 1:
                     maps.append(score.float().cpu())
     shown = shrunk(size)

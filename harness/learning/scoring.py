@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from harness.data.images import Images
+from harness.learning import boundary
 from harness.learning.contract import Acquisition, Batch
 from harness.learning.cycle import Cycle
 from harness.learning.inference import INFERENCE, BatchSplitter, evaluating, within_memory
@@ -98,24 +99,19 @@ def describe_batches(
                 generator = stream(key, number, device=images.device)
                 initial = generator.get_state()
                 columns = [
-                    {"index": index, **acquisition.describe(network, Batch(inputs, index, generator), prepared)}
+                    boundary.describe(acquisition, network, Batch(inputs, index, generator), prepared)
                     for index, inputs in pieces
                 ]
                 drew |= len(pieces) > 1 and not torch.equal(generator.get_state(), initial)
-                return [_reduced(acquisition, part) for part in columns]
+                return columns
 
-            parts += splitter.run((indices, pixels), described)
+            for part in splitter.run((indices, pixels), described):
+                boundary.check_alike(acquisition, parts[0] if parts else part, part)
+                parts.append(part)
     if warnings is not None:
         drawn = "; the method's random numbers therefore differ from those for whole batches" if drew else ""
         warnings += [warning + drawn for warning in splitter.warnings("scoring")]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _reduced(acquisition: Acquisition, columns: Columns) -> Columns:
-    """Return the columns, with score maps reduced to one score for each image."""
-    if "score" in columns and columns["score"].ndim > 1:
-        columns["score"] = acquisition.over_positions(columns["score"].flatten(1))
-    return columns
 
 
 def seconds_since(began: float, device: torch.device) -> float:

@@ -28,6 +28,8 @@ from harness import registry
 from harness.config.suite import Trial
 from harness.data.images import Images
 from harness.data.rows import on_device
+from harness.errors import NonFiniteLoss, UserError
+from harness.learning.boundary import Unchanged
 from harness.learning.contract import Acquisition
 from harness.learning.cycle import Cycle
 from harness.learning.inference import evaluating
@@ -99,11 +101,26 @@ class Worker:
         began = time.perf_counter()
         batches = [(row["number"], torch.tensor(row["indices"], device=self.device)) for row in rows]
         warnings: list[str] = []
-        columns = describe_batches(self.network, self.images, self.acquisition, self.prepared, batches, key, warnings)
+        unchanged = Unchanged(self.acquisition, self.network)
+        with unchanged.during("describe"):
+            columns = describe_batches(
+                self.network, self.images, self.acquisition, self.prepared, batches, key, warnings
+            )
+        unchanged.finish()
         arrays = {name: column.cpu().numpy() for name, column in columns.items()}
         count = sum(len(b) for _, b in batches)
         seconds = seconds_since(began, self.device)
         return arrays, Shard(os.getpid(), count, seconds, warnings, peak_memory(self.device))
+
+
+def _results(references: list[Any]) -> list[Any]:
+    """Return the workers' results. A failure that a worker put into one sentence is raised as it was raised there."""
+    try:
+        return ray.get(references)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError | NonFiniteLoss):
+            raise error.cause from None
+        raise
 
 
 _kept: list[Any] = []
@@ -130,7 +147,7 @@ class RayData:
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES") if self.placement.device == "cuda" else None
         self.workers = [_kept.pop() if _kept else actor.remote(gpus) for _ in range(self.shards)]
         self.task = ray.put((registry.luggage(), self.data, pickle.dumps(self.trial), self.placement))
-        ray.get([worker.take.remote([self.task]) for worker in self.workers])
+        _results([worker.take.remote([self.task]) for worker in self.workers])
 
     def describe(
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
@@ -152,7 +169,7 @@ class RayData:
             if group
         ]
         shards = ray.data.from_blocks(blocks).split(len(blocks))
-        results = ray.get(
+        results = _results(
             [
                 worker.describe.remote(shard.iterator(), [self.task], [self.weights], self.shipped, cycle.key(purpose))
                 for worker, shard in zip(self.workers, shards, strict=False)

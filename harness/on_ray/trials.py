@@ -122,8 +122,6 @@ def _run_unit(
         parallel = min(where.shards, idle) if placement.device == "cpu" else where.shards
         auto = AutoScorer(workers, unit.trial.protocol.cycles, parallel)
         scorer = workers if where.scoring == "ray_data" else auto
-        if scorer is workers:
-            workers.start()  # before anything is timed
     publish = _publisher(unit)
     began = time.time()
 
@@ -133,7 +131,8 @@ def _run_unit(
         tune.report({**cycle_values(record), "began": began})
 
     try:
-        failure = execute(unit, ray.get(data[unit.suite]), RunStore(Path(folder)), placement, report, scorer)
+        run, loaded = RunStore(Path(folder)), ray.get(data[unit.suite])
+        failure = execute(unit, loaded, run, placement, report, scorer, start=where.scoring == "ray_data")
         if failure is not None:  # a retry would fail in the same way: reported once, so that Tune does not retry
             tune.report({"cycle": -1, "failure": failure})
     finally:

@@ -9,6 +9,7 @@ The results folder of a run::
     trials/<trial>/state_000.pt      state after the cycle: network weights and the state of the method
     trials/<trial>/records.jsonl     readable copy of the records, derived from the cycle files, never read
     trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
+    trials/<trial>/failure.txt       the traceback of a plug-in's exception that ended the trial; no run reads it
     shared/<key>/...                 the same files for a first cycle that several trials share
     report/                          tables and plots, derived from the records
 
