@@ -144,7 +144,7 @@ def labels_are_classes(it: Loadable) -> str | None:
 def classes_differ(it: Loadable) -> None:
     """Classes are different strings, at least two."""
     classes = it.data.classes
-    if not (isinstance(classes, tuple) and all(isinstance(c, str) for c in classes) and len(set(classes)) > 1):
+    if not (isinstance(classes, tuple) and all(isinstance(c, str) for c in classes) and len(classes) > 1):
         raise it.wrong(f"classes must be a tuple of strings; got {classes!r}"[:300], "load")
     if len(set(classes)) < len(classes):
         twice = next(c for c in classes if classes.count(c) > 1)

@@ -23,7 +23,9 @@ def text(kinds: list[str]) -> str:
         if folder not in kinds:
             continue
         common = contracts[0].Settings.model_fields.keys()
-        blocks.append([folder, *_settings(contracts[0], set(), "all: ")])
+        blocks.append([folder])
+        if common:
+            blocks[-1] += [f"  settings of all {folder}", *_settings(contracts[0], set())]
         for shipped in (True, False):
             for name in registry.names(folder):
                 classes = [cls for contract in contracts if (cls := registry.find(folder, name, contract))]
@@ -43,14 +45,14 @@ def _plugin(name: str, classes: list[type[Any]], common: set[str]) -> Iterator[s
         yield from _settings(cls, common)
 
 
-def _settings(cls: type[Any], without: set[str], prefix: str = "") -> Iterator[str]:
+def _settings(cls: type[Any], without: set[str]) -> Iterator[str]:
     """Yield a line for each setting of a class: key, type, default, description."""
     whole = cls.Settings.model_json_schema()
     for key, schema in whole.get("properties", {}).items():
         if key not in without:
             default = "required" if key in whole.get("required", []) else f"default {_written(schema.get('default'))}"
             described = f": {schema['description']}" if "description" in schema else ""
-            line = f"{prefix}{key:<{KEY_WIDTH}} {_type(schema)}, {default}{described}"
+            line = f"{key:<{KEY_WIDTH}} {_type(schema)}, {default}{described}"
             yield textwrap.fill(line, width(), initial_indent=" " * 8, subsequent_indent=" " * 10)
 
 

@@ -12,9 +12,11 @@ import torch
 from harness import registry
 from harness.checking.problem import (
     COUNTS,
+    GLOBAL_SEED,
     PROTOCOLS,
     RECIPES,
     AsOnWorkers,
+    Backwards,
     Method,
     Ran,
     Refusing,
@@ -154,7 +156,7 @@ def shards(it: OnKind) -> None:
     """The result is the same on 1, 2 and 3 scoring workers."""
     for workers in (1, 2, 3):
         it.same(
-            it.run(scorer=AsOnWorkers(workers)),
+            it.run(scorer=AsOnWorkers(GLOBAL_SEED, workers)),
             f"with {workers} scoring workers, which know only the network and the prepared tensors, the run differs",
             hook="describe",
         )
@@ -163,7 +165,7 @@ def shards(it: OnKind) -> None:
 def order(it: OnKind) -> None:
     """The result is the same for any order of the batches."""
     it.same(
-        it.run(scorer=AsOnWorkers(1, backwards=True)),
+        it.run(scorer=Backwards(GLOBAL_SEED)),
         "with the batches in another order the run differs",
         hook="describe",
     )

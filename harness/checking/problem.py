@@ -23,6 +23,7 @@ from harness.data.images import Images
 from harness.learning.contract import IMAGES, MAPS, Acquisition
 from harness.learning.cycle import Cycle
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer, ascending, cut, describe_batches
+from harness.networks.network import Network
 from harness.settings import Model, Protocol, Recipe
 from harness.trial import ActiveLearner
 
@@ -39,8 +40,9 @@ RECIPES = {
     IMAGES: Recipe.model_validate(_RECIPE),
     MAPS: Recipe.model_validate({**_RECIPE, "batch_size": 4, "crop_padding": 0, "inference_batch_size": 6}),
 }
-# labelled images and candidates of cycle 0 are whole batches, so that a count of passes has no remainder
-_PROTOCOL = {"initial": 24, "budget": 10, "cycles": 3, "candidates": 64, "start": "warm"}
+# labelled images and candidates of cycle 0 are whole training batches, so that a count of passes has no remainder, but
+# the last batch of scoring is short
+_PROTOCOL = {"initial": 24, "budget": 10, "cycles": 3, "candidates": 56, "start": "warm"}
 PROTOCOLS = {
     IMAGES: Protocol.model_validate(_PROTOCOL),
     MAPS: Protocol.model_validate({**_PROTOCOL, "initial": 8, "budget": 4, "candidates": 16}),
@@ -196,33 +198,41 @@ class Seeding(InProcess):
         return scored
 
 
+class Backwards(Seeding):
+    """Describes the batches in reverse order."""
+
+    def describe(
+        self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
+    ) -> Scored:
+        """Describe the images; see Scorer."""
+        batches = cut(indices, cycle.recipe)[::-1]
+        columns = describe_batches(cycle.network, cycle.images, acquisition, prepared, batches, cycle.key(purpose))
+        set_global_streams(self.seed)
+        return Scored(ascending(columns), "in_process")
+
+
 class AsOnWorkers(Seeding):
     """Describes groups of batches as Ray's workers do.
 
     A worker has an acquisition and a network of its own, which know nothing but the weights and the prepared tensors of
-    the cycle, and random streams of its own process. With ``backwards`` it describes its batches in reverse order.
+    the cycle, and random streams of its own process.
     """
 
-    def __init__(self, workers: int, backwards: bool = False) -> None:
-        super().__init__(1)
-        self.count, self.backwards = workers, backwards
-        self.workers: list[Any] = []
-        self.cycle = -1
+    def __init__(self, seed: int, workers: int) -> None:
+        super().__init__(seed)
+        self.count = workers
+        self.workers: list[tuple[Network, Acquisition]] = []
         self.prepared: list[Columns] = []
+        self.cycle = -1
 
     def describe(
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
     ) -> Scored:
         """Describe the images; see Scorer."""
         if not self.workers:
-            half = type(acquisition)
-            self.workers = [
-                (
-                    cycle.new_network(0).to_device(cycle.device, cycle.recipe),
-                    half(acquisition.settings, acquisition.num_classes),
-                )
-                for _ in range(self.count)
-            ]
+            half, arguments = type(acquisition), (acquisition.settings, acquisition.num_classes)
+            networks = (cycle.new_network(0).to_device(cycle.device, cycle.recipe) for _ in range(self.count))
+            self.workers = [(network, half(*arguments)) for network in networks]
         if cycle.number != self.cycle:
             weights = shipped(cycle.network.state_dict())
             for network, _ in self.workers:
@@ -230,12 +240,12 @@ class AsOnWorkers(Seeding):
             self.prepared = [shipped(prepared) for _ in self.workers]
             self.cycle = cycle.number
         batches, parts = cut(indices, cycle.recipe), []
-        for number, ((network, half), tensors) in enumerate(zip(self.workers, self.prepared, strict=True)):
+        for number, ((network, half_of), tensors) in enumerate(zip(self.workers, self.prepared, strict=True)):
             group = batches[len(batches) * number // self.count : len(batches) * (number + 1) // self.count]
             if group:
-                group = group[::-1] if self.backwards else group
-                with global_streams(100 + number):
-                    parts.append(describe_batches(network, cycle.images, half, tensors, group, cycle.key(purpose)))
+                set_global_streams(100 + number)
+                key = cycle.key(purpose)
+                parts.append(describe_batches(network, cycle.images, half_of, tensors, group, key))
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         set_global_streams(self.seed)
         return Scored(ascending(columns), "in_process")
@@ -251,19 +261,6 @@ def set_global_streams(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
-
-
-@contextmanager
-def global_streams(seed: int) -> Iterator[None]:
-    """Give a ``with`` block global random streams of its own, as another process has them."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    set_global_streams(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
 
 
 class Refusing:
@@ -319,6 +316,9 @@ def _shown(indices: list[int]) -> str:
     return f"{', '.join(map(str, indices[:3]))}, ..." if len(indices) > 3 else ", ".join(map(str, indices))
 
 
+GLOBAL_SEED = 1
+
+
 def run(
     method: Method,
     kind: str,
@@ -327,7 +327,7 @@ def run(
     scorer: Scorer | None = None,
     oracle: Refusing | None = None,
     resumed: bool = False,
-    global_seed: int = 1,
+    global_seed: int = GLOBAL_SEED,
     **keys: Any,
 ) -> Ran:
     """Run a method on the problem of this kind; with ``resumed`` each cycle has a new process's worth of learner.
