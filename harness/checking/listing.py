@@ -1,0 +1,105 @@
+"""The lists of plug-ins with their settings."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from harness import registry
+from harness.checking.run import SUITES
+from harness.checking.text import width, wrapped
+from harness.learning.contract import Acquisition, Training
+
+KEY_WIDTH = 12
+"""Columns of a key's name; longer names push their line to the right."""
+
+
+def text(kinds: list[str]) -> str:
+    """Return the plug-ins of these kinds (plural): the harness's own first, then the user's, each with its settings."""
+    blocks = []
+    for folder, contracts in SUITES.values():
+        if folder not in kinds:
+            continue
+        common = contracts[0].Settings.model_fields.keys()
+        blocks.append([folder])
+        if common:
+            blocks[-1] += [f"  settings of all {folder}", *_settings(contracts[0], set())]
+        for shipped in (True, False):
+            for name in registry.names(folder):
+                classes = [cls for contract in contracts if (cls := registry.find(folder, name, contract))]
+                if classes and (classes[0].__module__.split(".")[0] == "harness") == shipped:
+                    if not shipped and blocks[-1][0] == folder:
+                        blocks.append([f"your {folder}"])
+                    blocks[-1] += _plugin(name, classes, {*common})
+    return "\n\n".join("\n".join(lines) for lines in blocks)
+
+
+def _plugin(name: str, classes: list[type[Any]], common: set[str]) -> Iterator[str]:
+    """Yield the lines of a plug-in: its name and what it is, its purpose, its settings but those of all plug-ins."""
+    what = _what(classes)
+    yield f"  {name}  ({what})" if what else f"  {name}"
+    yield wrapped("", _summary(classes[0]))
+    for cls in classes:
+        yield from _settings(cls, common)
+
+
+def _settings(cls: type[Any], without: set[str]) -> Iterator[str]:
+    """Yield a line for each setting of a class: key, type, default, description."""
+    whole = cls.Settings.model_json_schema()
+    for key, schema in whole.get("properties", {}).items():
+        if key not in without:
+            default = "required" if key in whole.get("required", []) else f"default {_written(schema.get('default'))}"
+            described = f": {schema['description']}" if "description" in schema else ""
+            line = f"{key:<{KEY_WIDTH}} {_type(schema)}, {default}{described}"
+            yield textwrap.fill(line, width(), initial_indent=" " * 8, subsequent_indent=" " * 10)
+
+
+def _what(classes: list[type[Any]]) -> str:
+    """Return which halves of a method a plug-in has, and the kinds of labels that it declares."""
+    halves = [cls for cls in classes if issubclass(cls, (Training, Acquisition))]
+    words = [" and ".join("training" if issubclass(cls, Training) else "acquisition" for cls in halves)]
+    for cls in classes:
+        declared = getattr(cls, "labels", None)
+        if declared is not None:
+            try:
+                kinds = declared(cls.Settings()) if callable(declared) else declared
+            except ValueError:  # a setting has no default
+                continue
+            words.append(" and ".join(sorted(kinds)))
+    return "; ".join(dict.fromkeys(word for word in words if word))
+
+
+def _summary(cls: type[Any]) -> str:
+    """Return the first line of the file's docstring, else of the class's."""
+    module = inspect.getmodule(cls)
+    described = (module.__doc__ if module else None) or cls.__doc__ or "(no docstring)"
+    return described.strip().splitlines()[0]
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """Return the type of a setting, from its JSON schema, in words."""
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_type(part) for part in schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(map(_written, schema["enum"]))
+    if "const" in schema:
+        return _written(schema["const"])
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "true or false",
+        "string": "text",
+        "null": "null",
+    }
+    words |= {"array": "list", "object": "mapping"}
+    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    bounds = [f"{word} {schema[key]:g}" for key, word in limits.items() if key in schema]
+    return " ".join([words.get(schema.get("type", ""), "any value"), *bounds])
+
+
+def _written(value: Any) -> str:
+    """Return a value as it is written in YAML."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,70 @@
+"""Finds the plug-in that a name means, and checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness import registry
+from harness.checking.text import wrapped, written
+from harness.data.dataset import DataRoot, Dataset
+from harness.errors import UserError, did_you_mean
+from harness.learning.contract import Acquisition, Training
+
+SUITES: dict[str, tuple[str, tuple[type[Any], ...]]] = {
+    "method": ("methods", (Training, Acquisition)),
+    "dataset": ("datasets", (Dataset,)),
+}
+"""Kind of plug-in -> (its name in the registry, its contracts)."""
+
+
+def add_plugins(paths: Sequence[str]) -> None:
+    """Make the plug-ins in these files and folders known. Raises UserError."""
+    if paths:
+        raise UserError("--plugins: this version finds plug-ins in methods/ and datasets/ only")
+
+
+def kind_of(name: str, kind: str | None) -> str:
+    """Return the kind of the plug-in with this name, which must be ``kind`` unless that is None. Raises UserError."""
+    kinds = [kind] if kind else [*SUITES]
+    known = [some for some in kinds if name in registry.names(SUITES[some][0])]
+    if not known and "." in name:  # a module of the user's
+        known = [some for some in kinds if any(registry.find(SUITES[some][0], name, c) for c in SUITES[some][1])]
+        if not known:
+            raise UserError(f"{name!r} defines no {' or '.join(kinds)}")
+    if not known:
+        allowed = [other for some in kinds for other in registry.names(SUITES[some][0])]
+        raise UserError(f"unknown {kind or 'plug-in'} {name!r}{did_you_mean(name, allowed)}")
+    if len(known) > 1:
+        raise UserError(f"{name!r} is a {' and a '.join(known)}; add --kind {known[0]} or --kind {known[1]}")
+    return known[0]
+
+
+def check(name: str, pairs: Sequence[str], kind: str | None, data: str | None, plugins: Sequence[str] = ()) -> int:
+    """Check a plug-in with settings KEY=VALUE, print a line for each check, and return 0, or 1 if one failed.
+
+    Raises UserError.
+    """
+    values, kind = written(pairs), kind_of(name, kind)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    if kind == "method":
+        from harness.checking import methods
+
+        failed, ran = methods.check(name, values, say)
+    elif kind == "dataset":
+        from harness.checking import datasets
+
+        failed, ran = datasets.check(name, values, DataRoot.of(data, download=False), say, [*plugins])
+    else:
+        from harness.checking import networks
+
+        folder, (contract,) = SUITES[kind]
+        plugin = registry.find(folder, name, contract)
+        assert plugin is not None
+        failed, ran = networks.check(name, plugin, values, say)
+    verdict = f"{failed} of {ran} checks failed" if failed else f"all {ran} checks passed"
+    say(wrapped("", f"{name}: {verdict}").strip())
+    return 1 if failed else 0

@@ -1,0 +1,45 @@
+"""The command line that lists methods, datasets and networks with their settings, one line of purpose each.
+
+python -m harness.list [methods] [datasets] [networks] [--plugins PATH ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from harness.checking import listing, run
+from harness.checking.text import Parser
+from harness.errors import UserError, did_you_mean
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the parsed command line. Raises UserError."""
+    kinds = [folder for folder, _ in run.SUITES.values()]
+    parser = Parser(prog="python -m harness.list", description="List plug-ins and their settings.")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(kinds)}; default: all")
+    parser.add_argument(
+        "--plugins", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders with plug-ins"
+    )
+    options = parser.parse_intermixed_args(arguments)
+    for kind in options.kinds:
+        if kind not in kinds:
+            raise UserError(f"unknown kind {kind!r}{did_you_mean(kind, kinds)}")
+    options.kinds = options.kinds or kinds
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 2 for a user error."""
+    try:
+        options = _arguments(arguments)
+        run.add_plugins(options.plugins)
+        print(listing.text(options.kinds))
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,870 @@
+"""``python -m harness.check`` and ``harness.list``: what they say of right plug-ins, and of one wrong in each way."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+import wrong_data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+from test_datasets import archive, write_tree
+from test_segmentation_data import CLASSES, folder
+
+import harness.check
+import harness.list
+from harness import registry
+from harness.checking import datasets, methods, networks, run
+from harness.checking.problem import made, with_random_labels, without_two_classes
+from harness.checking.text import cut, run_checks, wrapped
+from harness.data.dataset import Dataset, DatasetInfo
+from harness.data.files import IGNORED
+from harness.learning.contract import IMAGES, MAPS, Acquisition, Batch, Training, highest
+from harness.learning.cycle import Cycle
+from harness.networks.network import DenseNetwork, Network
+from harness.networks.zoo import build
+from harness.settings import Model, Strict
+from harness.trial import ActiveLearner
+
+Plug = Callable[[type[Any]], str]
+
+
+@pytest.fixture
+def plugged(monkeypatch: pytest.MonkeyPatch) -> Plug:
+    """Make a class known as the plug-in of a file."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    known: dict[str, type[Any]] = {}
+    find, names = registry.find, registry.names
+
+    def found(kind: str, name: str, contract: type[Any]) -> Any:
+        if name not in known:
+            return find(kind, name, contract)
+        return known[name] if issubclass(known[name], contract) else None
+
+    def named(kind: str) -> list[str]:
+        contracts = {"methods": (Training, Acquisition), "datasets": (Dataset,), "networks": (Architecture,)}
+        own = [name for name, cls in known.items() if issubclass(cls, contracts[kind])]
+        return own + (names(kind) if kind != "networks" else [])
+
+    def plug(cls: type[Any]) -> str:
+        known[cls.__name__] = cls
+        return cls.__name__
+
+    monkeypatch.setattr(registry, "find", found)
+    monkeypatch.setattr(registry, "names", named)
+    monkeypatch.setitem(run.SUITES, "network", ("networks", (Architecture,)))
+    return plug
+
+
+def where(cls: type[Any], hook: str = "") -> str:
+    """Return "file:line" of a hook, or of a class."""
+    subject = getattr(cls, hook) if hook else cls
+    return f"{Path(inspect.getfile(cls)).name}:{inspect.getsourcelines(subject)[1]}"
+
+
+def line_of(cls: type[Any], text: str) -> str:
+    """Return "file:line" of the line of a class that contains a text."""
+    lines, first = inspect.getsourcelines(cls)
+    (number,) = (first + offset for offset, line in enumerate(lines) if text in line)
+    return f"{Path(inspect.getfile(cls)).name}:{number}"
+
+
+def wrong_lines(printed: str) -> list[str]:
+    return [line.removeprefix("WRONG").strip() for line in printed.splitlines() if line.startswith("WRONG")]
+
+
+def said(name: str, cls: type[Any], check: Any, subject: Any) -> list[str]:
+    """Return what one check says of a plug-in."""
+    lines: list[str] = []
+    run_checks(name, cls, [check], subject, lines.append)
+    return wrong_lines("\n".join(lines))
+
+
+# ------------------------------------------------------------------------------------------------------- wrong methods
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    return torch.special.entr(logits.softmax(1)).sum(1)
+
+
+class ByEntropy(Acquisition):
+    """Right: images alone, so that a check is short."""
+
+    @classmethod
+    def labels(cls, settings: Any) -> frozenset[str]:
+        return frozenset({IMAGES})
+
+    def describe(self, network: Network, batch: Batch, prepared: Any) -> Any:
+        return {"score": entropy(network(batch.images).logits)}
+
+
+class Undeclared(ByEntropy):
+    @classmethod
+    def labels(cls, settings: Any) -> Any:
+        return {"pictures"}
+
+
+class Twice(ByEntropy):
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        return highest(columns["score"], budget)[[0, *range(budget - 1)]]
+
+
+class Counting(ByEntropy):
+    selections = itertools.count()
+
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        return highest(columns["score"], len(columns["score"])).roll(next(self.selections))[:budget]
+
+
+class Hooking(ByEntropy):
+    def describe(self, network: Network, batch: Batch, prepared: Any) -> Any:
+        network.classifier.register_forward_hook(lambda module, inputs, output: None)
+        return super().describe(network, batch, prepared)
+
+
+class Shuffling(ByEntropy):
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.from_numpy(np.random.permutation(len(columns["score"]))[:budget])  # noqa: NPY002
+
+
+class Peeking(ByEntropy):
+    """Finds the labels of the pool in the frames of its callers."""
+
+    def prepare(self, cycle: Cycle) -> Any:
+        frame: Any = sys._getframe()
+        while not isinstance(frame.f_locals.get("self"), ActiveLearner):
+            frame = frame.f_back
+        return {"labels": torch.from_numpy(frame.f_locals["self"].data.train_labels)}
+
+    def describe(self, network: Network, batch: Batch, prepared: Any) -> Any:
+        return {"score": super().describe(network, batch, prepared)["score"] + prepared["labels"][batch.index]}
+
+
+class Remembering(ByEntropy):
+    """Keeps in itself what it should return from prepare."""
+
+    def prepare(self, cycle: Cycle) -> Any:
+        self.weight = 2.0
+        return {}
+
+    def describe(self, network: Network, batch: Batch, prepared: Any) -> Any:
+        return {"score": self.weight * super().describe(network, batch, prepared)["score"]}
+
+
+class Ordered(ByEntropy):
+    """Scores a short batch otherwise if it comes first."""
+
+    described = 0
+
+    def describe(self, network: Network, batch: Batch, prepared: Any) -> Any:
+        sign = -1 if self.described == 0 and len(batch.index) < 16 else 1
+        self.described += 1
+        return {"score": sign * super().describe(network, batch, prepared)["score"]}
+
+
+class Relative(ByEntropy):
+    def describe(self, network: Network, batch: Batch, prepared: Any) -> Any:
+        score = super().describe(network, batch, prepared)["score"]
+        return {"score": score - score.mean()}
+
+
+class Squeezing(ByEntropy):
+    def describe(self, network: Network, batch: Batch, prepared: Any) -> Any:
+        return {"score": super().describe(network, batch, prepared)["score"].squeeze()}
+
+
+class Forgetting(ByEntropy):
+    """Selects by the number of its selections, which state lacks."""
+
+    selections = 0
+
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        self.selections += 1
+        return highest(columns["score"], len(columns["score"])).roll(self.selections)[:budget]
+
+
+class WarmOnly(ByEntropy):
+    """Expects in later cycles what it did in the first one."""
+
+    def prepare(self, cycle: Cycle) -> Any:
+        if cycle.number == 0:
+            self.kept = torch.ones(1)
+        return {"kept": self.kept}
+
+    def state(self) -> Any:
+        return {"kept": self.kept} if hasattr(self, "kept") else {}
+
+    def load_state(self, state: Any) -> None:
+        self.kept = state["kept"]
+
+
+class Unplanned(ByEntropy):
+    def prepare(self, cycle: Cycle) -> Any:
+        cycle.images.augmented(cycle.labelled, cycle.stream("mine"))
+        return {}
+
+
+class UnplannedWithout(ByEntropy):
+    """Trains on images without augmentation, and looks at others without training."""
+
+    def prepare(self, cycle: Cycle) -> Any:
+        layer = nn.Flatten()
+        layer(cycle.images.unaugmented(cycle.labelled))
+        with torch.no_grad():
+            layer(cycle.images.unaugmented(cycle.candidates))
+        return {}
+
+
+class FloatOnly(ByEntropy):
+    def describe(self, network: Network, batch: Batch, prepared: Any) -> Any:
+        return {"score": {"float32": entropy}[network.precision](network(batch.images).logits)}
+
+
+class AllClasses(ByEntropy):
+    def prepare(self, cycle: Cycle) -> Any:
+        labels: Any = cycle.labels
+        return {"first": torch.stack([(labels == c).nonzero()[0] for c in range(self.num_classes)])}
+
+
+class OneMore(ByEntropy):
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        return columns["score"].topk(budget + 1).indices[:budget]
+
+
+NUMBERS = r"[\d, .]+"
+WRONG_METHODS: list[tuple[type[Any], Any, str, str]] = [
+    (
+        Undeclared,
+        methods.declares_labels,
+        where(Undeclared, "labels"),
+        "labels must return a frozenset of IMAGES, MAPS or both; got {'pictures'}",
+    ),
+    (Twice, methods.runs, where(Twice, "select"), "select must return different row numbers; got 50 twice"),
+    (
+        Counting,
+        methods.reproduces,
+        where(Counting),
+        f"a second run differs: cycle 0 selects {NUMBERS} instead of {NUMBERS}",
+    ),
+    (
+        Hooking,
+        methods.leaves_the_target,
+        where(Hooking, "describe"),
+        "describe must leave the networks as they are; it changes the hooks of the target network",
+    ),
+    (
+        Shuffling,
+        methods.ignores_global_streams,
+        where(Shuffling, "select"),
+        "select must not draw from the global random stream of numpy; draw from its generator",
+    ),
+    (
+        Peeking,
+        methods.looks_at_no_pool_label,
+        where(Peeking),
+        "it looks at labels of the pool: with random labels there the run differs: "
+        f"cycle 0 selects {NUMBERS} instead of {NUMBERS}",
+    ),
+    (
+        Remembering,
+        methods.shards,
+        line_of(Remembering, "self.weight *"),
+        "describe raises AttributeError: 'Remembering' object has no attribute 'weight'",
+    ),
+    (
+        Ordered,
+        methods.order,
+        where(Ordered, "describe"),
+        f"with the batches in another order the run differs: cycle 0 selects {NUMBERS} instead of {NUMBERS}",
+    ),
+    (
+        Relative,
+        methods.batch_size,
+        where(Relative, "describe"),
+        "the column 'score' of an image depends on the other images of its batch: it differs between batches of 7 and "
+        "of 56 images; draw random numbers from batch.generator",
+    ),
+    (
+        Squeezing,
+        methods.one_image,
+        where(Squeezing, "describe"),
+        r"describe must return one row for a batch of one image; expected \(1, ...\) in 'score', got \(\)",
+    ),
+    (
+        Forgetting,
+        methods.resumes,
+        where(Forgetting),
+        "a run that is resumed after each cycle differs: state must return what it depends on: "
+        f"cycle 1 selects {NUMBERS} instead of {NUMBERS}",
+    ),
+    (
+        WarmOnly,
+        methods.starts_fresh,
+        line_of(WarmOnly, 'return {"kept": self.kept}\n'),
+        "prepare raises AttributeError: 'WarmOnly' object has no attribute 'kept'",
+    ),
+    (
+        Unplanned,
+        methods.declares_its_passes,
+        where(Unplanned),
+        "extra_passes declares 0 training images, but cycle 0 trains on 24 in addition to the target's 48",
+    ),
+    (
+        UnplannedWithout,
+        methods.declares_its_passes,
+        where(UnplannedWithout),
+        "extra_passes declares 0 training images, but cycle 0 trains on 24 in addition to the target's 48",
+    ),
+    (
+        FloatOnly,
+        methods.runs_in_bfloat16,
+        line_of(FloatOnly, "network.precision"),
+        "describe raises KeyError: 'bfloat16'",
+    ),
+    (
+        AllClasses,
+        methods.lacks_classes,
+        line_of(AllClasses, "nonzero()"),
+        "prepare raises IndexError: index 0 is out of bounds for dimension 0 with size 0",
+    ),
+    (OneMore, methods.takes_all, line_of(OneMore, "topk"), "select raises RuntimeError: selected index k out of range"),
+]
+of_each_method = pytest.mark.parametrize("case", WRONG_METHODS, ids=[case[0].__name__ for case in WRONG_METHODS])
+
+
+def test_each_check_of_methods_has_a_wrong_method() -> None:
+    checks = {methods.declares_labels, methods.runs, methods.reproduces, *methods.CHECKS, *methods.SCORING}
+    assert {case[1] for case in WRONG_METHODS} == checks
+
+
+@of_each_method
+def test_a_wrong_method_gets_its_sentence(case: Any, plugged: Plug) -> None:
+    cls, check, place, sentence = case
+    method, _ = methods.method_of(plugged(cls), {})
+    subject = method if check is methods.declares_labels else methods.OnKind(method, IMAGES)
+    (line,) = said(cls.__name__, cls, check, subject)
+    assert re.fullmatch(re.escape(f"{cls.__name__} ({place}): ") + sentence, line), line
+
+
+@pytest.mark.long
+@of_each_method
+def test_a_wrong_method_fails_that_check_alone(case: Any, plugged: Plug, capsys: pytest.CaptureFixture[str]) -> None:
+    cls, _, place, sentence = case
+    assert harness.check.main([plugged(cls)]) == 1
+    printed = capsys.readouterr().out
+    (line,) = wrong_lines(printed)
+    assert f"({place}): " in line and re.search(sentence + "$", line)
+    assert re.fullmatch(rf"{cls.__name__}: 1 of \d+ checks failed", printed.splitlines()[-1])
+
+
+def test_a_right_method(plugged: Plug, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harness.check.main([plugged(ByEntropy)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    checks = 3 + len(methods.CHECKS) + len(methods.SCORING)
+    assert lines[0].strip() == "ByEntropy: training cross_entropy, acquisition ByEntropy"
+    assert sum(line.startswith("ok    ") for line in lines) == checks
+    assert "note  it also runs on label maps, which labels does not declare" in lines
+    assert lines[-1] == f"ByEntropy: all {checks} checks passed"
+
+
+CHEAP = ["margin"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in CHEAP else pytest.mark.long) for n in registry.names("methods")]
+)
+def test_shipped_methods_pass(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harness.check.main([name]) == 0, capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("ok    label maps: ") for line in lines)
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_what_an_acquisition_needs_is_given(plugged: Plug) -> None:
+    method, lowered = methods.method_of("epmcm", {})
+    assert (method.training.name, method.acquisition.name, lowered) == ("isda", "epmcm", {"samples": 8})
+    assert methods.method_of("epmcm", {"statistics": "fresh"})[0].training.name == "cross_entropy"
+    assert [half.name for half in (lambda m: (m.training, m.acquisition))(methods.method_of("ads", {})[0])] == [
+        "ads"
+    ] * 2
+    assert methods.method_of("isda", {})[0].acquisition.name == "random"
+
+    class Demanding(ByEntropy):
+        needs = frozenset({"a moon"})
+
+    assert harness.check.main([plugged(Demanding)]) == 2
+
+
+def test_large_numbers_are_lowered_where_that_is_allowed() -> None:
+    class Large:
+        class Settings(Strict):
+            steps: int = 40_000
+            side: int = Field(32, ge=16)
+            members: int = 5
+            kept: int = 500
+            rate: float = 99.0
+            each: bool = True
+
+    assert cut(Large, {"kept": 500}) == {"steps": 8}
+
+
+@settings(max_examples=20, deadline=None)
+@given(kept=st.sets(st.integers(0, 39), min_size=1, max_size=30), kind=st.sampled_from([IMAGES, MAPS]))
+def test_only_other_labels_become_random(kept: set[int], kind: str) -> None:
+    data, some = made(kind), sorted(kept)
+    changed = with_random_labels(data, some)
+    assert (changed.train_labels[some] == data.train_labels[some]).all()
+    others = np.setdiff1d(np.arange(len(data.train_labels)), some)
+    assert (changed.train_labels[others] != data.train_labels[others]).mean() > 0.4
+    without = without_two_classes(data, some)
+    assert set(np.unique(without.train_labels[some])) <= {0, 1, IGNORED}
+    assert (without.train_labels[others] == data.train_labels[others]).all()
+
+
+# ------------------------------------------------------------------------------------------------------ wrong datasets
+
+W = wrong_data
+WRONG_DATA: list[tuple[type[Any], Any, str, str]] = [
+    (
+        W.OtherSettings,
+        datasets.inherits_settings,
+        where(W.OtherSettings),
+        "Settings must inherit from DatasetSettings, which has limit and test_limit",
+    ),
+    (W.Broken, datasets.loads, line_of(W.Broken, '["images"]'), "KeyError: 'images'"),
+    (
+        W.OtherFacts,
+        datasets.facts_are_true,
+        where(W.OtherFacts, "info"),
+        "info must return what load returns; expected num_classes=2, got 3",
+    ),
+    (
+        W.OtherChannels,
+        datasets.types_are_right,
+        line_of(W.OtherChannels, "replace("),
+        "test_images must be uint8 [N, H, W, 3]; got uint8 [16, 8, 8, 1]",
+    ),
+    (
+        W.TooHigh,
+        datasets.labels_are_classes,
+        line_of(W.TooHigh, "return replace(data"),
+        "train_labels must be 0..1 or 255, which is ignored; got 2",
+    ),
+    (
+        W.SameClasses,
+        datasets.classes_differ,
+        where(W.SameClasses, "load"),
+        "classes must differ; 'cat' occurs 2 times",
+    ),
+    (
+        W.Unscaled,
+        datasets.mean_and_std_are_scaled,
+        where(W.Unscaled, "load"),
+        "mean must have 3 numbers, one per channel, of pixels scaled to 0..1; got (127.5, 127.5, 127.5)",
+    ),
+    (
+        W.Shuffled,
+        datasets.loads_twice,
+        where(W.Shuffled, "load"),
+        "a second load returns other train_images; their order must be the same on every machine",
+    ),
+    (
+        W.Hashed,
+        datasets.loads_elsewhere,
+        where(W.Hashed, "load"),
+        "a new process in another folder loads other data; sort what comes from a folder or from a set",
+    ),
+    (
+        W.OneSplit,
+        datasets.splits_differ,
+        where(W.OneSplit, "load"),
+        "both splits are one object; test images must not be training images",
+    ),
+    (W.Unlimited, datasets.keeps_limits, where(W.Unlimited, "load"), "limit=20 must give 20 images; load returns 40"),
+    (
+        W.NotSaid,
+        datasets.says_what_is_missing,
+        where(W.NotSaid, "info"),
+        "info must raise DataMissing if its files are missing; it raises FileNotFoundError: [Errno 2] No such file or "
+        "directory: ",
+    ),
+]
+
+
+def test_each_check_of_datasets_has_a_wrong_dataset() -> None:
+    assert [case[1] for case in WRONG_DATA] == [datasets.inherits_settings, datasets.loads, *datasets.CHECKS]
+
+
+@pytest.fixture
+def with_file(tmp_path: Path) -> Path:
+    (tmp_path / "here.txt").write_text("here")
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", WRONG_DATA, ids=[case[0].__name__ for case in WRONG_DATA])
+def test_a_wrong_dataset_fails_its_check_alone(
+    case: Any, plugged: Plug, with_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cls, _, place, sentence = case
+    assert harness.check.main([plugged(cls), "--data", str(with_file)]) == 1
+    (line,) = wrong_lines(capsys.readouterr().out)
+    assert line.startswith(f"{cls.__name__} ({place}): {sentence}")
+    assert line.endswith("here.txt'") or line == f"{cls.__name__} ({place}): {sentence}"
+
+
+def test_a_right_dataset(plugged: Plug, with_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harness.check.main([plugged(W.Fine), "--data", str(with_file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 2 + len(datasets.CHECKS) and lines[-1] == "Fine: all 12 checks passed"
+    assert harness.check.main(["Fine", "--data", str(with_file / "elsewhere")]) == 2
+    assert "Fine can't be checked without its data: " in capsys.readouterr().err
+
+
+def test_copies_of_training_images_are_noted(plugged: Plug, with_file: Path) -> None:
+    class Copied(W.Fine):
+        def load(self) -> Any:
+            data = super().load()
+            data.test_images[:3] = data.train_images[3]  # type: ignore[index]
+            return data
+
+    it = datasets.Loadable("Copied", Copied, {}, datasets.DataRoot(with_file, False))
+    assert datasets.splits_differ(it) == "3 of 16 test images are also training images"
+
+
+@pytest.mark.parametrize("name", registry.names("datasets"))
+def test_shipped_datasets_pass(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written: list[str] = []
+    if name.startswith("cifar"):
+        archive(tmp_path, name)
+    elif name == "cityscapes":
+        import_module("harness.datasets.cityscapes").write_cityscapes(tmp_path, train=4, test=2)
+    elif name == "image_folder":
+        write_tree(tmp_path / "mine", ["ant", "zebra"])
+        written = ["folder=mine", "image_size=16"]
+    elif name == "segmentation_folder":
+        folder(tmp_path / "mine", sizes=((16, 24),) * 4)
+        written = ["folder=mine", f"classes=[{', '.join(CLASSES)}]", "ignore=7"]
+    code = harness.check.main([name, *written, "--data", str(tmp_path)])
+    captured = capsys.readouterr()
+    assert code == 0, captured
+    assert all(len(line) <= 80 for line in captured.out.splitlines())
+    without_files = name in ("digits", "scenes")
+    assert ("it reads no files of the data" in captured.out) == without_files
+
+
+# ------------------------------------------------------------------------------------------------------ wrong networks
+
+
+class Architecture:
+    """Stands for the contract of networks."""
+
+    class Settings(Strict):
+        """No settings."""
+
+    labels: Any = frozenset({IMAGES})
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def build(self, info: DatasetInfo) -> Any:
+        raise NotImplementedError
+
+
+def shipped(name: str, kind: str, **keys: Any) -> type[Architecture]:
+    """Return a network of the harness as a plug-in."""
+
+    class Shipped(Architecture):
+        labels = frozenset({kind})
+
+        def build(self, info: DatasetInfo) -> Network:
+            return build(Model(name=name, **keys), info, int(torch.randint(2**31, ())))
+
+    return Shipped
+
+
+class Body(nn.Module):
+    """Two convolutions and a classifier, with timm's interface."""
+
+    def __init__(self, channels: int, classes: int, bias: bool = True) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, d, 3, stride=2, padding=1), nn.BatchNorm2d(d), nn.ReLU())
+            for c, d in ((channels, 4), (4, 6))
+        )
+        self.fc = nn.Linear(6, classes, bias=bias)
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return self.forward_intermediates(images)[0]
+
+    def forward_intermediates(self, images: torch.Tensor, indices: int = 4) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        outputs = [images]
+        for stage in self.stages:
+            outputs.append(stage(outputs[-1]))
+        return outputs[-1], outputs[1:]
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = True) -> torch.Tensor:
+        return features.mean((2, 3))
+
+
+class Right(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        return Network(Body(info.channels, info.num_classes))
+
+
+class OneTooMany(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        return Network(Body(info.channels, info.num_classes + 1))
+
+
+class ThreeChannels(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        return Network(Body(3, info.num_classes))
+
+
+class NoBias(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        return Network(Body(info.channels, info.num_classes, bias=False))
+
+
+class Scaling(Network):
+    def classified(self, features: torch.Tensor) -> torch.Tensor:
+        return 2 * super().classified(features)
+
+
+class Scaled(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        return Scaling(Body(info.channels, info.num_classes))
+
+
+class UpsideDown(Architecture):
+    class Body(Body):
+        def forward_intermediates(self, images: torch.Tensor, indices: int = 4) -> Any:
+            last, stages = super().forward_intermediates(images)
+            return last, stages[::-1]
+
+    def build(self, info: DatasetInfo) -> Any:
+        return Network(self.Body(info.channels, info.num_classes))
+
+
+class Mixing(Architecture):
+    class Body(Body):
+        def forward_head(self, features: torch.Tensor, pre_logits: bool = True) -> torch.Tensor:
+            return features.mean((2, 3)) - features.mean((0, 2, 3))
+
+    def build(self, info: DatasetInfo) -> Any:
+        return Network(self.Body(info.channels, info.num_classes))
+
+
+class Unseeded(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        body = Body(info.channels, info.num_classes)
+        body.fc.weight.data += float(np.random.default_rng().random())
+        return Network(body)
+
+
+class Shifted(Architecture):
+    """Draws a number that is no buffer."""
+
+    class Body(Body):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.shift = float(torch.rand(()))
+
+        def forward_head(self, features: torch.Tensor, pre_logits: bool = True) -> torch.Tensor:
+            return features.mean((2, 3)) + self.shift
+
+    def build(self, info: DatasetInfo) -> Any:
+        return Network(self.Body(info.channels, info.num_classes))
+
+
+class Idle(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        body: Any = Body(info.channels, info.num_classes)
+        body.unused = nn.Linear(2, 2)
+        return Network(body)
+
+
+class Unpicklable(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        body: Any = Body(info.channels, info.num_classes)
+        body.scale = lambda x: x
+        return Network(body)
+
+
+class Overflowing(Architecture):
+    class Body(Body):
+        def forward_head(self, features: torch.Tensor, pre_logits: bool = True) -> torch.Tensor:
+            scale = float("inf") if torch.is_autocast_enabled("cpu") else 1.0
+            return features.mean((2, 3)) * scale
+
+    def build(self, info: DatasetInfo) -> Any:
+        return Network(self.Body(info.channels, info.num_classes))
+
+
+WRONG_NETWORKS: list[tuple[type[Any], Any, str]] = [
+    (
+        OneTooMany,
+        networks.fits,
+        "3 images of 32 x 32 pixels must give logits (3, 5) float32; got (3, 6) torch.float32",
+    ),
+    (ThreeChannels, networks.takes_any_channels, "RuntimeError: Given groups=1, weight of size [4, 3, 3, 3]"),
+    (
+        NoBias,
+        networks.has_a_classifier,
+        "the classifier must be nn.Linear with a bias and 5 outputs; got Linear(in_features=6, out_features=5, "
+        "bias=False)",
+    ),
+    (Scaled, networks.has_features, "the logits must be the classifier's output for the features; they differ"),
+    (
+        UpsideDown,
+        networks.has_stages,
+        "the stages must be ordered shallow to deep, with maps that do not grow; got [(3, 6, 8, 8), (3, 4, 16, 16)]",
+    ),
+    (
+        Mixing,
+        networks.keeps_images_apart,
+        "in evaluation mode an image's logits must not depend on its batch; they differ if it is alone",
+    ),
+    (
+        Unseeded,
+        networks.follows_the_seed,
+        "two networks of one seed differ, first in 'body.fc.weight'; draw weights from torch alone",
+    ),
+    (
+        Shifted,
+        networks.restores,
+        "the state_dict must hold all that the outputs depend on; another network with it differs",
+    ),
+    (
+        Idle,
+        networks.trains_every_parameter,
+        "no gradient reaches the parameter 'body.unused.weight' and 1 more; remove it, or use it in the forward pass",
+    ),
+    (Unpicklable, networks.pickles, "AttributeError: Can't "),
+    (
+        Overflowing,
+        networks.runs_in_bfloat16,
+        "with precision: bfloat16 logits must be finite float32; got torch.float32",
+    ),
+]
+
+
+def test_each_check_of_networks_has_a_wrong_network() -> None:
+    assert [case[1] for case in WRONG_NETWORKS] == [networks.fits, *networks.CHECKS]
+
+
+@pytest.mark.parametrize("case", WRONG_NETWORKS, ids=[case[0].__name__ for case in WRONG_NETWORKS])
+def test_a_wrong_network_fails_its_check_alone(case: Any, plugged: Plug, capsys: pytest.CaptureFixture[str]) -> None:
+    cls, _, sentence = case
+    assert harness.check.main([plugged(cls)]) == 1
+    (line,) = wrong_lines(capsys.readouterr().out)
+    assert re.match(rf"images: {cls.__name__} \(test_check\.py:\d+\): ", line), line
+    assert line.split("): ", 1)[1].startswith(sentence), line
+    if ": " not in sentence.split(" ")[0] and "Error" not in sentence:
+        assert f"({where(cls, 'build')})" in line
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Right,
+        shipped("resnet_small", IMAGES, width=4),
+        shipped("drn_small", MAPS, width=4),
+        pytest.param(shipped("resnet18_cifar", IMAGES), marks=pytest.mark.long),
+        pytest.param(shipped("resnet18_cifar_projection", IMAGES), marks=pytest.mark.long),
+        pytest.param(shipped("vgg16_bn_cifar", IMAGES), marks=pytest.mark.long),
+        pytest.param(shipped("drn_d_22", MAPS), marks=pytest.mark.long),
+        pytest.param(shipped("drn_c_26", MAPS), marks=pytest.mark.long),
+        pytest.param(shipped("resnet18", MAPS, output_stride=8), marks=pytest.mark.long),
+    ],
+)
+def test_right_networks(network: type[Architecture], plugged: Plug, capsys: pytest.CaptureFixture[str]) -> None:
+    code = harness.check.main([plugged(network)])
+    assert code == 0, capsys.readouterr().out
+
+
+def test_label_maps_need_a_dense_network(plugged: Plug, capsys: pytest.CaptureFixture[str]) -> None:
+    class Flat(Right):
+        labels = frozenset({MAPS})
+
+    assert harness.check.main([plugged(Flat)]) == 1
+    assert "for label maps build must return a DenseNetwork; got Network" in capsys.readouterr().out
+    assert issubclass(DenseNetwork, Network)
+
+
+# ------------------------------------------------------------------------------------------------------- command lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["epmmc"], "unknown plug-in 'epmmc'; did you mean 'epmcm'? allowed: ads, "),
+        (["epmmc", "--kind", "dataset"], "unknown dataset 'epmmc'; allowed: cifar10, "),
+        (["vaal", "iteratons=3"], "iteratons=3: unknown key 'iteratons'; did you mean 'iterations'? allowed: "),
+        (["random", "x=3"], "x=3: unknown key 'x'; this plug-in has no settings"),
+        (["vaal", "iterations=many"], "iterations: must be a whole number, got 'many'"),
+        (["vaal", "iterations"], "iterations: a setting is written KEY=VALUE, e.g. iterations=3"),
+        (["vaal", "iterations=[3"], "iterations=[3: '[3' is not valid YAML"),
+        (["image_folder"], "folder: this key is required"),
+        (["vaal", "--kin", "method", "--what"], "unrecognized arguments: --what; --help lists the options"),
+        ([], "the following arguments are required: name"),
+    ],
+)
+def test_wrong_arguments_of_check(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harness.check.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_two_kinds_of_one_name(plugged: Plug, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(registry, "names", lambda kind: ["digits"])
+    assert harness.check.main(["digits"]) == 2
+    assert "'digits' is a method and a dataset and a network; add --kind method" in capsys.readouterr().err
+
+
+def test_list_names_every_plug_in(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert harness.list.main([]) == 0
+    printed = capsys.readouterr().out
+    for kind in ("methods", "datasets"):
+        assert set(registry.names(kind)) <= set(re.findall(r"^  (\w+)(?:  \(.*\))?$", printed, re.M))
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    assert "  epmcm  (acquisition; images and label maps)\n      EPMCM: expected" in printed
+    assert "        samples      whole number above 0, default 1000: M of Eq. 5\n" in printed
+    assert "        form         closed or sampled, default closed: Eq. 7, or" in printed
+    assert "  ads  (training and acquisition; images and label maps)\n" in printed
+    assert printed.count("test_limit") == 1, "once for all datasets"
+    assert "folder       text, required" in printed
+
+
+def test_list_of_one_kind_has_the_users_last(plugged: Plug, capsys: pytest.CaptureFixture[str]) -> None:
+    plugged(ByEntropy)
+    plugged(W.Fine)
+    assert harness.list.main(["methods"]) == 0
+    shipped, own = capsys.readouterr().out.split("\n\n")
+    assert shipped.startswith("methods\n  ads") and own.splitlines()[:2] == [
+        "your methods",
+        "  ByEntropy  (acquisition; images)",
+    ]
+    assert harness.list.main(["method"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown kind 'method'; did you mean 'methods'? allowed: ")
+
+
+def test_lines_are_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert wrapped("ok", "a line that is longer than the terminal") == (
+        "ok    a line that is longer\n      than the terminal"
+    )
