@@ -18,7 +18,7 @@ from harness import registry
 from harness.config.messages import sentence
 from harness.config.source import PAIR, Source, apply_overrides, merged, shown_value
 from harness.config.suite import DEFAULT_TRAINING, Benchmark, PluginSpec, Suite
-from harness.data.dataset import Dataset
+from harness.data.dataset import Dataset, check_dataset
 from harness.errors import did_you_mean
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Training
@@ -43,9 +43,13 @@ def _plugin(
 ) -> PluginSpec:
     """Return a plug-in's name and settings, written as ``NAME`` or ``{name: NAME, setting: value}``."""
     name, values, name_path = _named(written, source, path, suite)
-    plugin = registry.find(folder, name, contract) if name in registry.names(folder) else None
+    plugin = registry.find(folder, name, contract) if "." in name or name in registry.names(folder) else None
     if plugin is None:
         raise source.error(name_path, registry.unknown(folder, name, contract), suite)
+    if contract is Dataset:
+        check_dataset(plugin, name)
+    else:
+        boundary.check_class(plugin, name, contract)
     return PluginSpec(name, _validate(plugin.Settings, values, source, path, suite))
 
 
@@ -80,8 +84,6 @@ def _method(written: Any, name: str, source: Source, suite: str) -> tuple[Plugin
     acquisition_class = registry.find("methods", acquisition.name, Acquisition)
     training_class = registry.find("methods", training.name, Training)
     assert acquisition_class is not None and training_class is not None
-    boundary.check_class(training_class, training.name, Training)
-    boundary.check_class(acquisition_class, acquisition.name, Acquisition)
     if missing := boundary.needed(acquisition_class, acquisition.name, acquisition.settings) - training_class.gives:
         trainings = [name for name in registry.names("methods") if missing <= _gives(name)]
         raise source.error(
