@@ -22,6 +22,8 @@ def names(folder: str) -> list[str]:
 @cache
 def load(folder: str, name: str) -> ModuleType:
     """Import one plug-in file. Raises UserError, with the most similar name, if the file does not exist."""
+    if "." in name:
+        return importlib.import_module(name)
     if name not in names(folder):
         kind = {"methods": "method", "datasets": "dataset"}[folder]
         raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, names(folder))}")
