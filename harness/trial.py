@@ -135,7 +135,7 @@ class ActiveLearner:
         halves = {"training": self.training, "acquisition": self.acquisition}
         for name, half in halves.items():
             stored = state.get(name, state["training"])
-            boundary.load_state(half, {k: v.to(self.device) for k, v in stored.items()})
+            boundary.load_state(half, {k: v.to(self.device) for k, v in stored.items()}, own=name in state)
 
     def _make(self, number: int) -> None:
         """Create the network, the training and the acquisition of a cycle that starts from fresh weights."""

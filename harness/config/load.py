@@ -18,7 +18,7 @@ from harness import registry
 from harness.config.messages import sentence
 from harness.config.source import PAIR, Source, apply_overrides, merged, shown_value
 from harness.config.suite import DEFAULT_TRAINING, Benchmark, PluginSpec, Suite, open_dataset
-from harness.data.dataset import Dataset, LoadedData
+from harness.data.dataset import Dataset, LoadedData, check_dataset
 from harness.errors import UserError, did_you_mean
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Training
@@ -50,6 +50,10 @@ def _plugin(
         raise source.error(name_path, str(error), suite) from error
     if plugin is None:
         raise source.error(name_path, problem, suite)
+    if contract is Dataset:
+        check_dataset(plugin, name)
+    else:
+        boundary.check_class(plugin, name, contract)
     return PluginSpec(name, _validate(plugin.Settings, values, source, path, suite))
 
 
@@ -84,8 +88,6 @@ def _method(written: Any, name: str, source: Source, suite: str) -> tuple[Plugin
     acquisition_class = registry.find("methods", acquisition.name, Acquisition)
     training_class = registry.find("methods", training.name, Training)
     assert acquisition_class is not None and training_class is not None
-    boundary.check_class(training_class, training.name, Training)
-    boundary.check_class(acquisition_class, acquisition.name, Acquisition)
     if missing := boundary.needed(acquisition_class, acquisition.name, acquisition.settings) - training_class.gives:
         trainings = [name for name in registry.names("methods") if missing <= _gives(name)]
         raise source.error(

@@ -163,12 +163,17 @@ class Dataset:
         raise NotImplementedError
 
 
-def opened(plugin: type[Dataset], name: str, settings: Any, data_root: DataRoot) -> Dataset:
-    """Return a dataset, written ``name`` in the config, not yet loaded. Raises PluginFault."""
+def check_dataset(plugin: type[Any], name: str) -> None:
+    """Raise PluginFault if the class of a dataset, written ``name`` in the config, breaks its contract."""
     if not (isinstance(plugin.Settings, type) and issubclass(plugin.Settings, DatasetSettings)):
         raise fault(plugin, "Settings", "must be a subclass of DatasetSettings", name)
     for hook in ("__init__", "info", "fetch", "load"):
         check_signature(plugin, Dataset, hook, name)
+
+
+def opened(plugin: type[Dataset], name: str, settings: Any, data_root: DataRoot) -> Dataset:
+    """Return a dataset, written ``name`` in the config, not yet loaded. Raises PluginFault."""
+    check_dataset(plugin, name)
     dataset: Dataset = make(plugin, name, settings, data_root)
     if not hasattr(dataset, "data_root"):
         raise fault(plugin, "__init__", "must call super().__init__(settings, data_root)", name)

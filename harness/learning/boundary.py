@@ -125,9 +125,19 @@ def state(half: Half) -> dict[str, torch.Tensor]:
     return found
 
 
-def load_state(half: Half, stored: dict[str, torch.Tensor]) -> None:
-    """Restore a half's stored state."""
+def load_state(half: Half, stored: dict[str, torch.Tensor], own: bool = True) -> None:
+    """Restore a half's stored state; ``own``: it is what the half's ``state`` returned, and must return again."""
+    before = _contents(stored)
     call(half, "load_state", stored)
+    after = _contents(state(half))
+    if own and after != before:
+        name = min(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        raise fault(half, "load_state", f"must restore what state returned; {name!r} is another after it")
+
+
+def _contents(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return what two equal states have in common, wherever their tensors are."""
+    return {name: (tensor.dtype, tensor.shape, int(checksum(tensor))) for name, tensor in tensors.items()}
 
 
 def restore(half: Half, module: torch.nn.Module, stored: dict[str, torch.Tensor]) -> None:

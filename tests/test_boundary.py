@@ -1,0 +1,352 @@
+"""The boundary of plug-ins: each wrong one gets its sentence, its correct twin passes, and a good trial goes on."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import make_trial, opened, trained
+from wrong import Wrong
+from wrong.datasets import DATASETS
+from wrong.methods import ACQUISITIONS, CLASSES, CONFIGS, TRAININGS
+
+from harness import registry
+from harness.config.load import load_config
+from harness.config.suite import PluginSpec, Trial
+from harness.data.dataset import LoadedData
+from harness.errors import UserError
+from harness.experiment import runner
+from harness.experiment.grid import Grid, Unit, expand
+from harness.faults import PluginFault
+from harness.learning import boundary
+from harness.learning.contract import Acquisition, Training
+from harness.learning.process import Placement
+from harness.results.store import RunStore
+from harness.run import main
+from harness.trial import ActiveLearner
+
+HALVES = {"Training": Training, "Acquisition": Acquisition}
+METHODS = [*CLASSES, *TRAININGS, *ACQUISITIONS]
+
+
+def ids(wrong: Wrong) -> str:
+    return wrong.name
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose package ``plugins`` can be imported."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "plugins"]:
+        del sys.modules[name]
+    registry.load.cache_clear()
+
+
+def trial_of(wrong: Wrong, name: str, **keys: Any) -> Trial:
+    """Return a short trial with the plug-in as one half."""
+    trial = make_trial(cycles=2, **keys)
+    # a class with wrong settings has none that could be checked
+    plugin: Any = registry.find("methods", name, HALVES[wrong.base])
+    settings = getattr(plugin, "Settings", SimpleNamespace)()
+    return replace(trial, **{wrong.base.lower(): PluginSpec(name, settings)})
+
+
+def unit_of(trial: Trial, method: str) -> Unit:
+    return Unit(trial, "suite", method, False, False, None, [40, 60], [0, 0])
+
+
+def run(folder: Path, data: LoadedData, *units: Unit) -> tuple[list[str], RunStore]:
+    """Run the units in this process; return one sentence for each that failed, and the store."""
+    store = RunStore(folder / "run")
+    grid, by_suite = Grid([*units], {}, {}), {"suite": data}
+    return runner._run_in_process(Placement(), grid, by_suite, store, lambda *event: None), store
+
+
+@pytest.mark.parametrize("wrong", METHODS, ids=ids)
+def test_a_wrong_method_fails_with_a_sentence_and_the_others_go_on(
+    wrong: Wrong, folder: Path, digits: LoadedData, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = trial_of(wrong, wrong.write(folder)), make_trial(cycles=2)
+    failures, store = run(folder, digits, unit_of(bad, "Bad"), unit_of(good, "Good"))
+    sentence = f"suite / Bad / seed 3: {wrong.expected}"
+    trace = store.trial(bad.id).folder / "failure.txt"
+    if " raises " in wrong.sentence:
+        sentence += f"; the traceback is in {trace}"
+        assert wrong.sentence.split(" raises ")[1].split(":")[0] in trace.read_text().splitlines()[-1]
+        assert "Traceback" in trace.read_text()
+    else:
+        assert not trace.exists()
+    assert failures == [sentence]
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert len(store.trial(good.id).records()) == 2
+
+
+@pytest.mark.parametrize("wrong", METHODS, ids=ids)
+def test_its_correct_twin_passes(wrong: Wrong, folder: Path, digits: LoadedData) -> None:
+    twin = trial_of(wrong, wrong.write(folder, correct=True))
+    failures, store = run(folder, digits, unit_of(twin, "Twin"))
+    assert failures == [] and len(store.trial(twin.id).records()) == 2
+
+
+def config(folder: Path, name: str, base: str) -> Path:
+    """Write a config with the plug-in, and return its path."""
+    method: Any = {"acquisition": "random", "training": name} if base == "Training" else name
+    values = {
+        "dataset": name if base == "Dataset" else {"name": "digits", "limit": 300, "test_limit": 100},
+        "model": {"name": "resnet_small", "width": 4},
+        "recipe": {"epochs": 1, "batch_size": 16, "crop_padding": 1},
+        "protocol": {"initial": 40, "budget": 10, "cycles": 2, "candidates": 150, "start": "warm"},
+        "methods": {"it": "random" if base == "Dataset" else method},
+        "seeds": [0],
+        "where": {"trials": "in_process", "output": str(folder / "run")},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize("wrong", [*CONFIGS, *DATASETS], ids=ids)
+def test_a_mistake_that_a_config_can_show_ends_the_command_before_any_work(
+    wrong: Wrong, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(config(folder, wrong.write(folder), wrong.base))]) == 2
+    out, err = capsys.readouterr()
+    assert err == f"error: {wrong.expected}\n"
+    assert "Traceback" not in out + err and not (folder / "run" / "trials").exists()
+
+
+@pytest.mark.parametrize("wrong", [*CONFIGS, *DATASETS], ids=ids)
+def test_its_correct_twin_starts(wrong: Wrong, folder: Path) -> None:
+    benchmark = load_config(config(folder, wrong.write(folder, correct=True), wrong.base))
+    grid = expand(benchmark, fetch=True)
+    (loaded,) = runner._load(benchmark, grid).values()
+    assert len(loaded.train_images) in (60, 300)
+
+
+def test_there_are_at_least_forty_wrong_plug_ins() -> None:
+    names = [wrong.name for wrong in (*METHODS, *CONFIGS, *DATASETS)]
+    assert len(set(names)) == len(names) >= 40
+
+
+def test_a_failed_trial_gives_exit_code_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = next(wrong for wrong in ACQUISITIONS if wrong.name == "describe_raises")
+    assert main([str(config(folder, wrong.write(folder), wrong.base))]) == 1
+    out, err = capsys.readouterr()
+    (trace,) = (folder / "run" / "trials").glob("*/failure.txt")
+    assert f"FAILED: config / it / seed 0: {wrong.expected}; the traceback is in {trace}\n" in err
+    assert "Traceback" not in out + err
+
+
+def test_an_old_traceback_does_not_outlive_a_success(folder: Path, digits: LoadedData) -> None:
+    wrong = next(wrong for wrong in ACQUISITIONS if wrong.name == "select_raises")
+    unit = unit_of(trial_of(wrong, wrong.write(folder)), "Bad")
+    failures, store = run(folder, digits, unit)
+    trace = store.trial(unit.trial.id).folder / "failure.txt"
+    assert failures and trace.exists()
+    (folder / "plugins" / f"{wrong.name}.py").write_text(wrong.module(correct=True))
+    del sys.modules[f"plugins.{wrong.name}"]
+    registry.load.cache_clear()
+    assert run(folder, digits, unit)[0] == [] and not trace.exists()
+
+
+def test_in_a_notebook_the_exception_is_the_cause(folder: Path, digits: LoadedData) -> None:
+    wrong = next(wrong for wrong in ACQUISITIONS if wrong.name == "describe_raises")
+    learner, cycle = trained(trial_of(wrong, wrong.write(folder)), digits)
+    with pytest.raises(PluginFault) as caught:
+        learner.select(cycle)
+    assert str(caught.value) == wrong.expected and isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+        UserError("a message"),
+        KeyboardInterrupt(),
+    ],
+    ids=repr,
+)
+def test_what_is_not_the_plug_ins_passes(
+    error: BaseException, digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, cycle = opened(make_trial(), digits)
+
+    def fails(*arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(learner.acquisition, "select", fails)
+    with pytest.raises(type(error)) as caught:
+        learner.select(cycle)
+    assert caught.value is error
+
+
+def test_a_shipped_plug_in_gets_a_sentence_too(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, cycle = trained(make_trial("cross_entropy", "core_set"), digits)
+    monkeypatch.setattr(learner.acquisition.settings.__class__, "memory_gb", None, raising=False)
+    monkeypatch.setitem(learner.acquisition.settings.__dict__, "memory_gb", "much")
+    with pytest.raises(PluginFault, match=r"^core_set \(_k_center\.py:\d+\): select raises TypeError"):
+        learner.select(cycle)
+
+
+# ---------------------------------------------------------------------------------------------------------- the state
+
+
+def test_a_state_that_is_not_restored_is_a_fault(digits: LoadedData) -> None:
+    class Forgets(Training):
+        steps = 0
+
+        def state(self) -> dict[str, torch.Tensor]:
+            return {"steps": torch.tensor(self.steps)}
+
+        def load_state(self, state: dict[str, torch.Tensor]) -> None:
+            pass
+
+    class Restores(Forgets):
+        def load_state(self, state: dict[str, torch.Tensor]) -> None:
+            self.steps = int(state["steps"])
+
+    for kind in (Restores, Forgets):
+        learner, _ = opened(make_trial(), digits)
+        state = {**learner.state(), "training": {"steps": torch.tensor(3)}}
+        learner.training = kind(kind.Settings(), 10)
+        if kind is Restores:
+            learner.load_state(state)
+        else:
+            with pytest.raises(PluginFault, match="load_state must restore what state returned; 'steps' is another"):
+                learner.load_state(state)
+
+
+def test_a_module_of_other_shapes_than_before_is_a_fault(digits: LoadedData) -> None:
+    class Grows(Training):
+        def make(self, cycle: Any) -> torch.nn.Module:
+            return torch.nn.Linear(len(cycle.labelled), 1)
+
+    _, cycle = opened(make_trial(), digits)
+    half = Grows(Grows.Settings(), 10)
+    half.load_state(torch.nn.Linear(3, 1).state_dict())
+    with pytest.raises(PluginFault, match="make must return a module that takes the weights of the previous cycle"):
+        half.ready(cycle)
+
+
+# ------------------------------------------------------------------------------------------------- what stays as it is
+
+
+def drawn() -> list[float]:
+    return [float(torch.rand(1)), float(np.random.random()), random.random()]  # noqa: NPY002
+
+
+def test_forked_streams_are_keyed_and_leave_the_others_where_they_were() -> None:
+    cpu = torch.device("cpu")
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
+    expected = drawn()
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
+    with boundary.forked(2**62 + 1, cpu):
+        first = drawn()
+    with boundary.forked(2**62 + 1, cpu):
+        assert drawn() == first
+    with boundary.forked(2**62 + 2, cpu):
+        assert not set(drawn()) & set(first)
+    with pytest.raises(ZeroDivisionError), boundary.forked(3, cpu):
+        drawn()
+        _ = 1 / 0
+    assert drawn() == expected
+
+
+def test_draws_of_fit_and_prepare_depend_on_the_cycle_alone(digits: LoadedData) -> None:
+    def noted(half: Any, hook: str, result: Any) -> list[list[float]]:
+        seen: list[list[float]] = []
+        real = getattr(half, hook)
+
+        def draw(cycle: Any) -> Any:
+            seen.append(drawn())
+            return real(cycle)
+
+        setattr(half, hook, draw)
+        return seen
+
+    found = []
+    for disturbed in (False, True):
+        learner = ActiveLearner(make_trial("cross_entropy", "entropy"), digits)
+        fitted, prepared = noted(learner.training, "fit", 0.0), noted(learner.acquisition, "prepare", {})
+        for number in range(2):
+            cycle = learner.open_cycle(number)
+            if disturbed:
+                drawn()
+            learner.train(cycle)
+            learner.label(learner.select(cycle).indices)
+        found.append([*fitted, *prepared])
+    assert found[0] == found[1] and len({tuple(values) for values in found[0]}) == 4
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
+        torch.randn(5, 7).T,
+        torch.randn(6, dtype=torch.float64),
+        torch.randn(6).bfloat16(),
+        torch.randn(6, dtype=torch.complex64),
+        torch.tensor(3),
+        torch.tensor([True, False]),
+        torch.tensor([float("nan"), 0.0]),
+    ],
+    ids=lambda tensor: f"{tensor.dtype}{list(tensor.shape)}",
+)
+def test_a_checksum_changes_with_one_entry(tensor: torch.Tensor) -> None:
+    before = boundary.checksum(tensor)
+    assert torch.equal(boundary.checksum(tensor.clone()), before)
+    other = tensor.clone()
+    other[(0,) * tensor.ndim] = other[(0,) * tensor.ndim].logical_not() if tensor.dtype == torch.bool else 17
+    assert not torch.equal(boundary.checksum(other), before)
+    assert boundary.checksum(torch.zeros(0)) == 0
+
+
+def test_a_change_of_the_trainings_module_is_a_fault(digits: LoadedData) -> None:
+    learner, cycle = trained(make_trial("ll4al", "random"), digits)
+
+    def select(columns: Any, labelled: Any, budget: int, generator: Any) -> torch.Tensor:
+        next(learner.training.module.parameters()).data.neg_()
+        return torch.arange(budget)
+
+    learner.acquisition.select = select  # type: ignore[method-assign]
+    with pytest.raises(
+        PluginFault, match=r"select must leave .*; it changes stages\.0\.weight of the training's module 1"
+    ):
+        learner.select(cycle)
+
+
+def test_scoring_waits_for_the_device_a_fixed_number_of_times(
+    digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would synchronise with a GPU is called as often for ten batches as for three."""
+    counts = []
+    for size in (50, 15):
+        learner, cycle = trained(make_trial("cross_entropy", "entropy", inference_batch_size=size), digits)
+        calls: list[str] = []
+        with monkeypatch.context() as patch:
+            for name in ("item", "tolist", "cpu", "__bool__", "nonzero", "__int__", "__float__"):
+                real = getattr(torch.Tensor, name)
+
+                def counted(
+                    self: torch.Tensor, *rest: Any, name: str = name, real: Any = real, calls: list[str] = calls
+                ) -> Any:
+                    calls.append(name)
+                    return real(self, *rest)
+
+                patch.setattr(torch.Tensor, name, counted)
+            learner.select(cycle)
+        counts.append(calls)
+    assert counts[0] == counts[1] and len(counts[0]) < 10
