@@ -12,10 +12,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.config.load import load_config as load_config
     from harness.data.dataset import Dataset as Dataset
+    from harness.data.dataset import DatasetInfo as DatasetInfo
+    from harness.data.dataset import DatasetSettings as DatasetSettings
+    from harness.data.dataset import LoadedData as LoadedData
+    from harness.data.dataset import balanced as balanced
+    from harness.data.files import IGNORED as IGNORED
+    from harness.errors import DataMissing as DataMissing
+    from harness.errors import UserError as UserError
+    from harness.learning.contract import IMAGES as IMAGES
+    from harness.learning.contract import MAPS as MAPS
     from harness.learning.contract import Acquisition as Acquisition
     from harness.learning.contract import Batch as Batch
     from harness.learning.contract import Training as Training
+    from harness.learning.contract import highest as highest
     from harness.learning.cycle import Cycle as Cycle
+    from harness.learning.fit import fit as fit
+    from harness.learning.labels import cross_entropy as cross_entropy
+    from harness.learning.labels import per_position as per_position
     from harness.settings import Strict as Strict
     from harness.trial import ActiveLearner as ActiveLearner
 
@@ -30,10 +43,23 @@ _FACE = {
     "ActiveLearner": "harness.trial",
     "Batch": "harness.learning.contract",
     "Cycle": "harness.learning.cycle",
+    "DataMissing": "harness.errors",
     "Dataset": "harness.data.dataset",
+    "DatasetInfo": "harness.data.dataset",
+    "DatasetSettings": "harness.data.dataset",
+    "IGNORED": "harness.data.files",
+    "IMAGES": "harness.learning.contract",
+    "LoadedData": "harness.data.dataset",
+    "MAPS": "harness.learning.contract",
     "Strict": "harness.settings",
     "Training": "harness.learning.contract",
+    "UserError": "harness.errors",
+    "balanced": "harness.data.dataset",
+    "cross_entropy": "harness.learning.labels",
+    "fit": "harness.learning.fit",
+    "highest": "harness.learning.contract",
     "load_config": "harness.config.load",
+    "per_position": "harness.learning.labels",
 }
 
 __all__ = [*_FACE]
