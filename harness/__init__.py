@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from harness.data.dataset import DatasetInfo as DatasetInfo
     from harness.data.dataset import DatasetSettings as DatasetSettings
     from harness.data.dataset import LoadedData as LoadedData
+    from harness.data.dataset import balanced as balanced
+    from harness.data.files import IGNORED as IGNORED
     from harness.errors import DataMissing as DataMissing
     from harness.errors import UserError as UserError
     from harness.learning.contract import IMAGES as IMAGES
@@ -49,12 +51,14 @@ _FACE = {
     "Dataset": "harness.data.dataset",
     "DatasetInfo": "harness.data.dataset",
     "DatasetSettings": "harness.data.dataset",
+    "IGNORED": "harness.data.files",
     "IMAGES": "harness.learning.contract",
     "LoadedData": "harness.data.dataset",
     "MAPS": "harness.learning.contract",
     "Strict": "harness.settings",
     "Training": "harness.learning.contract",
     "UserError": "harness.errors",
+    "balanced": "harness.data.dataset",
     "cross_entropy": "harness.learning.labels",
     "fit": "harness.learning.fit",
     "highest": "harness.learning.contract",

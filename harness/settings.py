@@ -68,18 +68,18 @@ class Model(Strict):
 class Recipe(Strict):
     """Training and inference of a suite's networks, the same for all methods."""
 
-    epochs: PositiveInt
+    epochs: PositiveInt = Field(description="passes over the labelled images in each cycle")
     batch_size: int = Field(
         128, ge=2, description="training images per step; at least 2, because batch norm can't normalise one image"
     )
-    learning_rate: PositiveFloat = 0.1
+    learning_rate: PositiveFloat = Field(0.1, description="learning rate of the first epoch of each cycle")
     milestones: list[PositiveInt] = Field(
         [], description="epochs, counted from 0, at whose start the learning rate is multiplied by gamma"
     )
-    gamma: PositiveFloat = 0.1
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: NonNegativeFloat = 5e-4
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    gamma: PositiveFloat = Field(0.1, description="factor of the learning rate at each milestone")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD; Adam ignores it")
+    weight_decay: NonNegativeFloat = Field(5e-4, description="L2 penalty of all parameters")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="each cycle starts a new optimizer")
     crop_padding: NonNegativeInt = Field(
         4, description="zero padding on each side before the random crop, in pixels; 0 without crop_size: no crop"
     )
@@ -91,7 +91,7 @@ class Recipe(Strict):
         "float32",
         description="bfloat16: autocast and channels_last memory; losses, class statistics and scores stay float32",
     )
-    inference_batch_size: PositiveInt = 500
+    inference_batch_size: PositiveInt = Field(500, description="images per batch in tests and scoring")
     compile: bool = Field(
         False,
         description="run full batches through torch.compile; compilation happens once per process, network and batch "
@@ -204,14 +204,14 @@ class SuiteKeys(Strict):
     """The keys of a suite as written in a config; ``dataset`` and ``methods`` are checked by their plug-ins."""
 
     title: str = Field("", description="title in reports; default: the suite's name")
-    dataset: Any
+    dataset: Any = Field(description="a dataset: its name, or a mapping of name and settings")
     model: Model
     recipe: Recipe
     protocol: Protocol
     methods: dict[str, Any] = Field(
         min_length=1, description="name in reports -> method: a plug-in, or a mapping of training and acquisition"
     )
-    seeds: list[NonNegativeInt] = Field(min_length=1)
+    seeds: list[NonNegativeInt] = Field(min_length=1, description="each method runs once with each seed")
     optional: bool = Field(
         False, description="if the suite's data is missing, skip the suite with a message and run the others"
     )

@@ -31,14 +31,17 @@ class GameSettings(Strict):
     width: PositiveInt = Field(128, description="channels of the autoencoder's first layer")
     side: int = Field(32, ge=16, multiple_of=16, description="images are resized to this height and width, pixels")
     discriminator_layers: int = Field(3, ge=2, description="linear layers; the paper describes 5")
-    iterations: PositiveInt = Field(39062, description="50 000 x 100 / 128")
+    iterations: PositiveInt = Field(39062, description="discriminator steps in each cycle; default: 50 000 x 100 / 128")
     generator_steps: PositiveInt = Field(2, description="autoencoder steps per discriminator step")
-    batch_size: PositiveInt = 128
+    batch_size: PositiveInt = Field(128, description="labelled images in each step, and as many unlabelled ones")
     learning_rate: PositiveFloat = Field(5e-4, description="Adam, autoencoder and discriminator")
     reconstruction: NonNegativeFloat = Field(1.0, description="weight of the mean squared error")
     beta: NonNegativeFloat = Field(1.0, description="weight of the KL term")
     adversary: NonNegativeFloat = Field(1.0, description="weight of the adversarial term, lambda_2")
-    kl: Literal["per_image", "batch_sum", "per_dimension"] = "per_image"
+    kl: Literal["per_image", "batch_sum", "per_dimension"] = Field(
+        "per_image",
+        description="the KL term is averaged over images, summed, or also averaged over the latent's entries",
+    )
 
 
 def game_passes(settings: GameSettings) -> int:

@@ -40,7 +40,7 @@ class ISDA(Training):
         With lambda_0 = 0 the loss is the cross-entropy, but the statistics are still collected.
         """
 
-        covariance: Covariance = "diagonal"
+        covariance: Covariance = Field("diagonal", description="the class covariances that are kept and used")
         lambda_0: NonNegativeFloat = Field(1.0, description="augmentation strength at the end of a cycle; 0: none")
 
     settings: Settings

@@ -60,7 +60,7 @@ class SRAAL(Acquisition):
 
         latent: PositiveInt = Field(32, ge=2, description="entries of the latent, z; each half has its own use")
         discriminator_layers: int = Field(5, ge=2, description="linear layers")
-        iterations: PositiveInt = 20000
+        iterations: PositiveInt = Field(20000, description="discriminator steps in each cycle")
         reconstruction: NonNegativeFloat = Field(5.0, description="weight of the mean squared error")
         supervision: NonNegativeFloat = Field(5.0, description="weight of the label loss")
         decay: PositiveFloat = Field(0.85, description="factor of the learning rate after each 1/30 of the iterations")

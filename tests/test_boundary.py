@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] == "plugins"]:
         del sys.modules[name]
-    registry.load.cache_clear()
+    registry._import.cache_clear()
 
 
 def trial_of(wrong: Wrong, name: str, **keys: Any) -> Trial:
@@ -155,7 +155,7 @@ def test_an_old_traceback_does_not_outlive_a_success(folder: Path, digits: Loade
     assert failures and trace.exists()
     (folder / "plugins" / f"{wrong.name}.py").write_text(wrong.module(correct=True))
     del sys.modules[f"plugins.{wrong.name}"]
-    registry.load.cache_clear()
+    registry._import.cache_clear()
     assert run(folder, digits, unit)[0] == [] and not trace.exists()
 
 

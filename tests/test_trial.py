@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -633,28 +632,6 @@ def test_a_record_says_what_was_run(digits: LoadedData, folders: Folders) -> Non
     assert record.peak_memory_bytes["host"] > 2**20
     assert record.data_fingerprint == digits.fingerprint
     assert {"torch", "timm", "python"} <= record.versions.keys()
-
-
-def test_the_example_of_contributing_is_a_method(digits: LoadedData) -> None:
-    """The file that CONTRIBUTING shows, loaded as the registry would."""
-    text = (registry.ROOT / "CONTRIBUTING.md").read_text()
-    source = text.split("```python\n")[1].split("```")[0]
-    registry.load("methods", "random")  # the package of plug-ins is there
-    of_file = importlib.util.spec_from_loader("harness.methods.lowest_logit", loader=None)
-    assert of_file is not None
-    module = importlib.util.module_from_spec(of_file)
-    exec(compile(source, "lowest_logit.py", "exec"), module.__dict__)
-    learner, cycle = opened(make_trial(), digits)
-    learner.acquisition = module.LowestLogit(module.LowestLogit.Settings(), 10)
-    learner.train(cycle)
-    selection = learner.select(cycle)
-    assert selection.scored is not None and len(selection.indices) == 20
-    columns = selection.scored.columns
-    highest = columns["score"].sort(descending=True, stable=True).indices[:20]
-    assert selection.indices == columns["index"][highest].tolist()
-    with evaluating(learner.network):
-        logits = learner.network(cycle.images.unaugmented(columns["index"])).logits
-    torch.testing.assert_close(columns["score"], -logits.max(1).values)
 
 
 def test_a_shared_first_cycle_of_other_data_is_refused(digits: LoadedData, folders: Folders) -> None:

@@ -22,7 +22,7 @@ class TrialEntry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     method: str = Field(description="name of the method in the config")
-    seed: int
+    seed: int = Field(description="seed of the trial")
 
 
 class SuiteEntry(BaseModel):
@@ -30,17 +30,17 @@ class SuiteEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
-    title: str
+    name: str = Field(description="name of the suite in the config")
+    title: str = Field(description="title in reports")
     settings: dict[str, Any] = Field(
         {}, description="what decides results and differs from the defaults in dataset, model, recipe and protocol"
     )
-    dataset: str
-    model: str
+    dataset: str = Field(description="name of the dataset")
+    model: str = Field(description="name of the target network")
     recipe: str = Field(description="model, recipe and protocol in words, for captions")
     methods: list[str] = Field(description="names of the methods, in the order of the tables")
     halves: dict[str, dict[str, Any]] = Field({}, description="name of the method -> its training and its acquisition")
-    seeds: list[int]
+    seeds: list[int] = Field(description="seeds of each method")
     labelled: list[int] = Field(description="number of labelled images in each cycle")
     exclusive: bool = Field(False, description="whether trials ran one per device at a time")
     skipped: str | None = Field(None, description="why the suite is skipped; null: it is not")
@@ -52,9 +52,9 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: int = 1
-    name: str
-    suites: list[SuiteEntry]
+    schema_version: int = Field(1, description="version of the schema of run.json and records")
+    name: str = Field(description="name of the run: that of its config")
+    suites: list[SuiteEntry] = Field(description="all suites, in the order of the config")
     folders: dict[str, str] = Field(
         {}, description="'trials/ID' or 'shared/KEY' -> its folder, if an earlier schema version gave it another name"
     )

@@ -1,0 +1,190 @@
+"""The documents: examples run, messages are printed, generated parts are up to date, links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import changed, make_trial, opened
+
+from harness import registry
+from harness.data.dataset import DataRoot, LoadedData
+from harness.learning.contract import Acquisition, Training
+from harness.learning.inference import evaluating
+from harness.run import main
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+EXAMPLE = re.compile(r'```python title="(\w+)\.py"\n(.*?)```', re.DOTALL)
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    """Return the fenced blocks of a kind in a page of docs/."""
+    return re.findall(rf"```{kind}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def loaded(name: str, source: str) -> ModuleType:
+    """Return the module with this source, as the registry would load it."""
+    spec = importlib.util.spec_from_loader(name, loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    exec(compile(source, f"{name}.py", "exec"), module.__dict__)
+    return module
+
+
+def defined(module: ModuleType, contract: type[Any]) -> Any:
+    """Return the class with this contract that a module defines, or None."""
+    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    return next((c for c in classes if issubclass(c, contract)), None)
+
+
+# -------------------------------------------------------------------------------------------------------- examples
+
+
+@pytest.mark.parametrize(("name", "source"), EXAMPLE.findall((DOCS / "method.md").read_text()))
+def test_every_example_of_a_method_runs(name: str, source: str, digits: LoadedData) -> None:
+    module = loaded(name, source)
+    learner, cycle = opened(changed(make_trial(), epochs=2), digits)
+    if training := defined(module, Training):
+        learner.training = training(training.Settings(), 10)
+    if acquisition := defined(module, Acquisition):
+        learner.acquisition = acquisition(acquisition.Settings(), 10)
+    assert training or acquisition
+    assert learner.train(cycle).final_loss > 0
+    selected = learner.select(cycle).indices
+    assert len(set(selected)) == 20 and set(selected) <= set(cycle.candidates.tolist())
+
+
+def test_the_fifteen_lines_rank_by_the_highest_logit(digits: LoadedData) -> None:
+    module = loaded(*EXAMPLE.findall((ROOT / "README.md").read_text())[0])
+    learner, cycle = opened(make_trial(), digits)
+    learner.acquisition = module.LowestLogit(module.LowestLogit.Settings(), 10)
+    learner.train(cycle)
+    selection = learner.select(cycle)
+    assert selection.scored is not None and len(selection.indices) == 20
+    columns = selection.scored.columns
+    highest = columns["score"].sort(descending=True, stable=True).indices[:20]
+    assert selection.indices == columns["index"][highest].tolist()
+    with evaluating(learner.network):
+        logits = learner.network(cycle.images.unaugmented(columns["index"])).logits
+    torch.testing.assert_close(columns["score"], -logits.max(1).values)
+
+
+def test_the_same_fifteen_lines_everywhere() -> None:
+    pages = [ROOT / "README.md", DOCS / "tutorial.md", DOCS / "method.md"]
+    first = {EXAMPLE.findall(page.read_text())[0] for page in pages}
+    assert len(first) == 1
+    assert len([line for line in first.pop()[1].splitlines() if line]) <= 15
+
+
+def test_the_example_of_a_dataset_runs(tmp_path: Path) -> None:
+    module = loaded(*EXAMPLE.findall((DOCS / "dataset.md").read_text())[0])
+    random = np.random.default_rng(0)
+    arrays = {
+        f"{split}_{part}": values
+        for split, count in (("train", 30), ("test", 9))
+        for part, values in (
+            ("images", random.integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)),
+            ("labels", np.arange(count) % 3),
+        )
+    }
+    np.savez(tmp_path / "cells.npz", **arrays)
+    settings = module.Npz.Settings(file="cells.npz", limit=12)
+    dataset = module.Npz(settings, DataRoot(tmp_path, download=False))
+    info, data = dataset.info(), dataset.load()
+    assert (info.num_train, info.num_test, info.num_classes, info.channels, info.size) == (12, 9, 3, 3, (6, 5))
+    assert data.train_images.shape == (12, 6, 5, 3) and len(data.classes) == 3
+    with pytest.raises(module.DataMissing, match="save the arrays there"):
+        module.Npz(module.Npz.Settings(file="none.npz"), DataRoot(tmp_path, download=False)).info()
+
+
+# -------------------------------------------------------------------------------------------------------- messages
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the tutorial's config, cut down to seconds."""
+    (config,) = re.findall(r'```yaml title="mine.yaml"\n(.*?)```', (DOCS / "tutorial.md").read_text(), re.DOTALL)
+    for old, new in (("epochs: 20", "epochs: 1"), ("[15]", "[]"), ("[0, 1, 2]", "[0]")):
+        assert old in config
+        config = config.replace(old, new)
+    (tmp_path / "mine.yaml").write_text(config + "where: {trials: in_process}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    return tmp_path
+
+
+def flat(text: str) -> str:
+    """Return the text in one line."""
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("session", blocks("faq.md", "console"))
+def test_every_message_of_the_questions_is_printed(
+    session: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if "cuda" in session and torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    for part in session.removeprefix("$ ").split("\n$ "):
+        command, _, expected = part.partition("\n")
+        assert command.startswith("python -m harness.run ")
+        code = main(shlex.split(command)[3:])
+        printed = flat("".join(capfd.readouterr()))
+        for words in flat(expected).split("..."):
+            assert words.strip() in printed
+        assert code == (0 if not expected else 1 if expected.startswith("FAILED") else 2)
+
+
+def sentences() -> list[str]:
+    """Return every text in the sources, with ``...`` for what is filled in."""
+    texts = []
+    for path in [p for room in ("harness", "methods", "datasets") for p in (ROOT / room).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(v.value if isinstance(v, ast.Constant) else "..." for v in node.values))
+    return texts
+
+
+@pytest.mark.parametrize("message", blocks("faq.md", "output"))
+def test_every_other_message_of_the_questions_is_in_the_code(message: str) -> None:
+    assert any(flat(message) in flat(text) for text in sentences())
+
+
+# ----------------------------------------------------------------------------------------------------------- pages
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    done = subprocess.run([sys.executable, DOCS / "generate.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_key_has_a_meaning() -> None:
+    rows = [line for line in (DOCS / "keys.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) > 60
+    assert [row for row in rows if not row.split("|")[-2].strip()] == []
+
+
+def test_every_method_is_described() -> None:
+    text = (DOCS / "methods.md").read_text()
+    assert [name for name in registry.names("methods") if f"\n## {name}\n" not in text] == []
+
+
+@pytest.mark.parametrize("path", [*PAGES, *ROOT.glob("*.md"), ROOT / "results" / "README.md"], ids=lambda p: p.name)
+def test_links_lead_to_files(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) < 900
