@@ -14,6 +14,10 @@ class DataMissing(UserError):
     """A dataset's files are missing, damaged or unsuitable. The message names them and says what to get or replace."""
 
 
+class PluginFault(UserError):
+    """A plug-in breaks its contract. The message names the plug-in, its file and the line."""
+
+
 class NonFiniteLoss(RuntimeError):
     """A loss or a score is NaN or infinite."""
 
@@ -24,6 +28,12 @@ class OutOfMemory(UserError):
 
 class NotReproduced(RuntimeError):
     """A recomputed cycle differs from its stored record."""
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    text = getattr(error, "strerror", None) or str(error)
+    return next(iter(text.strip().splitlines()), type(error).__name__)
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

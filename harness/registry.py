@@ -13,19 +13,28 @@ from harness.errors import UserError, did_you_mean
 ROOT = Path(__file__).resolve().parent.parent
 Plugin = TypeVar("Plugin")
 
+FOLDERS = {"networks": "harness/networks/zoo"}
+"""Folder of the plug-ins of a kind, where it is not the kind's own name."""
+
 
 def names(folder: str) -> list[str]:
     """Return the names of a folder's plug-ins. Files with a leading underscore hold shared code."""
-    return sorted(p.stem for p in (ROOT / folder).glob("*.py") if not p.stem.startswith("_"))
+    return sorted(p.stem for p in (ROOT / FOLDERS.get(folder, folder)).glob("*.py") if not p.stem.startswith("_"))
 
 
 @cache
 def load(folder: str, name: str) -> ModuleType:
     """Import one plug-in file. Raises UserError, with the most similar name, if the file does not exist."""
+    if folder == "networks" and "." in name:
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"network {name!r} can't be imported: {error}") from error
     if name not in names(folder):
-        kind = {"methods": "method", "datasets": "dataset"}[folder]
+        kind = {"methods": "method", "datasets": "dataset", "networks": "network"}[folder]
         raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, names(folder))}")
-    return importlib.import_module(f"harness.{folder}.{name}")
+    package = FOLDERS.get(folder, f"harness/{folder}").replace("/", ".")
+    return importlib.import_module(f"{package}.{name}")
 
 
 def find(folder: str, name: str, contract: type[Plugin]) -> type[Plugin] | None:
