@@ -21,13 +21,14 @@ from measure import in_turns, machine, parser, peak
 from tabulate import tabulate
 
 from harness import registry
-from harness.data.dataset import DatasetInfo
+from harness.data.dataset import MAPS, DatasetInfo
 from harness.learning.contract import Acquisition, Batch
 from harness.learning.inference import evaluating
 from harness.networks import names
+from harness.networks.building import build
+from harness.networks.names import spec as net
 from harness.networks.network import Network, Outputs
-from harness.networks.zoo import build
-from harness.settings import Model, Recipe
+from harness.settings import Recipe
 
 WORKS = {
     "epmcm, map": ("epmcm", {}),
@@ -77,9 +78,9 @@ def measured(asked: argparse.Namespace) -> Iterator[Costs]:
     """Yield the costs of each acquisition that is asked for, where the network has maps or has none."""
     torch.set_num_threads(asked.threads)
     device, (height, width), classes = torch.device(asked.device), asked.size, asked.classes
-    dense = names.incompatible(Model(name=asked.model), per_pixel=True) is None
+    dense = MAPS in names.of(net(asked.model)).labels
     info = DatasetInfo(1, 1, classes, 3, (height, width), "", per_pixel=dense)
-    network = build(Model(name=asked.model), info, 0).to_device(device, Recipe(epochs=1, precision="bfloat16"))
+    network = build(net(asked.model), info, 0).to_device(device, Recipe(epochs=1, precision="bfloat16"))
     images = torch.randn(asked.batch, 3, height, width, device=device)
     batch = Batch(images, torch.arange(asked.batch, device=device), torch.Generator(device))
     prepared = {

@@ -19,7 +19,8 @@ from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
 from harness.learning.process import Placement
 from harness.learning.scoring import seconds_since
-from harness.settings import Model, Protocol, Recipe
+from harness.networks.names import spec as net
+from harness.settings import Protocol, Recipe
 from harness.trial import ActiveLearner
 
 
@@ -62,7 +63,7 @@ def noise_trial(
     if isinstance(acquisition, str):
         acquisition = plugin("methods", acquisition, Acquisition)
     dataset = PluginSpec("noise", DatasetSettings())
-    return Trial(dataset, Model(name=model), recipe, protocol, training, acquisition, 0)
+    return Trial(dataset, net(model), recipe, protocol, training, acquisition, 0)
 
 
 def opened(

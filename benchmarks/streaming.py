@@ -28,7 +28,8 @@ from harness.data.images import Images
 from harness.data.rows import Streamed, on_device, take
 from harness.learning.contract import Acquisition, Training
 from harness.learning.fit import batches
-from harness.settings import Model, Protocol, Recipe, Where
+from harness.networks.names import spec as net
+from harness.settings import Protocol, Recipe, Where
 
 
 class WhenAsked:
@@ -53,7 +54,7 @@ def trial_of(asked: argparse.Namespace, dataset: PluginSpec) -> Trial:
     """Return a trial that trains on all images."""
     return Trial(
         dataset,
-        Model(name=asked.model),
+        net(asked.model),
         Recipe(epochs=1, batch_size=asked.batch, crop_padding=0, crop_size=(asked.crop, asked.crop)),
         Protocol(initial=asked.images, budget=1, cycles=1, start="warm"),
         plugin("methods", "cross_entropy", Training),

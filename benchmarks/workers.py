@@ -16,7 +16,7 @@ def context() -> BaseContext:
     if forking:
         return multiprocessing.get_context("fork")
     forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["torch", "tabulate", "harness.networks.zoo", "harness.trial"])
+    forkserver.set_forkserver_preload(["torch", "tabulate", "harness.networks.building", "harness.trial"])
     return forkserver
 
 

@@ -25,7 +25,8 @@ from harness import load_config, registry  # noqa: E402
 from harness.config.schema import record_schema, run_schema  # noqa: E402
 from harness.data.dataset import Dataset  # noqa: E402
 from harness.learning.contract import Acquisition, Training  # noqa: E402
-from harness.settings import Model, Protocol, Recipe, SuiteKeys, Where  # noqa: E402
+from harness.networks.architecture import Architecture  # noqa: E402
+from harness.settings import ModelSettings, Protocol, Recipe, SuiteKeys, Where  # noqa: E402
 
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BOUNDS = {
@@ -143,11 +144,6 @@ def keys() -> str:
 
 def models() -> list[str]:
     """Return the keys of the networks."""
-    # MERGE: when networks are plug-ins, keep only the second half, and import at the top
-    try:
-        from harness.networks.architecture import Architecture, ModelSettings
-    except ImportError:
-        return [f"## model\n\n{prose(first_paragraph(Model))}\n\n{settings(Model)}"]
     return [
         f"## model\n\nKeys of every network:\n\n{settings(ModelSettings)}",
         of_plugins("networks", Architecture, tuple(ModelSettings.model_fields)),

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from harness.learning.fit import fit as fit
     from harness.learning.labels import cross_entropy as cross_entropy
     from harness.learning.labels import per_position as per_position
+    from harness.networks.architecture import Architecture as Architecture
+    from harness.networks.network import DenseNetwork as DenseNetwork
+    from harness.networks.network import Network as Network
+    from harness.networks.network import Stages as Stages
     from harness.report.load import load as load
+    from harness.settings import ModelSettings as ModelSettings
     from harness.settings import Strict as Strict
     from harness.trial import ActiveLearner as ActiveLearner
 
@@ -45,16 +50,21 @@ if not (Path(__file__).resolve().parent / "methods").is_dir():
 _FACE = {
     "Acquisition": "harness.learning.contract",
     "ActiveLearner": "harness.trial",
+    "Architecture": "harness.networks.architecture",
     "Batch": "harness.learning.contract",
     "Cycle": "harness.learning.cycle",
     "DataMissing": "harness.errors",
     "Dataset": "harness.data.dataset",
     "DatasetInfo": "harness.data.dataset",
     "DatasetSettings": "harness.data.dataset",
+    "DenseNetwork": "harness.networks.network",
     "IGNORED": "harness.data.files",
     "IMAGES": "harness.learning.contract",
     "LoadedData": "harness.data.dataset",
     "MAPS": "harness.learning.contract",
+    "ModelSettings": "harness.settings",
+    "Network": "harness.networks.network",
+    "Stages": "harness.networks.network",
     "Strict": "harness.settings",
     "Training": "harness.learning.contract",
     "UserError": "harness.errors",

@@ -26,6 +26,12 @@ class NotReproduced(RuntimeError):
     """A recomputed cycle differs from its stored record."""
 
 
+def reason(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    text = getattr(error, "strerror", None) or str(error)
+    return next(iter(text.strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return "; did you mean 'X'? allowed: A, B", or "; allowed: A, B" if none is similar, or "" if none is allowed."""
     options = sorted(allowed)

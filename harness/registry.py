@@ -32,14 +32,16 @@ from harness.errors import UserError, did_you_mean
 ROOT = Path(__file__).resolve().parent.parent
 Plugin = TypeVar("Plugin")
 
-KINDS = {"methods": "method", "datasets": "dataset"}
+KINDS = {"methods": "method", "datasets": "dataset", "networks": "network"}
+FOLDERS = {"networks": "networks/zoo"}
+"""Folder of the harness's own plug-ins of a kind, where it is not the kind's own name."""
 MOST_BYTES = 50_000_000
 """Largest package, in bytes, that is sent to the workers."""
 
 
 def home(folder: str) -> Path:
     """Return the folder of the harness's own plug-ins or configs: in a checkout, or inside the installed package."""
-    inside = ROOT / "harness" / folder
+    inside = ROOT / "harness" / FOLDERS.get(folder, folder)
     return inside if inside.is_dir() else ROOT / folder
 
 
@@ -102,7 +104,7 @@ def known(folder: str, name: str) -> bool:
 def load(folder: str, name: str) -> ModuleType:
     """Import a plug-in. Raises UserError if there is none with this name, or if it can't be imported."""
     if name in shipped(folder):
-        return importlib.import_module(f"harness.{folder}.{name}")
+        return importlib.import_module(f"harness.{FOLDERS.get(folder, folder).replace('/', '.')}.{name}")
     module = _added.get(name) or installed(folder).get(name) or (name if "." in name else None)
     if module is None:
         raise UserError(f"unknown {KINDS[folder]} {name!r}{did_you_mean(name, names(folder))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import (
@@ -35,33 +36,63 @@ def is_inert(settings: type[BaseModel], key: str) -> bool:
     return isinstance(extra, dict) and bool(extra.get("inert"))
 
 
-class Model(Strict):
-    """The target network."""
+def decisive(settings: BaseModel) -> dict[str, Any]:
+    """Return the settings that affect results and differ from their defaults, as JSON values.
 
-    name: str = Field(
-        description="a network of harness/networks/zoo.py (resnet18_cifar, ...) or harness/networks/drn.py (drn_d_22, "
-        "...), or the name of any timm model"
-    )
+    Defaults are left out so that trial ids stay the same when a setting is added, with a default, later.
+    """
+    values = settings.model_dump(mode="json", exclude_defaults=True)
+    return {key: value for key, value in values.items() if not is_inert(type(settings), key)}
+
+
+@dataclass(frozen=True)
+class PluginSpec:
+    """The name of a plug-in and its settings."""
+
+    name: str
+    settings: Any
+
+    def written(self) -> dict[str, Any]:
+        """Return the plug-in as a mapping for YAML, with all defaults filled in."""
+        return {"name": self.name, **self.settings.model_dump(mode="json")}
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the name and the settings that affect results and differ from their defaults."""
+        return {"name": self.name, **decisive(self.settings)}
+
+
+class ModelSettings(Strict):
+    """Settings that all networks have; the Settings of a network inherit from this class."""
+
     initialisation: Literal["kaiming", "kaiming_zero_last", "pytorch"] = Field(
         "kaiming",
-        description="kaiming: timm's (for a DRN: that of its authors), with gamma 1 in the last batch norm of each "
-        "residual block; kaiming_zero_last: the same, but with gamma 0 there; pytorch: PyTorch's default",
-    )
-    width: PositiveInt | None = Field(
-        None, description="channels of the first stage; for resnet_small and drn_small only"
-    )
-    output_stride: Literal[8, 16, 32] | None = Field(
-        None, description="input pixels per position of a timm model's feature map; for datasets with label maps only"
+        description="kaiming: the network's own (for a model of timm: timm's; for a DRN: that of its authors), with "
+        "gamma 1 in the last batch norm of each residual block; kaiming_zero_last: the same, but with gamma 0 there; "
+        "pytorch: PyTorch's default",
     )
     weights: str | None = inert(
         None,
-        description="file with pretrained weights (PyTorch or safetensors), under the same path on every node; loaded "
-        "into all layers except the classifier",
+        description="pretrained weights, loaded into all layers except the classifier: a file (PyTorch or "
+        "safetensors), under the same path on every node; or the word pretrained: those that timm names for its model, "
+        "or those of the extra [pretrained]",
     )
     weights_sha256: str | None = Field(
         None,
         description="SHA-256 of the file in weights: filled in if absent, else checked; trial ids depend on it, not on "
         "the path",
+    )
+    weights_mean: tuple[float, ...] | None = Field(
+        None,
+        description="mean of each channel, of pixels scaled to 0..1, by which the weights want images normalised; "
+        "filled in with weights: pretrained; null: the dataset's",
+    )
+    weights_std: tuple[PositiveFloat, ...] | None = Field(
+        None, description="standard deviation of each channel, like weights_mean"
+    )
+    input_size: tuple[PositiveInt, PositiveInt] | None = Field(
+        None,
+        description="[height, width] to which the network scales its images up (bicubic, antialiased), on the device; "
+        "null: the size of the images; for datasets with image labels only",
     )
 
 
@@ -149,7 +180,9 @@ class Where(Strict):
         None, description="results folder; default: runs/<file name of the config without .yaml>"
     )
     data: str | None = Field(None, description="folder with all datasets; default: $HARNESS_DATA, else ./data")
-    download: bool = Field(False, description="download missing datasets, where the dataset supports it")
+    download: bool = Field(
+        False, description="download missing datasets and timm's pretrained weights, where that is supported"
+    )
     trials: Literal["ray", "in_process"] = Field(
         "ray", description="ray: in parallel, on Ray; in_process: one after another, without Ray"
     )
@@ -201,11 +234,11 @@ class Where(Strict):
 
 
 class SuiteKeys(Strict):
-    """The keys of a suite as written in a config; ``dataset`` and ``methods`` are checked by their plug-ins."""
+    """The keys of a suite as written in a config; plug-ins check ``dataset``, ``model`` and ``methods``."""
 
     title: str = Field("", description="title in reports; default: the suite's name")
     dataset: Any = Field(description="a dataset: its name, or a mapping of name and settings")
-    model: Model
+    model: Any = Field(description="a network: its name, or a mapping of name and settings")
     recipe: Recipe
     protocol: Protocol
     methods: dict[str, Any] = Field(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from harness import registry
-from harness.config.suite import PluginSpec, Trial
+from harness.config.suite import Trial
 from harness.data.dataset import DatasetInfo, LoadedData
 from harness.data.images import Images
 from harness.data.oracle import Oracle, TrueLabels
@@ -26,12 +26,13 @@ from harness.learning.inference import confusion, within_memory
 from harness.learning.metrics import summary
 from harness.learning.process import Placement, limit_memory, peak_memory, prepare_process, reset_peak_memory
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer
-from harness.networks import zoo
+from harness.networks import building, names
 from harness.networks.compiling import timing_compilation
 from harness.results.clock import Clock
 from harness.results.provenance import commit, versions
 from harness.results.records import TRAINING_PHASES, CycleRecord
 from harness.results.store import RunStore, TrialStore, write_atomically
+from harness.settings import PluginSpec
 
 Report = Callable[[CycleRecord], None]
 
@@ -107,15 +108,33 @@ class ActiveLearner:
         self.start_clock()
         with self.clock.phase("setup"):
             recipe = trial.recipe
-            self.images = Images(on_device(data.train_images, self.device), data, recipe)
-            self.test_images = Images(on_device(data.test_images, self.device), data, recipe)
+            normalisation = names.normalisation(trial.model, self.info.channels)
+            self.images = Images(on_device(data.train_images, self.device), data, recipe, normalisation)
+            self.test_images = Images(on_device(data.test_images, self.device), data, recipe, normalisation)
             self.test_labels = on_device(data.test_labels, self.device)
             self.labelled = pool.initial_set(trial.protocol, self.info.num_train, trial.seed)
             self.initial_set: list[int] = []
             """The labelled images of cycle 0, if the acquisition drew them."""
             self.extra_parameters: int | None = None
             """Parameters of the method's modules minus those that they replace: the maximum over the cycles so far."""
+            if not names.shipped(trial.model.name):
+                building.check(trial.model, self.info)
             self._make(0)
+
+    def pretrained(self) -> dict[str, Any]:
+        """Return what the record says about pretrained weights; empty if the network starts from fresh ones."""
+        settings = self.trial.model.settings
+        if settings.weights is None:
+            return {}
+        own = names.normalisation(self.trial.model, self.info.channels)
+        mean, std = own or (self.data.mean, self.data.std)
+        return {
+            "weights": self.network.weights_source,
+            "sha256": settings.weights_sha256,
+            "normalisation": "weights" if own else "dataset",
+            "mean": list(mean),
+            "std": list(std),
+        }
 
     def start_clock(self) -> None:
         """Restart the clock and the peak memory for a new cycle."""
@@ -140,7 +159,7 @@ class ActiveLearner:
     def _make(self, number: int) -> None:
         """Create the network, the training and the acquisition of a cycle that starts from fresh weights."""
         trial, classes = self.trial, self.info.num_classes
-        network = zoo.initial(trial.model, self.info, trial.seed, number)
+        network = building.initial(trial.model, self.info, trial.seed, number)
         self.network = network.to_device(self.device, trial.recipe)
         self.training: Training = build_half(trial.training, Training, classes)
         self.acquisition: Acquisition = build_half(trial.acquisition, Acquisition, classes)
@@ -173,7 +192,7 @@ class ActiveLearner:
             candidates=self._tensor(candidates),
             recipe=trial.recipe,
             clock=self.clock,
-            new_network=partial(zoo.build, trial.model, self.info),
+            new_network=partial(building.build, trial.model, self.info),
             new_training=partial(build_half, trial.training, Training, self.info.num_classes),
         )
 
@@ -389,6 +408,7 @@ def _cycle(
         warnings=[*trained.warnings, *cycle.warnings],
         health={**trained.health, **cycle.health},
         data_fingerprint=learner.data.fingerprint,
+        pretrained=learner.pretrained(),
         **where,
         **software,
     )

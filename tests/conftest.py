@@ -21,9 +21,10 @@ from harness.data.dataset import DataRoot, Dataset, DatasetSettings, LoadedData
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
 from harness.learning.process import Placement
+from harness.networks.names import spec as net
 from harness.results.records import CycleRecord
 from harness.results.store import RunStore
-from harness.settings import Model, Protocol, Recipe
+from harness.settings import Protocol, Recipe
 from harness.trial import ActiveLearner, Report, run_shared, run_trial
 
 torch.set_num_threads(1)
@@ -56,7 +57,10 @@ def spec(written: Written, contract: type[Any], **settings: Any) -> PluginSpec:
 
 def changed(trial: Trial, **keys: Any) -> Trial:
     """Return the trial with some keys of its model, recipe or protocol changed, or fields of its own."""
-    for name in ("model", "recipe", "protocol"):
+    settings = trial.model.settings
+    new = {key: keys.pop(key) for key in list(keys) if key in type(settings).model_fields}
+    trial = replace(trial, model=net(trial.model.name, **{**settings.model_dump(), **new}))
+    for name in ("recipe", "protocol"):
         old = getattr(trial, name)
         new = {key: keys.pop(key) for key in list(keys) if key in type(old).model_fields}
         trial = replace(trial, **{name: type(old)(**{**old.model_dump(), **new})})
@@ -67,7 +71,7 @@ def make_trial(training: Written = "cross_entropy", acquisition: Written = "rand
     """Return a trial of three short cycles of a tiny network."""
     trial = Trial(
         dataset=PluginSpec("digits", DatasetSettings()),
-        model=Model(name="resnet_small", width=4),
+        model=net("resnet_small", width=4),
         recipe=Recipe(epochs=1, batch_size=16, learning_rate=0.05, crop_padding=1, inference_batch_size=64),
         protocol=Protocol(initial=40, budget=20, cycles=3, candidates=150, start="warm"),
         training=spec(training, Training),
@@ -81,7 +85,7 @@ def make_street_trial(training: Any = "cross_entropy", acquisition: Any = "rando
     """Return a trial of three short cycles of a tiny DRN on street scenes."""
     defaults = {"initial": 6, "budget": 4, "candidates": 16, "batch_size": 4, "inference_batch_size": 6}
     trial = make_trial(training, acquisition, crop_padding=0, **(defaults | keys))
-    return changed(trial, dataset=PluginSpec("streets", DatasetSettings()), model=Model(name="drn_small", width=4))
+    return changed(trial, dataset=PluginSpec("streets", DatasetSettings()), model=net("drn_small", width=4))
 
 
 def nothing(record: CycleRecord) -> None:

@@ -32,9 +32,10 @@ from harness.data.dataset import Dataset, DatasetInfo
 from harness.data.files import IGNORED
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Batch, Training, highest
 from harness.learning.cycle import Cycle
+from harness.networks.building import build
+from harness.networks.names import spec
 from harness.networks.network import DenseNetwork, Network
-from harness.networks.zoo import build
-from harness.settings import Model, Strict
+from harness.settings import Strict
 from harness.trial import ActiveLearner
 
 Plug = Callable[[type[Any]], str]
@@ -588,7 +589,7 @@ def shipped(name: str, kind: str, **keys: Any) -> type[Architecture]:
         labels = frozenset({kind})
 
         def build(self, info: DatasetInfo) -> Network:
-            return build(Model(name=name, **keys), info, int(torch.randint(2**31, ())))
+            return build(spec(name, **keys), info, int(torch.randint(2**31, ())))
 
     return Shipped
 

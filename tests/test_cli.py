@@ -128,7 +128,8 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
         [],
         "c.yaml:12: protocol.start: 'warn' is not allowed; did you mean 'warm'? allowed: fresh, warm",
     ),
-    "model": ((f"{{{SMALL}}}", "resnet_small"), [], "c.yaml:2: model: must be a mapping of keys, got 'resnet_small'"),
+    "model": ((f"{{{SMALL}}}", "[resnet_small]"), [], "c.yaml:2: model: must be a name or a mapping with a name, got"),
+    "model's name": ((f"{{{SMALL}}}", "resnet_smal"), [], "c.yaml:2: model: unknown network 'resnet_smal'; did you"),
     "milestones": (
         ("[1]", "[1, 2]"),
         [],
@@ -260,7 +261,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "network": (
         (SMALL, "name: resnet18_cifr"),
         [],
-        "c.yaml:2: model.name: unknown network 'resnet18_cifr'; did you mean 'resnet18_cifar'? allowed: resnet18_cif",
+        "c.yaml:2: model.name: unknown network 'resnet18_cifr'; did you mean 'resnet18_cifar'? allowed: drn_c_26, dr",
     ),
     "timm's": ((SMALL, "name: resnet500"), [], "c.yaml:2: model.name: unknown network 'resnet500'; did you mean 'res"),
     "timm's tag": (
@@ -271,7 +272,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "width": (
         (SMALL, "name: resnet18_cifar, width: 8"),
         [],
-        "c.yaml:2: model.width: only resnet_small and drn_small take a width, got 8 for resnet18_cifar",
+        "c.yaml:2: model.width: unknown key 'width'; did you mean 'weights'? allowed: initialisation, input_size, we",
     ),
     "odd width": (("width: 4", "width: 5"), [], "c.yaml:2: model.width: must be even, got 5"),
     # suites

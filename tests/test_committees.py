@@ -38,11 +38,11 @@ from harness.learning.fit import fit
 from harness.learning.inference import evaluating
 from harness.learning.labels import as_rows
 from harness.learning.scoring import InProcess, cut, describe_batches
+from harness.networks.building import build
 from harness.networks.maps import upsampled
+from harness.networks.names import spec as net
 from harness.networks.network import Network
-from harness.networks.zoo import build
 from harness.seeds import key
-from harness.settings import Model
 from harness.trial import ActiveLearner, build_half
 
 dropout = registry.load("methods", "dropout")
@@ -82,7 +82,7 @@ def scores_of(
 def network_for(labels: str) -> tuple[Network, torch.Tensor]:
     """Return a network in evaluation mode, of images with a label each or with maps of them, and images."""
     info = DatasetInfo(10, 10, 5, 3, (16, 20), "", labels == "maps")
-    model = Model(name="drn_small" if labels == "maps" else "resnet_small", width=4)
+    model = net("drn_small" if labels == "maps" else "resnet_small", width=4)
     return build(model, info, 0).eval(), noise(6, 3, 16, 20)
 
 

@@ -16,13 +16,14 @@ from torch._dynamo.testing import CompileCounter
 from harness.data.dataset import DatasetInfo, LoadedData
 from harness.errors import UserError
 from harness.networks import compiling
+from harness.networks.building import build
+from harness.networks.names import spec as net
 from harness.networks.network import Network
-from harness.networks.zoo import build
 from harness.results.clock import Clock
-from harness.settings import Model, Recipe
+from harness.settings import Recipe
 
 CPU = torch.device("cpu")
-SMALL = Model(name="resnet_small", width=4)
+SMALL = net("resnet_small", width=4)
 INFO = DatasetInfo(100, 10, 10, 3, (16, 16), "")
 
 

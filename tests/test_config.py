@@ -20,13 +20,15 @@ from harness.config.load import load_config
 from harness.config.only import only
 from harness.config.source import Source
 from harness.config.suite import Benchmark, PluginSpec, Trial
-from harness.data.dataset import Dataset
+from harness.data.dataset import MAPS, Dataset, DatasetInfo
 from harness.errors import UserError
 from harness.experiment import grid
 from harness.learning.contract import Acquisition, Training
 from harness.networks import names as network_names
+from harness.networks.architecture import Architecture
+from harness.networks.names import spec as net
 from harness.registry import ROOT
-from harness.settings import Model, Protocol, Recipe, Where, is_inert
+from harness.settings import ModelSettings, Protocol, Recipe, Where, is_inert
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -66,7 +68,7 @@ def test_keys_at_the_top_level_are_defaults_of_all_suites(tmp_path: Path) -> Non
     a, b = loaded(tmp_path, base(suites=suites, title="all")).suites
     assert (a.recipe.epochs, a.protocol.start, a.seeds, a.title) == (5, "warm", [0], "all")
     assert (b.recipe.epochs, b.protocol.start, b.seeds, b.title) == (9, "fresh", [4], "B")
-    assert b.recipe.milestones == [3] and b.protocol.initial == 20 and b.model.width == 8
+    assert b.recipe.milestones == [3] and b.protocol.initial == 20 and b.model.settings.width == 8
 
 
 def test_a_config_without_suites_is_one_suite_called_like_the_file(tmp_path: Path) -> None:
@@ -84,9 +86,9 @@ def test_a_mapping_with_another_name_brings_its_own_settings(tmp_path: Path) -> 
     default = {"name": "digits", "limit": 50}
     other, same, bare = loaded(tmp_path, base(dataset=default, suites=suites)).suites
     assert other.dataset.written() == {"name": "cifar10", "limit": None, "test_limit": 7}
-    assert other.model == Model(name="vgg16_bn_cifar")
+    assert other.model == net("vgg16_bn_cifar")
     assert same.dataset.written() == {"name": "digits", "limit": 50, "test_limit": 7}
-    assert same.model == Model(name="resnet_small", width=16)
+    assert same.model == net("resnet_small", width=16)
     assert bare.dataset.written() == {"name": "digits", "limit": None, "test_limit": None}
 
 
@@ -402,7 +404,7 @@ def sections(trial: Trial) -> dict[str, Any]:
     """Return every group of settings that decides a trial, by its path in a config whose one method is E."""
     return {
         "dataset": trial.dataset.settings,
-        "model": trial.model,
+        "model": trial.model.settings,
         "recipe": trial.recipe,
         "protocol": trial.protocol,
         "methods.E.training": trial.training.settings,
@@ -463,7 +465,8 @@ def test_pretrained_weights_decide_the_id_by_what_they_are_and_not_by_where_they
         return first(tmp_path, base(model={"name": "resnet_small", "width": 8, "weights": str(tmp_path / weights)}))
 
     one, copy, other, none = *map(trial_with, ("one.pt", "copy.pt", "other.pt")), first(tmp_path, base())
-    assert one.model.weights != copy.model.weights and one.model.weights_sha256 == copy.model.weights_sha256
+    assert one.model.settings.weights != copy.model.settings.weights
+    assert one.model.settings.weights_sha256 == copy.model.settings.weights_sha256
     assert one.spec() == copy.spec() and "weights" not in one.spec()["model"]
     assert (one.id, one.sharing_key) == (copy.id, copy.sharing_key)
     assert len({one.id, other.id, none.id}) == len({one.sharing_key, other.sharing_key, none.sharing_key}) == 3
@@ -471,14 +474,16 @@ def test_pretrained_weights_decide_the_id_by_what_they_are_and_not_by_where_they
 
 def test_only_marked_keys_are_left_out_of_the_id() -> None:
     """A key is left out only where it is marked, and each such key is tested above."""
-    classes: dict[str, Any] = {"model": Model, "recipe": Recipe, "protocol": Protocol}
-    for folder, contracts in {"methods": (Training, Acquisition), "datasets": (Dataset,)}.items():
+    classes: dict[str, Any] = {"model": ModelSettings, "recipe": Recipe, "protocol": Protocol}
+    kinds = {"methods": (Training, Acquisition), "datasets": (Dataset,), "networks": (Architecture,)}
+    for folder, contracts in kinds.items():
         for name in registry.names(folder):
             for contract in contracts:
                 if (plugin := registry.find(folder, name, contract)) is not None:
                     classes[f"{name} as {contract.__name__}"] = plugin.Settings  # type: ignore[attr-defined]
     inert = {f"{name}: {key}" for name, cls in classes.items() for key in cls.model_fields if is_inert(cls, key)}
-    assert inert == {"model: weights", "core_set as Acquisition: memory_gb"}
+    networks = {f"{name} as Architecture: weights" for name in registry.names("networks")}
+    assert inert == {"model: weights", *networks, "core_set as Acquisition: memory_gb"}
 
 
 @pytest.mark.parametrize(
@@ -596,7 +601,7 @@ def in_full(trial: Trial) -> dict[str, Any]:
     """Return all that a trial is, with nothing left to defaults."""
     return {
         "dataset": trial.dataset.written(),
-        "model": trial.model.model_dump(mode="json"),
+        "model": trial.model.written(),
         "recipe": trial.recipe.model_dump(mode="json"),
         "protocol": trial.protocol.model_dump(mode="json"),
         "training": trial.training.written(),
@@ -613,10 +618,9 @@ def rebuilt(trial: Trial, shuffle: random.Random) -> Trial:
         shuffle.shuffle(items)
         return type(settings_)(**dict(items))
 
-    plugins = trial.dataset, trial.training, trial.acquisition
-    dataset, training, acquisition = (PluginSpec(spec.name, shuffled(spec.settings)) for spec in plugins)
-    shared = map(shuffled, (trial.model, trial.recipe, trial.protocol))
-    return Trial(dataset, *shared, training, acquisition, trial.seed)
+    plugins = trial.dataset, trial.model, trial.training, trial.acquisition
+    dataset, model, training, acquisition = (PluginSpec(spec.name, shuffled(spec.settings)) for spec in plugins)
+    return Trial(dataset, model, shuffled(trial.recipe), shuffled(trial.protocol), training, acquisition, trial.seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -669,7 +673,7 @@ def test_a_config_is_valid_and_survives_being_written(tmp_path: Path, path: Path
     assert again.suites == once.suites, "titles, flags and seeds too"
     assert again.written() == once.written()
     for suite in once.suites:
-        assert network_names.problem(suite.model) is None
+        assert network_names.resolved(suite.model) == suite.model
 
 
 # --------------------------------------------------------------------------------------------------------- --only
@@ -713,31 +717,23 @@ def test_a_suite_on_request_runs_only_where_it_is_named(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- networks
 
 
-def test_our_networks_are_those_that_can_be_built() -> None:
-    from harness.networks.zoo import BUILDERS
-
-    assert set(BUILDERS) == set(network_names.OURS)
-
-
-@pytest.mark.parametrize("name", network_names.OURS)
+@pytest.mark.parametrize("name", registry.names("networks"))
 @pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 7)])
 def test_networks_have_as_many_parameters_as_the_plan_says(name: str, channels: int, classes: int) -> None:
-    from harness.data.dataset import DatasetInfo
-    from harness.networks.zoo import build
+    from harness.networks.building import build
 
-    model = Model(name=name)
-    built = build(model, DatasetInfo(9, 9, classes, channels, (32, 32), ""), 0)
-    assert network_names.num_parameters(model, channels, classes) == built.num_parameters()
+    model = net(name)
+    maps = MAPS in network_names.of(model).labels
+    info = DatasetInfo(9, 9, classes, channels, (32, 32), "", maps)
+    assert network_names.of(model).num_parameters(info) == build(model, info, 0).num_parameters()
 
 
 @pytest.mark.parametrize("width", [2, 8, 10])
 def test_width_counts(width: int) -> None:
-    from harness.data.dataset import DatasetInfo
-    from harness.networks.zoo import build
+    from harness.networks.building import build
 
-    model = Model(name="resnet_small", width=width)
-    built = build(model, DatasetInfo(9, 9, 10, 1, (8, 8), ""), 0)
-    assert network_names.num_parameters(model, 1, 10) == built.num_parameters()
+    model, info = net("resnet_small", width=width), DatasetInfo(9, 9, 10, 1, (8, 8), "")
+    assert network_names.of(model).num_parameters(info) == build(model, info, 0).num_parameters()
 
 
 @pytest.mark.parametrize(
@@ -750,7 +746,7 @@ def test_width_counts(width: int) -> None:
     ],
 )
 def test_parameters_of_published_networks(name: str, parameters: int) -> None:
-    assert network_names.num_parameters(Model(name=name), 3, 10) == parameters
+    assert network_names.of(net(name)).num_parameters(DatasetInfo(9, 9, 10, 3, (32, 32), "")) == parameters
 
 
 def test_the_names_of_timms_models_are_timms() -> None:

@@ -13,20 +13,36 @@ import torch.nn.functional as F
 from conftest import HALF, same
 from safetensors.torch import save_file
 
+from harness import registry
 from harness.config.load import load_config
 from harness.config.suite import Trial
-from harness.data.dataset import DatasetInfo
+from harness.data.dataset import MAPS, DatasetInfo
 from harness.errors import UserError
 from harness.experiment import grid, runner
 from harness.networks import names as network_names
-from harness.networks.drn import DRN, KINDS
+from harness.networks.building import build, check
 from harness.networks.maps import upsampled, upsampled_bands
+from harness.networks.names import spec as net
 from harness.networks.network import DenseNetwork
-from harness.networks.zoo import build, check
-from harness.settings import Model, Recipe
+from harness.networks.zoo._drn import DRN
+from harness.settings import PluginSpec, Recipe
 
 CPU = torch.device("cpu")
-SMALL = Model(name="drn_small", width=2)
+SMALL = net("drn_small", width=2)
+DRNS = ("drn_c_26", "drn_d_22", "drn_d_38", "drn_d_54", "drn_small")
+
+
+def other(model: PluginSpec, **settings: Any) -> PluginSpec:
+    """Return the network with some settings changed."""
+    return net(model.name, **{**model.settings.model_dump(), **settings})
+
+
+def stride_of(model: PluginSpec) -> int | None:
+    return getattr(model.settings, "output_stride", None)
+
+
+def labels_maps(model: PluginSpec) -> bool:
+    return MAPS in network_names.of(model).labels
 
 
 def info(size: tuple[int, int] = (64, 96), classes: int = 19, channels: int = 3, per_pixel: bool = True) -> DatasetInfo:
@@ -41,17 +57,16 @@ def weights(network: nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in network.state_dict().items()}
 
 
-def on_meta(name: str) -> DRN:
+def on_meta(name: str) -> Any:
     with torch.device("meta"):
-        return DRN(name, 3, 19)
+        return network_names.of(net(name)).build(info()).body
 
 
 # ------------------------------------------------------------------------------------------------------------ DRNs
 
 
-def test_the_names_are_those_that_can_be_built() -> None:
-    assert set(KINDS) == set(network_names.DRNS)
-    assert not set(network_names.DRNS) & {*network_names.OURS, *network_names.timm_names()}
+def test_the_networks_for_label_maps_are_the_drns() -> None:
+    assert {name for name in registry.names("networks") if labels_maps(net(name))} == set(DRNS)
 
 
 @pytest.mark.parametrize(
@@ -65,14 +80,14 @@ def test_the_names_are_those_that_can_be_built() -> None:
     ],
 )
 def test_parameters_of_the_published_networks(name: str, parameters: int) -> None:
-    assert network_names.num_parameters(Model(name=name), 3, 19) == parameters
+    assert network_names.of(net(name)).num_parameters(info()) == parameters
 
 
 @pytest.mark.parametrize(("channels", "classes", "width"), [(3, 19, None), (1, 5, 3)])
 def test_parameters_of_the_small_one(channels: int, classes: int, width: int | None) -> None:
-    model = Model(name="drn_small", width=width)
-    built = build(model, info(classes=classes, channels=channels), 0)
-    assert built.num_parameters() == network_names.num_parameters(model, channels, classes)
+    model, kind = net("drn_small", width=width), info(classes=classes, channels=channels)
+    built = build(model, kind, 0)
+    assert built.num_parameters() == network_names.of(model).num_parameters(kind)
     assert built.classifier.weight.shape == (classes, 32 * (width or 4))
 
 
@@ -98,7 +113,7 @@ def test_channels_and_sides_of_all_levels(name: str, channels: list[int]) -> Non
     assert last is levels[-1]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", DRNS)
 def test_dilations_and_the_place_of_strides(name: str) -> None:
     dilations = {"layer5": 2, "layer6": 4, "layer7": 2}
     strided = []
@@ -118,7 +133,7 @@ def test_dilations_and_the_place_of_strides(name: str) -> None:
 
 
 def test_tensors_are_called_as_in_the_public_files() -> None:
-    names = {name: {k for k in on_meta(name).state_dict() if k.endswith("weight")} for name in KINDS}
+    names = {name: {k for k in on_meta(name).state_dict() if k.endswith("weight")} for name in DRNS}
     assert {"layer0.0.weight", "layer0.1.weight", "layer1.0.weight", "layer2.1.weight", "layer3.0.conv1.weight"} <= (
         names["drn_d_22"]
     )
@@ -131,7 +146,7 @@ def test_tensors_are_called_as_in_the_public_files() -> None:
 
 
 def test_the_last_levels_of_c_have_no_shortcut() -> None:
-    body = DRN("drn_c_26", 3, 19, width=2).eval()
+    body = DRN(3, 19, (2, 2, 2, 2), arch="C", width=2).eval()
     for level, shortcut in ((1, True), (7, False), (8, False)):
         block = getattr(body, f"layer{level}")[0]
         features = torch.rand(1, block.conv1.in_channels, 4, 4)
@@ -140,9 +155,9 @@ def test_the_last_levels_of_c_have_no_shortcut() -> None:
             torch.testing.assert_close(block(features), features if shortcut else torch.zeros_like(features))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", DRNS)
 def test_the_initialisation_is_the_authors(name: str) -> None:
-    body = DRN(name, 3, 19, width=8)
+    body = build(net(name), info(), 0).body
     for path, module in body.named_modules():
         if isinstance(module, nn.Conv2d):
             expected = (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5
@@ -155,9 +170,9 @@ def test_the_initialisation_is_the_authors(name: str) -> None:
 
 
 def test_initialisations() -> None:
-    model = Model(name="drn_c_26", width=None)
+    model = net("drn_c_26")
     kaiming, zero_last, pytorch = (
-        weights(build(model.model_copy(update={"initialisation": how}), info(), 0).body)
+        weights(build(other(model, initialisation=how), info(), 0).body)
         for how in ("kaiming", "kaiming_zero_last", "pytorch")
     )
     zeroed = {k.split(".")[0] for k in kaiming if not torch.equal(kaiming[k], zero_last[k])}
@@ -182,17 +197,17 @@ def test_weights_depend_on_the_seed_alone() -> None:
     ("model", "depth", "stages"),
     [
         (SMALL, 64, [(32, 8), (64, 8), (64, 8), (64, 8)]),
-        (Model(name="resnet18", output_stride=8), 512, [(64, 4), (128, 8), (256, 8), (512, 8)]),
-        (Model(name="resnet18", output_stride=16), 512, [(64, 4), (128, 8), (256, 16), (512, 16)]),
-        (Model(name="convnext_atto", output_stride=8), 320, [(40, 4), (80, 8), (160, 8), (320, 8)]),
+        (net("resnet18", output_stride=8), 512, [(64, 4), (128, 8), (256, 8), (512, 8)]),
+        (net("resnet18", output_stride=16), 512, [(64, 4), (128, 8), (256, 16), (512, 16)]),
+        (net("convnext_atto", output_stride=8), 320, [(40, 4), (80, 8), (160, 8), (320, 8)]),
     ],
-    ids=lambda value: f"{value.name}-{value.output_stride}" if isinstance(value, Model) else None,
+    ids=lambda value: f"{value.name}-{stride_of(value)}" if isinstance(value, PluginSpec) else None,
 )
 @pytest.mark.parametrize("size", [(32, 48), (27, 34)])
-def test_network(model: Model, depth: int, stages: list[tuple[int, int]], size: tuple[int, int]) -> None:
+def test_network(model: PluginSpec, depth: int, stages: list[tuple[int, int]], size: tuple[int, int]) -> None:
     network = build(model, info(), 0).eval()
-    assert network.num_parameters() == network_names.num_parameters(model, 3, 19)
-    stride = model.output_stride or 8
+    assert network.num_parameters() == network_names.of(model).num_parameters(info())
+    stride = stride_of(model) or 8
     with torch.no_grad():
         bare, full = network(images(*size)), network(images(*size), stages=True)
         half = network.to_device(CPU, HALF)(images(*size), stages=True)
@@ -233,9 +248,7 @@ def test_the_small_network_learns_in_seconds(precision: str) -> None:
     border = torch.randint(24, 72, (8, 1, 1), generator=draw)
     labels = (torch.arange(96) >= border).expand(8, 64, 96).long()
     pictures = (labels[:, None] - 0.5 + 0.5 * torch.randn(8, 3, 64, 96, generator=draw)).contiguous()
-    network = (
-        build(Model(name="drn_small"), info(classes=2), 0).to_device(CPU, Recipe(epochs=1, precision=precision)).train()
-    )
+    network = build(net("drn_small"), info(classes=2), 0).to_device(CPU, Recipe(epochs=1, precision=precision)).train()
     optimiser = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
     for _ in range(15):
         loss = F.cross_entropy(upsampled(network(pictures).logits, (64, 96)), labels)
@@ -316,18 +329,18 @@ seeds: [0]
 """
 
 REFUSED = [
-    (Model(name="resnet18_cifar"), True, r"model.name: the dataset labels pixels, but resnet18_cifar .*drn_d_22"),
-    (Model(name="resnet18"), True, r"model.name: the dataset labels pixels, but resnet18 .*output_stride: 8"),
+    (net("resnet18_cifar"), True, r"model.name: the dataset labels pixels, but resnet18_cifar .*drn_d_22"),
+    (net("resnet18"), True, r"model.name: the dataset labels pixels, but resnet18 .*output_stride: 8"),
     (SMALL, False, r"model.name: the dataset labels images.*got drn_small; allowed: resnet18_cifar"),
-    (Model(name="resnet18", output_stride=8), False, r"model.output_stride: the dataset labels images.*got 8"),
+    (net("resnet18", output_stride=8), False, r"model.output_stride: the dataset labels images.*got 8"),
 ]
 
 
 @pytest.mark.parametrize(("model", "per_pixel", "message"), REFUSED)
-def test_a_network_for_the_other_kind_of_labels_is_refused(model: Model, per_pixel: bool, message: str) -> None:
+def test_a_network_for_the_other_kind_of_labels_is_refused(model: PluginSpec, per_pixel: bool, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(model, info(per_pixel=per_pixel), 0)
-    assert network_names.problem(model) is None, "it is the dataset that it does not fit"
+    assert network_names.resolved(model) == model, "it is the dataset that it does not fit"
 
 
 def test_a_run_refuses_it_before_it_starts(tmp_path: Path) -> None:
@@ -339,13 +352,13 @@ def test_a_run_refuses_it_before_it_starts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vgg11_bn"])
 def test_a_network_of_timms_without_output_stride_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"model.output_stride: '{name}' does not support 8 \(\w.*\); ResNets"):
-        check(Model(name=name, output_stride=8), info())
+        check(net(name, output_stride=8), info())
 
 
 @pytest.mark.parametrize("name", ["resnet18_cifar", "drn_d_22"])
-def test_an_output_stride_is_for_timms_networks(name: str) -> None:
-    model = Model(name=name, output_stride=8)
-    assert network_names.problem(model) == ("output_stride", f"is for timm's models, got 8 for {name}; remove it")
+def test_an_output_stride_is_for_timms_networks(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"c.yaml:3: model.output_stride: unknown key 'output_stride'"):
+        loaded(tmp_path, f"{{name: {name}, output_stride: 8}}")
 
 
 def test_check_takes_small_images_of_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,16 +366,16 @@ def test_check_takes_small_images_of_large_ones(monkeypatch: pytest.MonkeyPatch)
     forward = DenseNetwork.forward
     monkeypatch.setattr(DenseNetwork, "forward", lambda self, x: seen.append(tuple(x.shape[2:])) or forward(self, x))
     check(SMALL, info((1024, 30)))
-    check(Model(name="resnet10t", output_stride=8), info((40, 2048)))
+    check(net("resnet10t", output_stride=8), info((40, 2048)))
     assert seen == [(64, 30), (40, 64)]
 
 
 # --------------------------------------------------------------------------------------------------------- weights
 
 
-def saved(model: Model, path: Path, classes: int = 7, drop: str = "", **more: torch.Tensor) -> str:
+def saved(model: PluginSpec, path: Path, classes: int = 7, drop: str = "", **more: torch.Tensor) -> str:
     """Write a network's body to a file, without the tensors whose names end in ``drop``."""
-    body = build(model, info(classes=classes, per_pixel=model.name.startswith("drn")), 9).body
+    body = build(model, info(classes=classes, per_pixel=labels_maps(model)), 9).body
     state = {k: v for k, v in body.state_dict().items() if not drop or not k.endswith(drop)}
     torch.save(state | more, path)
     return str(path)
@@ -373,19 +386,19 @@ def saved(model: Model, path: Path, classes: int = 7, drop: str = "", **more: to
     ("wrote", "model"),
     [
         (SMALL, SMALL),
-        (Model(name="drn_c_26"), Model(name="drn_c_26")),
-        (Model(name="resnet10t"), Model(name="resnet10t", output_stride=8)),
-        (Model(name="resnet10t"), Model(name="resnet10t")),
-        (Model(name="convnext_atto"), Model(name="convnext_atto", output_stride=8)),
+        (net("drn_c_26"), net("drn_c_26")),
+        (net("resnet10t"), net("resnet10t", output_stride=8)),
+        (net("resnet10t"), net("resnet10t")),
+        (net("convnext_atto"), net("convnext_atto", output_stride=8)),
     ],
-    ids=lambda model: f"{model.name}-{model.output_stride}",
+    ids=lambda model: f"{model.name}-{stride_of(model)}",
 )
 def test_all_weights_but_the_classifiers_are_taken_over(
-    tmp_path: Path, wrote: Model, model: Model, classes: int
+    tmp_path: Path, wrote: PluginSpec, model: PluginSpec, classes: int
 ) -> None:
     path = saved(wrote, tmp_path / "w.pth", classes)
-    kind = info(per_pixel=network_names.incompatible(model, True) is None)
-    from_file = weights(build(model.model_copy(update={"weights": path}), kind, 0).body)
+    kind = info(per_pixel=labels_maps(model))
+    from_file = weights(build(other(model, weights=path), kind, 0).body)
     new, written = weights(build(model, kind, 0).body), torch.load(path)
     last = {k for k in new if k.startswith(("fc.", "head.fc."))}
     assert len(last) == 2
@@ -395,11 +408,11 @@ def test_all_weights_but_the_classifiers_are_taken_over(
 
 def test_a_file_in_the_form_of_the_public_ones(tmp_path: Path) -> None:
     """1000 classes by a 1x1 convolution, and no counters in batch norm, which are younger."""
-    body = build(Model(name="drn_small"), info(classes=1000), 9).body
+    body = build(net("drn_small"), info(classes=1000), 9).body
     state = {k: v for k, v in body.state_dict().items() if not k.endswith("num_batches_tracked")}
     state["fc.weight"] = state["fc.weight"][:, :, None, None]
     torch.save(state, tmp_path / "drn.pth", _use_new_zipfile_serialization=False)
-    network = build(Model(name="drn_small", weights=str(tmp_path / "drn.pth")), info(), 0)
+    network = build(net("drn_small", weights=str(tmp_path / "drn.pth")), info(), 0)
     assert torch.equal(network.body.layer6[0].conv2.weight, body.layer6[0].conv2.weight)
     assert network.classifier.weight.shape == (19, 128)
 
@@ -407,7 +420,7 @@ def test_a_file_in_the_form_of_the_public_ones(tmp_path: Path) -> None:
 def test_safetensors(tmp_path: Path) -> None:
     body = build(SMALL, info(), 9).body
     save_file(body.state_dict(), tmp_path / "w.safetensors")
-    network = build(SMALL.model_copy(update={"weights": str(tmp_path / "w.safetensors")}), info(), 0)
+    network = build(other(SMALL, weights=str(tmp_path / "w.safetensors")), info(), 0)
     assert torch.equal(network.body.layer5[0].conv1.weight, body.layer5[0].conv1.weight)
 
 
@@ -415,7 +428,7 @@ def test_safetensors(tmp_path: Path) -> None:
     ("wrote", "drop", "message"),
     [
         (
-            Model(name="drn_small", width=3),
+            net("drn_small", width=3),
             "",
             r"it has the wrong shape for layer0.0.weight \[3, 3, 7, 7\], not \[2, 3, 7, 7\], .* \d+ more$",
         ),
@@ -426,15 +439,15 @@ def test_safetensors(tmp_path: Path) -> None:
             r"it lacks layer3.0.conv1.weight, layer4.0.conv1.weight, layer5.0.conv1.weight and 1 more$",
         ),
         (
-            Model(name="resnet10t"),
+            net("resnet10t"),
             "",
             r"it lacks layer0.0.weight, layer0.1.weight, layer0.1.bias and \d+ more; it also has conv1",
         ),
     ],
     ids=["width", "one", "four", "another"],
 )
-def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, wrote: Model, drop: str, message: str) -> None:
-    model = SMALL.model_copy(update={"weights": saved(wrote, tmp_path / "w.pth", drop=drop)})
+def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, wrote: PluginSpec, drop: str, message: str) -> None:
+    model = other(SMALL, weights=saved(wrote, tmp_path / "w.pth", drop=drop))
     with pytest.raises(UserError, match=f"model.weights: '.*w.pth' does not fit 'drn_small': {message}"):
         build(model, info(), 0)
 
@@ -450,7 +463,7 @@ def test_a_file_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Trap()}, "w.pth")
     with pytest.raises(UserError, match=r"model.weights: 'w.pth' can't be read as a file of tensors: \w"):
-        build(SMALL.model_copy(update={"weights": "w.pth"}), info(), 0)
+        build(other(SMALL, weights="w.pth"), info(), 0)
     assert not Path("trapped").exists()
     torch.load("w.pth", weights_only=False)
     assert Path("trapped").exists(), "the trap works"
@@ -462,7 +475,7 @@ def test_a_file_that_cant_be_read_is_refused(tmp_path: Path, content: bytes | No
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"model.weights: '.*w.pth' can't be read as a file of tensors: \w"):
-        build(SMALL.model_copy(update={"weights": str(path)}), info(), 0)
+        build(other(SMALL, weights=str(path)), info(), 0)
 
 
 def loaded(folder: Path, model: str) -> Trial:
@@ -478,7 +491,7 @@ def test_a_trial_is_known_by_its_weights_and_not_by_their_path(tmp_path: Path) -
     a, b, c = (loaded(tmp_path, f"{{name: drn_small, weights: {tmp_path}/{name}.pth}}") for name in "abc")
     assert a.id == b.id and a.sharing_key == b.sharing_key and a.spec() == b.spec()
     assert len({none.id, a.id, c.id}) == len({t.sharing_key for t in (none, a, c)}) == 3
-    assert a.model.weights == f"{tmp_path}/a.pth", "where it is loaded from"
+    assert a.model.settings.weights == f"{tmp_path}/a.pth", "where it is loaded from"
     assert str(tmp_path) not in str(a.spec())
     again = pickle.loads(pickle.dumps(a))
     assert again == a and again.id == a.id, "what a worker is sent"
@@ -514,7 +527,7 @@ def test_mistakes_with_weights_are_refused_immediately(tmp_path: Path, model: st
 
 
 def test_a_run_checks_the_weights_of_all_networks_before_it_starts(tmp_path: Path) -> None:
-    path = saved(Model(name="resnet10t"), tmp_path / "w.pth")
+    path = saved(net("resnet10t"), tmp_path / "w.pth")
     (tmp_path / "c.yaml").write_text(CONFIG.replace("drn_small", f"resnet_small, weights: {path}"))
     benchmark = load_config(tmp_path / "c.yaml")
     with pytest.raises(UserError, match=r"model.weights: '.*w.pth' does not fit 'resnet_small'"):

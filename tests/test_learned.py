@@ -25,7 +25,7 @@ from harness.learning import pool
 from harness.learning.contract import Acquisition, Batch, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import evaluating
-from harness.settings import Model
+from harness.networks.names import spec as net
 
 ll4al = registry.load("methods", "ll4al")
 sraal = registry.load("methods", "sraal")
@@ -88,7 +88,7 @@ def test_extra_parameters_are_the_system_less_the_network_of_cross_entropy(
     ten = replace(colours, classes=tuple(map(str, range(10))), **arrays)
     of_training = name in ("ll4al", "ads")
     trial = make_trial(*(both(name) if of_training else ("cross_entropy", own(name))), initial=4, cycles=1)
-    learner, cycle = opened(replace(trial, model=Model(name="resnet18_cifar")), ten)
+    learner, cycle = opened(replace(trial, model=net("resnet18_cifar")), ten)
     assert learner.count_parameters() == (extra if of_training else 0)
     learner.acquisition.ready(cycle)
     learner.acquisition.prepare(cycle)
@@ -675,6 +675,6 @@ def test_all_four_run_on_the_papers_networks(name: str, model: str, digits: Load
     labels = np.arange(30) % 3
     data = LoadedData(images, labels, images[:6], labels[:6], ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
     trial = make_trial(*halves, initial=6, budget=2, candidates=8, cycles=2, batch_size=4, crop_padding=4)
-    trial = replace(trial, model=Model(name=model))
+    trial = replace(trial, model=net(model))
     for start in ("warm", "fresh"):
         assert [record.labelled for record in run(changed(trial, start=start), data, folders())] == [6, 8]

@@ -8,12 +8,13 @@ from conftest import HALF, same
 from harness.data.dataset import DatasetInfo
 from harness.errors import UserError
 from harness.networks import names as network_names
+from harness.networks.building import build, initial
+from harness.networks.names import spec as net
 from harness.networks.network import Network
-from harness.networks.zoo import build, initial
-from harness.settings import Model, Recipe
+from harness.settings import Recipe
 
 CPU = torch.device("cpu")
-SMALL = Model(name="resnet_small", width=4)
+SMALL = net("resnet_small", width=4)
 
 
 def info(channels: int = 3, size: int = 32, classes: int = 10) -> DatasetInfo:
@@ -36,9 +37,9 @@ def weights(network: Network) -> dict[str, torch.Tensor]:
     ],
 )
 def test_network(name: str, width: int | None, size: int, parameters: int | None, sizes: list[int]) -> None:
-    model = Model(name=name, width=width)
+    model = net(name, **({"width": width} if width else {}))
     network = build(model, info(size=size), 0).eval()
-    assert network.num_parameters() == network_names.num_parameters(model, 3, 10)
+    assert network.num_parameters() == network_names.of(model).num_parameters(info(size=size))
     assert parameters is None or network.num_parameters() == parameters
     images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -67,7 +68,7 @@ def test_network(name: str, width: int | None, size: int, parameters: int | None
 def test_channels_and_classes(channels: int, classes: int) -> None:
     network = build(SMALL, info(channels, 8, classes), 0)
     assert network(torch.randn(2, channels, 8, 8)).logits.shape == (2, classes)
-    assert network.num_parameters() == network_names.num_parameters(SMALL, channels, classes)
+    assert network.num_parameters() == network_names.of(SMALL).num_parameters(info(channels, 8, classes))
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
@@ -87,7 +88,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
 def test_initialisations(name: str) -> None:
     by_kind = {}
     for how in ("kaiming", "kaiming_zero_last", "pytorch"):
-        model = Model(name=name, initialisation=how, width=4 if name == "resnet_small" else None)
+        model = net(name, initialisation=how, **({"width": 4} if name == "resnet_small" else {}))
         by_kind[how] = weights(build(model, info(), 0))
     last = [k for k in by_kind["kaiming"] if k.endswith("bn2.weight")]
     assert len(last) == (4 if name == "resnet_small" else 8)
@@ -105,7 +106,7 @@ def test_initialisations(name: str) -> None:
 
 def test_pytorch_initialisation_reaches_the_projection() -> None:
     for how, bound in (("kaiming", None), ("pytorch", 512**-0.5)):
-        model = Model(name="resnet18_cifar_projection", initialisation=how)
+        model = net("resnet18_cifar_projection", initialisation=how)
         weight = weights(build(model, info(), 0))["projection.conv.weight"]
         assert (float(weight.abs().max()) <= 512**-0.5) is (bound is not None)
 
@@ -131,12 +132,14 @@ def test_gradients_reach_every_parameter_in_bfloat16() -> None:
 def test_the_last_gamma_of_each_residual_block_is_what_the_config_says(
     name: str, initialisation: str, gamma: float
 ) -> None:
-    network = build(Model(name=name, initialisation=initialisation), info(), 0)
+    network = build(net(name, initialisation=initialisation), info(), 0)
     blocks = [module for module in network.modules() if hasattr(module, "zero_init_last")]
     assert blocks
     assert {float(value) for block in blocks for value in block.bn2.weight.unique()} == {gamma}
 
 
 def test_a_network_without_residual_blocks_refuses_to_zero_them() -> None:
-    with pytest.raises(UserError, match=r"residual blocks.*vgg16_bn_cifar.*none"):
-        build(Model(name="vgg16_bn_cifar", initialisation="kaiming_zero_last"), info(), 0)
+    with pytest.raises(UserError, match=r"residual blocks.*vgg11_bn.*none"):
+        build(net("vgg11_bn", initialisation="kaiming_zero_last"), info(), 0)
+    with pytest.raises(ValueError, match="kaiming_zero_last is for residual networks, not a VGG; allowed: kaiming, "):
+        net("vgg16_bn_cifar", initialisation="kaiming_zero_last")

@@ -29,10 +29,10 @@ from harness.learning.inference import confusion, evaluating
 from harness.learning.labels import as_rows, at_labels, at_positions, cross_entropy
 from harness.learning.metrics import iou, summary
 from harness.learning.scoring import describe_batches
+from harness.networks.building import build
+from harness.networks.names import spec as net
 from harness.networks.network import Network, Outputs
-from harness.networks.zoo import build
 from harness.seeds import stream
-from harness.settings import Model
 
 C = 3
 CPU = torch.device("cpu")
@@ -332,7 +332,7 @@ def of_a_city() -> tuple[Network, torch.Tensor, int]:
 
     The leanest network is the strictest measure: for others only logits and scores are as small, and float32 is larger.
     """
-    network = build(Model(name="drn_small"), CITYSCAPES, 0).to_device(CPU, HALF)
+    network = build(net("drn_small"), CITYSCAPES, 0).to_device(CPU, HALF)
     image = noise(1, 3, *CITYSCAPES.size)
     with evaluating(network):
         return network, image, peak(lambda: network(image), CPU)
@@ -487,7 +487,7 @@ def test_files_that_do_not_fit_are_streamed_with_the_same_metrics_and_weights(
 @pytest.mark.long
 def test_a_dense_network_learns_streets(streets: LoadedData, folders: Folders) -> None:
     keys = {"epochs": 30, "optimizer": "adam", "learning_rate": 5e-3, "initial": 26, "cycles": 1, "budget": 1}
-    trial = changed(make_street_trial("isda", **keys), model=Model(name="drn_small", width=8))
+    trial = changed(make_street_trial("isda", **keys), model=net("drn_small", width=8))
     (record,) = run(trial, streets, folders())
     (start,) = run(changed(trial, epochs=1), streets, folders())
     assert record.metrics["miou"] > 0.22 > start.metrics["miou"]

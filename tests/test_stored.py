@@ -19,10 +19,12 @@ from harness.errors import UserError
 from harness.experiment.grid import expand
 from harness.experiment.upgrade import open_run
 from harness.learning.contract import Acquisition, Training
+from harness.networks.architecture import Architecture
+from harness.networks.timm_model import TimmModel
 from harness.report.write import read, write
 from harness.results.manifest import Manifest
 from harness.results.records import SCHEMA_VERSION
-from harness.settings import Model, Protocol, Recipe, is_inert
+from harness.settings import Protocol, Recipe, is_inert
 
 STORED = Path(__file__).parent / "stored"
 VERSIONS = sorted(path.name for path in STORED.glob("version*") if path.is_dir())
@@ -147,8 +149,9 @@ def test_a_later_schema_version_is_refused(tmp_path: Path) -> None:
 
 def settings_classes() -> dict[str, Any]:
     """Return every class whose keys decide a trial, by a name of its own."""
-    classes: dict[str, Any] = {"model": Model, "recipe": Recipe, "protocol": Protocol}
-    for folder, contracts in {"methods": (Training, Acquisition), "datasets": (Dataset,)}.items():
+    classes: dict[str, Any] = {"networks/timm": TimmModel.Settings, "recipe": Recipe, "protocol": Protocol}
+    kinds = {"methods": (Training, Acquisition), "datasets": (Dataset,), "networks": (Architecture,)}
+    for folder, contracts in kinds.items():
         for name in registry.names(folder):
             for contract in contracts:
                 plugin: Any = registry.find(folder, name, contract)

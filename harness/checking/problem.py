@@ -24,15 +24,16 @@ from harness.faults import name_of, named
 from harness.learning.contract import IMAGES, MAPS, Acquisition
 from harness.learning.cycle import Cycle
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer, ascending, cut, describe_batches
+from harness.networks import names
 from harness.networks.network import Network
-from harness.settings import Model, Protocol, Recipe
+from harness.settings import Protocol, Recipe
 from harness.trial import ActiveLearner
 
 CLASSES = ("a", "b", "c", "d")
 
 NETWORKS = {
-    IMAGES: Model.model_validate({"name": "resnet_small", "width": 4}),
-    MAPS: Model.model_validate({"name": "drn_small", "width": 4}),
+    IMAGES: names.spec("resnet_small", width=4),
+    MAPS: names.spec("drn_small", width=4),
 }
 """The target networks of the checks: the smallest ones that the harness has."""
 

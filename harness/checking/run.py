@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from harness import registry
@@ -10,28 +11,29 @@ from harness.checking.text import wrapped, written
 from harness.data.dataset import DataRoot, Dataset
 from harness.errors import UserError, did_you_mean
 from harness.learning.contract import Acquisition, Training
+from harness.networks.architecture import Architecture
 
 SUITES: dict[str, tuple[str, tuple[type[Any], ...]]] = {
     "method": ("methods", (Training, Acquisition)),
     "dataset": ("datasets", (Dataset,)),
+    "network": ("networks", (Architecture,)),
 }
 """Kind of plug-in -> (its name in the registry, its contracts)."""
 
 
 def add_plugins(paths: Sequence[str]) -> None:
     """Make the plug-ins in these files and folders known. Raises UserError."""
-    if paths:
-        raise UserError("--plugins: this version finds plug-ins in methods/ and datasets/ only")
+    for path in paths:
+        registry.add(Path(path))
 
 
 def kind_of(name: str, kind: str | None) -> str:
     """Return the kind of the plug-in with this name, which must be ``kind`` unless that is None. Raises UserError."""
     kinds = [kind] if kind else [*SUITES]
-    known = [some for some in kinds if name in registry.names(SUITES[some][0])]
-    if not known and "." in name:  # a module of the user's
-        known = [some for some in kinds if any(registry.find(SUITES[some][0], name, c) for c in SUITES[some][1])]
-        if not known:
-            raise UserError(f"{name!r} defines no {' or '.join(kinds)}")
+    possible = [some for some in kinds if registry.known(SUITES[some][0], name)]
+    known = [some for some in possible if any(registry.find(SUITES[some][0], name, c) for c in SUITES[some][1])]
+    if possible and not known:
+        raise UserError(f"{name!r} defines no {' or '.join(kinds)}")
     if not known:
         allowed = [other for some in kinds for other in registry.names(SUITES[some][0])]
         raise UserError(f"unknown {kind or 'plug-in'} {name!r}{did_you_mean(name, allowed)}")

@@ -17,13 +17,13 @@ from pydantic import BaseModel, ValidationError
 from harness import registry
 from harness.config.messages import sentence
 from harness.config.source import PAIR, Source, apply_overrides, merged, shown_value
-from harness.config.suite import DEFAULT_TRAINING, Benchmark, PluginSpec, Suite, open_dataset
+from harness.config.suite import DEFAULT_TRAINING, Benchmark, Suite, open_dataset
 from harness.data.dataset import Dataset, LoadedData, check_dataset
 from harness.errors import UserError, did_you_mean
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Training
 from harness.networks import names
-from harness.settings import SuiteKeys, Where
+from harness.settings import PluginSpec, SuiteKeys, Where
 
 
 def _validate(model: type[BaseModel], values: Any, source: Source, path: tuple[str, ...], suite: str | None) -> Any:
@@ -66,6 +66,27 @@ def _named(
         raise source.error(path, f"must be a name or a mapping with a name, got {shown_value(written)}", suite)
     settings = {key: value for key, value in values.items() if key != "name"}
     return values["name"], settings, (*path, "name") if values is written else path
+
+
+EARLIER = {"width", "output_stride"}
+"""Keys that the resolved configs of earlier versions have for every network, as null where it has no such key."""
+
+
+def _network(written: Any, source: Source, suite: str, download: bool) -> PluginSpec:
+    """Return a suite's network and its settings, with the SHA-256 of its pretrained weights."""
+    name, values, name_path = _named(written, source, ("model",), suite)
+    try:
+        settings_class = names.architecture(name).Settings
+    except UserError as error:
+        raise source.error(name_path, str(error), suite) from None
+    known = settings_class.model_fields
+    values = {k: v for k, v in values.items() if k in known or k not in EARLIER or v is not None}
+    spec = PluginSpec(name, _validate(settings_class, values, source, ("model",), suite))
+    try:
+        return names.resolved(spec, download)
+    except UserError as error:
+        key, problem = str(error).split(": ", 1)
+        raise source.error(key.split("."), problem, suite) from None
 
 
 def _method(written: Any, name: str, source: Source, suite: str) -> tuple[PluginSpec, PluginSpec]:
@@ -126,15 +147,14 @@ def _both(written: Any, source: Source, path: tuple[str, ...], suite: str) -> tu
     return {"name": name, **training_settings}, {"name": name, **acquisition_settings}
 
 
-def _suite(name: str, values: dict[str, Any], source: Source) -> Suite:
-    """Return a checked suite from its keys, defaults included. Raises UserError."""
+def _suite(name: str, values: dict[str, Any], source: Source, download: bool) -> Suite:
+    """Return a checked suite from its keys, defaults included. Raises UserError.
+
+    ``download``: pretrained weights may be downloaded, because trial ids depend on their content.
+    """
     keys: SuiteKeys = _validate(SuiteKeys, values, source, (), name)
     dataset = _plugin(keys.dataset, "datasets", Dataset, source, ("dataset",), name)
-    if problem := names.problem(keys.model):
-        raise source.error(("model", problem[0]), problem[1], name)
-    model = keys.model
-    if model.weights is not None:
-        model = model.model_copy(update={"weights_sha256": names.sha256(model.weights)})
+    model = _network(keys.model, source, name, download)
     methods = {method: _method(written, method, source, name) for method, written in keys.methods.items()}
     decisive = {method: [half.decisive() for half in halves] for method, halves in methods.items()}
     for method, halves in decisive.items():
@@ -176,13 +196,14 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Benchmark:
     for name, suite in written.items():
         if not isinstance(suite, dict):
             raise source.error(("suites", name), f"must be a mapping of keys, got {shown_value(suite)}")
-        if isinstance(suite.get("dataset"), dict) and isinstance(defaults.get("dataset"), str):
-            defaults["dataset"] = {"name": defaults["dataset"]}  # so that the suite's settings can be merged in
+        for key in ("dataset", "model"):
+            if isinstance(suite.get(key), dict) and isinstance(defaults.get(key), str):
+                defaults[key] = {"name": defaults[key]}  # so that the suite's settings can be merged in
     suites = []
     for name, suite in written.items():
         # a suite's methods replace the default ones: merging could not remove any
         own = {"methods": suite["methods"]} if "methods" in suite else {}
-        suites.append(_suite(name, {**merged(defaults, suite), **own}, source))
+        suites.append(_suite(name, {**merged(defaults, suite), **own}, source, where.download))
     return Benchmark(path.stem, suites, where, plugins)
 
 

@@ -10,6 +10,8 @@ from pydantic import TypeAdapter
 from harness import registry
 from harness.data.dataset import Dataset
 from harness.learning.contract import Acquisition, Training
+from harness.networks.architecture import Architecture
+from harness.networks.timm_model import TimmModel
 from harness.results.manifest import Manifest
 from harness.results.records import CycleRecord
 from harness.settings import SuiteKeys, Where
@@ -22,6 +24,7 @@ def config_schema() -> dict[str, Any]:
     suite = SuiteKeys.model_json_schema(ref_template="#/$defs/{model}")
     definitions = suite.pop("$defs", {})
     suite["properties"]["dataset"] = {"anyOf": _plugins("datasets", Dataset)}
+    suite["properties"]["model"] = {"anyOf": [*_plugins("networks", Architecture), *_other_networks()]}
     acquisition, training = _plugins("methods", Acquisition), _plugins("methods", Training)
     halves = {"acquisition": {"anyOf": acquisition}, "training": {"anyOf": training}}
     pair = {"type": "object", "properties": halves, "additionalProperties": False}
@@ -64,6 +67,18 @@ def _plugins(folder: str, *contracts: type[Any]) -> list[dict[str, Any]]:
             schema.pop("required", None)
             schemas += [{"const": name}, schema]
     return schemas
+
+
+def _other_networks() -> list[dict[str, Any]]:
+    """Return the schemas of networks that are not in the zoo: timm's and a user's, whose settings are not known."""
+    name = {"type": "string", "not": {"enum": registry.names("networks")}}
+    schema = TimmModel.Settings.model_json_schema()
+    own = {"pattern": "[.]", "type": "string"}
+    return [
+        name,
+        {**schema, "properties": {"name": name, **schema["properties"]}},
+        {"type": "object", "properties": {"name": own}, "required": ["name"]},
+    ]
 
 
 def run_schema() -> dict[str, Any]:

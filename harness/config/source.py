@@ -144,7 +144,7 @@ def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, text: str) -
     suite_key = keys[2] if keys[0] == "suites" else keys[0]
     for depth, key in enumerate(keys[:-1]):
         inner = values.get(key)
-        if isinstance(inner, str) and suite_key in ("dataset", "methods"):
+        if isinstance(inner, str) and suite_key in ("dataset", "model", "methods"):
             # a plug-in written as its name alone becomes a mapping: with settings, or of training and acquisition
             inner = {"acquisition" if suite_key == "methods" and keys[depth + 1] in PAIR else "name": inner}
         elif not isinstance(inner, dict | None):

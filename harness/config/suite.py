@@ -11,42 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 
 from harness import registry
 from harness.data.dataset import DataRoot, Dataset, opened
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Half, Training
 from harness.results.records import SCHEMA_VERSION
-from harness.settings import Model, Protocol, Recipe, Strict, Where, is_inert
+from harness.settings import PluginSpec, Protocol, Recipe, Where, decisive
 
 DEFAULT_TRAINING = "cross_entropy"
 """The training of a method that names an acquisition only."""
-
-
-@dataclass(frozen=True)
-class PluginSpec:
-    """The name of a plug-in and its settings."""
-
-    name: str
-    settings: Strict
-
-    def written(self) -> dict[str, Any]:
-        """Return the plug-in as a mapping for YAML, with all defaults filled in."""
-        return {"name": self.name, **self.settings.model_dump(mode="json")}
-
-    def decisive(self) -> dict[str, Any]:
-        """Return the name and the settings that affect results and differ from their defaults."""
-        return {"name": self.name, **decisive(self.settings)}
-
-
-def decisive(settings: BaseModel) -> dict[str, Any]:
-    """Return the settings that affect results and differ from their defaults, as JSON values.
-
-    Defaults are left out so that trial ids stay the same when a setting is added, with a default, later.
-    """
-    values = settings.model_dump(mode="json", exclude_defaults=True)
-    return {key: value for key, value in values.items() if not is_inert(type(settings), key)}
 
 
 @dataclass(frozen=True)
@@ -54,7 +28,7 @@ class Trial:
     """One cell of the grid: (dataset, model, recipe, protocol, training, acquisition, seed)."""
 
     dataset: PluginSpec
-    model: Model
+    model: PluginSpec
     recipe: Recipe
     protocol: Protocol
     training: PluginSpec
@@ -69,7 +43,7 @@ class Trial:
         return {
             "schema_version": SCHEMA_VERSION,
             "dataset": self.dataset.decisive(),
-            "model": decisive(self.model),
+            "model": self.model.decisive(),
             "recipe": decisive(self.recipe),
             "protocol": decisive(self.protocol),
             "training": self.training.decisive(),
@@ -153,7 +127,7 @@ class Suite:
     name: str
     title: str
     dataset: PluginSpec
-    model: Model
+    model: PluginSpec
     recipe: Recipe
     protocol: Protocol
     methods: dict[str, tuple[PluginSpec, PluginSpec]]
@@ -176,7 +150,7 @@ class Suite:
         return {
             "title": self.title,
             "dataset": self.dataset.written(),
-            "model": self.model.model_dump(mode="json"),
+            "model": self.model.written(),
             "recipe": self.recipe.model_dump(mode="json"),
             "protocol": self.protocol.model_dump(mode="json"),
             "methods": {

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+IMAGES, MAPS = "images", "label maps"
+"""The kinds of labels: one class per image, or one class per pixel."""
+
+
 @dataclass(frozen=True)
 class DataRoot:
     """Where the datasets are on this machine. It does not affect results.
@@ -54,6 +58,11 @@ class DatasetInfo:
     """The files that are read, in one phrase, for --plan."""
     per_pixel: bool = False
     """Whether labels are maps: one class per pixel instead of one per image."""
+
+    @property
+    def labels(self) -> str:
+        """The kind of labels: IMAGES or MAPS."""
+        return MAPS if self.per_pixel else IMAGES
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,22 @@ class Images:
     """The images of one split, without their labels.
 
     A batch is float32 [B, channels, H, W], normalised, in channels_last memory (because pixels are NHWC).
+    ``normalisation``: (mean, std) of each channel, of pixels scaled to 0..1; None: the dataset's.
     """
 
-    def __init__(self, pixels: Rows, data: LoadedData, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        pixels: Rows,
+        data: LoadedData,
+        recipe: Recipe,
+        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
         self.pixels = pixels
         """[N, H, W, channels] uint8"""
         self.padding, self.crop_size, self.flip = recipe.crop_padding, recipe.crop_size, recipe.flip
-        std = torch.tensor(data.std, device=pixels.device)
+        mean, std = (torch.tensor(v, device=pixels.device) for v in normalisation or (data.mean, data.std))
         self._scale = 1 / (255 * std)
-        self._shift = -torch.tensor(data.mean, device=pixels.device) / std
+        self._shift = -mean / std
         self._resized: dict[int, Images] = {}
 
     @property

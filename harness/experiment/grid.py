@@ -88,9 +88,12 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
             continue
         info[suite.name] = checked[data]
         _check_size(suite, info[suite.name])
-        if problem := names.incompatible(suite.model, info[suite.name].per_pixel, suite.dataset.name):
-            raise UserError(f"{suite.at(f'model.{problem[0]}')}: {problem[1]}")
-        _check_labels(suite, MAPS if info[suite.name].per_pixel else IMAGES)
+        try:
+            names.check_fits(suite.model, info[suite.name], suite.dataset.name)
+        except UserError as error:
+            key, problem = str(error).split(": ", 1)
+            raise UserError(f"{suite.at(key)}: {problem}") from None
+        _check_labels(suite, info[suite.name].labels)
     running = [suite for suite in benchmark.suites if suite.name not in skipped]
     groups: dict[str, list[str]] = defaultdict(list)
     trials: dict[str, tuple[Suite, str, Trial]] = {}

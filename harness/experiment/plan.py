@@ -9,7 +9,7 @@ from typing import Any
 from harness.config.suite import Benchmark
 from harness.experiment.grid import Grid
 from harness.experiment.upgrade import open_run
-from harness.networks.names import num_parameters
+from harness.networks import names
 from harness.results.records import CycleRecord
 from harness.results.store import KEPT_STATES
 
@@ -65,7 +65,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         info = grid.info[suite.name]
         training, auxiliary = sum(sum(u.training) for u in units), sum(sum(u.auxiliary) for u in units)
         scoring = sum(u.trial.scoring_images(info.num_train) for u in units if not u.shared)
-        parameters = num_parameters(suite.model, info.channels, info.num_classes)
+        parameters = names.of(suite.model).num_parameters(info)
         # the weights of the last cycles of each trial, and of each shared first cycle
         size = sum((1 if u.shared else min(KEPT_STATES, u.cycles)) * parameters * 4 for u in units) / 1e9
         disk += size

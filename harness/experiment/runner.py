@@ -10,13 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+from harness import registry
 from harness.config.suite import Benchmark
 from harness.data import dataset
 from harness.errors import UserError
 from harness.experiment.display import Display, cycle_values
 from harness.experiment.grid import Grid, Unit, manifest
 from harness.experiment.upgrade import open_run
-from harness.networks.names import OURS
+from harness.faults import PluginFault
+from harness.networks import names
 from harness.report.captions import counted
 from harness.report.write import write
 from harness.results.store import RunStore, write_atomically
@@ -152,13 +154,19 @@ def _counts(grid: Grid) -> str:
 
 
 def check_networks(benchmark: Benchmark, grid: Grid) -> None:
-    """Raise UserError if a suite's network fails on its dataset; OURS without pretrained weights are not tried."""
+    """Raise UserError if a suite's network fails on its dataset.
+
+    Networks of the zoo are tried only with pretrained weights: without, they take any images.
+    """
     for suite in benchmark.suites:
-        if suite.name in grid.info and (suite.model.name not in OURS or suite.model.weights):
-            from harness.networks.zoo import check
+        zoo = suite.model.name in registry.names("networks") and names.shipped(suite.model.name)
+        if suite.name in grid.info and (not zoo or suite.model.settings.weights):
+            from harness.networks.building import check
 
             try:
                 check(suite.model, grid.info[suite.name])
+            except PluginFault:
+                raise
             except UserError as error:
                 key, problem = str(error).split(": ", 1)
                 raise UserError(f"{suite.at(key)}: {problem}") from None

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.config.suite import DEFAULT_TRAINING, PluginSpec, Trial
+from harness.config.suite import DEFAULT_TRAINING, Trial
 from harness.data.dataset import Dataset
 from harness.errors import UserError
 from harness.experiment.grid import HALVES, SETTINGS
 from harness.learning.contract import Acquisition, Training
+from harness.networks import names
 from harness.results.manifest import Manifest, NoManifest, SuiteEntry, TrialEntry
 from harness.results.records import SCHEMA_VERSION
 from harness.results.store import RunStore
-from harness.settings import Model, Protocol, Recipe
+from harness.settings import PluginSpec, Protocol, Recipe
 
 
 def open_run(folder: Path) -> tuple[Manifest | None, RunStore]:
@@ -69,13 +70,20 @@ def _trial(suite: SuiteEntry, entry: TrialEntry) -> Trial:
         training = {"name": DEFAULT_TRAINING}  # the method was one plug-in and is now an acquisition only
     return Trial(
         dataset=_plugin("datasets", settings["dataset"], Dataset),
-        model=Model(**settings["model"]),
+        model=_network(settings["model"]),
         recipe=Recipe(**settings["recipe"]),
         protocol=Protocol(**settings["protocol"]),
         training=_plugin("methods", training, Training),
         acquisition=_plugin("methods", halves["acquisition"], Acquisition),
         seed=entry.seed,
     )
+
+
+def _network(written: dict[str, Any]) -> PluginSpec:
+    """Return a network with the settings that it has; in version 1, every network had the keys of all."""
+    settings_class = names.architecture(written["name"]).Settings
+    settings = {key: value for key, value in written.items() if key in settings_class.model_fields}
+    return PluginSpec(written["name"], settings_class(**settings))
 
 
 def _plugin(folder: str, written: dict[str, Any], contract: type[Any]) -> PluginSpec:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.data.dataset import IMAGES, MAPS
 from harness.lazy import torch
 from harness.learning import boundary
 from harness.learning.fit import fit
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
     Columns = dict[str, torch.Tensor]
     """Named tensors. As columns of images: name -> tensor [number of images, ...]; ``select`` gets them by index."""
-
-IMAGES, MAPS = "images", "label maps"
-"""The kinds of labels: one class per image, or one class per pixel."""
 
 
 @dataclass(frozen=True)

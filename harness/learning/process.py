@@ -45,7 +45,7 @@ def prepare_process(threads: int, deterministic: bool) -> None:
 def limit_memory(device: torch.device, share: float) -> None:
     """Limit this process to its share of a GPU's memory, so that a trial that needs more does not make others fail."""
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        torch.cuda.set_per_process_memory_fraction(share, device.index)  # it refuses a device without an index
 
 
 def reset_peak_memory(device: torch.device) -> None:

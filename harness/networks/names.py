@@ -1,4 +1,4 @@
-"""The names of all networks, and checks of their settings, without importing torch or timm (which takes seconds)."""
+"""Finds networks by name and checks their settings, without importing torch or timm (which takes seconds)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from harness.settings import Model
+from harness import registry
+from harness.data.dataset import MAPS, DatasetInfo
+from harness.errors import UserError
+from harness.networks.architecture import Architecture
+from harness.networks.timm_model import TimmModel
+from harness.settings import PluginSpec
 
-OURS = ("resnet18_cifar", "resnet18_cifar_projection", "vgg16_bn_cifar", "resnet_small")
-"""Networks for small images, which harness/networks/zoo.py builds from timm's."""
-
-DRNS = ("drn_c_26", "drn_d_22", "drn_d_38", "drn_d_54", "drn_small")
-"""Networks for segmentation, from harness/networks/drn.py."""
-
-VGG16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-"""Output channels of the convolutions of VGG-16."""
+PRETRAINED = "pretrained"
+"""The word that stands for the pretrained weights of a network, instead of a file's path."""
 
 
 @cache
@@ -41,82 +39,144 @@ def sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def problem(model: Model) -> tuple[str, str] | None:
-    """Return (key, what is wrong with its value) for the first invalid setting, or None if all are valid."""
-    if model.name not in (*OURS, *DRNS) and model.name not in timm_names():
-        untagged = model.name.split(".")[0]
-        close = get_close_matches(untagged, sorted({*OURS, *DRNS, *timm_names()}), n=1, cutoff=0.5)
+def architecture(name: str) -> type[Architecture]:
+    """Return the class of a network: a plug-in's, or that of a model of timm. Raises UserError if there is none.
+
+    ``name`` is that of a plug-in with an Architecture, of a model of timm, or of a function that a plug-in registers
+    with timm: the plug-in's own name, or MODULE.FUNCTION.
+    """
+    known = registry.names("networks")
+    if name in known:
+        return registry.find("networks", name, Architecture) or _registered(name, name)
+    if name in timm_names():
+        return _timm_model(name, TimmModel.__module__)
+    module = name.rpartition(".")[0]
+    if not module or module.split(".")[0] in timm_names():
+        close = get_close_matches(name.split(".")[0], sorted({*known, *timm_names()}), n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
-        allowed = f"{', '.join((*OURS, *DRNS))}, or any model of timm {version('timm')}, without a pretrained tag"
-        return "name", f"unknown network {model.name!r}{hint} allowed: {allowed}"
-    if model.name == "vgg16_bn_cifar" and model.initialisation == "kaiming_zero_last":
-        return (
-            "initialisation",
-            f"kaiming_zero_last is for residual networks, not {model.name}; allowed: kaiming, pytorch",
-        )
-    if model.width is not None and model.name not in ("resnet_small", "drn_small"):
-        return "width", f"only resnet_small and drn_small take a width, got {model.width} for {model.name}"
-    if model.name == "resnet_small" and model.width is not None and model.width % 2:
-        return "width", f"must be even, got {model.width}"
-    if model.output_stride is not None and model.name in (*OURS, *DRNS):
-        return "output_stride", f"is for timm's models, got {model.output_stride} for {model.name}; remove it"
-    if model.weights is None:
-        return ("weights_sha256", "needs model.weights, which is not set") if model.weights_sha256 else None
-    if model.initialisation == "kaiming_zero_last":
-        return "initialisation", "kaiming_zero_last would be overwritten by model.weights; allowed: kaiming, pytorch"
+        allowed = f"{', '.join(known)}, or any model of timm {version('timm')}, without a pretrained tag"
+        raise UserError(f"unknown network {name!r}{hint} allowed: {allowed}")
+    if module in known or not _is_module(name):
+        return _registered(name, module)
+    return registry.find("networks", name, Architecture) or _registered(name, name)
+
+
+def _is_module(name: str) -> bool:
+    """Return whether a dotted name is that of a module; its packages are imported."""
     try:
-        digest = sha256(model.weights)
+        return importlib.util.find_spec(name) is not None
+    except Exception:  # whatever a package raises; ``load`` turns it into a sentence
+        return False
+
+
+def _timm_model(name: str, module: str) -> type[Architecture]:
+    """Return TimmModel with a name; ``module`` is where the model's function is defined."""
+    return type(TimmModel.__name__, (TimmModel,), {"timm_name": name, "__module__": module})
+
+
+def _registered(name: str, module: str) -> type[Architecture]:
+    """Return the class of a model that the plug-in ``module`` registers with timm, under the last part of ``name``."""
+    function = name.rpartition(".")[2]
+    plugin = registry.load("networks", module)
+    import timm
+
+    if not (hasattr(plugin, function) and timm.is_model(function)):
+        raise UserError(
+            f"{name!r} is not a network: {module} defines no Architecture and registers no {function!r} with timm"
+        )
+    return _timm_model(function, plugin.__name__)
+
+
+def shipped(name: str) -> bool:
+    """Return whether a network is the harness's or timm's own, and not a user's."""
+    return architecture(name).__module__.startswith("harness.networks.")
+
+
+def of(model: PluginSpec) -> Architecture:
+    """Return the network of a config's ``model``, not built yet."""
+    return architecture(model.name)(model.settings)
+
+
+def spec(name: str, **settings: Any) -> PluginSpec:
+    """Return a network's name and settings, with defaults filled in. Raises UserError if there is no such network."""
+    return PluginSpec(name, architecture(name).Settings(**settings))
+
+
+def resolved(model: PluginSpec, download: bool = False) -> PluginSpec:
+    """Return a network whose weights are identified: their SHA-256, and how images are normalised for them.
+
+    Raises UserError, which begins with the key, for settings of weights that can't hold, and for weights that are not
+    on this machine; ``download``: those that timm names may be downloaded.
+    """
+    settings = model.settings
+    if settings.weights is None:
+        for key in ("weights_sha256", "weights_mean", "weights_std"):
+            if getattr(settings, key) is not None:
+                raise UserError(f"model.{key}: needs model.weights, which is not set")
+        return model
+    if settings.initialisation == "kaiming_zero_last":
+        raise UserError(
+            "model.initialisation: kaiming_zero_last would be overwritten by model.weights; allowed: kaiming, pytorch"
+        )
+    update: dict[str, Any] = {}
+    path = settings.weights
+    if path == PRETRAINED:
+        found = architecture(model.name).pretrained(download)
+        if found is None:
+            raise UserError(f"model.weights: there are no pretrained weights of {model.name!r}; name a local file")
+        path = str(found.path)
+        if settings.weights_mean is None and settings.weights_std is None:
+            update = {"weights_mean": found.mean, "weights_std": found.std}
+    try:
+        digest = sha256(path)
     except OSError as error:
-        return "weights", f"{model.weights!r} can't be read: {error.strerror}"
-    if model.weights_sha256 not in (None, digest):
-        return "weights_sha256", f"must be the SHA-256 of {model.weights!r}, {digest}, got {model.weights_sha256!r}"
-    return None
+        raise UserError(f"model.weights: {path!r} can't be read: {error.strerror}") from None
+    if settings.weights_sha256 not in (None, digest):
+        raise UserError(
+            f"model.weights_sha256: must be the SHA-256 of {path!r}, {digest}, got {settings.weights_sha256!r}"
+        )
+    mean, std = settings.weights_mean, settings.weights_std
+    if (mean is None) != (std is None) or len(mean or ()) != len(std or ()):
+        raise UserError("model.weights_std: needs as many values as model.weights_mean, one for each channel")
+    return PluginSpec(model.name, settings.model_copy(update={"weights_sha256": digest, **update}))
 
 
-def incompatible(model: Model, per_pixel: bool, dataset: str = "the dataset") -> tuple[str, str] | None:
-    """Return (key, reason) if the network does not suit the dataset's kind of labels, else None."""
-    dense = model.name in DRNS or model.output_stride is not None
-    if per_pixel and not dense:
-        allowed = f"{', '.join(DRNS)}, or a timm model with model.output_stride: 8"
-        return "name", f"{dataset} labels pixels, but {model.name} has one output per image; allowed: {allowed}"
-    if dense and not per_pixel:
+def normalisation(model: PluginSpec, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return (mean, std), one value per channel, by which the weights want pixels normalised; None: the dataset's.
+
+    For grey images the values of a colour network are averaged. Raises UserError for any other number of values.
+    """
+    mean, std = model.settings.weights_mean, model.settings.weights_std
+    if mean is None or len(mean) == channels:
+        return None if mean is None else (mean, std)
+    if channels == 1:
+        return (sum(mean) / len(mean),), (sum(std) / len(std),)
+    raise UserError(f"model.weights_mean: needs one value for each of the {channels} channels, got {len(mean)}")
+
+
+def check_fits(model: PluginSpec, info: DatasetInfo, dataset: str = "the dataset") -> None:
+    """Raise UserError, which begins with the key, if the network does not suit the dataset's labels or images."""
+    labels, size = of(model).labels, model.settings.input_size
+    if info.labels not in labels:
+        allowed = [
+            name
+            for name in registry.names("networks")
+            if (found := registry.find("networks", name, Architecture)) and info.labels in found.labels
+        ]
+        if info.per_pixel:
+            raise UserError(
+                f"model.name: {dataset} labels pixels, but {model.name} has one output per image; allowed: "
+                f"{', '.join(allowed)}, or a timm model with model.output_stride: 8"
+            )
         problem = f"{dataset} labels images, but this network has one output per position"
-        if model.output_stride is not None:
-            return "output_stride", f"{problem}, got {model.output_stride}; remove it"
-        return "name", f"{problem}, got {model.name}; allowed: {', '.join(OURS)}, or any timm model"
-    return None
-
-
-def num_parameters(model: Model, channels: int, num_classes: int) -> int:
-    """Return the number of parameters of a network. It builds DRNs and timm's own models, which takes seconds."""
-
-    def resnet(widths: list[int], blocks: int) -> int:
-        total, before = 9 * channels * widths[0] + 2 * widths[0], widths[0]
-        for width in widths:
-            for block in range(blocks):
-                total += 9 * before * width + 9 * width * width + 4 * width
-                if block == 0 and width != widths[0]:
-                    total += before * width + 2 * width
-                before = width
-        return total + (before + 1) * num_classes
-
-    if model.name == "resnet_small":
-        return resnet([(model.width or 16) * 2**stage for stage in range(4)], 1)
-    if model.name.startswith("resnet18_cifar"):
-        return resnet([64, 128, 256, 512], 2) + (512 * 512 if model.name.endswith("projection") else 0)
-    if model.name == "vgg16_bn_cifar":
-        inputs = (channels, *VGG16[:-1])
-        return sum(9 * i * o + 3 * o for i, o in zip(inputs, VGG16, strict=True)) + 513 * num_classes
-    body: Any
-    if model.name in DRNS:
-        import torch
-
-        from harness.networks.drn import DRN
-
-        with torch.device("meta"):
-            body = DRN(model.name, channels, num_classes, model.width)
-    else:
-        import timm
-
-        body = timm.create_model(model.name, num_classes=num_classes, in_chans=channels)
-    return sum(p.numel() for p in body.parameters())
+        if (stride := getattr(model.settings, "output_stride", None)) is not None:
+            raise UserError(f"model.output_stride: {problem}, got {stride}; remove it")
+        raise UserError(f"model.name: {problem}, got {model.name}; allowed: {', '.join(allowed)}, or any timm model")
+    if size is not None and info.labels == MAPS:
+        raise UserError(f"model.input_size: is for datasets that label images, but {dataset} labels pixels; remove it")
+    if size is not None and (size[0] < info.size[0] or size[1] < info.size[1]):
+        raise UserError(
+            f"model.input_size: must be at least the size of the images of {dataset}, {list(info.size)}, got "
+            f"{list(size)}"
+        )
+    normalisation(model, info.channels)

@@ -8,39 +8,35 @@ from typing import Any
 import torch
 from timm.models import load_state_dict
 
-from harness.errors import UserError
+from harness.errors import UserError, reason
 from harness.networks import names as network_names
-from harness.networks.network import Network
-from harness.settings import Model
-
-
-def classifier_name(body: Any) -> str:
-    """Return the name of a timm model's last layer."""
-    last = body.get_classifier()
-    return next(name for name, module in body.named_modules() if module is last)
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if it has none."""
-    text = getattr(error, "strerror", None) or str(error)
-    return next(iter(text.strip().splitlines()), type(error).__name__)
-
+from harness.networks.network import Network, classifier_name
+from harness.settings import PluginSpec
 
 SHOWN = 3  # tensor names per problem in a message
 
 
-def load_weights(network: Network, model: Model, path: str) -> None:
-    """Load a file of weights into all layers except the classifier, which keeps its initial weights.
+def load_weights(network: Network, model: PluginSpec, channels: int) -> None:
+    """Load pretrained weights into all layers except the classifier, which keeps its initial weights.
 
     Only tensors are read, and no code runs. Raises UserError, which names up to three tensors per problem, if tensors
     do not fit.
     """
+    path, expected, found = model.settings.weights, model.settings.weights_sha256, None
+    if path == network_names.PRETRAINED:
+        found = network_names.architecture(model.name).pretrained(download=False)
+        if found is None:
+            raise UserError(f"model.weights: there are no pretrained weights of {model.name!r}; name a local file")
+        path = str(found.path)
     try:
         digest, read = network_names.sha256(path), load_state_dict(Path(path).expanduser(), use_ema=False)
     except Exception as error:  # readers raise many kinds of errors for an unknown file
         raise UserError(f"model.weights: {path!r} can't be read as a file of tensors: {reason(error)}") from None
-    if model.weights_sha256 not in (None, digest):
-        raise UserError(f"model.weights: {path!r} has changed: its sha256 is {digest}, was {model.weights_sha256}")
+    if expected not in (None, digest):
+        raise UserError(f"model.weights: {path!r} has changed: its sha256 is {digest}, was {expected}")
+    network.weights_source = found.source if found else path
+    if found:
+        read = found.adapted(read, channels)
 
     def tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
         last = f"{classifier_name(network.body)}."

@@ -22,7 +22,7 @@ with importing():
     import ray.data
     import torch
 
-    from harness.networks.zoo import build
+    from harness.networks.building import build
 
 from harness import registry
 from harness.config.suite import Trial
@@ -35,6 +35,7 @@ from harness.learning.cycle import Cycle
 from harness.learning.inference import evaluating
 from harness.learning.process import Placement, limit_memory, peak_memory, prepare_process, reset_peak_memory
 from harness.learning.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches, seconds_since
+from harness.networks.names import normalisation as normalised_by
 from harness.trial import build_half, info_of
 
 START_SECONDS = 8.0
@@ -63,8 +64,9 @@ class Worker:
         self.device = torch.device(placement.device)
         limit_memory(self.device, placement.gpu_share)
         prepare_process(placement.threads, trial.recipe.deterministic)
-        self.images = Images(on_device(loaded.train_images, self.device), loaded, trial.recipe)
         info = info_of(loaded)
+        normalisation = normalised_by(trial.model, info.channels)
+        self.images = Images(on_device(loaded.train_images, self.device), loaded, trial.recipe, normalisation)
         self.network = build(trial.model, info, 0).to_device(self.device, trial.recipe)
         self.acquisition = build_half(trial.acquisition, Acquisition, info.num_classes)
         self.cycle = -1

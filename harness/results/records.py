@@ -106,6 +106,10 @@ class CycleRecord:
     """Versions of the libraries that affect results, of Python and of the harness."""
     commit: str = "unknown"
     """Git commit of the harness, with '+changes' if its tracked files differed from it."""
+    pretrained: dict[str, Any] = field(default_factory=dict)
+    """The pretrained weights that the network started from: ``weights`` (the file, package or name, with its version),
+    ``sha256``, ``normalisation`` (weights or dataset: whose mean and standard deviation normalise pixels), ``mean`` and
+    ``std``; empty for fresh weights, with the dataset's normalisation."""
     data_fingerprint: str = ""
     """Hash of the dataset's images and labels."""
     schema_version: int = SCHEMA_VERSION

@@ -8,35 +8,17 @@ interface is that of a timm model; the last linear layer, ``fc``, is applied to 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
 from timm.models.resnet import BasicBlock, Bottleneck
 
+from harness.data.dataset import DatasetInfo
+from harness.networks.network import DenseNetwork
+
 STRIDE = 8
 
-
-class Kind(NamedTuple):
-    """The parameters in which the networks differ."""
-
-    block: type[BasicBlock] | type[Bottleneck]
-    blocks: tuple[int, int, int, int]
-    """Residual blocks of levels 3 to 6."""
-    arch: str = "D"
-    """D: levels 1, 2, 7 and 8 have one convolution each; C: two convolutions, with a shortcut in levels 1 and 2."""
-    width: int = 16
-    """Channels of level 0."""
-
-
-KINDS = {
-    "drn_c_26": Kind(BasicBlock, (2, 2, 2, 2), "C"),
-    "drn_d_22": Kind(BasicBlock, (2, 2, 2, 2)),
-    "drn_d_38": Kind(BasicBlock, (3, 4, 6, 3)),
-    "drn_d_54": Kind(Bottleneck, (3, 4, 6, 3)),
-    "drn_small": Kind(BasicBlock, (1, 1, 1, 1), width=4),
-}
-"""The published networks, and this project's ``drn_small`` for CPUs: a D with one block per level."""
 
 LEVELS = (
     # channels / width, stride, dilation
@@ -78,26 +60,35 @@ def _without_shortcut(before: int, channels: int, dilation: int) -> nn.Sequentia
 
 
 class DRN(nn.Module):
-    """A network of ``KINDS``; ``width`` sets the channels of the first level, and scales those of all other levels.
+    """A dilated residual network with ``blocks`` residual blocks in levels 3 to 6.
 
+    ``arch`` D: levels 1, 2, 7 and 8 have one convolution each; C: two convolutions, with a shortcut in levels 1 and 2.
+    ``width`` sets the channels of the first level, and scales those of all other levels.
     Initialised as in the authors' code: convolutions N(0, 2 / (k^2 C_out)), ``fc`` N(0, 2 / num_classes) with bias 0.
     """
 
-    def __init__(self, name: str, channels: int, num_classes: int, width: int | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        blocks: tuple[int, int, int, int],
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+        arch: Literal["C", "D"] = "D",
+        width: int = 16,
+    ) -> None:
         super().__init__()
-        kind = KINDS[name]
-        stem = _convolution(channels, width or kind.width, 1, 1, size=7)
-        if kind.arch == "C":
+        stem = _convolution(channels, width, 1, 1, size=7)
+        if arch == "C":
             self.conv1, self.bn1, self.relu = stem
         else:
             self.layer0 = nn.Sequential(*stem)
-        before = width or kind.width
+        before = width
         for level, (factor, stride, dilation) in enumerate(LEVELS[1:], start=1):
-            out = factor * (width or kind.width)
+            out = factor * width
             if 3 <= level <= 6:
-                layer = _residual(kind.block, before, out, kind.blocks[level - 3], stride, dilation)
-                out *= kind.block.expansion
-            elif kind.arch == "D":
+                layer = _residual(block, before, out, blocks[level - 3], stride, dilation)
+                out *= block.expansion
+            elif arch == "D":
                 layer = nn.Sequential(*_convolution(before, out, stride, dilation))
             elif level < 3:
                 layer = _residual(BasicBlock, before, out, 1, stride, dilation)
@@ -133,3 +124,8 @@ class DRN(nn.Module):
         """Return the last map, the input of ``fc``."""
         assert pre_logits, "fc is applied by the Network"
         return last
+
+
+def drn(info: DatasetInfo, *parts: Any, **options: Any) -> DenseNetwork:
+    """Return a new DRN for a dataset; see DRN for the other arguments."""
+    return DenseNetwork(DRN(info.channels, info.num_classes, *parts, **options), STRIDE)

@@ -1,0 +1,207 @@
+"""Builds target networks from their settings, and checks the facts that the harness relies on."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.nn as nn
+
+from harness.data.dataset import DatasetInfo
+from harness.errors import UserError, reason
+from harness.faults import PluginFault
+from harness.networks import names
+from harness.networks.network import DenseNetwork, Network, Outputs
+from harness.networks.timm_model import TimmModel
+from harness.networks.weights import load_weights
+from harness.seeds import key
+from harness.settings import PluginSpec
+
+Result = TypeVar("Result")
+
+
+def _set_last_gammas(network: Network, model: PluginSpec) -> None:
+    """Set the gamma of the last batch norm of each residual block: 0 for kaiming_zero_last, else 1.
+
+    timm's default differs between networks, and not all of them have an argument for it.
+    """
+    blocks = [module for module in network.modules() if hasattr(module, "zero_init_last")]
+    if model.settings.initialisation == "kaiming_zero_last":
+        if not blocks:
+            raise UserError(f"model.initialisation: kaiming_zero_last zeroes residual blocks, {model.name!r} has none")
+        for block in blocks:
+            block.zero_init_last()  # type: ignore[operator]
+    else:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+                nn.init.ones_(module.weight)
+
+
+def build(model: PluginSpec, info: DatasetInfo, seed: int) -> Network:
+    """Return a new network, whose weights depend only on the seed and the file of pretrained weights.
+
+    Raises UserError if the network does not fit the dataset, or the file does not fit the network; PluginFault if a
+    user's ``build`` fails or returns no network for the dataset's labels and classes.
+    """
+    names.check_fits(model, info)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # seeds only the CPU's generator, not the GPU's
+        network = _guarded(model, lambda: names.of(model).build(info))
+        _check_built(model, info, network)
+        _set_last_gammas(network, model)
+        if model.settings.initialisation == "pytorch":
+            for module in network.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+        if model.settings.weights is not None:
+            load_weights(network, model, info.channels)
+    network.input_size = model.settings.input_size
+    return network
+
+
+def initial(model: PluginSpec, info: DatasetInfo, seed: int, cycle: int) -> Network:
+    """Return the network that a cycle with fresh weights starts from. It is the same for all methods of a seed."""
+    return build(model, info, key(seed, "weights", cycle))
+
+
+CHECKED_SIDE = 64
+"""Longest side, in pixels, of the images on which segmentation networks are checked: Cityscapes' would take minutes."""
+
+
+def check(model: PluginSpec, info: DatasetInfo) -> None:
+    """Run a network on two images of the dataset's size, and check what comes out.
+
+    Raises UserError if the harness's or timm's own network can't process such images, and PluginFault if a user's
+    network breaks a fact of Network or DenseNetwork.
+    """
+    network = build(model, info, 0).eval()
+    size = info.size
+    if isinstance(network, DenseNetwork):
+        size = (min(size[0], CHECKED_SIDE), min(size[1], CHECKED_SIDE))
+    images = torch.randn(2, info.channels, *size, generator=torch.Generator().manual_seed(0))
+    if not names.shipped(model.name):
+        with torch.no_grad():
+            _check_facts(model, info, network, images)
+        return
+    try:
+        with torch.no_grad():
+            logits = network(images).logits
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise UserError(f"model.name: {model.name!r} can't process images of size {size}: {reason(error)}") from None
+    expected = (2, info.num_classes, *_positions(network, images))
+    if logits.shape != expected:
+        raise UserError(f"model.name: {model.name!r} returns {tuple(logits.shape)} for 2 images, expected {expected}")
+
+
+def _positions(network: Network, images: torch.Tensor) -> tuple[int, ...]:
+    """Return the height and width of the network's map, or () if it has one output per image."""
+    if not isinstance(network, DenseNetwork):
+        return ()
+    return tuple(-(-side // network.stride) for side in images.shape[2:])
+
+
+def _check_built(model: PluginSpec, info: DatasetInfo, network: Any) -> None:
+    """Raise PluginFault if a user's ``build`` did not return a network for the dataset's labels and classes."""
+    expected = DenseNetwork if info.per_pixel else Network
+    if not isinstance(network, expected) or isinstance(network, DenseNetwork) != info.per_pixel:
+        raise _fault(model, f"build must return a {expected.__name__} for {info.labels}, got {_kind(network)}")
+    if not hasattr(network.body, "get_classifier"):
+        raise _fault(model, f"the body of the network must have get_classifier(), which {_kind(network.body)} has not")
+    classifier = _guarded(model, network.body.get_classifier)
+    if not isinstance(classifier, nn.Linear):
+        raise _fault(model, f"the classifier must be an nn.Linear, got {_kind(classifier)}")
+    if classifier.out_features != info.num_classes:
+        raise _fault(
+            model,
+            f"the classifier must have {info.num_classes} outputs, one for each class, got {classifier.out_features}",
+        )
+
+
+def _check_facts(model: PluginSpec, info: DatasetInfo, network: Network, images: torch.Tensor) -> None:
+    """Raise PluginFault for the first fact about the outputs that does not hold."""
+    outputs: Any = _guarded(model, lambda: network(images))
+    if not isinstance(outputs, Outputs):
+        raise _fault(model, f"the network must return Outputs, got {_kind(outputs)}")
+    positions = _positions(network, images)
+    _check_tensor(model, "logits", outputs.logits, (2, info.num_classes, *positions))
+    _check_tensor(model, "features", outputs.features, (2, network.classifier.in_features, *positions))
+    if not _close(network.classified(outputs.features), outputs.logits):
+        raise _fault(model, "logits must be the classifier's output for the features, but they differ")
+    alone = _guarded(model, lambda: network(images[:1]))
+    if not _close(alone.logits, outputs.logits[:1]):
+        raise _fault(model, "in evaluation mode an image's logits must not depend on its batch, but they do")
+    if hasattr(network.body, "forward_intermediates") or type(network)._with_stages is not Network._with_stages:
+        with_stages = _guarded(model, lambda: network(images, stages=True))
+        stages = with_stages.stages
+        if not isinstance(stages, list) or len(stages) != 4:
+            count = f"{len(stages)}" if isinstance(stages, list) else _kind(stages)
+            raise _fault(model, f"stages must be a list of the outputs of the last 4 stages, got {count}")
+        for number, stage in enumerate(stages):
+            _check_tensor(model, f"stage {number + 1} of 4", stage, (2, None, None, None))
+        if not _close(with_stages.logits, outputs.logits):
+            raise _fault(model, "logits must be the same with and without stages, but they differ")
+
+
+def _check_tensor(model: PluginSpec, name: str, tensor: Any, shape: tuple[int | None, ...]) -> None:
+    """Raise PluginFault unless it is a finite float32 tensor of this shape; None stands for any side."""
+    if not isinstance(tensor, torch.Tensor):
+        raise _fault(model, f"{name} must be a tensor, got {_kind(tensor)}")
+    pairs = zip(shape, tensor.shape, strict=False)
+    if tensor.ndim != len(shape) or any(wanted not in (None, side) for wanted, side in pairs):
+        sides = ", ".join("any" if side is None else str(side) for side in shape)
+        raise _fault(model, f"{name} of 2 images must have shape [{sides}], got {list(tensor.shape)}")
+    if tensor.dtype != torch.float32:
+        raise _fault(model, f"{name} must be float32, got {str(tensor.dtype).removeprefix('torch.')}")
+    if not tensor.isfinite().all():
+        raise _fault(model, f"{name} must be finite, got NaN or infinity")
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two results are equal but for rounding."""
+    scale = 1e-4 + 1e-3 * float(other.abs().max())
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=scale)
+
+
+def _kind(value: Any) -> str:
+    """Return the name of a value's class."""
+    return type(value).__name__
+
+
+def _guarded(model: PluginSpec, work: Callable[[], Result]) -> Result:
+    """Return ``work()``, code of a network; an exception in a user's network becomes a PluginFault."""
+    try:
+        return work()
+    except UserError:
+        raise
+    except Exception as error:
+        if names.shipped(model.name):
+            raise
+        cause = f"{_kind(error)}: {reason(error)}" if str(error).strip() else _kind(error)
+        raise _fault(model, f"the network fails with {cause}", error) from error
+
+
+def _fault(model: PluginSpec, problem: str, error: Exception | None = None) -> PluginFault:
+    """Return the fault of a user's network: its name, file and line, then the problem.
+
+    The line is that of ``build``, or for an exception the deepest one in the folder of the network's file.
+    """
+    code = _builder(model).__code__
+    file, line = Path(code.co_filename), code.co_firstlineno
+    for frame in traceback.extract_tb(error.__traceback__) if error else ():
+        if Path(frame.filename).parent == file.parent:
+            file, line = Path(frame.filename), frame.lineno or line
+    return PluginFault(f"{model.name} ({file.name}:{line}): {problem}")
+
+
+def _builder(model: PluginSpec) -> Any:
+    """Return the function that makes the network: ``build``, or the one that a user registered with timm."""
+    architecture: Any = names.architecture(model.name)
+    if issubclass(architecture, TimmModel) and not names.shipped(model.name):
+        import timm
+
+        return inspect.unwrap(timm.models.model_entrypoint(architecture.timm_name))
+    return architecture.build

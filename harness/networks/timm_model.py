@@ -1,0 +1,73 @@
+"""Any model of timm as a network, including those that a plug-in registers with timm's ``register_model``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from harness.data.dataset import IMAGES, MAPS, DatasetInfo
+from harness.errors import UserError, reason
+from harness.networks.architecture import Architecture
+from harness.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from harness.networks.network import Network
+    from harness.networks.pretrained import Pretrained
+
+
+class TimmModel(Architecture):
+    """A model of timm. ``harness.networks.names.architecture`` makes a subclass for each name."""
+
+    class Settings(ModelSettings):
+        """Settings of all models of timm."""
+
+        output_stride: Literal[8, 16, 32] | None = Field(
+            None, description="input pixels per position of the feature map; for datasets with label maps only"
+        )
+
+    timm_name: ClassVar[str]
+    """The name of the model in timm."""
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self.labels = frozenset({IMAGES if settings.output_stride is None else MAPS})
+
+    def build(self, info: DatasetInfo) -> Network:
+        """Return the network; see Architecture. Raises UserError if timm's model does not fit the interface."""
+        import timm
+        import torch.nn as nn
+
+        from harness.networks.network import DenseNetwork, Network, classifier_name
+
+        name, stride = self.timm_name, self.settings.output_stride
+        if stride is None:
+            body = timm.create_model(name, pretrained=False, num_classes=info.num_classes, in_chans=info.channels)
+            if not isinstance(body.get_classifier(), nn.Linear):
+                raise UserError(f"model.name: {name!r} does not end in one linear layer")
+            return Network(body)
+        try:
+            body = timm.create_model(
+                name, pretrained=False, num_classes=0, global_pool="", in_chans=info.channels, output_stride=stride
+            )
+        except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
+            raise UserError(
+                f"model.output_stride: {name!r} does not support {stride} ({reason(error)}); ResNets, EfficientNets, "
+                "RegNets and ConvNeXts of timm do"
+            ) from None
+        body.set_submodule(classifier_name(body), nn.Linear(body.head_hidden_size, info.num_classes))
+        return DenseNetwork(body, stride)
+
+    def num_parameters(self, info: DatasetInfo) -> int:
+        """Return the number of parameters; see Architecture."""
+        import timm
+
+        body = timm.create_model(self.timm_name, num_classes=info.num_classes, in_chans=info.channels)
+        return sum(p.numel() for p in body.parameters())
+
+    @classmethod
+    def pretrained(cls, download: bool) -> Pretrained | None:
+        """Return the weights that timm names for the model, or those of a package; see Architecture."""
+        from harness.networks import pretrained
+
+        return pretrained.find(cls.timm_name, download)

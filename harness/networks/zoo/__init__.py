@@ -1,0 +1,1 @@
+"""The networks: one plug-in per file, and shared code in files with a leading underscore."""
