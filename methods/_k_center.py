@@ -37,7 +37,7 @@ def k_center(points: torch.Tensor, centers: torch.Tensor, budget: int, memory_gb
         approach(nearest, points, points[new], mean, memory)
         nearest[new] = float("-inf")
         rows_so_far += new.tolist()
-    return torch.tensor(rows_so_far, device=points.device)
+    return torch.tensor(rows_so_far, dtype=torch.int64, device=points.device)
 
 
 def approach(

@@ -642,6 +642,7 @@ def test_k_center_is_the_brute_force(
 def test_k_center_of_one_point_many_times() -> None:
     points = torch.full((7, 3), 0.3)
     assert k_center.k_center(points, points[:1], 7).tolist() == list(range(7))
+    assert k_center.k_center(points, points[:1], 0).dtype == torch.int64, "none: they still index rows"
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
