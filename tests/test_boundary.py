@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -199,6 +201,34 @@ def test_a_shipped_plug_in_gets_a_sentence_too(digits: LoadedData, monkeypatch: 
     monkeypatch.setitem(learner.acquisition.settings.__dict__, "memory_gb", "much")
     with pytest.raises(PluginFault, match=r"^core_set \(_k_center\.py:\d+\): select raises TypeError"):
         learner.select(cycle)
+
+
+@pytest.mark.ray
+def test_on_ray_a_wrong_method_fails_once_and_the_others_go_on(folder: Path) -> None:
+    names = "init_raises", "describe_nan", "describe_raises", "describe_counts_on_the_target", "select_raises"
+    wrongs = {wrong.name: wrong for wrong in METHODS if wrong.name in names}
+    path = config(folder, "random", "Acquisition")
+    values = yaml.safe_load(path.read_text())
+    written = {name: (wrong.base.lower(), wrong.write(folder)) for name, wrong in wrongs.items()}
+    values["methods"] = {name: {"acquisition": "random", half: plugin} for name, (half, plugin) in written.items()}
+    values["methods"]["good"] = "entropy"
+    values["recipe"]["inference_batch_size"] = 64
+    values["where"] |= {"trials": "ray", "scoring": "ray_data", "shards": 2, "dashboard": False, "warm_workers": True}
+    path.write_text(yaml.safe_dump(values))
+    known = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"PYTHONPATH": known}
+    command = [sys.executable, "-m", "harness.run", str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=registry.ROOT, check=False)
+    assert done.returncode == 1, done.stderr
+    said = dict(line.removeprefix("FAILED: config / ").split(" / seed 0: ") for line in done.stderr.splitlines()[:-1])
+    assert said.keys() == wrongs.keys()
+    for name, wrong in wrongs.items():
+        sentence, _, trace = said[name].partition("; the traceback is in ")
+        assert sentence == wrong.expected and bool(trace) is (" raises " in sentence)
+        assert not trace or Path(trace).read_text().startswith("Traceback")
+    assert "Traceback" not in done.stdout + done.stderr and "retr" not in done.stdout
+    records = [path.parent.name for path in (folder / "run" / "trials").glob("*/cycle_001.json")]
+    assert len(records) == 1 and "entropy" in records[0]
 
 
 # ---------------------------------------------------------------------------------------------------------- the state

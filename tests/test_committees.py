@@ -32,7 +32,7 @@ from harness.config.load import load_config
 from harness.config.suite import PluginSpec
 from harness.data.dataset import DatasetInfo, DatasetSettings, LoadedData
 from harness.errors import UserError
-from harness.learning import scoring
+from harness.learning import boundary
 from harness.learning.contract import Acquisition, Batch, Training
 from harness.learning.fit import fit
 from harness.learning.inference import evaluating
@@ -76,7 +76,7 @@ def scores_of(
     acquisition: Acquisition, network: Any, images: torch.Tensor, prepared: Any, seed: int = 5
 ) -> torch.Tensor:
     """Return the score of each image, as scoring reduces score maps."""
-    return scoring._reduced(acquisition, acquisition.describe(network, batch_of(images, seed), prepared))["score"]
+    return boundary.describe(acquisition, network, batch_of(images, seed), prepared)["score"]
 
 
 def network_for(labels: str) -> tuple[Network, torch.Tensor]:

@@ -289,8 +289,13 @@ def test_sraal_may_start_from_k_center_in_latent_space(
     run(trial, digits, folder)
     for path in (folder / "trials" / trial.id).glob("*_001.*"):
         path.unlink()
-    monkeypatch.setattr(sraal.SRAAL, "first", None)
+    monkeypatch.setattr(sraal.SRAAL, "first", not_again)
     assert outcomes(run(trial, digits, folder)) == outcomes([first, second])
+
+
+def not_again(self: Any, cycle: Cycle) -> torch.Tensor:
+    """Stand in for a hook that must not be called."""
+    raise AssertionError("the initial set is drawn again")
 
 
 def test_its_own_initial_set_is_drawn_once_for_trials_that_share_it(
@@ -300,7 +305,7 @@ def test_its_own_initial_set_is_drawn_once_for_trials_that_share_it(
     trial = make_trial("cross_entropy", method, initial=30, cycles=1)
     folder = folders()
     share(trial, digits, folder)
-    monkeypatch.setattr(sraal.SRAAL, "first", None)
+    monkeypatch.setattr(sraal.SRAAL, "first", not_again)
     (record,) = run(trial, digits, folder)
     assert record.shared_from == trial.sharing_key and len(record.initial_set) == 30
     assert sum("its own initial set" in warning for warning in record.warnings) == 1

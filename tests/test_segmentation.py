@@ -23,7 +23,7 @@ from harness.data.files import IGNORED
 from harness.data.images import Images
 from harness.data.rows import Streamed, on_device
 from harness.errors import UserError
-from harness.learning import scoring
+from harness.learning import boundary, scoring
 from harness.learning.contract import MAPS, Acquisition, Batch, Training
 from harness.learning.inference import confusion, evaluating
 from harness.learning.labels import as_rows, at_labels, at_positions, cross_entropy
@@ -198,7 +198,7 @@ def made(name: str, classes: int = C, **settings: Any) -> Acquisition:
 
 def described(acquisition: Acquisition, network: Any, images: torch.Tensor, prepared: Any = None) -> Any:
     """Return an acquisition's columns with one score for each image, as scoring reduces score maps."""
-    return scoring._reduced(acquisition, acquisition.describe(network, batch_of(images), prepared or {}))
+    return boundary.describe(acquisition, network, batch_of(images), prepared or {})
 
 
 def score(name: str, logits: torch.Tensor, prepared: Any = None, **settings: Any) -> torch.Tensor:
