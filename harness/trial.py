@@ -233,6 +233,7 @@ class ActiveLearner:
             acquisition.ready(cycle)
             if acquisition.scores_images:
                 self.scorer.start()
+            unchanged = boundary.Unchanged(acquisition, cycle.network, boundary.modules(self.training))
         prepared: Columns = {}
         scored: Scored | None = None
 
@@ -244,7 +245,6 @@ class ActiveLearner:
             return scored
 
         columns = {"index": cycle.candidates.sort().values}
-        unchanged = boundary.Unchanged(acquisition, cycle.network, boundary.modules(self.training))
         if acquisition.scores_images:
             with self.clock.phase("score"):
                 settings = "recipe.inference_batch_size or the method's own batch_size"
