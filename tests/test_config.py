@@ -676,6 +676,13 @@ def test_a_config_is_valid_and_survives_being_written(tmp_path: Path, path: Path
         assert network_names.resolved(suite.model) == suite.model
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_title_does_not_say_what_another_model_or_protocol_makes_wrong(path: Path) -> None:
+    for suite in load_config(path).suites:
+        for word in (r"resnet", r"vgg", r"drn", r"\+ \d", r"per cycle"):
+            assert not re.search(word, suite.title, re.IGNORECASE), suite.title
+
+
 # --------------------------------------------------------------------------------------------------------- --only
 
 

@@ -129,10 +129,19 @@ def test_the_harness_names_no_plug_in() -> None:
         assert not (words & plugins) - allowed - {"dropout", "entropy", "margin", "random", "scenes"}, name
 
 
-@pytest.mark.parametrize("folder", sorted(PLUGINS))
+def test_the_harness_names_no_network_outside_the_zoo() -> None:
+    zoo = {file.stem for file in (ROOT / "harness" / "networks" / "zoo").glob("[a-z]*.py")}
+    assert zoo
+    for name, file in sources().items():
+        if not name.startswith("networks.zoo"):
+            text = file.read_text()
+            assert not [network for network in zoo if network in text], name
+
+
+@pytest.mark.parametrize("folder", [*sorted(PLUGINS), "networks.zoo"])
 def test_plug_ins_import_no_other_plug_in(folder: str) -> None:
     """What plug-ins share lies in files with a leading underscore."""
     for name, targets in graph().items():
         if name.startswith(f"{folder}."):
-            foreign = {t for t in targets if t.startswith(f"{folder}.") and not t.split(".")[1].startswith("_")}
+            foreign = {t for t in targets if t.startswith(f"{folder}.") and not t.split(".")[-1].startswith("_")}
             assert not foreign, f"{name} imports {foreign}"

@@ -99,6 +99,15 @@ def test_a_stored_run_is_resumed_and_not_retrained(
     assert Manifest.read(folder).schema_version == SCHEMA_VERSION
 
 
+def test_the_resolved_config_of_an_earlier_version_is_read() -> None:
+    """It has width and output_stride for every network, as null where they meant nothing."""
+    earlier = load_config(STORED / "version2" / "config.yaml")
+    written = (STORED / "version2" / "config.yaml").read_text()
+    assert "output_stride: null" in written and "output_stride" not in earlier.written()
+    kept = Manifest.read(STORED / "version2").suites[0].trials
+    assert {trial.id for _, trial in earlier.suites[0].trials()} == set(kept)
+
+
 def spied(fit: Any, name: str, seen: list[Any]) -> Any:
     """Return ``fit`` that also keeps the cycle's number and the weights that it starts from."""
 
