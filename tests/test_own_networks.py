@@ -17,8 +17,9 @@ from conftest import changed, make_trial, outcomes, run
 from harness import registry
 from harness.config.load import load_config
 from harness.data.dataset import DatasetInfo, LoadedData
-from harness.errors import PluginFault, UserError
+from harness.errors import UserError
 from harness.experiment import grid, runner
+from harness.faults import PluginFault
 from harness.networks import names, pretrained
 from harness.networks.building import build, check
 from harness.networks.names import spec as net
@@ -69,13 +70,13 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
     def write(code: str, name: str = "mine", head: str = HEAD) -> str:
         (tmp_path / package / f"{name}.py").write_text(head + code)
-        registry.load.cache_clear()
+        registry._import.cache_clear()
         return f"{package}.{name}"
 
     yield write  # type: ignore[misc]
     for module in [m for m in sys.modules if m.split(".")[0] == package]:
         del sys.modules[module]
-    registry.load.cache_clear()
+    registry._import.cache_clear()
 
 
 # ------------------------------------------------------------------------------------------------------- the zoo
