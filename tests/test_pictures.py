@@ -52,11 +52,11 @@ def name_positions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draw_while_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let entropy draw from every random stream that it can reach, and score as it does without."""
+    """Let entropy draw from the stream that it gets (no other is allowed), and score as it does without."""
     real = entropy().describe
 
     def describe(self: Any, network: Any, batch: Batch, prepared: Any) -> dict[str, torch.Tensor]:
-        torch.rand(3), np.random.rand(), torch.rand(3, generator=batch.generator)  # noqa: NPY002
+        torch.rand(3, generator=batch.generator)
         columns: dict[str, torch.Tensor] = real(self, network, batch, prepared)
         return columns
 
