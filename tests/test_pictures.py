@@ -52,7 +52,7 @@ def name_positions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draw_while_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let entropy draw from the batch's random stream, and score as it does without; the boundary refuses others."""
+    """Let entropy draw from the stream that it gets (no other is allowed), and score as it does without."""
     real = entropy().describe
 
     def describe(self: Any, network: Any, batch: Batch, prepared: Any) -> dict[str, torch.Tensor]:
