@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,20 @@ def state_of(trial: Trial, folder: Path) -> dict[str, Any]:
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Return whether two dictionaries of tensors are equal, bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(autouse=True)
+def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget the plug-ins of the user that a test adds."""
+    modules = set(sys.modules)
+    monkeypatch.setattr(registry, "_added", {})
+    monkeypatch.setattr(registry, "_used", set())
+    monkeypatch.setattr(registry, "_carried", None)
+    yield
+    registry._import.cache_clear()
+    for name in set(sys.modules) - modules:
+        if name.split(".")[0] in ("own_package", "own_file") or name.startswith("harness_plugins_"):
+            del sys.modules[name]
 
 
 @pytest.fixture

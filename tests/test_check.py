@@ -25,13 +25,14 @@ from test_segmentation_data import CLASSES, folder
 import harness.check
 import harness.list
 from harness import registry
-from harness.checking import datasets, methods, networks, run
+from harness.checking import datasets, methods, networks
 from harness.checking.problem import made, with_random_labels, without_two_classes
 from harness.checking.text import cut, run_checks, wrapped
 from harness.data.dataset import Dataset, DatasetInfo
 from harness.data.files import IGNORED
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Batch, Training, highest
 from harness.learning.cycle import Cycle
+from harness.networks.architecture import Architecture
 from harness.networks.building import build
 from harness.networks.names import spec
 from harness.networks.network import DenseNetwork, Network
@@ -56,7 +57,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> Plug:
     def named(kind: str) -> list[str]:
         contracts = {"methods": (Training, Acquisition), "datasets": (Dataset,), "networks": (Architecture,)}
         own = [name for name, cls in known.items() if issubclass(cls, contracts[kind])]
-        return own + (names(kind) if kind != "networks" else [])
+        return own + names(kind)
 
     def plug(cls: type[Any]) -> str:
         known[cls.__name__] = cls
@@ -64,7 +65,6 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> Plug:
 
     monkeypatch.setattr(registry, "find", found)
     monkeypatch.setattr(registry, "names", named)
-    monkeypatch.setitem(run.SUITES, "network", ("networks", (Architecture,)))
     return plug
 
 
@@ -578,21 +578,6 @@ def test_shipped_datasets_pass(name: str, tmp_path: Path, capsys: pytest.Capture
 # ------------------------------------------------------------------------------------------------------ wrong networks
 
 
-class Architecture:
-    """Stands for the contract of networks."""
-
-    class Settings(Strict):
-        """No settings."""
-
-    labels: Any = frozenset({IMAGES})
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
-
-    def build(self, info: DatasetInfo) -> Any:
-        raise NotImplementedError
-
-
 def shipped(name: str, kind: str, **keys: Any) -> type[Architecture]:
     """Return a network of the harness as a plug-in."""
 
@@ -842,7 +827,8 @@ def test_wrong_arguments_of_check(arguments: list[str], message: str, capsys: py
 
 
 def test_two_kinds_of_one_name(plugged: Plug, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(registry, "names", lambda kind: ["digits"])
+    monkeypatch.setattr(registry, "find", lambda kind, name, contract: contract)
+    monkeypatch.setattr(registry, "known", lambda kind, name: True)
     assert harness.check.main(["digits"]) == 2
     assert "'digits' is a method and a dataset and a network; add --kind method" in capsys.readouterr().err
 

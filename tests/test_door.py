@@ -8,7 +8,6 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,20 +43,6 @@ CONFIG = {
     "seeds": [0],
     "where": {"trials": "in_process"},
 }
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget the plug-ins that a test adds."""
-    modules = set(sys.modules)
-    monkeypatch.setattr(registry, "_added", {})
-    monkeypatch.setattr(registry, "_used", set())
-    monkeypatch.setattr(registry, "_carried", None)
-    yield
-    registry._import.cache_clear()
-    for name in set(sys.modules) - modules:
-        if name.split(".")[0] in ("own_package", "own_file") or name.startswith("harness_plugins_"):
-            del sys.modules[name]
 
 
 def written(folder: Path, **changes: object) -> Path:
