@@ -1,6 +1,6 @@
 """The command line of the conformance suite: says in sentences what is wrong with a method, a dataset or a network.
 
-python -m harness.check NAME [KEY=VALUE ...] [--kind method|dataset|network] [--data FOLDER] [--plugins PATH ...]
+python -m harness.check NAME [KEY=VALUE ...] [--kind method|dataset|network] [--data FOLDER] [--plugins PATH]
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import argparse
 import sys
 
 from harness.checking import run
-from harness.checking.text import Parser
-from harness.errors import UserError
+from harness.errors import Parser, UserError
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -23,7 +22,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--data", metavar="FOLDER", help="folder with all datasets; default: $HARNESS_DATA, else ./data"
     )
     parser.add_argument(
-        "--plugins", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders with plug-ins"
+        "--plugins", action="append", default=[], metavar="PATH", help="a file or folder with plug-ins; may be repeated"
     )
     return parser.parse_intermixed_args(arguments)
 

@@ -1,9 +1,11 @@
-"""The exceptions that the harness raises, and suggestions for misspelt words."""
+"""The exceptions that the harness raises, suggestions for misspelt words, and a command line that raises them."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -12,6 +14,14 @@ class UserError(Exception):
 
 class DataMissing(UserError):
     """A dataset's files are missing, damaged or unsuitable. The message names them and says what to get or replace."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports wrong arguments like all other user errors: as one sentence, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{message}; --help lists the options")
 
 
 class NonFiniteLoss(RuntimeError):

@@ -1,6 +1,6 @@
 """The command line that lists methods, datasets and networks with their settings, one line of purpose each.
 
-python -m harness.list [methods] [datasets] [networks] [--plugins PATH ...]
+python -m harness.list [methods] [datasets] [networks] [--plugins PATH]
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import argparse
 import sys
 
 from harness.checking import listing, run
-from harness.checking.text import Parser
-from harness.errors import UserError, did_you_mean
+from harness.errors import Parser, UserError, did_you_mean
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -19,7 +18,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m harness.list", description="List plug-ins and their settings.")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(kinds)}; default: all")
     parser.add_argument(
-        "--plugins", nargs="+", action="extend", default=[], metavar="PATH", help="files or folders with plug-ins"
+        "--plugins", action="append", default=[], metavar="PATH", help="a file or folder with plug-ins; may be repeated"
     )
     options = parser.parse_intermixed_args(arguments)
     for kind in options.kinds:

@@ -9,23 +9,15 @@ import argparse
 import json
 import os
 import sys
-from typing import NoReturn
 
 from harness.config.load import config_path, load_config
 from harness.config.only import only
-from harness.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports wrong arguments like all other user errors: as one sentence, without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists the options")
+from harness.errors import Parser, UserError
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the parsed command line. Raises UserError."""
-    parser = _Parser(prog="python -m harness.run", description="Run an active-learning benchmark and print its tables.")
+    parser = Parser(prog="python -m harness.run", description="Run an active-learning benchmark and print its tables.")
     parser.add_argument(
         "config", nargs="?", help="YAML file of the benchmark, or the name of a config of the harness, e.g. quickstart"
     )

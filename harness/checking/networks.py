@@ -24,7 +24,7 @@ SIZES = {IMAGES: ((32, 32), (48, 40)), MAPS: ((40, 56), (37, 50))}
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two results are equal but for rounding: kernels sum in another order for other batches."""
+    """Return whether two results are equal up to rounding: kernels sum in another order for other batches."""
     return torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import shutil
@@ -10,7 +9,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -18,14 +17,6 @@ from pydantic import ValidationError
 from harness.config.messages import sentence
 from harness.errors import UserError, did_you_mean
 from harness.faults import WrongData
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports wrong arguments like all other user errors: as one sentence, without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
-        raise UserError(f"{message}; --help lists the options")
 
 
 class Wrong(Exception):

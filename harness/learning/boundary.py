@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.data.dataset import IMAGES, MAPS
 from harness.faults import call, check_signature, described, fault, make
 from harness.lazy import torch
 from harness.settings import Recipe, Strict
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from harness.learning.cycle import Cycle
     from harness.networks.network import Network, Outputs
 
-KINDS = frozenset({"images", "label maps"})
-"""The kinds of labels: IMAGES and MAPS of the contract."""
+KINDS = frozenset({IMAGES, MAPS})
+"""The kinds of labels."""
 
 
 # ------------------------------------------------------------------------------------------------------------- classes
@@ -389,7 +390,7 @@ def forked(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _streams(device: torch.device) -> dict[str, Any]:
-    """Return the states of the global random streams; none is read from the device."""
+    """Return the states of the global random streams; no state is read from a device."""
     states = {
         "random": random.getstate(),
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002

@@ -161,7 +161,7 @@ def _check_tensor(model: PluginSpec, name: str, tensor: Any, shape: tuple[int | 
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two results are equal but for rounding."""
+    """Return whether two results are equal up to rounding."""
     scale = 1e-4 + 1e-3 * float(other.abs().max())
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=scale)
 
