@@ -23,7 +23,7 @@ def test_one_cycle(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1] == "the next cycle trains on 80 images"
 
 
-@pytest.mark.parametrize("name", ["own_method", "own_dataset"])
+@pytest.mark.parametrize("name", ["own_method", "own_dataset", "own_network"])
 def test_an_own_plug_in_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "run"
     config = ROOT / "examples" / name / f"{name}.yaml"
