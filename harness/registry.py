@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import sysconfig
 import tempfile
@@ -105,6 +106,12 @@ def load(folder: str, name: str) -> ModuleType:
     """Import a plug-in. Raises UserError if there is none with this name, or if it can't be imported."""
     if name in shipped(folder):
         return importlib.import_module(f"harness.{FOLDERS.get(folder, folder).replace('/', '.')}.{name}")
+    if name.endswith(".py") or "/" in name:
+        path = Path(name)
+        raise UserError(
+            f"{name!r} is a path; a plug-in goes by the name of its file, {path.stem!r}, with its folder in plugins, "
+            f"{str(path.parent)!r}"
+        )
     module = _added.get(name) or installed(folder).get(name) or (name if "." in name else None)
     if module is None:
         raise UserError(f"unknown {KINDS[folder]} {name!r}{did_you_mean(name, names(folder))}")
@@ -124,7 +131,15 @@ def _import(module: str, what: str) -> ModuleType:
                 f"{Path.cwd()}"
             ) from None
         raise UserError(f"{what} can't be imported: {_where(error)}: {error}") from error
-    except Exception as error:  # a module may raise anything
+    except ImportError as error:
+        said = str(error)
+        if wanted := re.match(r"cannot import name '(\w+)' from 'harness' ", said):
+            face = importlib.import_module("harness").__all__
+            said = f"harness has no {wanted[1]!r}{did_you_mean(wanted[1], face)}"
+        raise UserError(f"{what} can't be imported: {_where(error)}: {said}") from error
+    except SyntaxError as error:
+        raise UserError(f"{what} can't be imported: {_where(error)}: SyntaxError: {error.msg}") from error
+    except (Exception, SystemExit) as error:  # a module may raise anything
         raise UserError(f"{what} can't be imported: {_where(error)}: {type(error).__name__}: {error}") from error
     _used.add(module)
     return loaded
@@ -155,13 +170,36 @@ def find(folder: str, name: str, contract: type[Plugin]) -> type[Plugin] | None:
     return classes[0] if classes else None
 
 
+def every(folder: str, contract: type[Plugin]) -> dict[str, type[Plugin]]:
+    """Return all plug-ins with a class of ``contract``, by name, without those that can't be imported."""
+    found = {}
+    for name in names(folder):
+        try:
+            if (plugin := find(folder, name, contract)) is not None:
+                found[name] = plugin
+        except UserError:
+            continue  # another file of a folder must not stand in the way
+    return found
+
+
+def broken() -> list[str]:
+    """Return why plug-ins in the added folders can't be imported, a sentence for each."""
+    problems = []
+    for name in sorted(_added):
+        try:
+            _import(_added[name], repr(name))
+        except UserError as error:
+            problems.append(str(error))
+    return problems
+
+
 def unknown(folder: str, name: str, contract: type[Any]) -> str:
     """Return a message that says why ``name`` is no plug-in with this contract, and which names are allowed."""
     kind = contract.__name__.lower()
     article = "an" if kind[0] in "aeiou" else "a"
     if "." in name:
         return f"{name!r} is not {article} {kind}: the module defines no subclass of harness.{contract.__name__}"
-    allowed = [other for other in names(folder) if find(folder, other, contract)]
+    allowed = [*every(folder, contract)]
     if name in names(folder):
         return f"{name!r} is not {article} {kind}; allowed: {', '.join(allowed)}"
     if renamed := now_called(folder, name):

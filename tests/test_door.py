@@ -17,6 +17,7 @@ import harness
 from harness import registry
 from harness.config.load import config_path, load_config
 from harness.errors import UserError
+from harness.list import main as list_plugins
 from harness.run import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +72,29 @@ def test_a_folder_or_file_of_plug_ins_is_used(tmp_path: Path, entry: str, capsys
     assert again.suites[0].methods["Own"][1].settings.model_dump() == {"power": 2}
 
 
+def test_plug_ins_are_named_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Relative to the current folder, like every path on a command line."""
+    plugin(tmp_path / "here" / "own")
+    monkeypatch.chdir(tmp_path / "here")
+    assert main([str(written(tmp_path)), "plugins=[own]", "--plan"]) == 0
+    assert "Plan of own" in capsys.readouterr().out
+
+
+def test_a_list_names_what_it_can_not_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin(tmp_path)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "drawn.py").write_text(
+        "from harness import Dataset\n\n\nclass Drawn(Dataset):\n    def labels(self, split):\n        return split\n"
+    )
+    assert list_plugins(["--plugins", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "your methods\n  squared  (acquisition; images and label maps)" in printed
+    assert "your datasets\n  drawn" in printed
+    assert "'broken' can't be imported: broken.py:1: ZeroDivisionError: division by zero" in " ".join(printed.split())
+
+
 def test_a_module_of_a_package_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin(tmp_path / "own_package")
     (tmp_path / "own_package" / "__init__.py").write_text("")
@@ -117,6 +141,22 @@ def test_an_entry_point_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             {"own/squared.py": "from harness import Acquisition\nclass A(Acquisition): ...\nclass B(Acquisition): ..."},
             {"plugins": ["own"]},
             "'squared' has 2 classes of Acquisition, A and B; allowed: one in each file",
+        ),
+        ({"own/squared.py": "raise SystemExit(3)"}, {"plugins": ["own"]}, "squared.py:1: SystemExit: 3"),
+        (
+            {"own/squared.py": "from harness import Aquisition"},
+            {"plugins": ["own"]},
+            "squared.py:1: harness has no 'Aquisition'; did you mean 'Acquisition'",
+        ),
+        (
+            {"own/broken.py": "1 / 0"},
+            {"plugins": ["own"], "methods": {"Own": "ranom"}},
+            "unknown acquisition 'ranom'; did you mean 'random'",
+        ),
+        (
+            {"own/squared.py": ""},
+            {"methods": {"Own": "own/squared.py"}},
+            "'own/squared.py' is a path; a plug-in goes by the name of its file, 'squared', with its folder in plugins",
         ),
         ({}, {}, "unknown acquisition 'squared'"),
         ({}, {"methods": {"Own": "no_package.badge"}}, "there is no module 'no_package'; it must be installed, or lie"),

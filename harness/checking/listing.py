@@ -10,6 +10,7 @@ from typing import Any
 from harness import registry
 from harness.checking.run import SUITES
 from harness.checking.text import width, wrapped
+from harness.data.dataset import Dataset
 from harness.learning.contract import Acquisition, Training
 
 KEY_WIDTH = 12
@@ -26,13 +27,16 @@ def text(kinds: list[str]) -> str:
         blocks.append([folder])
         if common:
             blocks[-1] += [f"  settings of all {folder}", *_settings(contracts[0], set())]
+        found = [registry.every(folder, contract) for contract in contracts]
         for shipped in (True, False):
-            for name in registry.names(folder):
-                classes = [cls for contract in contracts if (cls := registry.find(folder, name, contract))]
-                if classes and (classes[0].__module__.split(".")[0] == "harness") == shipped:
+            for name in sorted({name for every in found for name in every}):
+                classes = [every[name] for every in found if name in every]
+                if (classes[0].__module__.split(".")[0] == "harness") == shipped:
                     if not shipped and blocks[-1][0] == folder:
                         blocks.append([f"your {folder}"])
                     blocks[-1] += _plugin(name, classes, {*common})
+    if broken := registry.broken():
+        blocks.append(["can't be imported", *(wrapped("", problem) for problem in broken)])
     return "\n\n".join("\n".join(lines) for lines in blocks)
 
 
@@ -61,8 +65,8 @@ def _what(classes: list[type[Any]]) -> str:
     halves = [cls for cls in classes if issubclass(cls, (Training, Acquisition))]
     words = [" and ".join("training" if issubclass(cls, Training) else "acquisition" for cls in halves)]
     for cls in classes:
-        declared = getattr(cls, "labels", None)
-        if declared is not None:
+        if not issubclass(cls, Dataset):  # whose ``labels`` may be a method of its own
+            declared: Any = cls.labels
             try:
                 kinds = declared(cls.Settings()) if callable(declared) else declared
             except ValueError:  # a setting has no default

@@ -69,9 +69,9 @@ def _companion(
     contract: type[Any], suits: Callable[[Any], bool], first: str = "", what: frozenset[str] = frozenset()
 ) -> PluginSpec:
     """Return the first plug-in of a contract that suits, with its default settings. Raises UserError if none does."""
-    for name in sorted(registry.names("methods"), key=lambda name: name != first):
-        cls: Any = registry.find("methods", name, contract)
-        if cls is not None and suits(cls):
+    every: dict[str, Any] = registry.every("methods", contract)
+    for name, cls in sorted(every.items(), key=lambda item: item[0] != first):
+        if suits(cls):
             return PluginSpec(name, cls.Settings(**cut(cls, {})))
     raise UserError(f"no training gives {' and '.join(sorted(what))}; define one, in the same file or in another")
 

@@ -33,9 +33,10 @@ def kind_of(name: str, kind: str | None) -> str:
     possible = [some for some in kinds if registry.known(SUITES[some][0], name)]
     known = [some for some in possible if any(registry.find(SUITES[some][0], name, c) for c in SUITES[some][1])]
     if possible and not known:
-        raise UserError(f"{name!r} defines no {' or '.join(kinds)}")
+        contracts = " or ".join(f"harness.{c.__name__}" for some in kinds for c in SUITES[some][1])
+        raise UserError(f"{name!r} defines no subclass of {contracts}")
     if not known:
-        allowed = [other for some in kinds for other in registry.names(SUITES[some][0])]
+        allowed = {n for some in kinds for c in SUITES[some][1] for n in registry.every(SUITES[some][0], c)}
         raise UserError(f"unknown {kind or 'plug-in'} {name!r}{did_you_mean(name, allowed)}")
     if len(known) > 1:
         raise UserError(f"{name!r} is a {' and a '.join(known)}; add --kind {known[0]} or --kind {known[1]}")

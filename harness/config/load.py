@@ -110,7 +110,7 @@ def _method(written: Any, name: str, source: Source, suite: str) -> tuple[Plugin
     training_class = registry.find("methods", training.name, Training)
     assert acquisition_class is not None and training_class is not None
     if missing := boundary.needed(acquisition_class, acquisition.name, acquisition.settings) - training_class.gives:
-        trainings = [name for name in registry.names("methods") if missing <= _gives(name)]
+        trainings = [name for name, cls in registry.every("methods", Training).items() if missing <= cls.gives]
         raise source.error(
             path,
             f"{acquisition.name} needs a training with {' and '.join(sorted(missing))}, and {training.name} has none; "
@@ -118,12 +118,6 @@ def _method(written: Any, name: str, source: Source, suite: str) -> tuple[Plugin
             suite,
         )
     return training, acquisition
-
-
-def _gives(name: str) -> frozenset[str]:
-    """Return what the training ``name`` gives to acquisitions; empty if there is no such training."""
-    training = registry.find("methods", name, Training)
-    return training.gives if training else frozenset()
 
 
 def _both(written: Any, source: Source, path: tuple[str, ...], suite: str) -> tuple[Any, Any]:
@@ -212,7 +206,8 @@ def _plugins(source: Source) -> list[str]:
     written = [] if source.values.get("plugins") is None else source.values["plugins"]
     if not isinstance(written, list) or not all(isinstance(path, str) for path in written):
         raise source.error(("plugins",), f"must be a list of folders or .py files, got {shown_value(written)}")
-    paths = [(source.path.parent / Path(path).expanduser()).resolve() for path in written]
+    base = Path.cwd() if ("plugins",) in source.overridden else source.path.parent
+    paths = [(base / Path(path).expanduser()).resolve() for path in written]
     for number, path in enumerate(paths):
         try:
             registry.add(path)

@@ -58,10 +58,10 @@ def _plugins(folder: str, *contracts: type[Any]) -> list[dict[str, Any]]:
         module,
         {"type": "object", "properties": {"name": module}, "required": ["name"]},
     ]
-    for name in registry.names(folder):
-        classes = [registry.find(folder, name, contract) for contract in contracts]
-        if all(classes):
-            settings = [cls.Settings.model_json_schema() for cls in classes if cls is not None]
+    found: list[dict[str, Any]] = [registry.every(folder, contract) for contract in contracts]
+    for name in found[0]:
+        if all(name in every for every in found):
+            settings = [every[name].Settings.model_json_schema() for every in found]
             properties = {key: value for schema in settings for key, value in schema.get("properties", {}).items()}
             schema = {**settings[0], "properties": {"name": {"const": name}, **properties}}
             schema.pop("required", None)

@@ -166,10 +166,10 @@ def apply_overrides(source: Source, overrides: Iterable[str]) -> None:
         keys = tuple(path.split("."))
         if not equals or not all(keys):
             raise UserError(f"{text} (command line): an override is written key.path=value, e.g. recipe.epochs=2")
-        if keys[0] not in {"suites", "where", *SuiteKeys.model_fields}:
+        if keys[0] not in {"suites", "where", "plugins", *SuiteKeys.model_fields}:
             raise UserError(
                 f"{text} (command line): unknown key {keys[0]!r}"
-                f"{did_you_mean(keys[0], ['suites', 'where', *SuiteKeys.model_fields])}"
+                f"{did_you_mean(keys[0], ['suites', 'where', 'plugins', *SuiteKeys.model_fields])}"
             )
         try:
             value = yaml.load(written, Loader=_Loader)

@@ -52,9 +52,10 @@ def architecture(name: str) -> type[Architecture]:
         return _timm_model(name, TimmModel.__module__)
     module = name.rpartition(".")[0]
     if not module or module.split(".")[0] in timm_names():
-        close = get_close_matches(name.split(".")[0], sorted({*known, *timm_names()}), n=1, cutoff=0.5)
+        own = registry.every("networks", Architecture)
+        close = get_close_matches(name.split(".")[0], sorted({*own, *timm_names()}), n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
-        allowed = f"{', '.join(known)}, or any model of timm {version('timm')}, without a pretrained tag"
+        allowed = f"{', '.join(own)}, or any model of timm {version('timm')}, without a pretrained tag"
         raise UserError(f"unknown network {name!r}{hint} allowed: {allowed}")
     if module in known or not _is_module(name):
         return _registered(name, module)
@@ -158,11 +159,8 @@ def check_fits(model: PluginSpec, info: DatasetInfo, dataset: str = "the dataset
     """Raise UserError, which begins with the key, if the network does not suit the dataset's labels or images."""
     labels, size = of(model).labels, model.settings.input_size
     if info.labels not in labels:
-        allowed = [
-            name
-            for name in registry.names("networks")
-            if (found := registry.find("networks", name, Architecture)) and info.labels in found.labels
-        ]
+        every = registry.every("networks", Architecture)
+        allowed = [name for name, found in every.items() if info.labels in found.labels]
         if info.per_pixel:
             raise UserError(
                 f"model.name: {dataset} labels pixels, but {model.name} has one output per image; allowed: "
