@@ -204,6 +204,7 @@ def test_a_shipped_plug_in_gets_a_sentence_too(digits: LoadedData, monkeypatch: 
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_on_ray_a_wrong_method_fails_once_and_the_others_go_on(folder: Path) -> None:
     names = "init_raises", "describe_nan", "describe_raises", "describe_counts_on_the_target", "select_raises"
     wrongs = {wrong.name: wrong for wrong in METHODS if wrong.name in names}
