@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -69,3 +70,20 @@ def test_every_name_of_the_face_is_there() -> None:
         assert isinstance(value, str | int) if name.isupper() else value.__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = harness.Nothing
+
+
+def test_results_are_made_again_by_one_command(tmp_path: Path) -> None:
+    make = runpy.run_path(str(ROOT / "results" / "make.py"))["make"]
+    small = ["recipe.epochs=1", "recipe.milestones=[]", "protocol.cycles=2", "seeds=[0]", "where.trials=in_process"]
+    assert make("quickstart", small, tmp_path) == 0
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert [(r["method"], r["cycle"]) for r in records[:2]] == [("Ran", 0), ("Ran", 1)] and len(records) == 10
+    assert "DAST-AL" in (tmp_path / "quickstart_accuracy.txt").read_text()
+    assert json.loads((tmp_path / "made.json").read_text())["command"].endswith(" ".join(small))
+
+
+def test_the_quickstart_s_table_in_readme_is_that_of_its_records() -> None:
+    table = (ROOT / "results" / "quickstart" / "quickstart_accuracy.txt").read_text()
+    rows = [line for line in table.splitlines() if line.startswith(("Ran", "LC", "Core-set", "DAST-AL"))]
+    readme = (ROOT / "README.md").read_text()
+    assert len(rows) == 5 and all(row.strip() in readme for row in rows)
