@@ -25,16 +25,8 @@ from harness.results.store import RunStore
 from harness.run import main as run
 
 HERE = Path(__file__).resolve().parent
-KEPT = (
-    "_accuracy.csv",
-    "_accuracy.txt",
-    "_accuracy.png",
-    "_miou.csv",
-    "_miou.txt",
-    "_miou.png",
-    "_seconds.txt",
-    "_cost.txt",
-)
+KEPT = ("_accuracy.csv", "_accuracy.txt", "_accuracy.png", "_miou.csv", "_miou.txt", "_miou.png")
+TIMES = ("_seconds.txt", "_cost.txt")
 
 
 def make(name: str, overrides: list[str], folder: Path) -> int:
@@ -49,7 +41,7 @@ def make(name: str, overrides: list[str], folder: Path) -> int:
         lines = [json.dumps(record.to_json()) for trial in trials for record in store.trial(trial).records()]
         (folder / "records.jsonl").write_text("".join(f"{line}\n" for line in lines))
         for path in (output / "report").iterdir():
-            if path.name.endswith(KEPT):
+            if path.name.endswith((*KEPT, *TIMES)):
                 shutil.copy(path, folder / path.name)
     made = {
         "commit": commit(),
