@@ -140,10 +140,14 @@ def _raised(plugin: Any, hook: str, error: BaseException, name: str = "") -> Plu
     for frame in traceback.extract_tb(error.__traceback__):
         if _belongs(frame.filename, own):
             file, line = frame.filename, frame.lineno or 0
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+        trace = "".join(traceback.format_exception(error))
+    except Exception:  # an exception that can't be printed
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        lines, trace = [], f"Traceback (most recent call last):\n{frames}{type(error).__name__}"
     said = f": {lines[0]:.300}" if lines else ""
     problem = f"returns wrong data{said}" if isinstance(error, WrongData) else f"raises {type(error).__name__}{said}"
-    trace = "".join(traceback.format_exception(error))
     return PluginFault(f"{name or name_of(plugin)} ({_at(file, line)}): {hook} {problem}", trace)
 
 

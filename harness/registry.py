@@ -99,7 +99,7 @@ def names(folder: str) -> list[str]:
 
 def known(folder: str, name: str) -> bool:
     """Return whether ``name`` may be a plug-in: it can be listed, or it names a module."""
-    return "." in name or name in names(folder)
+    return "." in name.strip(".") or name in names(folder)
 
 
 def load(folder: str, name: str) -> ModuleType:
@@ -112,7 +112,7 @@ def load(folder: str, name: str) -> ModuleType:
             f"{name!r} is a path; a plug-in goes by the name of its file, {path.stem!r}, with its folder in plugins, "
             f"{str(path.parent)!r}"
         )
-    module = _added.get(name) or installed(folder).get(name) or (name if "." in name else None)
+    module = _added.get(name) or installed(folder).get(name) or (name if known(folder, name) else None)
     if module is None:
         raise UserError(f"unknown {KINDS[folder]} {name!r}{did_you_mean(name, names(folder))}")
     return _import(module, f"{KINDS[folder]} {name!r}")

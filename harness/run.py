@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-from harness.config.load import config_path, load_config
+from harness.config.load import load_config
 from harness.config.only import only
 from harness.errors import Parser, UserError
 
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(json.dumps(SCHEMAS[options.schema](), indent=2))
             return 0
-        whole = load_config(config_path(options.config), options.overrides)
+        whole = load_config(options.config, options.overrides)
         benchmark = only(whole, options.only)
         from harness.experiment.grid import expand
 

@@ -179,7 +179,7 @@ class ActiveLearner:
     def _cycle(self, number: int, with_labels: pool.Indices) -> Cycle:
         """Return a cycle that holds the labels of the images ``with_labels``."""
         trial, num_train = self.trial, self.info.num_train
-        candidates = pool.candidates(trial.protocol, num_train, self.labelled, trial.seed, number)
+        self.candidates = pool.candidates(trial.protocol, num_train, self.labelled, trial.seed, number)
         unlabelled = np.setdiff1d(np.arange(num_train), self.labelled)
         return Cycle(
             seed=trial.seed,
@@ -189,7 +189,7 @@ class ActiveLearner:
             labelled=self._tensor(self.labelled),
             labels=self.oracle.labels(with_labels, self.device),
             unlabelled=self._tensor(unlabelled),
-            candidates=self._tensor(candidates),
+            candidates=self._tensor(self.candidates),
             recipe=trial.recipe,
             clock=self.clock,
             new_network=partial(building.build, trial.model, self.info),
@@ -197,7 +197,7 @@ class ActiveLearner:
         )
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return torch.tensor(array, device=self.device)  # a copy, which a method can't reach the array through
 
     def draw_initial_set(self) -> None:
         """Let the acquisition draw the labelled images of cycle 0, if it defines its own initial set."""
@@ -262,6 +262,7 @@ class ActiveLearner:
                 rows = boundary.select(acquisition, columns, labelled, budget, cycle.stream("selection"))
             unchanged.finish()
             indices = columns["index"][rows].tolist()
+            boundary.check_selected(acquisition, indices, self.candidates.tolist())
         return Selection(indices, scored, prepared)
 
     def label(self, indices: list[int]) -> None:

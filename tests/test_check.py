@@ -591,13 +591,13 @@ def shipped(name: str, kind: str, **keys: Any) -> type[Architecture]:
 
 
 class Body(nn.Module):
-    """Two convolutions and a classifier, with timm's interface."""
+    """Four convolutions and a classifier, with timm's interface."""
 
     def __init__(self, channels: int, classes: int, bias: bool = True) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, d, 3, stride=2, padding=1), nn.BatchNorm2d(d), nn.ReLU())
-            for c, d in ((channels, 4), (4, 6))
+            nn.Sequential(nn.Conv2d(c, d, 3, stride=stride, padding=1), nn.BatchNorm2d(d), nn.ReLU())
+            for c, d, stride in ((channels, 4, 2), (4, 4, 1), (4, 4, 1), (4, 6, 2))
         )
         self.fc = nn.Linear(6, classes, bias=bias)
 
@@ -729,7 +729,8 @@ WRONG_NETWORKS: list[tuple[type[Any], Any, str]] = [
     (
         UpsideDown,
         networks.has_stages,
-        "the stages must be ordered shallow to deep, with maps that do not grow; got [(3, 6, 8, 8), (3, 4, 16, 16)]",
+        "the stages must be ordered shallow to deep, with maps that do not grow; got [(3, 6, 8, 8), (3, 4, 16, 16), "
+        "(3, 4, 16, 16), (3, 4, 16, 16)]",
     ),
     (
         Mixing,

@@ -17,9 +17,10 @@ import numpy as np
 
 from harness import registry
 from harness.checking.text import Inapplicable, Wrong, run_checks, settings_of, wrapped
-from harness.data.dataset import DataRoot, Dataset, DatasetInfo, DatasetSettings, LoadedData
+from harness.data.dataset import DataRoot, Dataset, DatasetInfo, DatasetSettings, LoadedData, facts
 from harness.data.files import IGNORED, Files
 from harness.errors import DataMissing, UserError
+from harness.faults import named
 
 AT_ONCE = 64
 """Images that are decoded at once."""
@@ -261,7 +262,7 @@ CHECKS: list[Callable[[Loadable], str | None]] = [
 def loads(it: Loadable) -> None:
     """It loads."""
     it.make().fetch()
-    assert isinstance(it.facts, DatasetInfo), f"info must return DatasetInfo; got {type(it.facts).__name__}"
+    facts(named(it.make(), it.name))
     assert isinstance(it.data, LoadedData), f"load must return LoadedData; got {type(it.data).__name__}"
 
 

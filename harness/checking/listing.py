@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import registry
 from harness.checking.run import SUITES
-from harness.checking.text import width, wrapped
+from harness.checking.text import explained, width, wrapped
 from harness.data.dataset import Dataset
 from harness.learning.contract import Acquisition, Training
 
@@ -34,7 +34,10 @@ def text(kinds: list[str]) -> str:
                 if (classes[0].__module__.split(".")[0] == "harness") == shipped:
                     if not shipped and blocks[-1][0] == folder:
                         blocks.append([f"your {folder}"])
-                    blocks[-1] += _plugin(name, classes, {*common})
+                    try:
+                        blocks[-1] += [*_plugin(name, classes, {*common})]
+                    except Exception as error:  # its hooks and settings are code of the user
+                        blocks[-1] += [f"  {name}", wrapped("", explained(name, classes[0], error))]
     if broken := registry.broken():
         blocks.append(["can't be imported", *(wrapped("", problem) for problem in broken)])
     return "\n\n".join("\n".join(lines) for lines in blocks)

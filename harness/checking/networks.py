@@ -111,8 +111,8 @@ def has_stages(it: OnKind) -> None:
     network, images = it.build(), it.images()
     with_stages = it.outputs(network, images, stages=True)
     shapes = [tuple(stage.shape) for stage in with_stages.stages]
-    if not 1 <= len(shapes) <= 4 or any(len(shape) != 4 or shape[0] != BATCH for shape in shapes):
-        raise it.wrong(f"the stages must be up to four maps [B, D, H, W]; got {shapes}")
+    if len(shapes) != 4 or any(len(shape) != 4 or shape[0] != BATCH for shape in shapes):
+        raise it.wrong(f"the stages must be the last four maps [B, D, H, W]; got {shapes}")
     if any(deep[2] > shallow[2] or deep[3] > shallow[3] for shallow, deep in pairwise(shapes)):
         raise it.wrong(f"the stages must be ordered shallow to deep, with maps that do not grow; got {shapes}")
     if not close(with_stages.logits, it.outputs(network, images).logits):

@@ -21,6 +21,7 @@ from harness.data.dataset import DatasetSettings, LoadedData
 from harness.data.files import IGNORED
 from harness.data.images import Images
 from harness.faults import name_of, named
+from harness.learning.boundary import same_streams
 from harness.learning.contract import IMAGES, MAPS, Acquisition
 from harness.learning.cycle import Cycle
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer, ascending, cut, describe_batches
@@ -195,7 +196,8 @@ class Seeding(InProcess):
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
     ) -> Scored:
         """Describe the images; see Scorer."""
-        scored = super().describe(cycle, acquisition, prepared, indices, purpose)
+        with same_streams(acquisition, "describe", cycle.device):  # as in a run, before the streams are set
+            scored = super().describe(cycle, acquisition, prepared, indices, purpose)
         set_global_streams(self.seed)
         return scored
 

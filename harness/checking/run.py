@@ -10,8 +10,10 @@ from harness import registry
 from harness.checking.text import wrapped, written
 from harness.data.dataset import DataRoot, Dataset
 from harness.errors import UserError, did_you_mean
+from harness.faults import PluginFault
+from harness.learning import boundary
 from harness.learning.contract import Acquisition, Training
-from harness.networks.architecture import Architecture
+from harness.networks.architecture import Architecture, check_architecture
 
 SUITES: dict[str, tuple[str, tuple[type[Any], ...]]] = {
     "method": ("methods", (Training, Acquisition)),
@@ -53,6 +55,17 @@ def check(name: str, pairs: Sequence[str], kind: str | None, data: str | None, p
     def say(line: str) -> None:
         print(line, flush=True)
 
+    folder, contracts = SUITES[kind]
+    try:
+        for contract in contracts if kind == "method" else ():
+            if (cls := registry.find(folder, name, contract)) is not None:
+                boundary.check_class(cls, name, contract)
+        if kind == "network":
+            check_architecture(registry.find(folder, name, Architecture), name)
+    except PluginFault as wrong:
+        say(wrapped("WRONG", str(wrong)))
+        say(f"{name}: the class breaks its contract; nothing else was checked")
+        return 1
     if kind == "method":
         from harness.checking import methods
 
@@ -64,8 +77,7 @@ def check(name: str, pairs: Sequence[str], kind: str | None, data: str | None, p
     else:
         from harness.checking import networks
 
-        folder, (contract,) = SUITES[kind]
-        plugin = registry.find(folder, name, contract)
+        plugin = registry.find(folder, name, Architecture)
         assert plugin is not None
         failed, ran = networks.check(name, plugin, values, say)
     verdict = f"{failed} of {ran} checks failed" if failed else f"all {ran} checks passed"

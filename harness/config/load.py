@@ -20,9 +20,11 @@ from harness.config.source import PAIR, Source, apply_overrides, merged, shown_v
 from harness.config.suite import DEFAULT_TRAINING, Benchmark, Suite, open_dataset
 from harness.data.dataset import Dataset, LoadedData, check_dataset
 from harness.errors import UserError, did_you_mean
+from harness.faults import PluginFault
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Training
 from harness.networks import names
+from harness.networks.architecture import check_architecture
 from harness.settings import PluginSpec, SuiteKeys, Where
 
 
@@ -76,7 +78,12 @@ def _network(written: Any, source: Source, suite: str, download: bool) -> Plugin
     """Return a suite's network and its settings, with the SHA-256 of its pretrained weights."""
     name, values, name_path = _named(written, source, ("model",), suite)
     try:
-        settings_class = names.architecture(name).Settings
+        architecture = names.architecture(name)
+        if not names.shipped(name):
+            check_architecture(architecture, name)
+        settings_class = architecture.Settings
+    except PluginFault:
+        raise
     except UserError as error:
         raise source.error(name_path, str(error), suite) from None
     known = settings_class.model_fields
@@ -172,8 +179,12 @@ def _suite(name: str, values: dict[str, Any], source: Source, download: bool) ->
     )
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Benchmark:
-    """Return a config, read and checked. Raises UserError, with file, line, key, value and what is allowed."""
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Benchmark:
+    """Return a config, read and checked: a file, or the name of a config of the harness.
+
+    Raises UserError, with file, line, key, value and what is allowed.
+    """
+    path = config_path(str(path))
     source = Source(path)
     apply_overrides(source, overrides)
     values = source.values

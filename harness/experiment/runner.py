@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
@@ -60,7 +62,15 @@ def _run_in_process(
             display("cycle", unit, cycle_values(record))
 
         display("start", unit, {})
-        if (failure := execute(unit, data[unit.suite], run, placement, report)) is not None:
+        try:
+            failure = execute(unit, data[unit.suite], run, placement, report)
+        except Exception as error:  # nothing that ends one trial may end the others
+            traceback.print_exc(file=(output := StringIO()))
+            path = run.folder / "failure.txt"
+            write_atomically(path, output.getvalue().encode())
+            first = next(iter(str(error).strip().splitlines()), "")
+            failure = f"{type(error).__name__}: {first:.200}; the traceback is in {path}"
+        if failure is not None:
             failures.append(f"{unit.name}: {failure}")
             display("failed", unit, {"failure": failure})
         display("end", unit, {})

@@ -166,6 +166,8 @@ def _check_portable(half: Half, hook: str, tensors: Any) -> None:
     """Raise PluginFault if tensors can't be sent to or from a worker, wherever the hook runs."""
     _check_tensors(half, hook, tensors)
     for name, tensor in tensors.items():
+        if tensor.layout != torch.strided:
+            raise fault(half, hook, f"must return dense tensors; {name!r} is sparse")
         if tensor.requires_grad:
             raise fault(half, hook, f"must return tensors without gradients; call .detach() on {name!r}")
         if tensor.dtype == torch.bfloat16:
@@ -180,7 +182,7 @@ def _check_portable(half: Half, hook: str, tensors: Any) -> None:
 def fit(training: Training, cycle: Cycle) -> float:
     """Train the cycle's network with a forked random stream, and return the loss."""
     network = cycle.network
-    with forked(cycle.key("global"), cycle.device):
+    with forked(cycle.key("global"), cycle.device), unwritten(training, "fit", _of_cycle(cycle)):
         loss = call(training, "fit", cycle)
     if isinstance(loss, bool) or not isinstance(loss, float | int | np.floating) or not np.isfinite(loss):
         raise fault(training, "fit", f"must return a finite float, the last epoch's mean loss; got {described(loss)}")
@@ -254,7 +256,7 @@ def replaced(training: Training, network: Network) -> list[torch.nn.Parameter]:
 
 def first(acquisition: Acquisition, cycle: Cycle) -> list[int]:
     """Return the initial set that an acquisition draws."""
-    with same_streams(acquisition, "first", cycle.device):
+    with same_streams(acquisition, "first", cycle.device), unwritten(acquisition, "first", _of_cycle(cycle)):
         indices = call(acquisition, "first", cycle)
     total = len(cycle.labelled) + len(cycle.unlabelled)
     return _chosen(acquisition, "first", indices, len(cycle.labelled), total, "indices of training images")
@@ -268,7 +270,8 @@ def select(
     generator: torch.Generator,
 ) -> list[int]:
     """Return the rows that an acquisition selects."""
-    rows = call(acquisition, "select", columns, labelled, budget, generator)
+    with unwritten(acquisition, "select", {"columns['index']": columns["index"]}):
+        rows = call(acquisition, "select", columns, labelled, budget, generator)
     return _chosen(acquisition, "select", rows, budget, len(columns["index"]), "row numbers")
 
 
@@ -287,9 +290,15 @@ def _chosen(acquisition: Acquisition, hook: str, numbers: Any, count: int, total
     return values
 
 
+def check_selected(acquisition: Acquisition, indices: list[int], candidates: list[int]) -> None:
+    """Raise PluginFault if the selected images are not different candidates, whatever way they were changed."""
+    if len({*indices} & {*candidates}) < len(indices):
+        raise fault(acquisition, "select", "must select different candidates; a hook has changed their indices")
+
+
 def prepare(acquisition: Acquisition, cycle: Cycle) -> Columns:
     """Return the tensors that an acquisition prepares for scoring, with a forked random stream."""
-    with forked(cycle.key("prepare"), cycle.device):
+    with forked(cycle.key("prepare"), cycle.device), unwritten(acquisition, "prepare", _of_cycle(cycle)):
         prepared = call(acquisition, "prepare", cycle)
     _check_portable(acquisition, "prepare", prepared)
     return prepared
@@ -297,7 +306,8 @@ def prepare(acquisition: Acquisition, cycle: Cycle) -> Columns:
 
 def describe(acquisition: Acquisition, network: Network, batch: Batch, prepared: Columns) -> Columns:
     """Return the columns of a batch, with score maps reduced to one score per image, and a column ``index``."""
-    columns = call(acquisition, "describe", network, batch, prepared)
+    with unwritten(acquisition, "describe", {"batch.images": batch.images, "batch.index": batch.index}):
+        columns = call(acquisition, "describe", network, batch, prepared)
     _check_portable(acquisition, "describe", columns)
     count, device = len(batch.index), batch.index.device
     for name, column in columns.items():
@@ -372,6 +382,20 @@ def first_not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
 
 
 # -------------------------------------------------------------------------------------- what hooks must leave as it is
+
+
+@contextmanager
+def unwritten(half: Half, hook: str, tensors: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Raise PluginFault if a ``with`` block writes into tensors that a hook may only read."""
+    versions = {name: tensor._version for name, tensor in tensors.items()}
+    yield
+    for name, tensor in tensors.items():
+        if tensor._version != versions[name]:
+            raise fault(half, hook, f"must not write into {name}; copy it first, with .clone()")
+
+
+def _of_cycle(cycle: Cycle) -> dict[str, torch.Tensor]:
+    return {f"cycle.{name}": getattr(cycle, name) for name in ("labelled", "unlabelled", "candidates")}
 
 
 @contextmanager

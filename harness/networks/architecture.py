@@ -25,12 +25,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.data.dataset import IMAGES, DatasetInfo
+from harness.data.dataset import IMAGES, MAPS, DatasetInfo
+from harness.faults import check_signature, described, fault
 from harness.settings import ModelSettings
 
 if TYPE_CHECKING:
     from harness.networks.network import Network
     from harness.networks.pretrained import Pretrained
+
+
+def check_architecture(plugin: Any, name: str) -> None:
+    """Raise PluginFault if the class of a network, written ``name`` in the config, breaks its contract."""
+    if not (isinstance(plugin.Settings, type) and issubclass(plugin.Settings, ModelSettings)):
+        raise fault(plugin, "Settings", "must be a subclass of ModelSettings", name)
+    for hook in ("__init__", "build"):
+        check_signature(plugin, Architecture, hook, name)
+    labels, allowed = plugin.labels, (frozenset({IMAGES}), frozenset({MAPS}))
+    if not isinstance(labels, property) and labels not in allowed:
+        problem = f"must be frozenset({{IMAGES}}) or frozenset({{MAPS}}); got {described(labels)}"
+        raise fault(plugin, "labels", problem, name)
 
 
 class Architecture:

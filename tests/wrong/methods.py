@@ -901,5 +901,87 @@ def select(self, columns, labelled, budget, generator):
         "< budget",
         "select raises SystemExit: 3",
     ),
+    Wrong(
+        "select_writes_into_the_indices",
+        "Acquisition",
+        scored(
+            """
+def select(self, columns, labelled, budget, generator):  # here
+    columns["index"].zero_()
+    return highest(columns["score"], budget)
+"""
+        ),
+        'columns["index"].zero_()',
+        'columns["index"].clone().zero_()',
+        "select must not write into columns['index']; copy it first, with .clone()",
+    ),
+    Wrong(
+        "select_writes_past_torch",
+        "Acquisition",
+        scored(
+            """
+def select(self, columns, labelled, budget, generator):  # here
+    columns["index"].numpy()[:] = 0
+    return highest(columns["score"], budget)
+"""
+        ),
+        'columns["index"].numpy()',
+        'columns["index"].clone().numpy()',
+        "select must select different candidates; a hook has changed their indices",
+    ),
+    Wrong(
+        "prepare_writes_into_the_cycle",
+        "Acquisition",
+        scored(
+            """
+def prepare(self, cycle):  # here
+    cycle.labelled.zero_()
+    return {}
+"""
+        ),
+        "cycle.labelled.zero_()",
+        "cycle.labelled.clone().zero_()",
+        "prepare must not write into cycle.labelled; copy it first, with .clone()",
+    ),
+    Wrong(
+        "describe_writes_into_the_batch",
+        "Acquisition",
+        """
+def describe(self, network, batch, prepared):  # here
+    batch.index.zero_()
+    return {"score": network(batch.images).logits.amax(1)}
+""",
+        "batch.index.zero_()",
+        "batch.index.clone().zero_()",
+        "describe must not write into batch.index; copy it first, with .clone()",
+    ),
+    Wrong(
+        "describe_sparse",
+        "Acquisition",
+        """
+def describe(self, network, batch, prepared):  # here
+    return {"score": network(batch.images).logits.amax(1).to_sparse()}
+""",
+        ".to_sparse()",
+        "",
+        "describe must return dense tensors; 'score' is sparse",
+    ),
+    Wrong(
+        "describe_raises_what_can_not_be_printed",
+        "Acquisition",
+        """
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError("x")
+
+def describe(self, network, batch, prepared):
+    if network is not None:
+        raise self.Unprintable  # here
+    return {"score": network(batch.images).logits.amax(1)}
+""",
+        "is not None",
+        "is None",
+        "describe raises Unprintable",
+    ),
 ]
 """Mistakes of acquisitions."""
