@@ -242,7 +242,7 @@ def luggage() -> Luggage:
     if _carried is not None:
         return _carried
     files: dict[str, bytes] = {}
-    for top in sorted({module.split(".")[0] for module in (*_added.values(), *_used)}):
+    for top in sorted({module.split(".")[0] for module in (*_added.values(), *_used)} - {"harness"}):
         package = sys.modules[top]
         if (paths := [Path(p) for p in getattr(package, "__path__", [])]) and not _is_installed(paths[0]):
             for path in sorted(paths[0].rglob("*")):

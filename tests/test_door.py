@@ -237,6 +237,12 @@ def test_plug_ins_run_on_ray_and_ray_data(tmp_path: Path) -> None:
     assert selected["in_process"] == selected["ray_data"]
 
 
+def test_the_harness_itself_is_not_sent_to_the_workers(tmp_path: Path) -> None:
+    (suite,) = load_config(written(tmp_path, methods={"Own": "harness.methods.entropy"})).suites
+    assert suite.methods["Own"][1].name == "harness.methods.entropy"
+    assert registry.luggage() == registry.Luggage()
+
+
 def test_a_config_of_the_harness_is_found_by_name() -> None:
     assert config_path("quickstart") == ROOT / "configs" / "quickstart.yaml"
     with pytest.raises(UserError, match="there is no file and no config 'quikstart'; did you mean 'quickstart'"):
