@@ -244,14 +244,14 @@ def luggage() -> Luggage:
     files: dict[str, bytes] = {}
     for top in sorted({module.split(".")[0] for module in (*_added.values(), *_used)} - {"harness"}):
         package = sys.modules[top]
-        if (paths := [Path(p) for p in getattr(package, "__path__", [])]) and not _is_installed(paths[0]):
+        if (paths := [Path(p) for p in getattr(package, "__path__", [])]) and not is_installed(paths[0]):
             for path in sorted(paths[0].rglob("*")):
                 inside = path.relative_to(paths[0])
                 hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
                 wanted = path.suffix == ".py" if top.startswith("harness_plugins_") else path.is_file()
                 if wanted and not hidden:
                     files[f"{top}/{inside}"] = path.read_bytes()
-        elif not paths and package.__file__ and not _is_installed(Path(package.__file__)):
+        elif not paths and package.__file__ and not is_installed(Path(package.__file__)):
             files[f"{top}.py"] = Path(package.__file__).read_bytes()
     if (size := sum(map(len, files.values()))) > MOST_BYTES:
         raise UserError(
@@ -261,7 +261,7 @@ def luggage() -> Luggage:
     return Luggage(dict(_added), files)
 
 
-def _is_installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
     """Return whether a file lies in one of Python's own folders of packages."""
     return any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib"))
 

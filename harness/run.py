@@ -42,6 +42,12 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="continue the run in the results folder (where.output); finished cycles are kept",
     )
     parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="with --resume: continue although the code, the data, a library or the device changed since cycles "
+        "finished; the tables keep such rows apart",
+    )
+    parser.add_argument(
         "--schema",
         nargs="?",
         const="config",
@@ -51,6 +57,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_intermixed_args(arguments)  # overrides may also follow options
     if options.config is None and not options.schema:
         parser.error("a config is needed, e.g. quickstart")
+    if options.accept_changes and not options.resume:
+        parser.error("--accept-changes needs --resume")
     return options
 
 
@@ -77,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         from harness.on_ray import launch
 
         runner.check_output(benchmark.output, options.resume)
-        return runner.run(whole, benchmark, expand(benchmark, fetch=True), launch.run)
+        return runner.run(whole, benchmark, expand(benchmark, fetch=True), launch.run, options.accept_changes)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

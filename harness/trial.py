@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,6 @@ from harness.data.dataset import DatasetInfo, LoadedData
 from harness.data.images import Images
 from harness.data.oracle import Oracle, TrueLabels
 from harness.data.rows import on_device
-from harness.errors import UserError
 from harness.learning import boundary, pictures, pool
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
@@ -30,7 +29,7 @@ from harness.networks import building, names
 from harness.networks.compiling import timing_compilation
 from harness.results.clock import Clock
 from harness.results.provenance import commit, versions
-from harness.results.records import TRAINING_PHASES, CycleRecord
+from harness.results.records import TRAINING_PHASES, CycleRecord, differing
 from harness.results.store import RunStore, TrialStore, write_atomically
 from harness.settings import PluginSpec
 
@@ -63,13 +62,15 @@ class Trained:
     warnings: list[str] = field(default_factory=list)
     health: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
+    """Those of the shared training."""
 
 
 @dataclass
 class Selection:
     """The images that an acquisition selected, and the scores behind the selection."""
 
-    indices: list[int]
+    indices: list[int] = field(default_factory=list)
     """Indices of the training set, best first."""
     scored: Scored | None = None
     """Columns of the candidates and the workers that computed them; None if no image was scored."""
@@ -134,6 +135,17 @@ class ActiveLearner:
             "normalisation": "weights" if own else "dataset",
             "mean": list(mean),
             "std": list(std),
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the fields of a record that its conditions consist of."""
+        on_gpu = self.device.type == "cuda"
+        return {
+            "data_fingerprint": self.data.fingerprint,
+            "code": self.trial.code,
+            "versions": versions(),
+            "precision": self.trial.recipe.precision,
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
         }
 
     def start_clock(self) -> None:
@@ -282,16 +294,23 @@ def run_trial(learner: ActiveLearner, run: RunStore, suite: str, method: str, re
     """Run and store the cycles of a trial that are not stored yet. Report all cycles, stored ones first."""
     store, trial = run.trial(learner.trial.id), learner.trial
     with learner.clock.phase("setup"):
-        store.open({"spec": trial.spec(), "data_fingerprint": learner.data.fingerprint})
+        store.open({"spec": trial.spec()})
         finished, state = store.resume_point()
         records = store.records()[:finished]
         _start(learner, run, store)
-        for record in records:
+        for record in records[:-1]:
             learner.label(record.selected)
             report(record)
         if state is not None:
-            learner.load_state(state)
             learner.extra_parameters = records[-1].extra_parameters
+            if not records[-1].selected and finished < trial.protocol.cycles:
+                with timing_compilation(learner.clock):
+                    records[-1] = _select_late(learner, store, records[-1], state)
+                learner.start_clock()
+            else:
+                learner.load_state(state)
+            learner.label(records[-1].selected)
+            report(records[-1])
     for number in range(finished, trial.protocol.cycles):
         with timing_compilation(learner.clock):
             record = _cycle(learner, run, store, number, suite, method)
@@ -304,7 +323,7 @@ def run_shared(learner: ActiveLearner, run: RunStore, suite: str, method: str, r
     """Run the training of the first cycle once, for all trials that share it."""
     sharing_key = learner.trial.sharing_key
     store = run.shared(sharing_key)
-    store.open({"key": sharing_key, "data_fingerprint": learner.data.fingerprint})
+    store.open({"key": sharing_key})
     if store.resume_point()[0] == 0:
         with learner.clock.phase("setup"):
             _start(learner, run, store)
@@ -330,12 +349,7 @@ def _take_over(learner: ActiveLearner, run: RunStore, cycle: Cycle) -> Trained |
     finished, state = shared.resume_point()
     if not finished or state is None:
         return None
-    record, fingerprint = shared.records()[0], learner.data.fingerprint
-    if record.data_fingerprint != fingerprint:
-        raise UserError(
-            f"{shared.folder} was trained on other data (fingerprint {record.data_fingerprint}, now {fingerprint}); "
-            "results on different data can't be mixed: choose another where.output"
-        )
+    record = shared.records()[0]
     # the shared unit may have run with a different acquisition
     learner.load_state({**state, "acquisition": boundary.state(learner.acquisition)})
     cycle.learned = boundary.state(learner.training)
@@ -348,6 +362,7 @@ def _take_over(learner: ActiveLearner, run: RunStore, cycle: Cycle) -> Trained |
         record.warnings,
         record.health,
         record.peak_memory_bytes,
+        record.conditions(),
     )
 
 
@@ -369,21 +384,16 @@ def _cycle(
     if learner.initial_set and number == 0 and shared is None:
         cycle.warnings.append("starts from its own initial set, not from the set that all methods share")
     last = number == trial.protocol.cycles - 1
-    selection = learner.select(cycle) if selecting and not last else Selection([])
+    selection = learner.select(cycle) if selecting and not last else Selection()
     with clock.phase("checkpoint"):
         if number == 0 and learner.info.per_pixel and selection.indices:
             _keep_pictures(learner, store, cycle, selection)
         state = store.save_state(number, learner.state())
         parameters, extra = learner.network.num_parameters(), learner.count_parameters()
-        software: dict[str, Any] = {"versions": versions(), "commit": commit()}  # the first call runs git
-    peaks, shared_peaks = peak_memory(learner.device), trained.peak_memory
-    where: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(learner.device) if learner.device.type == "cuda" else "cpu",
-        "device_share": placement.device_share,
-        "threads": placement.threads,
-        "pid": os.getpid(),
-        "precision": trial.recipe.precision,
-    }
+        provenance = {**learner.provenance(), "commit": commit()}  # the first call runs git
+        if not selecting:
+            provenance["code"] = trial.shared_code
+    peaks = peak_memory(learner.device)
     record = CycleRecord(
         suite=suite,
         dataset=trial.dataset.name,
@@ -400,21 +410,68 @@ def _cycle(
         wall_seconds=time.perf_counter() - learner.began,
         target_parameters=parameters,
         extra_parameters=extra,
-        peak_memory_bytes={kind: max(peak, shared_peaks.get(kind, 0)) for kind, peak in peaks.items()},
+        peak_memory_bytes={kind: max(peak, trained.peak_memory.get(kind, 0)) for kind, peak in peaks.items()},
         training_images=len(learner.labelled) * trial.recipe.epochs,
         final_loss=trained.final_loss,
-        scoring=selection.scored.as_record() if selection.scored else {"path": "none", "shards": []},
+        scoring=_scoring(selection),
         shared_from=trained.shared_from,
         initial_set=learner.initial_set if number == 0 else [],
         warnings=[*trained.warnings, *cycle.warnings],
         health={**trained.health, **cycle.health},
-        data_fingerprint=learner.data.fingerprint,
         pretrained=learner.pretrained(),
-        **where,
-        **software,
+        device_share=placement.device_share,
+        threads=placement.threads,
+        pid=os.getpid(),
+        **provenance,
     )
+    if (shared_under := trained.conditions) and any(name.startswith("code") for name in shared_under):
+        shared_under = {**record.conditions(), **shared_under}  # the acquisition's code did not decide the training
+    record = replace(record, trained_under=_other(shared_under, record))
     store.commit(record, state)
     return record
+
+
+def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord, state: dict[str, Any]) -> CycleRecord:
+    """Make the selection of a cycle that was the last one when it was stored; ``state``: the stored one.
+
+    Returns the record of the whole cycle, whose seconds are those of its training and of this selection.
+    """
+    number, clock = record.cycle, learner.clock
+    cycle = learner.open_cycle(number)
+    learner.load_state(state)
+    cycle.learned = boundary.state(learner.training)
+    selection = learner.select(cycle)
+    with clock.phase("checkpoint"):
+        if number == 0 and learner.info.per_pixel:
+            _keep_pictures(learner, store, cycle, selection)
+        digest = store.save_state(number, learner.state(), late=True)
+        provenance = {**learner.provenance(), "commit": commit()}  # the first call runs git
+    peaks, before = peak_memory(learner.device), record.peak_memory_bytes
+    whole = replace(
+        record,
+        selected=selection.indices,
+        seconds={phase: own + record.seconds.get(phase, 0.0) for phase, own in clock.seconds.items()},
+        wall_seconds=record.wall_seconds + time.perf_counter() - learner.began,
+        extra_parameters=learner.count_parameters(),
+        peak_memory_bytes={kind: max(peak, before.get(kind, 0)) for kind, peak in peaks.items()},
+        scoring=_scoring(selection),
+        warnings=[*record.warnings, *cycle.warnings],
+        health={**record.health, **cycle.health},
+        **provenance,
+    )
+    whole = replace(whole, trained_under=_other(record.conditions(), whole))
+    store.commit(whole, digest, late=True)
+    return whole
+
+
+def _other(trained: dict[str, str], record: CycleRecord) -> dict[str, str]:
+    """Return the conditions of a training if they differ from those of the cycle's record, else an empty mapping."""
+    return trained if trained and differing(trained, record.conditions()) else {}
+
+
+def _scoring(selection: Selection) -> dict[str, Any]:
+    """Return the entry ``scoring`` of a record."""
+    return selection.scored.as_record() if selection.scored else {"path": "none", "shards": []}
 
 
 def _keep_pictures(learner: ActiveLearner, store: TrialStore, cycle: Cycle, selection: Selection) -> None:

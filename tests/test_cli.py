@@ -743,7 +743,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     whole = listed(tmp_path, VALID)
     (tmp_path / "run.json").write_bytes(whole.packed())
     assert Manifest.read(tmp_path) == whole
-    assert whole.schema_version == SCHEMA_VERSION == 2
+    assert whole.schema_version == SCHEMA_VERSION
     (suite,) = whole.suites
     halves = {"training": {"name": "cross_entropy"}, "acquisition": {"name": "random"}}
     assert suite.halves["Ran"] == halves and list(suite.halves) == suite.methods == ["Ran", "LC", "Ran+", "DAST"]
@@ -993,7 +993,7 @@ def test_a_run_in_parts_then_as_a_whole(
     assert "c / LC / seed 0: cycle 3/3" in second
     written = (tmp_path / "runs" / "c" / "run.json").read_bytes()
     raw, manifest = json.loads(written), Manifest.model_validate_json(written)
-    assert raw["schema_version"] == 2
+    assert raw["schema_version"] == SCHEMA_VERSION
     assert manifest.packed() == written, "nothing in it is unknown to its schema"
     assert manifest == Manifest.read(tmp_path / "runs" / "c")
     jsonschema.validate(raw, printed_schema("run"))
@@ -1005,7 +1005,7 @@ def test_a_run_in_parts_then_as_a_whole(
         assert len(lines) == 3
         for line in map(json.loads, lines):
             schema.validate(line)
-            assert line["schema_version"] == 2
+            assert line["schema_version"] == SCHEMA_VERSION
     assert run.main(["c.yaml", "--plan"]) == 0
     planned = capsys.readouterr().out
     assert "with 6 finished cycles" in planned and row_of(planned, "c")[-1] != "unknown"

@@ -443,10 +443,14 @@ def test_mixed_machines_are_warned_of() -> None:
     assert mixtures(records) == []
     other = record("Ran", 0, 0, 0.5, device="NVIDIA H100", commit="def", versions={"torch": "2.12"})
     assert mixtures([*records, other]) == [
+        "WARNING: the records of this suite differ in torch: 2.11, 2.12",
         "WARNING: the records of this suite differ in device: NVIDIA H100, cpu",
         "WARNING: the records of this suite differ in commit: abc, def",
-        "WARNING: the records of this suite differ in torch version: 2.11, 2.12",
     ]
+    coded = [record("Ran", s, 0, 0.5, commit=commit, code={"harness": "1"}) for s, commit in enumerate(("abc", "def"))]
+    assert mixtures(coded) == [], "two commits may hold the same code"
+    coded[0].code["harness"] = "2"
+    assert mixtures(coded) == ["WARNING: the records of this suite differ in code of harness: 1, 2"]
 
 
 def test_warnings_are_listed_once_with_their_cycles() -> None:

@@ -16,6 +16,8 @@ from harness import registry
 from harness.data.dataset import DataRoot, Dataset, opened
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Half, Training
+from harness.networks import names
+from harness.results.code import code_of, harness_code
 from harness.results.records import SCHEMA_VERSION
 from harness.settings import PluginSpec, Protocol, Recipe, Where, decisive
 
@@ -38,14 +40,17 @@ class Trial:
     def spec(self) -> dict[str, Any]:
         """Return all settings that affect the trial's results and differ from the defaults of this schema version.
 
-        Pretrained weights enter by the file's SHA-256, not by its path.
+        Pretrained weights enter by the file's SHA-256, not by its path. The number of cycles is left out, because no
+        cycle depends on how many follow.
         """
+        protocol = decisive(self.protocol)
+        del protocol["cycles"]
         return {
             "schema_version": SCHEMA_VERSION,
             "dataset": self.dataset.decisive(),
             "model": self.model.decisive(),
             "recipe": decisive(self.recipe),
-            "protocol": decisive(self.protocol),
+            "protocol": protocol,
             "training": self.training.decisive(),
             "acquisition": self.acquisition.decisive(),
             "seed": self.seed,
@@ -66,16 +71,42 @@ class Trial:
         It depends on all that affects this training: dataset, model, recipe, initial set (and the acquisition, if that
         draws the initial set), candidate subset (which a training may use), training and seed.
         """
+        return self._named(self.training.name, self._shared_spec())
+
+    def _shared_spec(self) -> dict[str, Any]:
         spec = self.spec()
         if not self.draws_first():
             del spec["acquisition"]
         kept = ("initial", "initial_set", "candidates")
         spec["protocol"] = {key: value for key, value in spec["protocol"].items() if key in kept}
-        return self._named(self.training.name, spec)
+        return spec
+
+    def sharing_key_in_version_2(self) -> str:
+        """Return ``sharing_key`` as schema version 2 computed it; see harness.experiment.upgrade."""
+        return self._named(self.training.name, {**self._shared_spec(), "schema_version": 2})
 
     def _named(self, method: str, spec: dict[str, Any]) -> str:
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.dataset.name}.{self.model.name}.{method}.s{self.seed}.{digest}".replace("/", "_")
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """Part, such as 'acquisition random' -> hash of its code: all code that decides the trial's results."""
+        plugins = {
+            "dataset": (self.dataset.name, registry.load("datasets", self.dataset.name).__name__),
+            "network": (self.model.name, names.architecture(self.model.name).__module__),
+            "training": (self.training.name, registry.load("methods", self.training.name).__name__),
+            "acquisition": (self.acquisition.name, registry.load("methods", self.acquisition.name).__name__),
+        }
+        parts = {f"{part} {name}": code_of(module) for part, (name, module) in plugins.items()}
+        return {"harness": harness_code(), **parts}
+
+    @property
+    def shared_code(self) -> dict[str, str]:
+        """The part of ``code`` that decides the training of cycle 0."""
+        if self.draws_first():
+            return self.code
+        return {part: hash_ for part, hash_ in self.code.items() if not part.startswith("acquisition ")}
 
     def draws_first(self) -> bool:
         """Return whether the acquisition draws the initial set, instead of the one that all methods share."""

@@ -28,13 +28,16 @@ def execute(
 ) -> str | None:
     """Run the unfinished cycles of a unit and report all of its cycles; return None, or why it failed.
 
-    Only failures that a retry would repeat are returned; all other exceptions are raised. With ``start``
-    the workers of the scorer are started before anything is timed. The traceback of a plug-in's
-    exception is written to failure.txt in the folder of the trial, or of the shared first cycle.
+    It fails if the code on this machine is not that of the process that started the run. Only failures that a retry
+    would repeat are returned; all other exceptions are raised. With ``start`` the workers of the scorer are started
+    before anything is timed. The traceback of a plug-in's exception is written to failure.txt in the folder of the
+    trial, or of the shared first cycle.
     """
     folder = (run.shared(unit.trial.sharing_key) if unit.shared else run.trial(unit.trial.id)).folder
     traceback = folder / "failure.txt"
     traceback.unlink(missing_ok=True)
+    if different := [part for part, hash_ in unit.code.items() if unit.trial.code.get(part) != hash_]:
+        return f"the code of {' and '.join(different)} has changed on this machine since the run started"
     try:
         if start and scorer is not None:
             scorer.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness import registry
 from harness.config.suite import Benchmark, Suite, Trial
@@ -35,6 +35,8 @@ class Unit:
     """Image passes of the target network's training in each cycle of the unit."""
     auxiliary: list[int]
     """Image passes of the method's additional training, such as a VAE or a committee, in each cycle of the unit."""
+    code: dict[str, str] = field(default_factory=dict)
+    """Part -> hash of the code when the run started; workers compare it with their own."""
 
     @property
     def name(self) -> str:
@@ -99,9 +101,12 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
     trials: dict[str, tuple[Suite, str, Trial]] = {}
     for suite in sorted(running, key=lambda suite: not suite.exclusive):
         for method, trial in suite.trials():
-            if trial.id not in trials:  # a trial of two suites runs once, exclusively if one of them is exclusive
+            # a trial of two suites runs once: exclusively if one of them is, and for as many cycles as either has
+            if trial.id not in trials:
                 trials[trial.id] = (suite, method, trial)
                 groups[trial.sharing_key].append(trial.id)
+            elif trial.protocol.cycles > trials[trial.id][2].protocol.cycles:
+                trials[trial.id] = (*trials[trial.id][:2], trial)
     units = []
     for key, members in groups.items():
         if len(members) > 1:
@@ -194,4 +199,5 @@ def _entry(suite: Suite, skipped: str | None) -> SuiteEntry:
         exclusive=suite.exclusive,
         skipped=skipped,
         trials={trial.id: TrialEntry(method=method, seed=trial.seed) for method, trial in trials},
+        code={} if skipped else {method: trial.code for method, trial in trials},
     )

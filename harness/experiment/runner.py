@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -23,7 +25,11 @@ from harness.faults import PluginFault
 from harness.networks import names
 from harness.report.captions import counted
 from harness.report.write import write
+from harness.results.manifest import Manifest, leaving
+from harness.results.provenance import versions
+from harness.results.records import OWN_CODE, UNKNOWN, conditions, differing
 from harness.results.store import RunStore, write_atomically
+from harness.settings import Where
 
 if TYPE_CHECKING:
     from harness.data.dataset import LoadedData
@@ -108,10 +114,11 @@ def check_output(output: Path, resume: bool) -> None:
         )
 
 
-def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay) -> int:
+def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay, accept_changes: bool = False) -> int:
     """Run ``benchmark``, the part of the config ``whole`` that --only selects, and print its report.
 
-    Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError.
+    ``accept_changes``: continue rows whose code, data, libraries, precision or device changed; the report keeps them
+    apart. Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError.
     """
     output = benchmark.output
     for name, reason in grid.skipped.items():
@@ -121,16 +128,30 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
     check_networks(benchmark, grid)
     earlier, store = open_run(output)
     left = left_to_run(grid, store)
+    left = replace(left, units=[replace(unit, code=unit.trial.code) for unit in left.units])
     data = _load(benchmark, left)
+    entries = manifest(benchmark, grid)
+    notes = []
+    if earlier is not None:
+        entries = entries.with_earlier(earlier)
+        notes = leaving(earlier, entries)
+        if changed := changed_rows(benchmark, entries, left, store, data):
+            if not accept_changes:
+                raise UserError(
+                    f"{output}: {changed[0]}{and_more(changed)}; undo the change, set another where.output, or add "
+                    "--accept-changes, which keeps such rows apart in the tables"
+                )
+            notes += changed
+    for unit in left.units:
+        notes += (store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)).problems()
     finished = [0 if unit.shared else len(store.trial(unit.trial.id).records()) for unit in left.units]
 
     def begin() -> Display:
         """Write config.yaml and run.json, and return the display; called after all checks for user errors."""
-        entries = manifest(benchmark, grid)
-        if earlier is not None:
-            entries = entries.with_earlier(earlier)
         write_atomically(output / "config.yaml", whole.written().encode())
         write_atomically(output / "run.json", entries.packed())
+        for note in notes:
+            print(note)
         done = f" ({len(grid.units) - len(left.units)} already finished)" if len(grid.units) != len(left.units) else ""
         print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)
         return Display(left.units, sys.stdout, finished)
@@ -154,6 +175,63 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
     if left.units:
         print(f"Not finished: {_counts(left)}; add --resume to continue.", file=sys.stderr)
     return 1 if left.units or failures else 0
+
+
+def changed_rows(
+    benchmark: Benchmark, entries: Manifest, left: Grid, run: RunStore, data: dict[str, LoadedData]
+) -> list[str]:
+    """Return a sentence for each suite, and each of its rows, that the units would continue under other conditions.
+
+    ``data``: by suite. The device counts only where this process knows it, i.e. not on a cluster that it joins.
+    """
+    units = {unit.trial.id: unit for unit in left.units if not unit.shared}
+    changes: dict[str, dict[str, str]] = defaultdict(dict)
+    for suite in entries.suites:
+        running = {entry.method: units[trial] for trial, entry in suite.trials.items() if trial in units}
+        if not running:
+            continue
+        first = next(iter(running.values()))
+        finished = [
+            (entry.method, found, running.get(entry.method, first).trial.code)
+            for trial, entry in suite.trials.items()
+            for record in run.trial(trial).records()
+            for found in record.all_conditions()
+        ]
+        finished += [
+            (method, record.conditions(), unit.trial.shared_code)
+            for method, unit in running.items()
+            if unit.after
+            for record in run.shared(unit.after).records()
+        ]
+        for method, was, code in finished:
+            trial, fingerprint = first.trial, data[first.suite].fingerprint
+            now = conditions(fingerprint, code, versions(), trial.recipe.precision, _device(benchmark.where))
+            for name in differing(was, now):
+                own = name.startswith(OWN_CODE)
+                if (own and method not in running) or (name == "device" and not now[name]):
+                    continue
+                row = f"suite {suite.name}, {method}" if own else f"suite {suite.name}"
+                changes[row][name] = f"{name} ({was.get(name, UNKNOWN)}, now {now.get(name, UNKNOWN)})"
+    return [
+        f"{row}: its finished cycles were computed with other {', '.join(texts.values())}"
+        for row, texts in changes.items()
+    ]
+
+
+def _device(where: Where) -> str:
+    """Return the name of the device that trials run on, as in records, or '' if this process can't know it."""
+    if where.trials == "ray" and (where.address or os.environ.get("RAY_ADDRESS")):
+        return ""
+    import torch
+
+    from harness.learning.process import chosen_device
+
+    return torch.cuda.get_device_name() if chosen_device(where.device) == "cuda" else "cpu"
+
+
+def and_more(sentences: list[str]) -> str:
+    """Return ' (and 3 more rows)', or '' if there is only one sentence."""
+    return f" (and {counted(len(sentences) - 1, 'more row')})" if len(sentences) > 1 else ""
 
 
 def _counts(grid: Grid) -> str:

@@ -1,7 +1,8 @@
-"""Reads runs of schema version 1: maps the current ids of their trials to the folders that hold the results.
+"""Reads runs of earlier schema versions: maps the current ids of their trials to the folders that hold the results.
 
 In version 1, a trial's id was a hash of all its settings, including defaults, and a method with its own training had
-one set of settings for training and acquisition. Of such a run's folder, only run.json is rewritten.
+one set of settings for training and acquisition. In version 2, the id depended on the number of cycles. Of such a run's
+folder, only run.json is rewritten.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ def upgraded(manifest: Manifest, folder: Path) -> Manifest:
     """Return the manifest of a run's folder in the current schema version: current ids and their folders."""
     if manifest.schema_version >= SCHEMA_VERSION:
         return manifest
-    folders: dict[str, str] = {}
-    suites = []
-    for suite in manifest.suites:
+    folders: dict[str, str] = dict(manifest.folders)
+    suites = list(manifest.suites)
+    for suite in sorted(manifest.suites, key=lambda suite: len(suite.labelled)):  # the longest of equal trials is kept
         ids: dict[str, TrialEntry] = {}
         halves, settings = dict(suite.halves), suite.settings
         for name, entry in suite.trials.items():
@@ -52,13 +53,19 @@ def upgraded(manifest: Manifest, folder: Path) -> Manifest:
                 )
                 continue
             ids[trial.id] = entry
-            shared = _sharing_key(suite, entry, trial.draws_first())
+            shared = trial.sharing_key_in_version_2()
+            if manifest.schema_version == 1:
+                shared = _sharing_key(suite, entry, trial.draws_first())
             earlier = {f"trials/{trial.id}": f"trials/{name}", f"shared/{trial.sharing_key}": f"shared/{shared}"}
-            folders.update({current: old for current, old in earlier.items() if (folder / old).is_dir()})
+            for current, old in earlier.items():  # a run of version 2 may itself have begun in version 1
+                old = manifest.folders.get(old, old)
+                if (folder / old).is_dir():
+                    folders[current] = old
             spec = trial.spec()
             halves[entry.method] = {half: spec[half] for half in HALVES}
             settings = {key: spec[key] for key in SETTINGS}
-        suites.append(suite.model_copy(update={"trials": ids, "halves": halves, "settings": settings}))
+        upgraded = suite.model_copy(update={"trials": ids, "halves": halves, "settings": settings})
+        suites[manifest.suites.index(suite)] = upgraded
     return manifest.model_copy(update={"schema_version": SCHEMA_VERSION, "suites": suites, "folders": folders})
 
 

@@ -31,6 +31,7 @@ from harness.data.dataset import LoadedData
 from harness.experiment.display import Listener, cycle_values
 from harness.experiment.grid import Unit
 from harness.on_ray.session import Resources, nodes, resources
+from harness.results import code
 from harness.results.records import METRICS, PHASES, CycleRecord
 from harness.results.store import RunStore
 from harness.settings import Where
@@ -90,6 +91,7 @@ def _publisher(unit: Unit) -> Callable[[CycleRecord], None]:
 def _run_unit(
     config: dict[str, Any],
     plugins: registry.Luggage,
+    known: dict[str, Any],
     units: bytes,
     data: dict[str, Any],
     folder: str,
@@ -98,6 +100,7 @@ def _run_unit(
 ) -> None:
     """Run one unit in its Tune actor."""
     registry.unpack(plugins)
+    code.known.update(known)
     unit: Unit = pickle.loads(units)[config["unit"]]
     share = shares[unit.exclusive]
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(share.threads))  # default: all cores
@@ -185,6 +188,7 @@ def run(units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Pa
     put = {id(loaded): ray.put(loaded) for loaded in data.values()}
     parameters = {
         "plugins": registry.luggage(),
+        "known": code.known,
         "units": pickle.dumps(units),  # unpickled only where the plug-ins are unpacked
         "data": {suite: put[id(loaded)] for suite, loaded in data.items()},
         "folder": str(folder.resolve()),

@@ -67,20 +67,30 @@ def timing_note(records: Sequence[CycleRecord]) -> str:
     return note
 
 
+def differing_seeds(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:
+    """Return a warning if the rows of a suite have results of different seeds."""
+    methods: dict[tuple[int, ...], list[str]] = {}
+    for method in suite.methods:
+        if seeds := sorted({r.seed for r in records if r.method == method}):
+            methods.setdefault(tuple(seeds), []).append(method)
+    if len(methods) < 2:
+        return []
+    parts = [f"{', '.join(names)}: {', '.join(map(str, seeds))}" for seeds, names in methods.items()]
+    return [f"WARNING: the rows have different seeds: {'; '.join(parts)}."]
+
+
 def mixtures(records: Sequence[CycleRecord]) -> list[str]:
     """Return a warning for each property, such as the device, that differs between the records of a suite."""
     different: dict[str, set[str]] = {}
     for r in records:
         properties = {
-            "data": r.data_fingerprint,
-            "device": r.device,
-            "precision": r.precision,
             "threads": str(r.threads),
-            "commit": r.commit,
-            **{f"{name} version": version for name, version in r.versions.items()},
+            **r.versions,
+            **({} if r.code else {"commit": r.commit}),  # two commits may hold the same code
         }
-        for name, value in properties.items():
-            different.setdefault(name, set()).add(value)
+        for found in [*r.all_conditions(), properties]:
+            for name, value in found.items():
+                different.setdefault(name, set()).add(value)
     return [
         f"WARNING: the records of this suite differ in {name}: {', '.join(sorted(values))}"
         for name, values in different.items()

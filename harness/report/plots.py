@@ -28,7 +28,8 @@ TABLEAU = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
 CLASS_COLOURS = np.array([*TABLEAU[::2], *TABLEAU[1::2]])  # by class index, saturated colours first; black: no class
 
 
-ROW = 0.21  # height of a method in the legend, inches
+ROW = 0.21  # height of a line of the legend, inches
+LEGEND = 28  # characters of a line of the legend
 
 
 def learning_curves(table: pd.DataFrame, methods: Sequence[str], title: str, caption: str, quantity: str) -> Figure:
@@ -37,7 +38,9 @@ def learning_curves(table: pd.DataFrame, methods: Sequence[str], title: str, cap
     ``table`` has the columns method, labelled, mean and std (NaN: no band). Colours and markers depend on the order of
     ``methods``, so they stay the same while some methods have no results yet.
     """
-    height = max(4.8, 0.9 + ROW * len(methods))  # so that the legend ends above the caption
+    labels = {method: fill(method, LEGEND) for method in methods}
+    lines = sum(label.count("\n") + 1 for label in labels.values())
+    height = max(4.8, 0.9 + ROW * lines)  # so that the legend ends above the caption
     figure = Figure(figsize=(8, height), layout="constrained")
     axes = figure.add_subplot()
     for number, method in enumerate(methods):
@@ -49,7 +52,7 @@ def learning_curves(table: pd.DataFrame, methods: Sequence[str], title: str, cap
         axes.plot(
             x,
             mean,
-            label=method,
+            label=labels[method],
             color=colour,
             marker=MARKERS[number % len(MARKERS)],
             linestyle=DASHES[number // len(COLOURS) % len(DASHES)],

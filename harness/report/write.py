@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.results.pictures import SelectedImages
 from harness.report.captions import (
     PHASES_NOTE,
+    differing_seeds,
     is_finished,
     mixtures,
     progress,
@@ -29,6 +30,7 @@ from harness.report.captions import (
     timing_note,
 )
 from harness.report.formats import as_text, file_name, formatted, latex, wide, wide_cost, wide_metric, wrapped
+from harness.report.rows import kept_apart
 from harness.report.tables import (
     aubc_table,
     class_table,
@@ -61,7 +63,8 @@ class Table:
 
 def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Table]:
     """Return the tables of a suite that has records."""
-    table = frame(records, suite.methods)
+    last = len(suite.labelled) - 1  # a cycle that selected later, or before the run was shortened, is still the last
+    table = frame([replace(r, selected=[]) if r.cycle == last else r for r in records], suite.methods)
     source = provenance(suite, records)
     timing = f"Timing: {timing_note(records)}. {source}"
     spread = "mean±std (sample) over n seeds, fewer where marked (n=...)"
@@ -140,7 +143,12 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
 
     folder = store.folder / "report"
     tables = suite_tables(suite, records)
-    notes = [f"{progress(suite, records)}.", *mixtures(records), *record_warnings(records)]
+    notes = [
+        f"{progress(suite, records)}.",
+        *differing_seeds(suite, records),
+        *mixtures(records),
+        *record_warnings(records),
+    ]
     printed = ["\n".join(wrapped(note) for note in notes)]
     marked = ["\n".join(f"- {note}" for note in notes) + "\n"]
     for table in tables:
@@ -160,7 +168,8 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
             printed.append(f"{heading}: {folder / stem}.txt")
             marked.append(f"[{heading}]({stem}.md)\n")
         if table.metric:
-            caption = f"Mean (line) and mean±std (band) over seeds. {provenance(suite, records)}"
+            seeds = "".join(f" {note}" for note in differing_seeds(suite, records))
+            caption = f"Mean (line) and mean±std (band) over seeds. {provenance(suite, records)}{seeds}"
             curves = learning_curves(table.numbers[""], suite.methods, suite.title, caption, f"{table.metric} (%)")
             for kind in ("png", "svg"):
                 write_atomically(folder / f"{stem}.{kind}", picture(curves, kind))
@@ -186,17 +195,18 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
 def read(run_dir: Path) -> tuple[str, list[tuple[SuiteEntry, list[CycleRecord]]]]:
     """Return the run's name and, for each suite, its finished records, with the methods' names from run.json.
 
-    Raises UserError if RUN_DIR has no valid run.json.
+    A method whose records must not be averaged has several names: see harness.report.rows. Raises UserError if RUN_DIR
+    has no valid run.json.
     """
     manifest, store = Manifest.read(run_dir), RunStore(run_dir)
     suites = []
     for suite in manifest.suites:
         records = [
-            replace(record, method=entry.method)
+            replace(record, method=entry.method, trial=trial)  # the current id and name
             for trial, entry in suite.trials.items()
-            for record in store.trial(trial).records()
+            for record in store.trial(trial).records()[: len(suite.labelled)]
         ]
-        suites.append((suite, records))
+        suites.append(kept_apart(suite, records))
     return manifest.name, suites
 
 

@@ -45,6 +45,9 @@ class SuiteEntry(BaseModel):
     exclusive: bool = Field(False, description="whether trials ran one per device at a time")
     skipped: str | None = Field(None, description="why the suite is skipped; null: it is not")
     trials: dict[str, TrialEntry] = Field(description="id of the trial -> its method and seed")
+    code: dict[str, dict[str, str]] = Field(
+        {}, description="name of the method -> part -> hash of the code at the run's last start; see `code` of a record"
+    )
 
 
 class Manifest(BaseModel):
@@ -120,6 +123,41 @@ def _merged(old: SuiteEntry, new: SuiteEntry) -> SuiteEntry:
             "methods": list(dict.fromkeys([*old.methods, *new.methods])),
             "halves": halves,
             "seeds": sorted({*old.seeds, *new.seeds}),
+            "code": {**old.code, **new.code},
             "trials": {**kept, **new.trials},
         }
     )
+
+
+def leaving(earlier: Manifest, merged: Manifest) -> list[str]:
+    """Return a sentence for each suite of which trials leave the tables, with what changed.
+
+    ``merged``: the manifest that replaces ``earlier``; see ``with_earlier``.
+    """
+    after = {suite.name: suite for suite in merged.suites}
+    sentences = []
+    for old in earlier.suites:
+        new = after[old.name]
+        count = len(old.trials.keys() - new.trials.keys())
+        changes = _changes(old.settings, new.settings)
+        for method in [method for method in old.methods if method in new.halves]:
+            changes += [f"{method}: {change}" for change in _changes(old.halves[method], new.halves[method])]
+        if count:
+            trials = "1 trial leaves" if count == 1 else f"{count} trials leave"
+            sentences.append(f"suite {old.name}: {trials} its tables, because {'; '.join(changes)}")
+        if len(old.labelled) > len(new.labelled):
+            lost = f"its tables end after {new.labelled[-1]} labelled images, before {old.labelled[-1]}"
+            sentences.append(f"suite {old.name}: {lost}; the records of later cycles are kept")
+    return sentences
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+    """Return, for example, 'recipe.epochs was 2, now 3' for each value that differs between two nested mappings."""
+    changes = []
+    for key in {**old, **new}:
+        was, now = old.get(key, "the default"), new.get(key, "the default")
+        if isinstance(was, dict) and isinstance(now, dict):
+            changes += _changes(was, now, f"{path}{key}.")
+        elif was != now:
+            changes.append(f"{path}{key} was {was}, now {now}")
+    return changes

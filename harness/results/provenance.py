@@ -15,7 +15,7 @@ from harness.registry import ROOT
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that affect results, of Python and of the harness."""
-    packages = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "ray")}
+    packages = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow", "ray")}
     cuda = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return {**packages, **cuda, "python": platform.python_version(), "harness": __version__}
 

@@ -7,9 +7,15 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of run.json, records and trial specs. It must change whenever the default of a setting changes (see
 tests/test_stored.py), because a trial's id is a hash of the settings that differ from their defaults."""
+
+UNKNOWN = "unknown"
+"""A condition that an earlier schema version did not record."""
+
+OWN_CODE = ("code of training", "code of acquisition")
+"""The conditions that belong to a method, and not to its whole suite."""
 
 RENAMED = {"figures": "metrics", "chosen": "selected", "own_initial_set": "initial_set"}
 """Key in schema version 1 -> key since version 2."""
@@ -26,6 +32,9 @@ TRAINING_PHASES = ("compile", "train", "auxiliary", "evaluate")
 
 COST_PHASES = ("train", "auxiliary", "score", "select")
 """The phases that make up the cost of a method: the column total of the wall-clock tables."""
+
+DECIDING_VERSIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "cuda", "cudnn")
+"""The libraries whose versions may change results."""
 
 METRICS = {"accuracy": "accuracy", "miou": "mIoU"}
 """Metric -> its name in reports."""
@@ -112,8 +121,17 @@ class CycleRecord:
     ``std``; empty for fresh weights, with the dataset's normalisation."""
     data_fingerprint: str = ""
     """Hash of the dataset's images and labels."""
+    code: dict[str, str] = field(default_factory=dict)
+    """Hashes, by part, of the code that decides the result: ``harness``, dataset, network, training and acquisition;
+    empty in records of earlier schema versions."""
+    trained_under: dict[str, str] = field(default_factory=dict)
+    """The conditions of the training, if it was shared or came earlier, under others than this record's; else empty."""
     schema_version: int = SCHEMA_VERSION
     """Version of the schema of this record."""
+
+    def conditions(self) -> dict[str, str]:
+        """Return what must be equal for all records of a table's row, by the names that users see."""
+        return conditions(self.data_fingerprint, self.code, self.versions, self.precision, self.device)
 
     def outcome(self) -> dict[str, Any]:
         """Return the values that must be equal if this cycle is recomputed on the same machine."""
@@ -127,6 +145,10 @@ class CycleRecord:
         """
         peaks = [self.peak_memory_bytes, *(shard.get("peak_memory_bytes", {}) for shard in self.scoring["shards"])]
         return max(next((peak[kind] for kind in kinds if kind in peak), 0) for peak in peaks)
+
+    def all_conditions(self) -> list[dict[str, str]]:
+        """Return the conditions of the training and, if they differ from these, of the selection."""
+        return [*([self.trained_under] if self.trained_under else []), self.conditions()]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -143,3 +165,24 @@ class CycleRecord:
     def cost_seconds(self) -> float:
         """Total seconds of COST_PHASES."""
         return sum(self.seconds[phase] for phase in COST_PHASES)
+
+
+def conditions(
+    data_fingerprint: str, code: dict[str, str], versions: dict[str, str], precision: str, device: str, **_: Any
+) -> dict[str, str]:
+    """Return the conditions of a record with these fields, by the names that users see.
+
+    What an earlier schema version did not record is absent, or UNKNOWN.
+    """
+    return {
+        "data": data_fingerprint or UNKNOWN,
+        **{f"code of {part}": hash_ for part, hash_ in code.items()},
+        **{name: versions.get(name, UNKNOWN) for name in DECIDING_VERSIONS},
+        "precision": precision,
+        "device": device,
+    }
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """Return the names of the conditions that differ between two records."""
+    return [name for name in {**one, **other} if one.get(name, UNKNOWN) != other.get(name, UNKNOWN)]

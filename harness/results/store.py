@@ -4,9 +4,12 @@ The results folder of a run::
 
     config.yaml                      the resolved config
     run.json                         the manifest: see harness.results.manifest
-    trials/<trial>/trial.json        the spec of the trial and the fingerprint of its data
-    trials/<trial>/cycle_000.json    {"sha256": of the body, "body": {"record": ..., "state": SHA-256 of state_000.pt}}
+    trials/<trial>/trial.json        the spec of the trial, for readers; no run reads it
+    trials/<trial>/cycle_000.json    {"sha256": of the body, "body": {"record", "state": SHA-256 of state_000.pt,
+                                     "folder": <trial>}}
     trials/<trial>/state_000.pt      state after the cycle: network weights and the state of the method
+    trials/<trial>/selection_004.json, .pt   the same for a last cycle whose selection was made later, when the run was
+                                     extended: the whole record, and the state after the selection
     trials/<trial>/records.jsonl     readable copy of the records, derived from the cycle files, never read
     trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
     trials/<trial>/failure.txt       the traceback of a plug-in's exception that ended the trial; no run reads it
@@ -26,7 +29,7 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.errors import NotReproduced, UserError
 from harness.results.manifest import Manifest
@@ -68,17 +71,22 @@ def _body(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
 
+class Stored(NamedTuple):
+    """The content of a cycle file."""
+
+    record: CycleRecord
+    state: str
+    """SHA-256 of the file with the state after the cycle."""
+
+
 class TrialStore:
     """The finished cycles of one trial (or of one shared first cycle)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _cycle_path(self, cycle: int) -> Path:
-        return self.folder / f"cycle_{cycle:03d}.json"
-
-    def _state_path(self, cycle: int) -> Path:
-        return self.folder / f"state_{cycle:03d}.pt"
+    def _path(self, kind: str, cycle: int, ending: str) -> Path:
+        return self.folder / f"{kind}_{cycle:03d}.{ending}"
 
     @property
     def pictures_path(self) -> Path:
@@ -87,41 +95,50 @@ class TrialStore:
         return earlier if earlier.exists() else self.folder / "selected_000.npz"
 
     def open(self, header: dict[str, Any]) -> None:
-        """Write trial.json, or compare it with the stored one.
+        """Write trial.json, for readers: no run reads it, because every cycle file names its own trial."""
+        path, text = self.folder / "trial.json", json.dumps(header, indent=2, sort_keys=True).encode()
+        if not path.is_file() or path.read_bytes() != text:
+            write_atomically(path, text)
 
-        Raises UserError if the folder holds results of other data (another fingerprint) or of another trial.
-        """
-        path = self.folder / "trial.json"
-        if path.exists():
-            try:
-                stored = json.loads(path.read_text())
-            except ValueError:
-                raise UserError(f"{path}: not valid JSON; remove {self.folder} to run this trial again") from None
-            different = [key for key in header if key in stored and stored[key] != header[key]]
-            if different:
-                key = different[0]
-                raise UserError(
-                    f"{path}: the stored results have another {key} ({stored[key]!r}, now {header[key]!r}) and must "
-                    "not be mixed with new ones; set another where.output"
-                )
-        else:
-            write_atomically(path, json.dumps(header, indent=2, sort_keys=True).encode())
-
-    def _read(self, cycle: int) -> dict[str, Any] | None:
-        """Return the body of a cycle file, or None if the file is missing or damaged."""
+    def _read(self, cycle: int, kind: str = "cycle") -> Stored | None:
+        """Return the content of a cycle file, or None if the file is missing, damaged or foreign: see ``problems``."""
         try:
-            wrapped = json.loads(self._cycle_path(cycle).read_bytes())
-            intact = wrapped["sha256"] == _sha256(_body(wrapped["body"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            wrapped = json.loads(self._path(kind, cycle, "json").read_bytes())
+            body = wrapped["body"]
+            intact = wrapped["sha256"] == _sha256(_body(body))
+            record = CycleRecord.from_json(body["record"])
+            # before schema version 3, the file of a shared first cycle did not name its folder
+            folder = body.get("folder") or ("" if self.folder.parent.name == "shared" else record.trial)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return wrapped["body"] if intact else None
+        own = record.cycle == cycle and folder in ("", self.folder.name)
+        return Stored(record, body["state"]) if intact and own else None
+
+    def _finished(self) -> list[Stored]:
+        """Return the finished cycles, from cycle 0 up to the first that is missing, damaged or foreign.
+
+        A selection that was made later replaces its cycle. A cycle after one without a selection does not count,
+        because nobody knows what it trained on.
+        """
+        found: list[Stored] = []
+        while (stored := self._read(len(found))) is not None:
+            if found and not found[-1].record.selected:
+                break
+            found.append(self._read(len(found), "selection") or stored)
+        return found
 
     def records(self) -> list[CycleRecord]:
-        """Return the records of the finished cycles: from cycle 0 up to the first file that is missing or damaged."""
-        records: list[CycleRecord] = []
-        while (body := self._read(len(records))) is not None:
-            records.append(CycleRecord.from_json(body["record"]))
-        return records
+        """Return the records of the finished cycles: from cycle 0 up to the first file that does not count."""
+        return [stored.record for stored in self._finished()]
+
+    def problems(self) -> list[str]:
+        """Return a sentence for each cycle file that does not count although it is there: damaged or foreign ones."""
+        files = [(kind, cycle) for cycle in range(len(self._finished()) + 1) for kind in ("cycle", "selection")]
+        return [
+            f"{path} is damaged, or belongs to another trial or cycle: it is not used"
+            for kind, cycle in files
+            if (path := self._path(kind, cycle, "json")).exists() and self._read(cycle, kind) is None
+        ]
 
     def resume_point(self) -> tuple[int, dict[str, Any] | None]:
         """Return (number of finished cycles, state after them), up to the last cycle whose state file is intact.
@@ -130,48 +147,59 @@ class TrialStore:
         """
         import torch
 
-        for cycle in range(len(self.records()) - 1, -1, -1):
-            body = self._read(cycle)
-            assert body is not None
-            try:
-                data = self._state_path(cycle).read_bytes()
-            except OSError:
-                continue
-            if _sha256(data) == body["state"]:
-                return cycle + 1, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        for cycle, stored in reversed([*enumerate(self._finished())]):
+            for kind in ("state", "selection"):
+                try:
+                    data = self._path(kind, cycle, "pt").read_bytes()
+                except OSError:
+                    continue
+                if _sha256(data) == stored.state:
+                    return cycle + 1, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return 0, None
 
-    def save_state(self, cycle: int, state: dict[str, Any]) -> str:
-        """Write the state after a cycle; return the SHA-256 of the file, for ``commit``."""
+    def save_state(self, cycle: int, state: dict[str, Any], late: bool = False) -> str:
+        """Write the state after a cycle; return the SHA-256 of the file, for ``commit``.
+
+        ``late``: the state after a selection that is made later than the rest of its cycle.
+        """
         import torch
 
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getvalue()
-        write_atomically(self._state_path(cycle), data)
+        write_atomically(self._path("selection" if late else "state", cycle, "pt"), data)
         return _sha256(data)
 
-    def commit(self, record: CycleRecord, state: str) -> None:
-        """Store a finished cycle; ``state``: from ``save_state``. Raises NotReproduced if a stored record differs."""
-        stored = self._read(record.cycle)
+    def commit(self, record: CycleRecord, state: str, late: bool = False) -> None:
+        """Store a finished cycle; ``state``: from ``save_state``. Raises NotReproduced if a stored record differs.
+
+        ``late``: store the selection of a cycle that is stored without one, beside it; the record is the whole cycle's.
+        """
+        kind, cycle = "selection" if late else "cycle", record.cycle
+        stored = self._read(cycle, "selection") or self._read(cycle)
         if stored is not None:
-            old, new = CycleRecord.from_json(stored["record"]).outcome(), record.outcome()
-            if old != new:
-                different = [k for k in new if old[k] != new[k]]
+            old, new = stored.record.outcome(), record.outcome()
+            if not old["selected"] or not new["selected"]:  # one of the two was a last cycle, which selects nothing
+                old["selected"] = new["selected"] = []
+            if different := [key for key in new if old[key] != new[key]]:
                 raise NotReproduced(
-                    f"{self._cycle_path(record.cycle)}: the recomputed cycle differs from the stored one in "
+                    f"{self._path(kind, cycle, 'json')}: the recomputed cycle differs from the stored one in "
                     f"{', '.join(different)}; the machine, its libraries or the code have changed, or "
                     f"recipe.deterministic is false; remove {self.folder} to run this trial again"
                 )
-            record = CycleRecord.from_json(stored["record"])
-        body = {"record": record.to_json(), "state": state}
+            if stored.record.selected or not record.selected:
+                record = stored.record
+        body = {"record": record.to_json(), "state": state, "folder": self.folder.name}
         wrapped = {
             "sha256": _sha256(_body(body)),
             "body": body,
         }  # keys are not sorted: per_class keeps the order of the classes
-        write_atomically(self._cycle_path(record.cycle), json.dumps(wrapped).encode())
-        for old_state in range(record.cycle - KEPT_STATES + 1):
-            self._state_path(old_state).unlink(missing_ok=True)
+        write_atomically(self._path(kind, cycle, "json"), json.dumps(wrapped).encode())
+        if not late and record.selected:  # computed again, as a whole
+            self._path("selection", cycle, "json").unlink(missing_ok=True)
+        for old_state in range(cycle - KEPT_STATES + 1):
+            for kept in ("state", "selection"):
+                self._path(kept, old_state, "pt").unlink(missing_ok=True)
         lines = "".join(json.dumps(r.to_json()) + "\n" for r in self.records())
         write_atomically(self.folder / "records.jsonl", lines.encode())
 
