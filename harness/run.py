@@ -48,6 +48,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         "finished; the tables keep such rows apart",
     )
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="take the results folder from another run that holds it; that run stops before its next record",
+    )
+    parser.add_argument(
         "--schema",
         nargs="?",
         const="config",
@@ -85,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
         from harness.on_ray import launch
 
         runner.check_output(benchmark.output, options.resume)
-        return runner.run(whole, benchmark, expand(benchmark, fetch=True), launch.run, options.accept_changes)
+        grid = expand(benchmark, fetch=True)
+        return runner.run(whole, benchmark, grid, launch.run, options.resume, options.accept_changes, options.force)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -201,7 +201,7 @@ def test_a_run_continues_without_it(noise: LoadedData, folders: Folders) -> None
     expected = outcomes(run(trial, noise, folder))
     path = path_of(trial, folder)
     path.unlink()
-    RunStore(folder).trial(trial.id)._cycle_path(2).unlink()
+    RunStore(folder).trial(trial.id)._path("cycle", 2, "json").unlink()
     assert outcomes(run(trial, noise, folder)) == expected
     assert not path.exists(), "its moment has passed"
 

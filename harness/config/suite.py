@@ -92,13 +92,14 @@ class Trial:
     @cached_property
     def code(self) -> dict[str, str]:
         """Part, such as 'acquisition random' -> hash of its code: all code that decides the trial's results."""
-        plugins = {
-            "dataset": (self.dataset.name, registry.load("datasets", self.dataset.name).__name__),
-            "network": (self.model.name, names.architecture(self.model.name).__module__),
-            "training": (self.training.name, registry.load("methods", self.training.name).__name__),
-            "acquisition": (self.acquisition.name, registry.load("methods", self.acquisition.name).__name__),
-        }
-        parts = {f"{part} {name}": code_of(module) for part, (name, module) in plugins.items()}
+        halves = ("training", self.training, Training), ("acquisition", self.acquisition, Acquisition)
+        plugins: list[tuple[str, str, Any]] = [
+            ("network", self.model.name, names.architecture(self.model.name)),
+            *((half, spec.name, registry.find("methods", spec.name, contract)) for half, spec, contract in halves),
+        ]
+        if registry.known("datasets", self.dataset.name):  # else a notebook made the data itself
+            plugins.append(("dataset", self.dataset.name, registry.find("datasets", self.dataset.name, Dataset)))
+        parts = {f"{part} {name}": code_of(plugin.__module__) for part, name, plugin in plugins}
         return {"harness": harness_code(), **parts}
 
     @property

@@ -25,6 +25,7 @@ from harness.faults import PluginFault
 from harness.networks import names
 from harness.report.captions import counted
 from harness.report.write import write
+from harness.results import lock
 from harness.results.manifest import Manifest, leaving
 from harness.results.provenance import versions
 from harness.results.records import OWN_CODE, UNKNOWN, conditions, differing
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from harness.learning.process import Placement
     from harness.results.records import CycleRecord
 
-    RunOnRay = Callable[[Benchmark, Grid, dict[str, LoadedData], Callable[[], Display]], list[str]]
+    RunOnRay = Callable[[Benchmark, Grid, dict[str, LoadedData], Callable[[], Display], str], list[str]]
     """Runs the units of a grid on Ray: see harness.on_ray.launch.run."""
 
 
@@ -114,19 +115,37 @@ def check_output(output: Path, resume: bool) -> None:
         )
 
 
-def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay, accept_changes: bool = False) -> int:
+def run(
+    whole: Benchmark,
+    benchmark: Benchmark,
+    grid: Grid,
+    run_on_ray: RunOnRay,
+    resume: bool = False,
+    accept_changes: bool = False,
+    force: bool = False,
+) -> int:
     """Run ``benchmark``, the part of the config ``whole`` that --only selects, and print its report.
 
-    ``accept_changes``: continue rows whose code, data, libraries, precision or device changed; the report keeps them
-    apart. Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError.
+    ``resume``: continue the run in the results folder. ``accept_changes``: also rows whose code, data, libraries,
+    precision or device changed; the report keeps them apart. ``force``: take the folder from another run that holds it.
+    Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError.
     """
-    output = benchmark.output
     for name, reason in grid.skipped.items():
         print(f"suite {name} is SKIPPED: {reason}")
     if not grid.info:
         raise UserError("nothing to run: the data of every suite is missing")
     check_networks(benchmark, grid)
-    earlier, store = open_run(output)
+    with lock.taken(benchmark.output, force) as token:
+        check_output(benchmark.output, resume)  # again: another run may have ended meanwhile
+        return _run(whole, benchmark, grid, run_on_ray, accept_changes, token)
+
+
+def _run(
+    whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay, accept_changes: bool, token: str
+) -> int:
+    """Run as ``run`` says; ``token``: that of the lock of the results folder."""
+    output = benchmark.output
+    earlier, store = open_run(output, token)
     left = left_to_run(grid, store)
     left = replace(left, units=[replace(unit, code=unit.trial.code) for unit in left.units])
     data = _load(benchmark, left)
@@ -157,7 +176,7 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
         return Display(left.units, sys.stdout, finished)
 
     if left.units and benchmark.where.trials == "ray":
-        failures = run_on_ray(benchmark, left, data, begin)
+        failures = run_on_ray(benchmark, left, data, begin, token)
     else:
         from harness.learning.process import Placement, chosen_device
 

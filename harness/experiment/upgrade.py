@@ -25,13 +25,16 @@ from harness.results.store import RunStore
 from harness.settings import PluginSpec, Protocol, Recipe
 
 
-def open_run(folder: Path) -> tuple[Manifest | None, RunStore]:
-    """Return the manifest of the run in a folder, with current ids, or None if there is none, and the store."""
+def open_run(folder: Path, token: str = "") -> tuple[Manifest | None, RunStore]:
+    """Return the manifest of the run in a folder, with current ids, or None if there is none, and the store.
+
+    ``token``: that of the lock of a run that writes there.
+    """
     try:
         earlier = upgraded(Manifest.read(folder), folder)
     except NoManifest:
-        return None, RunStore(folder, {})
-    return earlier, RunStore(folder, earlier.folders)
+        return None, RunStore(folder, {}, token)
+    return earlier, RunStore(folder, earlier.folders, token)
 
 
 def upgraded(manifest: Manifest, folder: Path) -> Manifest:

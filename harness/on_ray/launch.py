@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from harness.experiment.grid import Grid
 
 
-def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> list[str]:
-    """Run the units on Ray; return one sentence for each failed unit. ``begin`` is called once Ray has started."""
+def run(
+    benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display], token: str
+) -> list[str]:
+    """Run the units on Ray; return one sentence for each failed unit. ``begin`` is called once Ray has started.
+
+    ``token``: that of the lock of the results folder.
+    """
     prepare(joining=bool(benchmark.where.address or os.environ.get("RAY_ADDRESS")))
     from harness.on_ray import session, trials
 
@@ -25,7 +30,7 @@ def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Ca
         session.check(benchmark.where, grid.units, benchmark.output)
         display = begin()
         try:
-            return trials.run(grid.units, data, benchmark.where, benchmark.output, display)
+            return trials.run(grid.units, data, benchmark.where, benchmark.output, token, display)
         finally:
             display.close()
     finally:

@@ -95,6 +95,7 @@ def _run_unit(
     units: bytes,
     data: dict[str, Any],
     folder: str,
+    token: str,
     where: Where,
     shares: dict[bool, Resources],
 ) -> None:
@@ -134,7 +135,7 @@ def _run_unit(
         tune.report({**cycle_values(record), "began": began})
 
     try:
-        run, loaded = RunStore(Path(folder)), ray.get(data[unit.suite])
+        run, loaded = RunStore(Path(folder), token=token), ray.get(data[unit.suite])
         failure = execute(unit, loaded, run, placement, report, scorer, start=where.scoring == "ray_data")
         if failure is not None:  # a retry would fail in the same way: reported once, so that Tune does not retry
             tune.report({"cycle": -1, "failure": failure})
@@ -182,8 +183,13 @@ class _Listen(tune.Callback):
         self._notify("failed", trial, {"failure": cause})
 
 
-def run(units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Path, listener: Listener) -> list[str]:
-    """Run the units on the Ray that ``session.start`` started; return one sentence for each unit that failed."""
+def run(
+    units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Path, token: str, listener: Listener
+) -> list[str]:
+    """Run the units on the Ray that ``session.start`` started; return one sentence for each unit that failed.
+
+    ``token``: that of the lock of ``folder``, the results folder.
+    """
     shares = {exclusive: resources(where, exclusive, nodes()) for exclusive in (False, True)}
     put = {id(loaded): ray.put(loaded) for loaded in data.values()}
     parameters = {
@@ -192,6 +198,7 @@ def run(units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Pa
         "units": pickle.dumps(units),  # unpickled only where the plug-ins are unpacked
         "data": {suite: put[id(loaded)] for suite, loaded in data.items()},
         "folder": str(folder.resolve()),
+        "token": token,
         "where": where,
         "shares": shares,
     }

@@ -14,6 +14,7 @@ The results folder of a run::
     trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
     trials/<trial>/failure.txt       the traceback of a plug-in's exception that ended the trial; no run reads it
     shared/<key>/...                 the same files for a first cycle that several trials share
+    lock.json                        the process that writes here, while it runs: see harness.results.lock
     report/                          tables and plots, derived from the records
 
 Several processes may write the same cycle: the first one to finish determines the record. A different result for the
@@ -28,10 +29,13 @@ import io
 import json
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import NotReproduced, UserError
+from harness.results import lock
 from harness.results.manifest import Manifest
 from harness.results.records import CycleRecord
 
@@ -82,8 +86,10 @@ class Stored(NamedTuple):
 class TrialStore:
     """The finished cycles of one trial (or of one shared first cycle)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
+        self._check = check
+        """Raises UserError if another run has taken the results folder; called before each commit."""
 
     def _path(self, kind: str, cycle: int, ending: str) -> Path:
         return self.folder / f"{kind}_{cycle:03d}.{ending}"
@@ -164,6 +170,7 @@ class TrialStore:
         """
         import torch
 
+        self._check()
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getvalue()
@@ -175,6 +182,7 @@ class TrialStore:
 
         ``late``: store the selection of a cycle that is stored without one, beside it; the record is the whole cycle's.
         """
+        self._check()
         kind, cycle = "selection" if late else "cycle", record.cycle
         stored = self._read(cycle, "selection") or self._read(cycle)
         if stored is not None:
@@ -208,24 +216,27 @@ class RunStore:
     """The results folder of one run.
 
     ``folders`` maps trials to the folders that an earlier schema version named; the default is read from run.json.
+    ``token`` is that of the run's lock; without one, any process may write.
     """
 
-    def __init__(self, folder: Path, folders: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, folders: dict[str, str] | None = None, token: str = "") -> None:
         self.folder = folder
+        self.token = token
         self._folders = folders
 
     def trial(self, trial: str) -> TrialStore:
         """Return the store of a trial."""
-        return TrialStore(self._path(f"trials/{trial}"))
+        return self._store(f"trials/{trial}")
 
     def shared(self, key: str) -> TrialStore:
         """Return the store of a shared first cycle."""
-        return TrialStore(self._path(f"shared/{key}"))
+        return self._store(f"shared/{key}")
 
-    def _path(self, name: str) -> Path:
+    def _store(self, name: str) -> TrialStore:
         if self._folders is None:
             try:
                 self._folders = Manifest.read(self.folder).folders
             except UserError:
                 self._folders = {}
-        return self.folder / self._folders.get(name, name)
+        folder = self.folder / self._folders.get(name, name)
+        return TrialStore(folder, partial(lock.check, self.folder, self.token)) if self.token else TrialStore(folder)
