@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
@@ -15,7 +16,7 @@ from harness.data.dataset import Dataset, DatasetInfo, LoadedData, balanced
 from harness.errors import DataMissing
 from harness.settings import Strict
 
-from ._trees import Tree, class_names, decode, last_of_every, read_tree
+from ._trees import Tree, class_names, decode, described, last_of_every, read_tree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,7 +113,8 @@ class Cifar(Dataset):
 
     def info(self) -> DatasetInfo:
         """Return counts and shapes; check the files of an archive against their MD5 sums."""
-        num_train, num_test, root = NUM_TRAIN, NUM_TEST, self.data_root.root
+        num_train, num_test, root = NUM_TRAIN, NUM_TEST, self._root
+        notes: tuple[str, ...] = ()
         if self._folder.is_dir():
             marker = self._checked()
             source = f"official archive in {root}"
@@ -125,11 +127,11 @@ class Cifar(Dataset):
         elif folder := self._tree_folder():
             tree = self._tree(folder)
             num_train, num_test = len(tree.train_paths), len(tree.test_paths)
-            source = f"image tree in {folder} ({tree.formats})"
-        elif self.data_root.download:
+            source, notes = f"image tree in {folder} ({tree.formats})", tree.notes
+        elif self.data_root.download and not self._is_renamed:
             source = f"official archive, to be downloaded to {root}"
         else:
-            raise DataMissing(f"{self.kind.title} is not in {root}: {self._advice}, or set where.download: true")
+            raise DataMissing(self._absent())
         return DatasetInfo(
             min(num_train, self.settings.limit or num_train),
             min(num_test, self.settings.test_limit or num_test),
@@ -137,6 +139,7 @@ class Cifar(Dataset):
             channels=3,
             size=(SIZE, SIZE),
             source=source,
+            notes=notes,
         )
 
     def fetch(self) -> None:
@@ -154,8 +157,8 @@ class Cifar(Dataset):
         default_timeout = socket.getdefaulttimeout()
         try:
             socket.setdefaulttimeout(STALLED_SECONDS)  # behind a firewall, torchvision would wait for minutes
-            self.data_root.root.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=self.data_root.root) as part:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self._root) as part:
                 if self._archive.is_file():
                     utils.extract_archive(str(self._archive), part)
                 else:
@@ -172,22 +175,57 @@ class Cifar(Dataset):
         """Return the images: those of an archive in its order, those of a tree sorted by class and name."""
         if folder := self._tree_folder():
             tree = self._tree(folder)
-            train = _decoded(tree.train_paths, tree.train_labels, self.settings.limit)
-            test = _decoded(tree.test_paths, tree.test_labels, self.settings.test_limit)
+            names = tree.names()
+            train = decode(tree.train_paths, SIZE, resize=False), tree.train_labels
+            test = decode(tree.test_paths, SIZE, resize=False), tree.test_labels
         else:
+            names = ()
             self.fetch()
             marker = self._checked()
             train = self._read(True, marker, self.settings.limit)
             test = self._read(False, marker, self.settings.test_limit)
-        return LoadedData(*train, *test, self.kind.classes, self.kind.mean, self.kind.std)
+        return LoadedData(*train, *test, self.kind.classes, self.kind.mean, self.kind.std, names)
+
+    def examine(self) -> list[str]:
+        """Decode all images of a tree; those of an archive are known."""
+        return described(self._tree(folder), "") if (folder := self._tree_folder()) else []
+
+    @cached_property
+    def _root(self) -> Path:
+        """The folder above the official one: the data folder, its cifar10/, or its parent if it is the official one."""
+        given, folder = self.data_root.root, self.kind.folder
+        within = [given.parent if given.parts else Path("..")] if given.absolute().name == folder else []
+        for root in (given, given / self.kind.name, *within):
+            if (root / folder).is_dir() or (root / self.kind.archive).is_file():
+                return root
+        return given
+
+    @property
+    def _is_renamed(self) -> bool:
+        """Whether the data folder is the official folder under another name."""
+        return all((self.data_root.root / name).is_file() for name in (*self.kind.train, *self.kind.test))
+
+    def _absent(self) -> str:
+        """Return what to do, with what was seen of other versions of the data."""
+        kind, root = self.kind, self.data_root.root
+        if self._is_renamed:
+            return (
+                f"{root} holds the batches of {kind.title}, but is not called {kind.folder}: rename it, and give the "
+                "folder above it (where.data)"
+            )
+        seen = ""
+        for version, sign in (("binary", "*.bin"), ("Matlab", "*.mat")):
+            if any(next(iter(folder.glob(sign)), None) for folder in (root, *root.glob("cifar*"))):
+                seen = f" (the {version} version, which lies there, is not read)"
+        return f"{kind.title} is not in {root}{seen}: {self._advice}, or set where.download: true"
 
     @property
     def _folder(self) -> Path:
-        return self.data_root.root / self.kind.folder
+        return self._root / self.kind.folder
 
     @property
     def _archive(self) -> Path:
-        return self.data_root.root / self.kind.archive
+        return self._root / self.kind.archive
 
     @property
     def _advice(self) -> str:
@@ -208,7 +246,8 @@ class Cifar(Dataset):
         return self.data_root.root if all(class_names(part) == self.kind.classes for part in parts) else None
 
     def _tree(self, folder: Path) -> Tree:
-        return read_tree(folder, SUFFIXES, self.kind.classes)
+        tree = read_tree(folder, SUFFIXES, self.kind.classes)
+        return tree.limited(self.settings.limit, self.settings.test_limit)
 
     def _checked(self) -> Marker | None:
         """Return the marker if the batches are generated. Raises DataMissing if a file is missing or damaged."""
@@ -231,15 +270,10 @@ class Cifar(Dataset):
             train, test = ([[name, marker.md5[name]] for name in part] for part in (self.kind.train, self.kind.test))
             meta = reader.meta | {"md5": marker.md5[reader.meta["filename"]]}
             reader = type(reader.__name__, (reader,), {"train_list": train, "test_list": test, "meta": meta})
-        part = reader(self.data_root.root, train=is_train)
+        part = reader(self._root, train=is_train)
         labels = np.array(part.targets, dtype=np.int64)
         kept = balanced(labels, limit)
         return np.ascontiguousarray(part.data[kept]), labels[kept]
-
-
-def _decoded(paths: list[Path], labels: NDArray[np.int64], limit: int | None) -> Arrays:
-    kept = balanced(labels, limit)
-    return decode([paths[index] for index in kept], SIZE, resize=False), labels[kept]
 
 
 def _check(path: Path, md5: str) -> None:

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import DataMissing
+from harness.data import pixels, remembered
+from harness.data.dataset import balanced
+from harness.data.pixels import FORMATS
+from harness.errors import BadFile, DataMissing
+
+from ._listing import Listing, counted, entries, extra_folders, folders, is_folder, is_system, listed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WebP"}
+SKIP = ", or set skip_unreadable: true"
+"""What also helps against bad files."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The images of a tree: classes sorted by name, and in each class the files sorted by name."""
+    """The images of a tree: classes sorted by name, and in each class the files of a split after those of another."""
 
+    folder: Path
     classes: tuple[str, ...]
     train_paths: list[Path]
     train_labels: NDArray[np.int64]
     test_paths: list[Path]
     test_labels: NDArray[np.int64]
+    notes: tuple[str, ...]
+    """Sentences on what was left out."""
 
     @property
     def formats(self) -> str:
@@ -35,82 +44,186 @@ class Tree:
         suffixes = {path.suffix for path in self.train_paths + self.test_paths}
         return ", ".join(sorted({FORMATS[suffix.lower()] for suffix in suffixes}))
 
+    def limited(self, limit: int | None, test_limit: int | None) -> Tree:
+        """Return the tree with class-balanced subsets of its images."""
+        train, test = balanced(self.train_labels, limit), balanced(self.test_labels, test_limit)
+        return replace(
+            self,
+            train_paths=[self.train_paths[i] for i in train],
+            train_labels=self.train_labels[train],
+            test_paths=[self.test_paths[i] for i in test],
+            test_labels=self.test_labels[test],
+        )
+
+    def names(self) -> tuple[str, ...]:
+        """Return the paths of the training images in the folder."""
+        return tuple(str(path.relative_to(self.folder)) for path in self.train_paths)
+
+    def examined(self) -> tuple[list[Any], list[Any]]:
+        """Return for each training and each test image what decoding it tells, or its BadFile."""
+        train, test = (remembered.known(paths, "image", _looked_at) for paths in (self.train_paths, self.test_paths))
+        return train, test
+
+    def without_unreadable(self) -> Tree:
+        """Return the tree without the images that can't be decoded, with a note that names them."""
+        kept, notes = [], []
+        for name, paths, labels, found in zip(
+            ("training", "test"),
+            (self.train_paths, self.test_paths),
+            (self.train_labels, self.test_labels),
+            self.examined(),
+            strict=True,
+        ):
+            good = np.array([not isinstance(image, BadFile) for image in found])
+            bad = [str(image) for image in found if isinstance(image, BadFile)]
+            for label, class_name in enumerate(self.classes):
+                if not good[labels == label].any():
+                    raise DataMissing(
+                        f"{self.folder} has no readable {name} image of the class {class_name!r}: {pixels.some(bad)}"
+                    )
+            if bad:
+                notes.append(f"left out as unreadable: {counted(len(bad), f'{name} image')}: {pixels.some(bad)}")
+            kept += [[path for path, is_good in zip(paths, good, strict=True) if is_good], labels[good]]
+        train_paths, train_labels, test_paths, test_labels = kept
+        return replace(
+            self,
+            train_paths=train_paths,
+            train_labels=train_labels,
+            test_paths=test_paths,
+            test_labels=test_labels,
+            notes=(*self.notes, *notes),
+        )
+
+
+def described(tree: Tree, more: str = SKIP) -> list[str]:
+    """Decode all images of a tree and return what they are, in sentences. Raises DataMissing, which names bad ones."""
+    found = [image for part in tree.examined() for image in part]
+    if bad := [image for image in found if isinstance(image, BadFile)]:
+        raise pixels.refused(bad, len(found), more)
+    return pixels.in_words(found)
+
+
+def _looked_at(path: Path) -> Any:
+    return pixels.looked_at(path, turn=True)
+
 
 def class_names(part: Path) -> tuple[str, ...]:
-    """Return the sorted names of the class folders in train/ or test/, except hidden folders."""
-    if not part.is_dir():
-        return ()
-    return tuple(sorted(p.name for p in part.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    """Return the sorted names of the class folders in train/ or test/, without hidden and system folders."""
+    return tuple(folders(part)) if is_folder(part) else ()
 
 
-def read_tree(folder: Path, suffixes: Collection[str], classes: tuple[str, ...] | None = None) -> Tree:
-    """List a tree without opening an image. Without ``classes``, they are those of train/; test/ must have the same."""
+def read_tree(
+    folder: Path,
+    suffixes: Collection[str],
+    classes: tuple[str, ...] | None = None,
+    train: Sequence[str] = ("train",),
+    test: Sequence[str] = ("test",),
+) -> Tree:
+    """List a tree without opening an image. ``train``, ``test``: the names of the folders that form the two splits.
+
+    Without ``classes``, they are those of the first folder of ``train``; the other folders must have the same.
+    """
     layout = "expected: train/<class>/<image> and test/<class>/<image>"
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataMissing(f"there is no folder {folder}; {layout} in it")
-    for part in (folder / "train", folder / "test"):
-        if not class_names(part):
-            raise DataMissing(f"{folder} has no folder {part.name}/ with one folder for each class; {layout}")
-    classes = classes or class_names(folder / "train")
-    listed: dict[str, tuple[list[Path], NDArray[np.int64]]] = {}
-    for part in (folder / "train", folder / "test"):
-        present = class_names(part)
-        if unknown := sorted(set(present) - set(classes)):
-            raise DataMissing(f"{part} has the unknown class {unknown[0]!r}; the classes are {_some(classes)}")
-        if lacking := sorted(set(classes) - set(present)):
-            raise DataMissing(f"{part} lacks the class {lacking[0]!r}; put its images in {part / lacking[0]}")
-        paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            images = _images(part / name, suffixes)
-            if not images:
-                allowed = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
-                raise DataMissing(f"{part / name} has no image; put at least one there ({allowed})")
-            paths += images
-            labels += [label] * len(images)
-        listed[part.name] = paths, np.array(labels, dtype=np.int64)
-    return Tree(classes, *listed["train"], *listed["test"])
+    for key, names in (("train", train), ("test", test)):
+        for name in names:
+            if not class_names(folder / name):
+                raise DataMissing(
+                    f"{folder} has no folder {name}/ with one folder for each class; {layout}"
+                    f"{_other_names(folder, key, {*train, *test})}"
+                )
+    classes = classes or class_names(folder / train[0])
+    if len(classes) < 2:
+        raise DataMissing(
+            f"{folder / train[0]} has one class only, {classes[0]!r}: a classifier needs at least two; put the images "
+            "of each class into a folder of its own"
+        )
+    splits: list[Any] = []
+    notes = []
+    for names in (train, test):
+        by_class: list[list[Path]] = [[] for _ in classes]
+        for name in names:
+            part = folder / name
+            listings = _of_classes(part, suffixes, classes)
+            together = Listing([], _loose(part))
+            for paths, listing in zip(by_class, listings, strict=True):
+                paths += listing.paths
+                together.paths += listing.paths
+                together.left_out += listing.left_out
+            notes.append(together.note(f"{name}/"))
+        splits.append([path for paths in by_class for path in paths])
+        splits.append(np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in by_class]))
+    notes.append(extra_folders(folder, [*train, *test]))
+    train_paths, train_labels, test_paths, test_labels = splits
+    left_out = tuple(filter(None, notes))
+    return Tree(folder, classes, train_paths, train_labels, test_paths, test_labels, left_out)
 
 
-def _images(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    # hidden files belong to other programs (macOS writes ._name.jpg next to name.jpg)
-    endings = tuple(suffixes)
-    images = (p for p in folder.iterdir() if p.name.lower().endswith(endings) and not p.name.startswith("."))
-    return sorted(images, key=lambda path: path.name)
+def _of_classes(part: Path, suffixes: Collection[str], classes: tuple[str, ...]) -> list[Listing]:
+    """List the images of each class of a split. Raises DataMissing if it has other classes, or one without images."""
+    present = class_names(part)
+    if unknown := sorted(set(present) - set(classes)):
+        raise DataMissing(f"{part} has the unknown class {unknown[0]!r}; the classes are {_some(classes)}")
+    if lacking := sorted(set(classes) - set(present)):
+        raise DataMissing(f"{part} lacks the class {lacking[0]!r}; put its images in {part / lacking[0]}")
+    listings = []
+    for name in classes:
+        listings.append(listing := listed(part / name, suffixes))
+        if not listing.paths:
+            allowed = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
+            there = f"; what is there is not read: {listing.kinds}" if listing.left_out else ""
+            raise DataMissing(f"{part / name} has no image; put at least one there ({allowed}){there}")
+    return listings
+
+
+def _loose(part: Path) -> Counter[str]:
+    """Count the files that lie next to the folders of the classes."""
+    loose = [entry for entry in entries(part) if not is_system(entry.name) and not entry.is_dir()]
+    return Counter({"in no folder of a class": len(loose)} if loose else {})
+
+
+def _other_names(folder: Path, key: str, known: set[str]) -> str:
+    """Return a hint at folders that may be the split that is missing, or ""."""
+    others = [name for name in folders(folder) if name not in known and class_names(folder / name)]
+    return f"; it has {', '.join(f'{name}/' for name in others[:5])}: set {key}: [{others[0]}]" if others else ""
 
 
 def _some(classes: tuple[str, ...]) -> str:
     return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
 
 
-def decode(paths: Sequence[Path], size: int, resize: bool) -> NDArray[np.uint8]:
-    """Return images of any mode as RGB [N, size, size, 3] uint8.
+def decode(paths: Sequence[Path], size: int, resize: bool, more: str = "") -> NDArray[np.uint8]:
+    """Return images of any mode as RGB [N, size, size, 3] uint8, upright as their EXIF orientation says.
 
     With ``resize``, the shorter side is resized to ``size`` (bilinear, antialiased), and the longer side is cropped to
-    its centre. Otherwise, an image of another size raises DataMissing.
+    its centre. Otherwise, an image of another size is a bad one. Raises DataMissing, which names all bad images.
     """
     from PIL import Image, ImageOps
 
     images = np.empty((len(paths), size, size, 3), dtype=np.uint8)
 
-    def decode_part(part: range) -> None:
+    def decode_part(part: range) -> list[BadFile]:
+        bad = []
         for index in part:
-            path = paths[index]
             try:
-                with Image.open(path) as file:
-                    actual, image = file.size, file.convert("RGB")
-            except Exception as problem:  # PIL's decoders raise many kinds of errors for a broken file
-                raise DataMissing(f"{path} can't be decoded: replace or remove it ({problem})") from problem
-            if resize:
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-            elif actual != (size, size):
-                raise DataMissing(f"{path} is {actual[0]} x {actual[1]} pixels, but must be {size} x {size}")
-            images[index] = np.asarray(image)
+                image = pixels.rgb(paths[index], turn=True)
+                if resize:
+                    image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+                elif image.size != (size, size):
+                    found = f"{image.width} x {image.height}"
+                    raise BadFile(f"{paths[index]} is {found} pixels, but must be {size} x {size}")
+                images[index] = np.asarray(image)
+            except BadFile as problem:
+                bad.append(problem)
+        return bad
 
     # images without resizing are tiny: threads would wait for each other longer than they decode
-    with ThreadPoolExecutor(os.cpu_count() if resize else 1) as pool:
-        step = 64
-        list(pool.map(decode_part, (range(i, min(i + step, len(paths))) for i in range(0, len(paths), step))))
+    step = 64
+    parts = (range(i, min(i + step, len(paths))) for i in range(0, len(paths), step))
+    threads = os.cpu_count() if resize else 1
+    if bad := [problem for part in remembered.in_threads(decode_part, parts, threads) for problem in part]:
+        raise pixels.refused(bad, len(paths), more)
     return images
 
 

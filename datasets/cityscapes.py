@@ -5,16 +5,20 @@ The pool is the 2975 images of train/, the test set the 500 images of val/. The 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, spaced
-from harness.data.files import IGNORED, common_size
+from harness.data.files import IGNORED, UNKNOWN, common_size
 from harness.errors import DataMissing
 
-from ._maps import Pairs, Scale, as_files
+from ._listing import Listing, is_folder, listed
+from ._maps import Pairs, Scale, as_files, classes_occur, in_words, share_note
 from ._street import CLASSES, draw
 
 HEIGHT, WIDTH = 1024, 2048
@@ -41,8 +45,13 @@ IDS = {  # in the order of the official trainIds 0..18 (cityscapesscripts, helpe
     "motorcycle": 32,
     "bicycle": 33,
 }
+UNLABELLED_TRAIN_ID = 255
+IMAGE = "_leftimg8bit.png"
 TABLE = np.full(256, IGNORED, dtype=np.uint8)
 TABLE[list(IDS.values())] = np.arange(len(IDS))
+KNOWN = TABLE.copy()
+KNOWN[34:] = UNKNOWN
+"""The same, without the ids that no official label map holds. (TABLE enters fingerprints, so it stays as it was.)"""
 MEAN = (0.290101, 0.328081, 0.286964)  # as in the code of DRN (info.json of its Cityscapes lists)
 STD = (0.182954, 0.186566, 0.184475)
 
@@ -56,12 +65,16 @@ class Cityscapes(Dataset):
         scale: Scale = Field(1.0, description="resize images by this factor; test labels keep their own size")
 
     def info(self) -> DatasetInfo:
-        """Return counts and shapes. Every label map must exist, and every header must state 2048 x 1024 pixels."""
-        train, test = self._pairs("train"), self._pairs("val")
-        for pairs in (train, test):
+        """Return counts and shapes. Every label map must exist, and every header must state 2048 x 1024 pixels.
+
+        A few label maps are decoded, to detect wrong ids before a run.
+        """
+        for pairs in self._splits:
             for path, (height, width) in zip(pairs.images, pairs.sizes(), strict=True):
                 if (height, width) != (HEIGHT, WIDTH):
                     raise DataMissing(f"{path} is {width} x {height} pixels, but must be {WIDTH} x {HEIGHT}")
+            pairs.counted(KNOWN, few=True, hint=_hint)
+        train, test = self._splits
         what = "generated tree (not real images)" if self._is_generated else "official tree"
         return DatasetInfo(
             len(train.images),
@@ -71,13 +84,30 @@ class Cityscapes(Dataset):
             size=self._size,
             source=f"{what} in {self._folder}",
             per_pixel=True,
+            notes=tuple(filter(None, (found.note(f"leftImg8bit/{split}") for split, found in self._listings.items()))),
+            from_files=True,
         )
 
     def load(self) -> LoadedData:
-        """Return the images and label maps as files, sorted by city and name, which are decoded on access."""
+        """Return the images and label maps as files, sorted by city and name, which are decoded on access.
+
+        All of them are decoded once before, as far as that is not remembered.
+        """
         self.info()
-        files = as_files(self._pairs("train"), self._pairs("val"), (self._size, self._size), self.settings.scale, TABLE)
-        return LoadedData(*files, tuple(IDS), MEAN, STD)
+        train, test = self._splits
+        ids, _ = self._ids(), [pairs.looked_at() for pairs in self._splits]
+        files = as_files(train, test, (self._size, self._size), self.settings.scale, TABLE)
+        names = tuple(str(path.relative_to(self._folder)) for path in train.images)
+        return LoadedData(*files, tuple(IDS), MEAN, STD, names, share_note(ids, TABLE))
+
+    def examine(self) -> list[str]:
+        """Return sizes and shares of classes of all files, which are decoded."""
+        return in_words(self._splits, self._ids(), TABLE, tuple(IDS))
+
+    def _ids(self) -> Counter[int]:
+        train, test = (pairs.counted(KNOWN, hint=_hint) for pairs in self._splits)
+        classes_occur(train, TABLE, tuple(IDS))
+        return train + test
 
     @property
     def _folder(self) -> Path:
@@ -91,16 +121,22 @@ class Cityscapes(Dataset):
     def _size(self) -> tuple[int, int]:
         return common_size([(HEIGHT, WIDTH)], self.settings.scale)
 
+    @cached_property
+    def _splits(self) -> tuple[Pairs, Pairs]:
+        self._listings: dict[str, Listing] = {}
+        return self._pairs("train"), self._pairs("val")
+
     def _pairs(self, split: str) -> Pairs:
         """List the images of train/ or val/ that are used, and their label maps, without opening them."""
         images, labels = self._folder / "leftImg8bit" / split, self._folder / "gtFine" / split
         for part in (images, labels):
-            if not part.is_dir():
+            if not is_folder(part):
                 raise DataMissing(
                     f"Cityscapes has no {part}: its licence requires a registration on its home page; get "
                     f"leftImg8bit_trainvaltest and gtFine_trainvaltest there and unpack both into {self._folder}"
                 )
-        paths = sorted(p for p in images.glob("*/*_leftImg8bit.png") if not p.name.startswith("."))
+        self._listings[split] = listed(images, (IMAGE,))
+        paths = sorted(self._listings[split].paths)
         expected, limit = (NUM_TRAIN, self.settings.limit) if split == "train" else (NUM_TEST, self.settings.test_limit)
         if len(paths) != expected and not (paths and self._is_generated):
             raise DataMissing(
@@ -110,6 +146,16 @@ class Cityscapes(Dataset):
         paths = [paths[i] for i in spaced(len(paths), limit)]
         names = (p.name.replace("_leftImg8bit", "_gtFine_labelIds") for p in paths)
         return Pairs(paths, [labels / p.parent.name / name for p, name in zip(paths, names, strict=True)])
+
+
+def _hint(ids: Collection[int]) -> str:
+    """Return what wrong ids may come from."""
+    if UNLABELLED_TRAIN_ID not in ids:
+        return ""
+    return (
+        "; no official labelIds hold 255, so these look like trainIds, to which the official scripts convert them: "
+        "put the *_gtFine_labelIds.png of gtFine_trainvaltest there again"
+    )
 
 
 def write_cityscapes(root: Path, train: int, test: int) -> None:

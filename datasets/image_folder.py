@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
-from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, balanced
+from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData
+from harness.data.pixels import FORMATS
 
-from ._trees import FORMATS, Tree, decode, mean_and_std, read_tree
+from ._listing import splits_differ
+from ._trees import SKIP, Tree, decode, described, mean_and_std, read_tree
 
 
 class ImageFolder(Dataset):
@@ -21,34 +24,48 @@ class ImageFolder(Dataset):
         image_size: PositiveInt = Field(
             description="height and width: the shorter side is resized to it, the longer side cropped to its centre"
         )
+        train: list[str] = Field(["train"], min_length=1, description="folders that form the pool")
+        test: list[str] = Field(["test"], min_length=1, description="folders that form the test set, such as [val]")
+        skip_unreadable: bool = Field(
+            False, description="leave out images that can't be decoded, and note which, instead of refusing to run"
+        )
+
+        @field_validator("test")
+        @classmethod
+        def _splits_differ(cls, test: list[str], before: ValidationInfo) -> list[str]:
+            return splits_differ(test, before)
 
     def info(self) -> DatasetInfo:
-        """Return counts from a listing of the files; no image is opened."""
-        tree, settings = self._tree(), self.settings
+        """Return counts from a listing of the files; no image is opened, except to find those to leave out."""
+        tree, side = self._tree, self.settings.image_size
         return DatasetInfo(
-            min(len(tree.train_paths), settings.limit or len(tree.train_paths)),
-            min(len(tree.test_paths), settings.test_limit or len(tree.test_paths)),
+            len(tree.train_paths),
+            len(tree.test_paths),
             len(tree.classes),
             channels=3,
-            size=(settings.image_size, settings.image_size),
+            size=(side, side),
             source=f"image tree in {self._folder} ({tree.formats})",
+            notes=tree.notes,
         )
 
     def load(self) -> LoadedData:
         """Return the images as RGB squares, sorted by class and file name."""
-        tree, size = self._tree(), self.settings.image_size
-        train = balanced(tree.train_labels, self.settings.limit)
-        test = balanced(tree.test_labels, self.settings.test_limit)
-        images = decode([tree.train_paths[i] for i in train], size, resize=True)
-        test_images = decode([tree.test_paths[i] for i in test], size, resize=True)
-        mean, std = mean_and_std(images)
-        return LoadedData(
-            images, tree.train_labels[train], test_images, tree.test_labels[test], tree.classes, mean, std
-        )
+        tree, size = self._tree, self.settings.image_size
+        images = decode(tree.train_paths, size, resize=True, more=SKIP)
+        test_images = decode(tree.test_paths, size, resize=True, more=SKIP)
+        arrays = images, tree.train_labels, test_images, tree.test_labels
+        return LoadedData(*arrays, tree.classes, *mean_and_std(images), tree.names())
+
+    def examine(self) -> list[str]:
+        """Return formats, modes and sizes of the images, which are decoded."""
+        return described(self._tree)
 
     @property
     def _folder(self) -> Path:
         return self.data_root.root / Path(self.settings.folder).expanduser()
 
+    @cached_property
     def _tree(self) -> Tree:
-        return read_tree(self._folder, tuple(FORMATS))
+        tree = read_tree(self._folder, tuple(FORMATS), train=self.settings.train, test=self.settings.test)
+        tree = tree.without_unreadable() if self.settings.skip_unreadable else tree
+        return tree.limited(self.settings.limit, self.settings.test_limit)

@@ -1,37 +1,52 @@
-"""Any images with label maps: images/<split>/<name>.png or .jpg, and labels/<split>/<name>.png."""
+"""Any images with label maps: images/<split>/<name>.png, .jpg, ..., and labels/<split>/<name>.png."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
+from harness.data import pixels
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, spaced
-from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files, common_size
-from harness.errors import DataMissing
+from harness.data.files import IGNORED, MOST_CLASSES, MULTIPLE, UNKNOWN, Files, common_size
+from harness.data.pixels import FORMATS
+from harness.errors import BadFile, DataMissing, reason
 
-from ._maps import Pairs, Scale, as_files
+from ._listing import Listing, counted, is_folder, listed, splits_differ
+from ._maps import Pairs, Scale, as_files, classes_occur, in_words, share_note
 from ._trees import mean_and_std
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 MEASURED = 100
 """Number of images on which mean and standard deviation are measured if the settings do not give them."""
-LOOKED_AT = 4
-"""Number of label maps of each split that are decoded before a run starts."""
+LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
+SPLIT = "{split}"
 
 
 class SegmentationFolder(Dataset):
     """Files are sorted by name in each split; label maps are 8-bit PNGs of class ids, grey or with a palette.
 
-    All images of the pool must have the same size; test images may have other sizes.
+    All images of the pool must have the same size, or be brought to one by ``size``; test images may have other sizes.
     """
 
     class Settings(DatasetSettings):
         """Settings of segmentation_folder."""
 
         folder: str = Field(description="the folder with images/ and labels/; a relative path is below where.data")
+        lists: str | None = Field(
+            None,
+            description="text file with the names of a split's images, one a line, in the folder: such as "
+            "ImageSets/Segmentation/{split}.txt; null: all images of the split's own folder",
+        )
+        images: str = Field(f"images/{SPLIT}", description="where the images of a split are, in the folder")
+        labels: str = Field(f"labels/{SPLIT}", description="where the label maps of a split are, in the folder")
+        label_suffix: str = Field(
+            ".png", description="what follows an image's name without its suffix in that of its label map: _mask.png"
+        )
         classes: list[str] = Field(
             min_length=2,
             max_length=MOST_CLASSES,
@@ -41,6 +56,18 @@ class SegmentationFolder(Dataset):
         train: list[str] = Field(["train"], min_length=1, description="splits that form the pool")
         test: list[str] = Field(["test"], min_length=1, description="splits that form the test set")
         scale: Scale = Field(1.0, description="resize images by this factor; test labels keep their own size")
+        size: list[int] | None = Field(
+            None,
+            min_length=2,
+            max_length=2,
+            description="height and width, multiples of 8: images of the pool are resized to cover it and cropped to "
+            "its centre, instead of scale; test images and labels are not",
+        )
+        skip_unreadable: bool = Field(
+            False,
+            description="leave out images that can't be decoded, or whose label map can't, and note which, instead of "
+            "refusing to run",
+        )
         mean: list[float] | None = Field(
             None,
             min_length=3,
@@ -56,13 +83,38 @@ class SegmentationFolder(Dataset):
                 raise ValueError(f"{min(twice)!r} occurs twice")
             return classes
 
+        @field_validator("lists")
+        @classmethod
+        def _lists_differ(cls, lists: str | None) -> str | None:
+            if lists is not None and SPLIT not in lists:
+                raise ValueError(f"must contain {SPLIT}, which stands for the name of a split, got {lists!r}")
+            return lists
+
+        @field_validator("images")
+        @classmethod
+        def _folders_differ(cls, images: str, before: ValidationInfo) -> str:
+            if SPLIT not in images and not before.data.get("lists"):
+                raise ValueError(f"must contain {SPLIT}, unless lists says which images a split has, got {images!r}")
+            return images
+
+        @field_validator("label_suffix")
+        @classmethod
+        def _labels_are_lossless(cls, suffix: str) -> str:
+            if not suffix.lower().endswith(LOSSLESS):
+                raise ValueError(f"must end in {', '.join(LOSSLESS[:-1])} or {LOSSLESS[-1]}, got {suffix!r}")
+            return suffix
+
         @field_validator("test")
         @classmethod
         def _splits_differ(cls, test: list[str], before: ValidationInfo) -> list[str]:
-            splits = [*before.data.get("train", []), *test]
-            if twice := {split for split in splits if splits.count(split) > 1}:
-                raise ValueError(f"the split {min(twice)!r} occurs twice in train and test")
-            return test
+            return splits_differ(test, before)
+
+        @field_validator("size")
+        @classmethod
+        def _size_is_possible(cls, size: list[int] | None) -> list[int] | None:
+            if size and any(side < MULTIPLE or side % MULTIPLE for side in size):
+                raise ValueError(f"must be two multiples of {MULTIPLE}, got {size}")
+            return size
 
         @field_validator("std")
         @classmethod
@@ -73,10 +125,9 @@ class SegmentationFolder(Dataset):
 
     def info(self) -> DatasetInfo:
         """Return counts and shapes from headers. Decode a few label maps, to detect wrong ``classes`` before a run."""
-        _, train_labels, _, test_labels = self._files()
-        for labels in (train_labels, test_labels):
-            for index in spaced(len(labels), LOOKED_AT):
-                labels.row(int(index))
+        _, train_labels, _, test_labels = self._files
+        for pairs in self._splits:
+            pairs.counted(self._table, few=True)
         return DatasetInfo(
             len(train_labels),
             len(test_labels),
@@ -85,56 +136,154 @@ class SegmentationFolder(Dataset):
             size=train_labels.size,
             source=f"images and label maps in {self._folder}",
             per_pixel=True,
+            notes=tuple(self._notes),
+            from_files=True,
         )
 
     def load(self) -> LoadedData:
-        """Return the images and label maps as files, split after split, which are decoded on access."""
-        images, labels, test_images, test_labels = self._files()
+        """Return the images and label maps as files, split after split, which are decoded on access.
+
+        All of them are decoded once before, as far as that is not remembered.
+        """
+        images, labels, test_images, test_labels = self._files
+        ids, _ = self._ids(), [pairs.looked_at() for pairs in self._splits]
         mean, std = self.settings.mean, self.settings.std
         if mean is None or std is None:
             measured = mean_and_std(images.row(int(i)) for i in spaced(len(images), MEASURED))
             mean, std = mean or measured[0], std or measured[1]
         return LoadedData(
-            images, labels, test_images, test_labels, tuple(self.settings.classes), tuple(mean), tuple(std)
+            images,
+            labels,
+            test_images,
+            test_labels,
+            tuple(self.settings.classes),
+            tuple(mean),
+            tuple(std),
+            names=tuple(str(path.relative_to(self._folder)) for path in images.paths),
+            notes=share_note(ids, self._table),
         )
+
+    def examine(self) -> list[str]:
+        """Return formats, sizes and shares of classes of all files, which are decoded."""
+        return in_words(self._splits, self._ids(), self._table, self.settings.classes)
+
+    def _ids(self) -> Counter[int]:
+        train, test = (pairs.counted(self._table) for pairs in self._splits)
+        classes_occur(train, self._table, self.settings.classes)
+        return train + test
 
     @property
     def _folder(self) -> Path:
         return self.data_root.root / Path(self.settings.folder).expanduser()
 
-    def _files(self) -> tuple[Files, Files, Files, Files]:
-        """Return the used images and labels of the pool, then those of the test set, after checking their headers."""
+    @cached_property
+    def _table(self) -> NDArray[np.uint8]:
         settings = self.settings
         table = np.full(256, UNKNOWN, dtype=np.uint8)
         ids = [i for i in range(256) if i != settings.ignore][: len(settings.classes)]
         table[ids] = np.arange(len(ids))
         if settings.ignore is not None:
             table[settings.ignore] = IGNORED
-        train, test = self._pairs(settings.train, settings.limit), self._pairs(settings.test, settings.test_limit)
+        return table
+
+    @cached_property
+    def _files(self) -> tuple[Files, Files, Files, Files]:
+        """The used images and labels of the pool, then those of the test set, with checked headers."""
+        settings = self.settings
+        train, test = self._splits
         train_sizes, test_sizes = train.sizes(), test.sizes()
+        cover = (settings.size[0], settings.size[1]) if settings.size else None
         for path, size in zip(train.images, train_sizes, strict=True):
-            if size != train_sizes[0]:  # the padding would affect the image's score
+            if size != train_sizes[0] and not cover:  # the padding would affect the image's score
                 raise DataMissing(
                     f"{path} is {size[1]} x {size[0]} pixels, but {train.images[0].name} is {train_sizes[0][1]} x "
-                    f"{train_sizes[0][0]}: images of the pool must have the same size; resize or crop them"
+                    f"{train_sizes[0][0]}: images of the pool must have the same size; set size: [height, width], to "
+                    "which they are then resized and cropped"
                 )
-        sizes = common_size(train_sizes, settings.scale), common_size(test_sizes, settings.scale)
-        return as_files(train, test, sizes, settings.scale, table)
+        sizes = cover or common_size(train_sizes, settings.scale), common_size(test_sizes, settings.scale)
+        return as_files(train, test, sizes, settings.scale, self._table, cover)
+
+    @cached_property
+    def _splits(self) -> tuple[Pairs, Pairs]:
+        settings = self.settings
+        self._notes: list[str] = []
+        return self._pairs(settings.train, settings.limit), self._pairs(settings.test, settings.test_limit)
 
     def _pairs(self, splits: Sequence[str], limit: int | None) -> Pairs:
-        """List the images of the splits that are used, and their label maps, without opening them."""
-        images: list[Path] = []
-        for split in splits:
-            folder = self._folder / "images" / split
-            if not folder.is_dir():
-                raise DataMissing(
-                    f"there is no folder {folder}; expected: images/<split>/<name>.png or .jpg and "
-                    f"labels/<split>/<name>.png in {self._folder}"
-                )
-            paths = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-            if not paths:
-                raise DataMissing(f"{folder} has no image; put at least one there (png, jpg, jpeg)")
-            images += sorted(paths, key=lambda path: path.name)
-        images = [images[i] for i in spaced(len(images), limit)]
-        labels = [self._folder / "labels" / p.parent.name / f"{p.stem}.png" for p in images]
-        return Pairs(images, labels)
+        """List the images of the splits that are used, and their label maps. Notes what is left out.
+
+        None is opened, except to find unreadable ones, if they are to be left out.
+        """
+        parts = [self._of_split(split) for split in splits]
+        pairs = Pairs([p for part in parts for p in part.images], [p for part in parts for p in part.labels])
+        if self.settings.skip_unreadable:
+            reasons = pairs.unreadable()
+            if bad := [reason for reason in reasons if reason]:
+                self._notes.append(f"left out as unreadable: {counted(len(bad), 'image')}: {pixels.some(bad)}")
+            if len(bad) == len(reasons):
+                raise DataMissing(f"no image of {', '.join(splits)} can be read: {pixels.some(bad)}")
+            pairs = pairs.at([index for index, reason in enumerate(reasons) if not reason])
+        return pairs.at(spaced(len(pairs.images), limit).tolist())
+
+    def _of_split(self, split: str) -> Pairs:
+        """List all images of a split, and where their label maps are or should be."""
+        settings, suffix = self.settings, self.settings.label_suffix.lower()
+        folder, labels = (self._folder / key.replace(SPLIT, split) for key in (settings.images, settings.labels))
+        if not is_folder(folder):
+            raise DataMissing(
+                f"there is no folder {folder}; expected: {settings.images.replace(SPLIT, '<split>')}/<name>.png or "
+                f".jpg and {settings.labels.replace(SPLIT, '<split>')}/<name>{settings.label_suffix} in {self._folder}"
+            )
+        found = listed(folder, tuple(FORMATS))
+        maps = listed(labels, (suffix,)) if is_folder(labels) else Listing()
+        if folder == labels:  # the label maps lie among the images
+            found.paths = [path for path in found.paths if not path.name.lower().endswith(suffix)]
+            maps.left_out.clear()
+        if not found.paths:
+            there = f"; what is there is not read: {found.kinds}" if found.left_out else ""
+            raise DataMissing(f"{folder} has no image; put at least one there ({allowed()}){there}")
+        exact = {str(path.relative_to(labels)): path for path in maps.paths}
+        any_case = {name.lower(): path for name, path in exact.items()}
+        images = found.paths if settings.lists is None else self._from_list(split, folder, found)
+        names = [str(path.relative_to(folder).with_suffix("")) + settings.label_suffix for path in images]
+        used = [exact.get(name) or any_case.get(name.lower()) or labels / name for name in names]
+        if settings.lists is None:
+            self._note(found, settings.images.replace(SPLIT, split))
+            maps.left_out.update({"without an image": len({*maps.paths} - {*used})})
+        maps.left_out = +maps.left_out
+        if maps.left_out:
+            files = counted(maps.left_out.total(), "file")
+            self._notes.append(f"{settings.labels.replace(SPLIT, split)}: left out: {files} ({maps.kinds})")
+        return Pairs(images, used)
+
+    def _note(self, listing: Listing, where: str) -> None:
+        self._notes += [note] if (note := listing.note(where)) else []
+
+    def _from_list(self, split: str, folder: Path, found: Listing) -> list[Path]:
+        """Return the images that the list of a split names, in its order. Raises DataMissing."""
+        assert self.settings.lists is not None
+        path = self._folder / self.settings.lists.replace(SPLIT, split)
+        try:
+            if path.exists() and not path.is_file():
+                raise DataMissing(f"{path} is no file: it must name one image a line")
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataMissing(f"{path} can't be read ({reason(error)}): it must name one image a line") from None
+        names = [line.strip() for line in lines if line.strip()]
+        if not names:
+            raise DataMissing(f"{path} is empty: it must name one image a line")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise DataMissing(f"{path} names {twice[0]!r} twice")
+        known = {}
+        for image in found.paths:
+            inside = image.relative_to(folder)
+            known[str(inside)] = known[str(inside.with_suffix(""))] = image
+        if absent := [BadFile(f"{name!r} is not in {folder}") for name in names if name not in known]:
+            raise DataMissing(f"{path} names images that are not there: {pixels.some(absent)}")
+        self._notes.append(f"{path.name}: {len(names)} of the {counted(len(found.paths), 'image')} in {folder.name}/")
+        return [known[name] for name in names]
+
+
+def allowed() -> str:
+    """Return the suffixes of images, for messages."""
+    return ", ".join(suffix.removeprefix(".") for suffix in FORMATS)

@@ -16,6 +16,10 @@ class DataMissing(UserError):
     """A dataset's files are missing, damaged or unsuitable. The message names them and says what to get or replace."""
 
 
+class BadFile(DataMissing):
+    """One file that can't be used. The message starts with its path."""
+
+
 class Parser(argparse.ArgumentParser):
     """Reports wrong arguments like all other user errors: as one sentence, without the usage text."""
 

@@ -1,6 +1,6 @@
 """The command line: runs the trials of a config, stores a record of each cycle, and prints the report.
 
-python -m harness.run CONFIG.yaml [key.path=value ...] [--plan] [--only dataset=... method=... seed=...] [--resume]
+python -m harness.run CONFIG.yaml [key.path=value ...] [--plan] [--check-data] [--only dataset=... seed=...] [--resume]
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--plan", action="store_true", help="print the trials, their cost and missing data; start nothing"
+    )
+    parser.add_argument(
+        "--check-data",
+        action="store_true",
+        help="read and decode all data, say what it is and what is bad; run nothing",
     )
     parser.add_argument(
         "--only",
@@ -64,6 +69,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("a config is needed, e.g. quickstart")
     if options.accept_changes and not options.resume:
         parser.error("--accept-changes needs --resume")
+    if options.plan and options.check_data:
+        parser.error("choose --plan or --check-data")
     return options
 
 
@@ -85,6 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(plan.text(benchmark, expand(benchmark, planning=True)))
             return 0
+        if options.check_data:
+            from harness.experiment import data_check
+
+            return data_check.check(benchmark)
         expand(benchmark)  # cheap checks come before creating the folder and downloading
         from harness.experiment import runner
         from harness.on_ray import launch

@@ -406,6 +406,7 @@ def _cycle(
         metrics=trained.metrics,
         per_class=trained.per_class,
         selected=selection.indices,
+        selected_files=[learner.data.names[i] for i in selection.indices] if learner.data.names else [],
         seconds={phase: own + trained.seconds.get(phase, 0.0) for phase, own in clock.seconds.items()},
         wall_seconds=time.perf_counter() - learner.began,
         target_parameters=parameters,

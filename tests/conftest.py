@@ -172,6 +172,14 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             del sys.modules[name]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_memory_of_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remember what was found out about files in a folder of the tests, also in the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> Callable[[], Path]:
     """Give a new run's folder at each call."""

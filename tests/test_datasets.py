@@ -351,7 +351,7 @@ def test_wrong_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
 def test_truncated_image(tmp_path: Path, suffix: str) -> None:
-    write_tree(tmp_path, ["one"], suffix=suffix)
+    write_tree(tmp_path, ["one", "two"], suffix=suffix)
     broken = tmp_path / "train" / "one" / f"0001{suffix}"
     broken.write_bytes(broken.read_bytes()[:-200])
     with pytest.raises(DataMissing, match=rf"0001\{suffix} can't be decoded"):
@@ -381,6 +381,7 @@ def test_image_folder_crops_the_middle(tmp_path: Path) -> None:
     for part in ("train", "test"):
         save(tmp_path / part / "one" / "wide.png", image)
         save(tmp_path / part / "one" / "tall.png", image.transpose(1, 0, 2))
+        save(tmp_path / part / "two" / "0.png", image)
     data = make("image_folder", tmp_path, folder=".", image_size=20).load()
     wide = Image.fromarray(image).resize((40, 20), Image.Resampling.BILINEAR).crop((10, 0, 30, 20))
     assert (data.train_images[1] == np.asarray(wide)).all()
@@ -395,7 +396,8 @@ def test_a_constant_channel_can_be_normalised() -> None:
 def test_image_folder_resizes_smoothly(tmp_path: Path) -> None:
     board = np.indices((40, 40)).sum(0)[..., None] % 2 * np.full(3, 255)  # without antialiasing: black, white or both
     for part in ("train", "test"):
-        save(tmp_path / part / "one" / "0.png", board.astype(np.uint8))
+        for name in ("one", "two"):
+            save(tmp_path / part / name / "0.png", board.astype(np.uint8))
     data = make("image_folder", tmp_path, folder=".", image_size=10).load()
     assert abs(data.train_images[:, 1:-1, 1:-1].astype(int) - 127).max() <= 2
 

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image, ImageFile
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from test_datasets import PLUGINS, damage, make, pictures, save
 
 from harness.config.load import load_config
+from harness.data import remembered
 from harness.data import rows as rows_module
 from harness.data.dataset import LoadedData, spaced
 from harness.data.files import IGNORED, Files, common_size
@@ -33,6 +35,7 @@ from harness.settings import Recipe
 scenes = import_module("harness.datasets.scenes")
 street = import_module("harness.datasets._street")
 cityscapes = import_module("harness.datasets.cityscapes")
+maps = import_module("harness.datasets._maps")
 trees = import_module("harness.datasets._trees")
 
 CLASSES = ["grass", "wall", "cat"]
@@ -147,17 +150,25 @@ def test_cityscapes_scale(made: Path) -> None:
     assert (whole(data.train_labels)[0] == full[2::4, 2::4]).all()  # drawn in blocks of 16
 
 
-def test_info_and_load_decode_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(self: Any) -> None:
-        raise AssertionError("decoded")
+def test_info_decodes_a_few_label_maps_and_load_every_file_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "SETTLED_SECONDS", 0)
+    monkeypatch.setattr(maps, "LOOKED_AT", 2)
+    monkeypatch.setattr(remembered, "_entries", {})
+    decoded, load = [], PngImageFile.load
 
-    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    def counted(self: Any) -> Any:
+        decoded.append(Path(self.filename).name) if self.tile else None
+        return load(self)
+
+    monkeypatch.setattr(PngImageFile, "load", counted)
     dataset = make("cityscapes", made)
     assert dataset.info().num_train == 4
-    data = dataset.load()
-    assert len(data.fingerprint) == 16
-    with pytest.raises(DataMissing, match="decoded"):
-        data.train_images[np.array([0])]
+    assert len(set(decoded)) == 4 and all("labelIds" in name for name in decoded)
+    assert len(dataset.load().fingerprint) == 16
+    assert len(set(decoded)) == 12
+    decoded.clear()
+    assert make("cityscapes", made).load().train_images.shape[0] == 4
+    assert not decoded, "what was found out is remembered"
 
 
 @pytest.mark.parametrize("missing", ["cityscapes", "cityscapes/gtFine", "cityscapes/leftImg8bit/val"])
@@ -390,7 +401,9 @@ def test_another_size_and_a_broken_header(tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match=r"001\.png is 16 x 24 pixels, but its image 001\.png is 24 x 16"):
         own(root).info()
     (root / "labels" / "test" / "001.png").write_text("broken")
-    with pytest.raises(DataMissing, match=r"labels.test.001\.png can't be read: replace or remove it"):
+    with pytest.raises(
+        DataMissing, match=r"labels.test.001\.png can't be decoded \(no image, .*: replace or remove it"
+    ):
         own(root).info()
 
 
@@ -466,10 +479,12 @@ def test_fingerprint_of_files(tmp_path: Path) -> None:
 def test_a_damaged_file_has_another_fingerprint(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine")
     data = own(root).load()
-    before = data.fingerprint
+    before, digest = data.fingerprint, data.train_images.digest()
     damage(root / "images" / "train" / "000.png")
     assert data.fingerprint == before, "computed once"
-    assert own(root, mean=[0.5] * 3, std=[0.5] * 3).load().fingerprint != before
+    assert data.train_images.digest() != digest
+    with pytest.raises(DataMissing, match=r"000\.png can't be decoded"):
+        own(root, mean=[0.5] * 3, std=[0.5] * 3).load()
 
 
 def test_fingerprints_of_arrays_are_as_they_were() -> None:
@@ -543,7 +558,7 @@ def test_a_file_that_can_not_be_decoded_is_named_when_its_turn_comes(tmp_path: P
     before, ahead = set(threading.enumerate()), take(Streamed(array, CPU), torch.arange(7).split(1))
     for index in range(4):
         assert torch.equal(next(ahead), torch.from_numpy(array[np.array([index])])), "what comes before is handed out"
-    with pytest.raises(DataMissing, match=r"004\.png can't be decoded: replace or remove it"):
+    with pytest.raises(DataMissing, match=r"004\.png can't be decoded \(image file is truncated"):
         next(ahead)
     assert list(ahead) == [] and set(threading.enumerate()) <= before, "it is raised once"
 

@@ -16,7 +16,8 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files
-from harness.faults import WrongData, call, check_signature, described, fault, make
+from harness.errors import DataMissing
+from harness.faults import PluginFault, WrongData, call, check_signature, described, fault, make, name_of
 from harness.settings import Strict
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 IMAGES, MAPS = "images", "label maps"
 """The kinds of labels: one class per image, or one class per pixel."""
+
+
+LESS = "set limit and test_limit, or make the images smaller"
+"""What helps against data that does not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,26 @@ class DatasetInfo:
     """The files that are read, in one phrase, for --plan."""
     per_pixel: bool = False
     """Whether labels are maps: one class per pixel instead of one per image."""
+    notes: tuple[str, ...] = ()
+    """What a user must know of the files, such as which were left out: a sentence each, for --plan and run.json."""
+    from_files: bool = False
+    """Whether ``load`` returns ``Files``, which are decoded on access and need not fit into memory."""
 
     @property
     def labels(self) -> str:
         """The kind of labels: IMAGES or MAPS."""
         return MAPS if self.per_pixel else IMAGES
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all decoded images and label maps."""
+        height, width = self.size
+        return (self.num_train + self.num_test) * height * width * (self.channels + self.per_pixel)
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes that the loaded data takes."""
+        return 0 if self.from_files else self.nbytes
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,10 @@ class LoadedData:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    names: tuple[str, ...] = ()
+    """The file of each training image, for records; empty if there are no files."""
+    notes: tuple[str, ...] = ()
+    """What a user must know and only loading tells, a sentence each."""
 
     def __post_init__(self) -> None:
         """Raise WrongData if the arrays don't fit together."""
@@ -102,6 +126,8 @@ class LoadedData:
                 raise WrongData(f"{name} must be {channels} finite numbers, one per channel; got {list(values)}")
         if min(self.std) <= 0:
             raise WrongData(f"std must be positive; got {list(self.std)}")
+        if self.names and len(self.names) != len(self.train_images):
+            raise WrongData(f"names must be one for each training image, or none; got {len(self.names)}")
 
     def _check_labels(self, split: str, images: Any, labels: Any, count: int) -> None:
         """Raise WrongData if labels have a wrong shape, a wrong type or values that are no class."""
@@ -134,6 +160,21 @@ class LoadedData:
             digest.update(repr(array.shape).encode())
             digest.update(array.digest() if isinstance(array, Files) else np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def copies(self) -> int:
+        """The number of test images that are also training images: equal files, or equal pixels of arrays."""
+        train, test = (
+            images.digests() if isinstance(images, Files) else [_sha256(image) for image in images]
+            for images in (self.train_images, self.test_images)
+        )
+        known = set(train)
+        return sum(image in known for image in test)
+
+
+def _sha256(array: NDArray[Any]) -> str:
+    values: Any = np.ascontiguousarray(array)
+    return hashlib.sha256(values).hexdigest()
 
 
 class DatasetSettings(Strict):
@@ -171,12 +212,19 @@ class Dataset:
         """Return the images and labels, in an order that is the same on every machine."""
         raise NotImplementedError
 
+    def examine(self) -> list[str]:
+        """Decode every file and return what was found, in sentences, for --check-data; by default there is nothing.
+
+        Raises DataMissing, which names all files that can't be used.
+        """
+        return []
+
 
 def check_dataset(plugin: type[Any], name: str) -> None:
     """Raise PluginFault if the class of a dataset, written ``name`` in the config, breaks its contract."""
     if not (isinstance(plugin.Settings, type) and issubclass(plugin.Settings, DatasetSettings)):
         raise fault(plugin, "Settings", "must be a subclass of DatasetSettings", name)
-    for hook in ("__init__", "info", "fetch", "load"):
+    for hook in ("__init__", "info", "fetch", "load", "examine"):
         check_signature(plugin, Dataset, hook, name)
 
 
@@ -189,9 +237,23 @@ def opened(plugin: type[Dataset], name: str, settings: Any, data_root: DataRoot)
     return dataset
 
 
+def _asked(dataset: Dataset, hook: str) -> Any:
+    """Return what a hook returns. What the system says of a file, or a lack of memory, becomes a DataMissing."""
+    try:
+        return call(dataset, hook)
+    except PluginFault as wrong:
+        error = wrong.__cause__
+        # a file that is not there is the plug-in's own to explain
+        if isinstance(error, OSError) and error.filename and not isinstance(error, FileNotFoundError):
+            raise DataMissing(f"{error.filename} can't be read ({error.strerror})") from error
+        raise
+    except MemoryError:
+        raise DataMissing(f"{name_of(dataset)} does not fit into memory: {LESS}") from None
+
+
 def facts(dataset: Dataset) -> DatasetInfo:
     """Return a dataset's ``info``. Raises PluginFault if it is wrong."""
-    info = call(dataset, "info")
+    info = _asked(dataset, "info")
     if not isinstance(info, DatasetInfo):
         raise fault(dataset, "info", f"must return a DatasetInfo; got {described(info)}")
     for name in ("num_train", "num_test", "num_classes", "channels"):
@@ -205,17 +267,19 @@ def facts(dataset: Dataset) -> DatasetInfo:
         raise fault(dataset, "info", f"must return per_pixel as a bool; got {described(info.per_pixel)}")
     if not isinstance(info.source, str):
         raise fault(dataset, "info", f"must return source as a text; got {described(info.source)}")
+    if not (isinstance(info.notes, tuple) and all(isinstance(note, str) for note in info.notes)):
+        raise fault(dataset, "info", f"must return notes as a tuple of texts; got {described(info.notes)}")
     return info
 
 
 def fetch(dataset: Dataset) -> None:
     """Let a dataset download missing files."""
-    call(dataset, "fetch")
+    _asked(dataset, "fetch")
 
 
 def loaded(dataset: Dataset, info: DatasetInfo) -> LoadedData:
     """Return a dataset's images and labels. Raises PluginFault if they are not as ``info`` states."""
-    data = call(dataset, "load")
+    data = _asked(dataset, "load")
     if not isinstance(data, LoadedData):
         raise fault(dataset, "load", f"must return LoadedData; got {described(data)}")
     (height, width), (test_height, test_width) = data.train_images.shape[1:3], data.test_images.shape[1:3]
@@ -228,12 +292,26 @@ def loaded(dataset: Dataset, info: DatasetInfo) -> LoadedData:
         "per_pixel": data.per_pixel,
     }
     wrong = [(name, getattr(info, name), value) for name, value in found.items() if getattr(info, name) != value]
-    if (test_height, test_width) != info.size:
+    if (test_height, test_width) != info.size and not info.per_pixel:  # networks take maps of any size
         wrong.append(("size", info.size, f"{(test_height, test_width)} in the test set"))
     if wrong:
         name, stated, value = wrong[0]
         raise fault(dataset, "load", f"must return what info states; {name} is {stated} in info, {value} loaded")
+    if isinstance(data.train_labels, np.ndarray):
+        counts = np.bincount(data.train_labels.ravel(), minlength=IGNORED + 1)
+        present = np.flatnonzero(counts[:IGNORED] if data.per_pixel else counts)
+        if len(present) < 2:
+            which = f"only the class {data.classes[present[0]]!r} occurs" if len(present) else "no class occurs"
+            raise DataMissing(f"{which} in the labels of the pool: a classifier needs at least two (is limit too low?)")
     return data
+
+
+def examined(dataset: Dataset) -> list[str]:
+    """Return what a dataset found in its files, in sentences. Raises PluginFault if that is wrong."""
+    found = _asked(dataset, "examine")
+    if not (isinstance(found, list) and all(isinstance(line, str) for line in found)):
+        raise fault(dataset, "examine", f"must return a list of texts; got {described(found)}")
+    return found
 
 
 def balanced(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

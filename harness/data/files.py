@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.errors import DataMissing
+from harness.data import pixels, remembered
+from harness.errors import BadFile, DataMissing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,7 @@ MULTIPLE = 8
 
 
 THREADS = 4
-"""Threads that decode the files of one access or hash those of a fingerprint; PIL and hashlib release the GIL."""
+"""Threads that decode the files of one access; PIL releases the GIL."""
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -66,6 +67,8 @@ class Files:
     """Factor of height and width: images are resized bilinearly with antialiasing, label maps to the nearest pixel."""
     table: NDArray[np.uint8] | None = None
     """[256] uint8: the class of each id in a label map, or IGNORED, or UNKNOWN; None for images."""
+    cover: tuple[int, int] | None = None
+    """(h, w) that files of any size are brought to instead of ``scale``: resized to cover it, cropped to the centre."""
 
     dtype = np.dtype(np.uint8)
 
@@ -106,48 +109,54 @@ class Files:
 
     def row(self, index: int) -> NDArray[np.uint8]:
         """Return one image [h, w, 3] or label map [h, w], without padding."""
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         path, table = self.paths[index], self.table
-        try:
-            with Image.open(path) as file:
-                mode, image = file.mode, file.convert("RGB") if table is None else file
-                if self.scale != 1:
-                    height, width = _scaled((file.height, file.width), self.scale)
-                    resampling = Image.Resampling.BILINEAR if table is None else Image.Resampling.NEAREST
-                    # cropped to a multiple of 1 / scale: a stretched image would not match its labels
-                    image = image.resize(
-                        (width, height), resampling, box=(0, 0, width / self.scale, height / self.scale)
-                    )
-                pixels = np.asarray(image)
-        except Exception as problem:  # PIL's decoders raise many kinds of errors for a broken file
-            raise DataMissing(f"{path} can't be decoded: replace or remove it ({problem})") from problem
+        image = pixels.rgb(path, turn=False) if table is None else pixels.ids(path)
+        resampling = Image.Resampling.BILINEAR if table is None else Image.Resampling.NEAREST
+        if self.cover is not None:
+            image = ImageOps.fit(image, self.cover[::-1], resampling)
+        elif self.scale != 1:
+            height, width = _scaled((image.height, image.width), self.scale)
+            # cropped to a multiple of 1 / scale: a stretched image would not match its labels
+            image = image.resize((width, height), resampling, box=(0, 0, width / self.scale, height / self.scale))
+        values = np.asarray(image)
         if table is None:
-            return pixels
-        if mode not in ("L", "P"):
-            raise DataMissing(f"{path} must hold 8-bit class ids in one channel, its mode is {mode}")
-        labels = table[pixels]
+            return values
+        labels = table[values]
         if (labels == UNKNOWN).any():
-            wrong, allowed = pixels[labels == UNKNOWN].min(), np.flatnonzero(table != UNKNOWN)
-            ignored = "".join(f" ({i} is ignored)" for i in np.flatnonzero(table == IGNORED))
-            raise DataMissing(f"{path} holds the id {wrong}; allowed: {_ranges(allowed)}{ignored}")
+            raise BadFile(unknown_id(path, int(values[labels == UNKNOWN].min()), table))
         return labels
+
+    def digests(self) -> list[str]:
+        """Return a hash of each file's bytes. Raises DataMissing for files that can't be read."""
+        found = remembered.known(self.paths, "sha256", _sha256)
+        if bad := [digest for digest in found if isinstance(digest, BadFile)]:
+            raise pixels.refused(bad, len(found))
+        return found
 
     def digest(self) -> bytes:
         """Return a hash of the files' bytes, the shape, the scale and the table, but not of the paths."""
-
-        def of_file(path: Path) -> bytes:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
-
-        total = hashlib.sha256(repr((self.shape, self.scale)).encode())
+        total = hashlib.sha256(repr((self.shape, self.scale, *((self.cover,) if self.cover else ()))).encode())
         total.update(b"" if self.table is None else self.table.tobytes())
-        with ThreadPoolExecutor(THREADS) as pool:
-            for digest in pool.map(of_file, self.paths):
-                total.update(digest)
+        for digest in self.digests():
+            total.update(bytes.fromhex(digest))
         return total.digest()
 
 
-def _ranges(numbers: NDArray[np.int64]) -> str:
-    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadFile(f"{path} can't be read ({error.strerror})") from None
+
+
+def unknown_id(path: Path, wrong: int, table: NDArray[np.uint8]) -> str:
+    """Return the sentence about a label map with an id that is UNKNOWN in the table."""
+    allowed, ignored = np.flatnonzero(table != UNKNOWN), np.flatnonzero(table == IGNORED)
+    runs = np.split(allowed, np.flatnonzero(np.diff(allowed) > 1) + 1)
+    ranges = ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"{path} holds the id {wrong}; allowed: {ranges}" + (
+        f" ({ignored[0]} is ignored)" if len(ignored) == 1 else ""
+    )

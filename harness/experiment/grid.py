@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness import registry
 from harness.config.suite import Benchmark, Suite, Trial
 from harness.data import dataset
 from harness.data.dataset import DatasetInfo
+from harness.data.host import free_memory, in_units
 from harness.errors import DataMissing, UserError
 from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Training
@@ -80,7 +82,9 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
         try:
             if data not in checked:
                 opened = suite.open_dataset(benchmark.where)
-                checked[data] = dataset.facts(opened)
+                found = dataset.facts(opened)
+                check_memory(found.in_memory, sum(other.in_memory for other in checked.values()))
+                checked[data] = found
                 if fetch:
                     dataset.fetch(opened)
         except DataMissing as missing:
@@ -89,13 +93,7 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
             skipped[suite.name] = str(missing)
             continue
         info[suite.name] = checked[data]
-        _check_size(suite, info[suite.name])
-        try:
-            names.check_fits(suite.model, info[suite.name], suite.dataset.name)
-        except UserError as error:
-            key, problem = str(error).split(": ", 1)
-            raise UserError(f"{suite.at(key)}: {problem}") from None
-        _check_labels(suite, info[suite.name].labels)
+        check_fits(suite, info[suite.name])
     running = [suite for suite in benchmark.suites if suite.name not in skipped]
     groups: dict[str, list[str]] = defaultdict(list)
     trials: dict[str, tuple[Suite, str, Trial]] = {}
@@ -126,6 +124,27 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
             units.append(Unit(trial, suite.name, method, suite.exclusive, False, after, training, auxiliary))
     units.sort(key=lambda unit: (not unit.shared, -sum(unit.passes)))
     return Grid(units, info, skipped)
+
+
+def check_memory(needed: int, others: int = 0) -> None:
+    """Raise DataMissing if data of this many bytes does not fit into memory, besides other data of the run."""
+    free = free_memory()
+    if free is not None and needed + others > free:
+        besides = f" besides the {in_units(others)} of other suites" if others else ""
+        raise DataMissing(
+            f"its images take {in_units(needed)} of memory{besides}, and {in_units(free)} are free: {dataset.LESS}"
+        )
+
+
+def check_fits(suite: Suite, info: DatasetInfo) -> None:
+    """Raise UserError if a suite's protocol, recipe, network or methods do not fit its dataset."""
+    _check_size(suite, info)
+    try:
+        names.check_fits(suite.model, info, suite.dataset.name)
+    except UserError as error:
+        key, problem = str(error).split(": ", 1)
+        raise UserError(f"{suite.at(key)}: {problem}") from None
+    _check_labels(suite, info.labels)
 
 
 LABELS = {IMAGES: "image labels", MAPS: "label maps"}  # kinds of labels, as messages name them
@@ -174,11 +193,14 @@ def manifest(benchmark: Benchmark, grid: Grid) -> Manifest:
         schema_version=SCHEMA_VERSION,
         name=benchmark.name,
         folders={},
-        suites=[_entry(suite, grid.skipped.get(suite.name)) for suite in benchmark.suites],
+        suites=[
+            _entry(suite, grid.skipped.get(suite.name), grid.info[suite.name].notes if suite.name in grid.info else ())
+            for suite in benchmark.suites
+        ],
     )
 
 
-def _entry(suite: Suite, skipped: str | None) -> SuiteEntry:
+def _entry(suite: Suite, skipped: str | None, data_notes: Sequence[str]) -> SuiteEntry:
     """Return a suite's entry in run.json; ``skipped``: why it does not run, or None."""
     protocol, recipe, trials = suite.protocol, suite.recipe, list(suite.trials())
     specs = {method: trial.spec() for method, trial in trials}
@@ -198,6 +220,7 @@ def _entry(suite: Suite, skipped: str | None) -> SuiteEntry:
         labelled=protocol.labelled(),
         exclusive=suite.exclusive,
         skipped=skipped,
+        data_notes=list(data_notes),
         trials={trial.id: TrialEntry(method=method, seed=trial.seed) for method, trial in trials},
         code={} if skipped else {method: trial.code for method, trial in trials},
     )

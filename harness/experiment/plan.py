@@ -7,6 +7,7 @@ from textwrap import fill
 from typing import Any
 
 from harness.config.suite import Benchmark
+from harness.data.host import in_units
 from harness.experiment.grid import Grid
 from harness.experiment.upgrade import open_run
 from harness.networks import names
@@ -102,8 +103,9 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
             info = grid.info[suite.name]
             data.append(
                 f"{suite.name}: {info.num_train} training and {info.num_test} test images, {info.num_classes} "
-                f"classes; {info.source}"
+                f"classes; {info.source}; {in_units(info.nbytes)} {'when decoded' if info.from_files else 'of memory'}"
             )
+            data += [f"  {note}" for note in info.notes]
     gpus = "1 if there are any" if where.gpus_per_trial is None else f"{where.gpus_per_trial:g}"
     workers = "" if where.scoring == "in_process" else f", {where.shards} workers"
     notes = [
@@ -116,8 +118,8 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
             f"included. A trial is one process, plus {where.shards} if workers score; together they share "
             "where.gpus_per_trial of a GPU."
         )
-    lines = ["\n".join(_wrapped(line, "  ") for line in lines) for lines in (data, notes)]
-    return "\n\n".join([*(p if "\n" in p else _wrapped(p) for p in paragraphs), *lines])
+    lines = ["\n".join(wrapped(line, "    " if line[0] == " " else "  ") for line in lines) for lines in (data, notes)]
+    return "\n\n".join([*(p if "\n" in p else wrapped(p) for p in paragraphs), *lines])
 
 
 def _table(heads: list[str], rows: list[list[Any]], align: str) -> str:
@@ -128,6 +130,6 @@ def _table(heads: list[str], rows: list[list[Any]], align: str) -> str:
     return tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=sides)
 
 
-def _wrapped(text: str, indent: str = "") -> str:
+def wrapped(text: str, indent: str = "") -> str:
     """Return text in lines of at most WIDTH columns; a longer word, such as a path, stays whole."""
     return fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -18,6 +18,7 @@ from harness import registry
 from harness.config.suite import Benchmark
 from harness.data import dataset
 from harness.errors import UserError
+from harness.experiment import data_check
 from harness.experiment.display import Display, cycle_values
 from harness.experiment.grid import Grid, Unit, manifest
 from harness.experiment.upgrade import open_run
@@ -33,7 +34,7 @@ from harness.results.store import RunStore, write_atomically
 from harness.settings import Where
 
 if TYPE_CHECKING:
-    from harness.data.dataset import LoadedData
+    from harness.data.dataset import DatasetInfo, LoadedData
     from harness.learning.process import Placement
     from harness.results.records import CycleRecord
 
@@ -149,6 +150,7 @@ def _run(
     left = left_to_run(grid, store)
     left = replace(left, units=[replace(unit, code=unit.trial.code) for unit in left.units])
     data = _load(benchmark, left)
+    grid = replace(grid, info={name: with_notes(info, data.get(name)) for name, info in grid.info.items()})
     entries = manifest(benchmark, grid)
     notes = []
     if earlier is not None:
@@ -172,6 +174,8 @@ def _run(
         for note in notes:
             print(note)
         done = f" ({len(grid.units) - len(left.units)} already finished)" if len(grid.units) != len(left.units) else ""
+        for name, info in grid.info.items():
+            print(*(f"suite {name}: {note}" for note in info.notes), sep="\n", end="\n" if info.notes else "")
         print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)
         return Display(left.units, sys.stdout, finished)
 
@@ -251,6 +255,11 @@ def _device(where: Where) -> str:
 def and_more(sentences: list[str]) -> str:
     """Return ' (and 3 more rows)', or '' if there is only one sentence."""
     return f" (and {counted(len(sentences) - 1, 'more row')})" if len(sentences) > 1 else ""
+
+
+def with_notes(info: DatasetInfo, data: LoadedData | None) -> DatasetInfo:
+    """Return the properties of a suite's dataset with the notes that only its loaded data tells."""
+    return info if data is None else replace(info, notes=(*info.notes, *data_check.notes(data)))
 
 
 def _counts(grid: Grid) -> str:

@@ -44,6 +44,9 @@ class SuiteEntry(BaseModel):
     labelled: list[int] = Field(description="number of labelled images in each cycle")
     exclusive: bool = Field(False, description="whether trials ran one per device at a time")
     skipped: str | None = Field(None, description="why the suite is skipped; null: it is not")
+    data_notes: list[str] = Field(
+        [], description="what a user must know of the data, such as files that were left out: a sentence each"
+    )
     trials: dict[str, TrialEntry] = Field(description="id of the trial -> its method and seed")
     code: dict[str, dict[str, str]] = Field(
         {}, description="name of the method -> part -> hash of the code at the run's last start; see `code` of a record"

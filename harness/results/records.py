@@ -119,6 +119,9 @@ class CycleRecord:
     """The pretrained weights that the network started from: ``weights`` (the file, package or name, with its version),
     ``sha256``, ``normalisation`` (weights or dataset: whose mean and standard deviation normalise pixels), ``mean`` and
     ``std``; empty for fresh weights, with the dataset's normalisation."""
+    selected_files: list[str] = field(default_factory=list)
+    """Files of the selected images, in the order of ``selected``, as paths in the data's folder; empty for data that is
+    not one file for each image."""
     data_fingerprint: str = ""
     """Hash of the dataset's images and labels."""
     code: dict[str, str] = field(default_factory=dict)

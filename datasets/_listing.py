@@ -1,0 +1,152 @@
+"""Lists the files of a folder, and accounts for each: an image that is read, or left out with a word why."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationInfo
+
+from harness.errors import DataMissing, reason
+
+SYSTEM = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
+"""Folders and files that operating systems and disk stations add, in lower case; those with a leading dot as well."""
+
+
+PLURALS = {
+    "broken link": "broken links",
+    "link to a folder above": "links to a folder above",
+    "pipe or device": "pipes or devices",
+}
+
+
+def counted(number: int, noun: str) -> str:
+    """Return, for example, '1 file' or '2 files'."""
+    return f"{number} {noun if number == 1 else PLURALS.get(noun, f'{noun}s')}"
+
+
+def is_system(name: str) -> bool:
+    """Return whether a name is that of a hidden or a system file or folder, which is no class and no image."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+@dataclass
+class Listing:
+    """The images below a folder, and what was left out."""
+
+    paths: list[Path] = field(default_factory=list)
+    """Those of a folder before those of its sub-folders, each sorted by name."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Kind of file -> count. Hidden and system files are not counted, unless they look like images."""
+
+    def note(self, where: str) -> str:
+        """Return what was read and what was left out, or "" if nothing was."""
+        count = self.left_out.total()
+        left_out = f"; left out: {counted(count, 'file')} ({self.kinds})"
+        return f"{where}: {counted(len(self.paths), 'image')}{left_out}" if count else ""
+
+    @property
+    def kinds(self) -> str:
+        """Return what was left out, such as '6 .txt, 2 hidden'."""
+        kinds = sorted(self.left_out.items())
+        return ", ".join(counted(n, kind) if kind in PLURALS else f"{n} {kind}" for kind, n in kinds)
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, sorted by name. Raises DataMissing."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataMissing(f"{folder} can't be listed ({reason(error)})") from None
+
+
+def folders(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder, without hidden and system folders. Raises DataMissing."""
+    return [entry.name for entry in entries(folder) if _is_folder(entry) and not is_system(entry.name)]
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder. Raises DataMissing if the system won't say."""
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that is too long, a folder above it that may not be entered
+        raise DataMissing(f"{path} can't be read ({reason(error)})") from None
+
+
+def listed(folder: Path, suffixes: Collection[str]) -> Listing:
+    """List the images with these suffixes (in lower case) in a folder and its sub-folders. Raises DataMissing.
+
+    Links are followed, but not a link to a folder above itself. What is no regular file is left out, never opened.
+    """
+    listing = Listing()
+    above = {_identity(parent) for parent in (*folder.absolute().parents, *folder.resolve().parents)}
+    left = [(folder, above)]
+    while left:
+        here, above = left.pop()
+        identity = _identity(here)
+        if identity in above:
+            listing.left_out["link to a folder above"] += 1
+            continue
+        below = []
+        for entry in entries(here):
+            kind = _kind(entry, tuple(suffixes))
+            if kind == "folder":
+                below.append((here / entry.name, above | {identity}))
+            elif kind == "image":
+                listing.paths.append(here / entry.name)
+            elif kind:
+                listing.left_out[kind] += 1
+        left += reversed(below)
+    return listing
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        stat = folder.stat()
+    except OSError as error:
+        raise DataMissing(f"{folder} can't be read ({reason(error)})") from None
+    return stat.st_dev, stat.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def _kind(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> str:
+    """Return 'folder', 'image', or what a file is left out as; "" for what belongs to another program."""
+    name = entry.name
+    looks_like_image = name.lower().endswith(suffixes)
+    if is_system(name):
+        return "hidden" if looks_like_image and not _is_folder(entry) else ""
+    if _is_folder(entry):
+        return "folder"
+    try:
+        regular = entry.is_file()
+    except OSError:
+        return "broken link"
+    if not regular:
+        return "broken link" if entry.is_symlink() and not Path(entry.path).exists() else "pipe or device"
+    return "image" if looks_like_image else Path(name).suffix.lower() or "without a suffix"
+
+
+def extra_folders(folder: Path, read: Iterable[str]) -> str:
+    """Return a note on the folders that are not among those that are read, or ""."""
+    known = {Path(name).parts[0] for name in read}
+    extra = [name for name in folders(folder) if name not in known]
+    shown = ", ".join(f"{name}/" for name in extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
+    return f"not read: {shown}" if extra else ""
+
+
+def splits_differ(test: list[str], before: ValidationInfo) -> list[str]:
+    """Check the names of the splits of the test set against those of the pool, as a validator of the key ``test``."""
+    splits = [*before.data.get("train", []), *test]
+    if twice := {split for split in splits if splits.count(split) > 1}:
+        raise ValueError(f"the split {min(twice)!r} occurs twice in train and test")
+    return test

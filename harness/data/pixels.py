@@ -1,0 +1,178 @@
+"""Reads image files: pixels of any mode as 8-bit RGB, and the ids of label maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import BadFile, DataMissing, reason
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".bmp": "BMP",
+    ".webp": "WebP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+    ".ppm": "PPM",
+    ".pgm": "PGM",
+}
+"""Suffixes of the files that are read as images, those of torchvision's ImageFolder and GIF, and their formats."""
+
+UPRIGHT, ORIENTATION = 1, 0x0112
+SAMPLE_FORMAT, UNSIGNED = 339, 1  # of TIFF
+TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+SIZES = 5
+"""Sizes that are listed; the others are counted."""
+NAMED = 10
+"""Bad files that a message names; it counts the others."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, whose pixels are decoded on first use. Raises BadFile for what goes wrong in the block."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            yield file
+    except BadFile:
+        raise
+    except UnidentifiedImageError:  # its own message is the path again
+        raise BadFile(f"{path} can't be decoded (no image, or of a kind that is not read)") from None
+    except Exception as problem:  # PIL's decoders raise many kinds of errors for a broken file
+        raise BadFile(f"{path} can't be decoded ({reason(problem)})") from problem
+
+
+def orientation(file: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) to 8. That of a PNG may be known only after its pixels are decoded."""
+    if file.format == "PNG" and "exif" not in file.info:
+        return UPRIGHT  # getexif would decode the pixels
+    try:
+        found = file.getexif().get(ORIENTATION, UPRIGHT)
+    except Exception:  # viewers show images with damaged EXIF as they are stored
+        return UPRIGHT
+    return int(found) if found in range(2, 9) else UPRIGHT
+
+
+def rgb(path: Path, turn: bool) -> Image.Image:
+    """Return the first frame of an image of any mode, as 8-bit RGB. Raises BadFile.
+
+    16-bit images are reduced to their high byte. Transparency is dropped: the colour below it counts, as in
+    torchvision. ``turn``: apply the EXIF orientation; else an image with one raises BadFile.
+    """
+    from PIL import ImageOps
+
+    with opened(path) as file:
+        file.load()
+        if orientation(file) != UPRIGHT:
+            if not turn:
+                raise BadFile(_turned(path, file))
+            return ImageOps.exif_transpose(_eight_bits(path, file), in_place=False).convert("RGB")
+        return _eight_bits(path, file).convert("RGB")
+
+
+def _turned(path: Path, file: Image.Image) -> str:
+    return (
+        f"{path} has the EXIF orientation {orientation(file)}, so that its label map may fit it as stored or as shown: "
+        "save both upright, without an orientation"
+    )
+
+
+def _eight_bits(path: Path, file: Image.Image) -> Image.Image:
+    """Return a decoded image with 8 bits per channel. Raises BadFile if the range of its numbers is not known."""
+    from PIL import Image
+
+    signed = file.format == "TIFF" and set(_numbers(getattr(file, "tag_v2", {}).get(SAMPLE_FORMAT))) - {UNSIGNED}
+    if file.mode == "F" or signed or (file.mode == "I" and file.format not in ("PNG", "PPM")):
+        kind = "floating-point" if file.mode == "F" else "signed" if signed else "32-bit"
+        raise BadFile(f"{path} holds {kind} numbers, whose range is not known: save it with 8 or 16 bits, unsigned")
+    if file.mode.startswith("I"):  # I;16 and its kin; also I for PNG (by older Pillows) and for PGM, as 0..65535
+        high = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
+        high.info = {key: value for key, value in file.info.items() if key == "exif"}
+        return high
+    # converting a palette with transparency right to RGB gives the same pixels and prints a warning
+    return file.convert("RGBA") if file.mode == "P" and "transparency" in file.info else file
+
+
+def _numbers(value: Any) -> Sequence[int]:
+    return value if isinstance(value, tuple) else () if value is None else (value,)
+
+
+def ids(path: Path) -> Image.Image:
+    """Return a decoded label map of mode L or P. Raises BadFile."""
+    with opened(path) as file:
+        if file.mode not in ("L", "P"):
+            raise BadFile(f"{path} must hold 8-bit class ids in one channel, its mode is {file.mode}")
+        file.load()
+        return file.copy()
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Return (height, width) from the header of an image with a label map, or of its map. Raises BadFile."""
+    with opened(path) as file:
+        if orientation(file) != UPRIGHT:
+            raise BadFile(_turned(path, file))
+        return file.height, file.width
+
+
+def looked_at(path: Path, turn: bool) -> dict[str, Any]:
+    """Return format, mode, size [height, width] and number of frames of an image that was decoded. Raises BadFile."""
+    image = rgb(path, turn)
+    with opened(path) as file:
+        frames = getattr(file, "n_frames", 1)
+        return {"format": file.format, "mode": file.mode, "size": [image.height, image.width], "frames": frames}
+
+
+def counted_ids(path: Path) -> list[list[int]]:
+    """Return [id, number of pixels] for each id of a label map. Raises BadFile."""
+    return [[value, count] for value, count in enumerate(ids(path).histogram()[:256]) if count]
+
+
+def refused(bad: Sequence[BadFile | str], total: int, more: str | None = "") -> DataMissing:
+    """Return the error that names bad files of ``total``: all of them, or the first ones and a count.
+
+    ``more``: what can be done besides replacing or removing them; None: neither helps.
+    """
+    if len(bad) == 1:
+        return DataMissing(str(bad[0]) if more is None else f"{bad[0]}: replace or remove it{more}")
+    remedy = "" if more is None else f", replace or remove them{more}"
+    return DataMissing(f"{len(bad)} of {total} files can't be used{remedy}: {some(bad)}")
+
+
+def some(bad: Sequence[BadFile | str]) -> str:
+    """Return the first ones of many, and a count of the others."""
+    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return "; ".join(map(str, bad[:NAMED])) + more
+
+
+def in_words(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Return sentences on images that were ``looked_at``: formats, modes, sizes, and what is not read as it is."""
+    kinds = Counter(f"{image['format']} {image['mode']}" for image in found)
+    sizes = Counter(tuple(image["size"]) for image in found)
+    shown = ", ".join(f"{w} x {h} ({count})" for (h, w), count in sizes.most_common(SIZES))
+    rest = f", and {len(sizes) - SIZES} other sizes" if len(sizes) > SIZES else ""
+    lines = [
+        "formats and modes: " + ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common()),
+        f"width x height: {shown}{rest}",
+    ]
+    deep = sum(image["mode"].startswith("I") for image in found)
+    clear = sum(image["mode"] in TRANSPARENT for image in found)
+    several = sum(image["frames"] > 1 for image in found)
+    for count, what in (
+        (deep, "16 bits: the high byte is read"),
+        (clear, "an alpha channel: it is dropped, so what is below it is read"),
+        (several, "several frames: the first is read"),
+    ):
+        lines += [f"{count} of {len(found)} images have {what}"] if count else []
+    return lines
