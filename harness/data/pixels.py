@@ -118,12 +118,12 @@ def ids(path: Path) -> Image.Image:
         return file.copy()
 
 
-def size(path: Path) -> tuple[int, int]:
-    """Return (height, width) from the header of an image with a label map, or of its map. Raises BadFile."""
+def size(path: Path) -> list[int]:
+    """Return [height, width] from the header of an image with a label map, or of its map. Raises BadFile."""
     with opened(path) as file:
         if orientation(file) != UPRIGHT:
             raise BadFile(_turned(path, file))
-        return file.height, file.width
+        return [file.height, file.width]
 
 
 def looked_at(path: Path, turn: bool) -> dict[str, Any]:

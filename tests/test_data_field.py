@@ -1,0 +1,1034 @@
+"""Data as users supply it: situations that people met in the field, each with the right behaviour.
+
+The numbers are those of the reports: 1 to 24 images, 28 to 38 label maps, 41 CIFAR, 87 file names in records.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from test_datasets import archive, cifar, make, pictures, save, write_tree
+from test_segmentation_data import folder, own, whole
+
+import harness
+from harness.data import dataset as contract
+from harness.data import host, pixels, remembered
+from harness.data.dataset import DataRoot, LoadedData
+from harness.errors import DataMissing
+from harness.experiment import grid
+from harness.run import main
+
+cityscapes = import_module("harness.datasets.cityscapes")
+listing = import_module("harness.datasets._listing")
+
+RAMP = np.linspace(0, 65535, 24 * 24).round().astype(np.uint16).reshape(24, 24)
+
+
+@pytest.fixture(autouse=True)
+def remembers_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Remember files that were just written, in a folder of the test."""
+    monkeypatch.setattr(remembered, "SETTLED_SECONDS", 0)
+    monkeypatch.setattr(remembered, "_entries", {})
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def never_hangs() -> Iterator[None]:
+    """End the tests with a traceback if one waits for a pipe or walks in a circle."""
+    faulthandler.dump_traceback_later(60, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A tree of 2 classes x (6 + 2) images of 24 x 24."""
+    write_tree(tmp_path / "base", ["cat", "dog"], train=6, test=2, size=24)
+    return tmp_path / "base"
+
+
+def images(root: Path, **settings: Any) -> Any:
+    return make("image_folder", root.parent, **{"folder": root.name, "image_size": 24} | settings)
+
+
+def refuses(call: Callable[[], Any], *words: str) -> str:
+    """Return the one sentence of a refusal, which holds these words."""
+    with pytest.raises(DataMissing) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, (word, message)
+    return message
+
+
+def config(root: Path, **dataset: Any) -> str:
+    values = {
+        "dataset": {"name": "image_folder", "folder": root.name, "image_size": 24} | dataset,
+        "model": {"name": "resnet_small", "width": 4},
+        "recipe": {"epochs": 1},
+        "protocol": {"initial": 4, "budget": 2, "cycles": 2, "start": "warm"},
+        "methods": {"Ran": "random", "Margin": "margin"},
+        "seeds": [0],
+        "where": {"trials": "in_process", "data": str(root.parent), "output": str(root.parent / "out")},
+    }
+    path = root.parent / "field.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return str(path)
+
+
+def png(path: Path, samples: np.ndarray, kind: int) -> None:
+    """Write a PNG with 16 bits per sample; kind: 0 grey, 2 RGB, 6 RGBA."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = samples.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    signature = b"\x89PNG\r\n\x1a\n"
+    path.write_bytes(signature + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def tiff(path: Path, samples: np.ndarray, sample_format: int) -> None:
+    """Write an uncompressed TIFF; sample_format: 1 unsigned, 2 signed, 3 floating-point."""
+    height, width = samples.shape[:2]
+    channels = 1 if samples.ndim == 2 else samples.shape[2]
+    content = samples.tobytes()
+    after = 8 + len(content)
+    lists = after + 2 + 12 * 11 + 4
+
+    def entry(tag: int, kind: int, value: int) -> bytes:
+        return struct.pack("<HHI", tag, kind, 1) + struct.pack("<HH" if kind == 3 else "<I", *[value, 0][: 5 - kind])
+
+    def each(tag: int, value: int, place: int) -> bytes:
+        return entry(tag, 3, value) if channels == 1 else struct.pack("<HHII", tag, 3, channels, place)
+
+    bits = samples.dtype.itemsize * 8
+    entries = [
+        entry(256, 3, width),
+        entry(257, 3, height),
+        each(258, bits, lists),
+        entry(259, 3, 1),
+        entry(262, 3, 1 if channels == 1 else 2),
+        entry(273, 4, 8),
+        entry(277, 3, channels),
+        entry(278, 3, height),
+        entry(279, 4, len(content)),
+        entry(284, 3, 1),
+        each(339, sample_format, lists + 2 * channels),
+    ]
+    tail = struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", 0)
+    tail += struct.pack(f"<{2 * channels}H", *[bits] * channels, *[sample_format] * channels)
+    path.write_bytes(b"II*\0" + struct.pack("<I", after) + content + tail)
+
+
+# ------------------------------------------------------------------------------------------------------ 1: many bits
+
+THREE = np.stack([RAMP] * 3, -1)
+FOUR = np.concatenate([THREE, np.full((24, 24, 1), 65535, np.uint16)], -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("grey.png", lambda path: png(path, RAMP, 0)),
+        ("rgb.png", lambda path: png(path, THREE, 2)),
+        ("rgba.png", lambda path: png(path, FOUR, 6)),
+        ("grey.tif", lambda path: tiff(path, RAMP, 1)),
+        ("big.tif", lambda path: Image.fromarray(RAMP).save(path)),
+        ("rgb.tif", lambda path: tiff(path, THREE, 1)),
+        ("grey.pgm", lambda path: path.write_bytes(b"P5 24 24 65535\n" + RAMP.astype(">u2").tobytes())),
+        ("rgb.ppm", lambda path: path.write_bytes(b"P6 24 24 65535\n" + THREE.astype(">u2").tobytes())),
+    ],
+)
+def test_1_sixteen_bits_are_scaled_and_never_clipped(base: Path, name: str, write: Any) -> None:
+    for file in (base / "train" / "cat").iterdir():
+        file.unlink()
+    write(base / "train" / "cat" / name)
+    read = images(base).load().train_images[0]
+    assert np.abs(read[..., 0].astype(int) - RAMP / 257).max() <= 1, "within a step of the exact value"
+    assert len(np.unique(read)) == 256 and (read == read[..., :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "kind"),
+    [
+        ("float.tif", lambda path: tiff(path, (RAMP / 65535).astype(np.float32), 3), "floating-point"),
+        ("float.tif", lambda path: Image.fromarray((RAMP / 65535).astype(np.float32)).save(path), "floating-point"),
+        ("long.tif", lambda path: tiff(path, RAMP.astype(np.uint32), 1), "32-bit"),
+        ("signed.tif", lambda path: tiff(path, RAMP.astype(np.int16), 2), "signed"),
+        ("byte.tif", lambda path: tiff(path, RAMP.astype(np.int8), 2), "signed"),
+    ],
+)
+def test_1_numbers_without_a_known_range_are_refused_by_name(base: Path, name: str, write: Any, kind: str) -> None:
+    write(base / "train" / "cat" / name)
+    refuses(images(base).load, str(base / "train" / "cat" / name), f"holds {kind} numbers, whose range is not known")
+
+
+@pytest.mark.parametrize("samples", [np.float32, np.float64])
+def test_1_what_pillow_can_not_read_is_refused_by_name(base: Path, samples: Any) -> None:
+    tiff(base / "train" / "cat" / "x.tif", (THREE / 65535).astype(samples), 3)
+    refuses(images(base).load, "x.tif can't be decoded (no image, or of a kind that is not read): replace or remove it")
+
+
+def test_1_sixteen_bits_beside_label_maps(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine", sizes=[(24, 24)])
+    png(root / "images" / "train" / "000.png", RAMP, 0)
+    read = whole(own(root).load().train_images)[0, ..., 0]
+    assert np.abs(read.astype(int) - RAMP / 257).max() <= 1
+
+
+# -------------------------------------------------------------------------------- 3, 4, 6, 14, 15, 18: which files
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".gif", ".ppm", ".bmp", ".webp", ".jpeg"])
+def test_3_all_formats_of_torchvision_are_read(base: Path, suffix: str) -> None:
+    for part in ("train", "test"):
+        for file in (base / part / "cat").iterdir():
+            Image.open(file).save(file.with_suffix(suffix))
+            file.unlink()
+    assert images(base).info().num_train == 12 and images(base).load().train_images.shape == (12, 24, 24, 3)
+    for sixteen in sorted({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}):
+        assert sixteen in pixels.FORMATS
+
+
+def test_3_the_formats_are_at_least_torchvision_s() -> None:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert set(IMG_EXTENSIONS) <= {*pixels.FORMATS}
+
+
+def test_3_a_class_without_a_readable_format_says_what_is_there(base: Path) -> None:
+    for file in (base / "train" / "cat").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    refuses(images(base).info, "cat has no image; put at least one there (png, jpg", "not read: 6 .heic")
+
+
+def test_4_what_is_left_out_is_counted_everywhere(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        (base / "train" / "cat" / f"{number}.svg").touch()
+    (base / "train" / "dog" / "LICENSE").touch()
+    (base / "train" / "._0000.png").touch()
+    (base / "train" / "cat" / "._0000.png").touch()
+    (base / "train" / "labels.csv").touch()
+    (base / "old" / "cat").mkdir(parents=True)
+    left_out = "train/: 12 images; left out: 6 files (3 .svg, 1 hidden, 1 in no folder of a class, 1 without a suffix)"
+    assert images(base).info().notes == (left_out, "not read: old/")
+    written = config(base)
+    assert main([written, "--plan"]) == 0
+    assert left_out in " ".join(capsys.readouterr().out.split())
+    assert main([written]) == 0
+    assert f"suite field: {left_out}\nsuite field: not read: old/\nTo run:" in capsys.readouterr().out
+    run = json.loads((base.parent / "out" / "run.json").read_text())
+    assert run["suites"][0]["data_notes"] == [left_out, "not read: old/"]
+
+
+def test_4_nothing_is_said_where_nothing_is_left_out(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (base / "train" / ".DS_Store").touch()
+    (base / "train" / "cat" / "Thumbs.db").touch()
+    assert images(base).info().notes == ()
+    assert main([config(base)]) == 0
+    assert capsys.readouterr().out.startswith("To run: 2 trials")
+
+
+def test_6_sub_folders_are_walked_as_torchvision_does(base: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    for number, place in ((1, "b"), (2, "a"), (3, "a/deep"), (4, "b")):
+        (base / "train" / "cat" / place).mkdir(parents=True, exist_ok=True)
+        shutil.move(base / "train" / "cat" / f"000{number}.png", base / "train" / "cat" / place)
+    data, theirs = images(base).load(), ImageFolder(str(base / "train"))
+    assert list(data.names) == [str(Path(path).relative_to(base)) for path, _ in theirs.samples]
+    assert data.train_labels.tolist() == theirs.targets and len(data.names) == 12
+
+
+SYSTEM = ["__MACOSX", ".ipynb_checkpoints", "@eaDir", "lost+found", ".git", "$RECYCLE.BIN"]
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+def test_14_system_folders_are_no_classes(base: Path, name: str) -> None:
+    (base / "train" / name).mkdir()
+    save(base / "train" / "cat" / name / "copy.png", pictures(1)[0])
+    assert images(base).info().num_classes == 2
+    assert images(base).info().num_train == 12
+
+
+def test_15_splits_have_names(base: Path) -> None:
+    (base / "test").rename(base / "val")
+    refuses(images(base).info, "has no folder test/", "it has val/: set test: [val]")
+    named = images(base, test=["val"])
+    assert named.info().num_test == 4 and len(named.load().test_images) == 4
+    (base / "train").rename(base / "training")
+    refuses(images(base, test=["val"]).info, "has no folder train/", "it has training/: set train: [training]")
+
+
+def test_15_several_splits_form_one(base: Path) -> None:
+    write_tree(base, ["cat", "dog"], train=6, test=2, size=24)
+    (base / "test").rename(base / "extra")
+    write_tree(base, ["cat", "dog"], train=6, test=2, size=24)
+    data = images(base, train=["train", "extra"]).load()
+    assert data.train_labels.tolist() == [0] * 8 + [1] * 8
+    assert next(name for name in data.names if "extra" in name) == "extra/cat/0000.png" == data.names[6]
+
+
+@pytest.mark.parametrize("names", [["train"], []])
+def test_15_a_wrong_name_is_a_mistake_in_the_config(base: Path, names: list[str], capsys: Any) -> None:
+    assert main([config(base, test=names)]) == 2
+    problem = "the split 'train' occurs twice in train and test" if names else "must be at least 1 long"
+    assert f"field.yaml:5: dataset.test: {problem}" in capsys.readouterr().err
+
+
+def test_18_one_class_is_refused_before_a_run(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("train", "test"):
+        shutil.rmtree(base / part / "dog")
+    assert main([config(base)]) == 2
+    assert "has one class only, 'cat': a classifier needs at least two" in capsys.readouterr().err
+    assert not (base.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros(4, np.int64), np.zeros((4, 8, 8), np.uint8), np.full((4, 8, 8), 255, np.uint8)]
+)
+def test_18_every_dataset_must_have_two_classes_in_its_pool(labels: Any, base: Path) -> None:
+    picture = np.zeros((4, 8, 8, 3), np.uint8)
+    data = LoadedData(picture, labels, picture, labels, ("a", "b"), (0.5,) * 3, (0.2,) * 3)
+
+    class One(contract.Dataset):
+        def load(self) -> LoadedData:
+            return data
+
+    one = One(contract.DatasetSettings(), DataRoot(base, False))
+    info = contract.DatasetInfo(4, 4, 2, 3, (8, 8), "", labels.ndim == 3)
+    refuses(lambda: contract.loaded(one, info), "a classifier needs at least two")
+
+
+def test_18_label_maps_of_one_class(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    for file in (root / "labels" / "train").iterdir():
+        save(file, np.full((16, 24), 1, np.uint8))
+    refuses(own(root).load, "the label maps of the pool hold only the class 'wall'")
+    for file in (root / "labels" / "train").iterdir():
+        save(file, np.full((16, 24), 7, np.uint8))
+    refuses(own(root).load, "the label maps of the pool hold no class")
+
+
+# --------------------------------------------------------------------------------------- 8, 19: turned and transparent
+
+TURNED = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a),
+}
+
+
+def oriented(path: Path, image: np.ndarray, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(image).save(path, exif=exif, **({"lossless": True} if path.suffix == ".webp" else {}))
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_8_orientation_is_applied_to_images_with_a_class(base: Path, orientation: int, suffix: str) -> None:
+    image = pictures(1, 24)[0]
+    oriented(base / "train" / "cat" / f"0{suffix}", image, orientation)
+    names = images(base).load().names
+    read = images(base).load().train_images[names.index(f"train/cat/0{suffix}")]
+    assert (read == TURNED[orientation](image)).all()
+
+
+def test_8_a_photo_of_a_phone_is_upright(base: Path) -> None:
+    image = np.zeros((16, 32, 3), np.uint8)
+    image[:, 16:] = 255  # the right half, which orientation 6 puts to the bottom
+    oriented(base / "train" / "cat" / "0.jpg", image, 6)
+    data = images(base, image_size=16).load()
+    read = data.train_images[data.names.index("train/cat/0.jpg")]
+    assert read[:6].max() < 20 and read[-6:].min() > 235
+
+
+def test_8_damaged_exif_is_no_orientation(base: Path) -> None:
+    image = pictures(1, 24)[0]
+    Image.fromarray(image).save(base / "train" / "cat" / "0.png", exif=b"Exif\0\0nothing")
+    assert (images(base).load().train_images[0] == image).all()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_8_an_orientation_beside_a_label_map_is_refused(tmp_path: Path, suffix: str, orientation: int) -> None:
+    root = folder(tmp_path / "mine", suffix=suffix)
+    oriented(root / "images" / "train" / f"001{suffix}", pictures(1, 24)[0][:16], orientation)
+    words = f"001{suffix} has the EXIF orientation {orientation}" if suffix != ".tif" else f"001{suffix}"
+    refuses(own(root).load, words)
+
+
+def test_19_transparency_is_dropped_without_a_raw_warning(base: Path) -> None:
+    red = np.zeros((24, 24, 4), np.uint8)
+    red[..., 0] = 255
+    save(base / "train" / "cat" / "0.png", red)
+    palette = Image.fromarray(np.zeros((24, 24), np.uint8), "L").convert("P")
+    palette.putpalette([255, 0, 0] * 256)
+    palette.save(base / "train" / "cat" / "1.png", transparency=bytes([0, 128]))
+    Image.new("CMYK", (24, 24), (0, 255, 255, 0)).save(base / "train" / "cat" / "2.jpg", quality=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = images(base).load()
+    for index in range(3):
+        position = next(i for i, name in enumerate(data.names) if name.startswith(f"train/cat/{index}."))
+        assert np.abs(data.train_images[position].astype(int) - [255, 0, 0]).max() <= 2
+
+
+# ------------------------------------------------------------------------------------------------ 11: all bad at once
+
+
+def break_some(paths: list[Path]) -> None:
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:60])
+
+
+def test_11_all_bad_images_are_named_at_once(base: Path) -> None:
+    break_some([base / "train" / "cat" / f"000{i}.png" for i in range(3)])
+    message = refuses(images(base).load, "3 of 12 files can't be used, replace or remove them, or set skip_unreadable")
+    assert all(f"cat/000{i}.png can't be decoded" in message for i in range(3))
+
+
+def test_11_the_first_ten_and_a_count(tmp_path: Path) -> None:
+    write_tree(tmp_path / "base", ["cat", "dog"], train=12, test=1, size=24)
+    break_some(sorted((tmp_path / "base" / "train" / "cat").iterdir()))
+    message = refuses(images(tmp_path / "base").load, "12 of 24 files can't be used", "; and 2 more")
+    assert message.count("can't be decoded") == 10
+
+
+def test_11_bad_images_are_left_out_on_request_and_noted(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole_pool = images(base).load()
+    break_some([base / "train" / "cat" / f"000{i}.png" for i in (1, 4)])
+    dataset = images(base, skip_unreadable=True)
+    (note,) = dataset.info().notes
+    assert note.startswith("left out as unreadable: 2 training images: ") and "cat/0004.png can't be decoded" in note
+    data = dataset.load()
+    assert dataset.info().num_train == len(data.train_images) == 10
+    assert (data.train_images == np.delete(whole_pool.train_images, [1, 4], 0)).all()
+    assert len(images(base, skip_unreadable=True, limit=4).load().train_images) == 4
+    assert main([config(base, skip_unreadable=True)]) == 0
+    run = json.loads((base.parent / "out" / "run.json").read_text())
+    assert run["suites"][0]["data_notes"] == [note] and f"suite field: {note}" in capsys.readouterr().out
+    break_some(sorted((base / "train" / "cat").iterdir()))
+    refuses(images(base, skip_unreadable=True).info, "no readable training image of the class 'cat'")
+
+
+def test_11_check_data_reads_everything_and_runs_nothing(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = config(base)
+    shutil.copy(base / "train" / "cat" / "0000.png", base / "test" / "dog" / "same.png")
+    Image.fromarray(RAMP).save(base / "train" / "cat" / "deep.tif")
+    assert main([written, "--check-data"]) == 0
+    printed = capsys.readouterr().out
+    lines = " ".join(printed.split())
+    assert max(map(len, printed.splitlines())) <= 80 or str(base) in printed
+    for words in (
+        "13 training and 5 test images, 2 classes; 24 x 24 x 3",
+        "formats and modes: PNG RGB (17), TIFF I;16 (1) width x height: 24 x 24 (18)",
+        "1 of 18 images have 16 bits",
+        "training images of each class: cat 7, dog 6",
+        "1 of 5 test images are also training images",
+        f"fingerprint {images(base).load().fingerprint}",
+    ):
+        assert words in lines
+    assert not (base.parent / "out").exists()
+    break_some([base / "train" / "dog" / f"000{i}.png" for i in (0, 5)])
+    assert main([written, "--check-data"]) == 2
+    lines = " ".join(capsys.readouterr().out.split())
+    assert "field CAN'T RUN: 2 of 18 files can't be used" in lines and "dog/0005.png" in lines
+
+
+def test_11_check_data_respects_only_and_finds_what_is_remembered_wrongly(tmp_path: Path, capsys: Any) -> None:
+    root = folder(tmp_path / "mine")
+    values = yaml.safe_load(Path(config(tmp_path / "base")).read_text())
+    maps = {"name": "segmentation_folder", "folder": "mine", "classes": ["a", "b", "c"], "ignore": 7}
+    good, bad = ({k: v for k, v in values.items() if k != "where"} for _ in range(2))
+    good |= {"dataset": maps, "model": {"name": "drn_small", "width": 4}, "protocol": values["protocol"]}
+    good["protocol"] = {"initial": 2, "budget": 1, "cycles": 1, "start": "warm"}
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump({"suites": {"good": good, "bad": bad}, "where": values["where"]}))
+    assert main([str(path), "--check-data", "--only", "suite=good"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "good: images and label maps" in printed and "bad" not in printed
+    assert re.search(r"pixels of 4 label maps: a [\d.]+%, b [\d.]+%, c [\d.]+%, no class [\d.]+%", printed)
+    assert main([str(path), "--check-data"]) == 2
+    assert "bad CAN'T RUN: there is no folder" in " ".join(capsys.readouterr().out.split())
+    memory = remembered._file(str(root / "labels" / "train"))
+    stored = json.loads(memory.read_text())
+    stored["000.png"]["ids"] = [[9, 1]]
+    memory.write_text(json.dumps(stored))
+    remembered._entries.clear()
+    assert main([str(path), "--plan", "--only", "suite=good"]) == 0
+    assert "CAN'T RUN" in capsys.readouterr().out, "what is remembered counts"
+    assert main([str(path), "--check-data", "--only", "suite=good"]) == 0, "but here everything is read again"
+    remembered._entries.clear()
+    capsys.readouterr()
+    assert main([str(path), "--plan", "--only", "suite=good"]) == 0
+    assert "CAN'T RUN" not in capsys.readouterr().out, "and remembered"
+
+
+# ------------------------------------------------------------------------------ 22, 24: memory, and what is no file
+
+
+def test_22_data_that_does_not_fit_is_refused_with_its_bytes(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([config(base), "dataset.image_size=100000", "--plan"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    words = r"field CAN'T RUN: its images take 480\.0 GB of memory, and \d+\.\d GB are free: set limit and test_limit"
+    assert re.search(words, printed)
+    assert main([config(base), "dataset.image_size=100000"]) == 2
+    assert "480.0 GB" in capsys.readouterr().err and not (base.parent / "out").exists()
+    assert main([config(base), "--plan"]) == 0
+    assert "27.6 kB of memory" in " ".join(capsys.readouterr().out.split())
+
+
+def test_22_the_datasets_of_all_suites_must_fit_together(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "free_memory", lambda: 1000)
+    grid.check_memory(600, 400)
+    refuses(lambda: grid.check_memory(600, 401), "0.6 kB of memory besides the 0.4 kB of other suites, and 1.0 kB")
+    monkeypatch.setattr(grid, "free_memory", lambda: None)
+    grid.check_memory(10**15)
+
+
+def test_22_memory_that_runs_out_is_a_sentence(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("harness.datasets._trees").np, "empty", _no_memory)
+    dataset = images(base)
+    refuses(lambda: contract.loaded(dataset, contract.facts(dataset)), "does not fit into memory: set limit")
+
+
+def _no_memory(*_: Any, **__: Any) -> None:
+    raise MemoryError
+
+
+def test_22_files_need_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = own(folder(tmp_path / "mine")).info()
+    assert info.from_files and info.in_memory == 0 and info.nbytes == 4 * 16 * 24 * 4
+
+
+def test_22_free_memory_is_the_machine_s_or_the_container_s(tmp_path: Path) -> None:
+    proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
+    proc.mkdir()
+    (cgroup / "memory").mkdir(parents=True)
+    assert host.free_memory(proc, cgroup) is None, "a system that does not tell"
+    (proc / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    3000 kB\n")
+    assert host.free_memory(proc, cgroup) == 3000 * 1024
+    (cgroup / "memory.max").write_text("max\n")
+    (cgroup / "memory.current").write_text("5000\n")
+    assert host.free_memory(proc, cgroup) == 3000 * 1024
+    (cgroup / "memory.max").write_text("9000\n")
+    (cgroup / "memory.stat").write_text("anon 1\ninactive_file 700\n")
+    assert host.free_memory(proc, cgroup) == 4700
+    shutil.copy(cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes")
+    (cgroup / "memory" / "memory.usage_in_bytes").write_text("8999\n")
+    (cgroup / "memory" / "memory.stat").write_text("")
+    assert host.free_memory(proc, cgroup) == 1
+
+
+def test_23_test_images_that_are_also_training_images_are_counted(base: Path, capsys: Any) -> None:
+    for number in range(2):
+        shutil.copy(base / "train" / "cat" / f"000{number}.png", base / "test" / "dog" / f"copy{number}.png")
+    assert images(base).load().copies == 2
+    assert main([config(base)]) == 0
+    assert "suite field: 2 of 6 test images are also training images\n" in capsys.readouterr().out
+    run = json.loads((base.parent / "out" / "run.json").read_text())
+    assert run["suites"][0]["data_notes"] == ["2 of 6 test images are also training images"]
+
+
+def test_23_files_are_compared_by_their_bytes(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    assert own(root).load().copies == 0
+    shutil.copy(root / "images" / "train" / "000.png", root / "images" / "test" / "001.png")
+    assert own(root).load().copies == 1
+
+
+def denied(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the listing of a folder fail, as for a user without a right to it; root may list every folder."""
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+@pytest.mark.parametrize("place", [".", "train", "train/cat", "train/cat/sub"])
+def test_24_a_folder_that_may_not_be_listed_is_a_sentence(
+    base: Path, place: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (base / "train" / "cat" / "sub").mkdir()
+    written = config(base)
+    denied(base / place, monkeypatch)
+    assert main([written]) == 2
+    assert f"{base / place} can't be listed (Permission denied)\n" in capsys.readouterr().err
+
+
+def test_24_of_label_maps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "mine")
+    denied(root / "labels" / "test", monkeypatch)
+    refuses(own(root).info, "test can't be listed (Permission denied)")
+
+
+def test_24_a_file_that_vanishes_is_a_sentence(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    data = own(root).load()
+    (root / "images" / "train" / "001.png").unlink()
+    refuses(lambda: data.fingerprint, "001.png can't be read (No such file or directory)")
+    with pytest.raises(DataMissing, match=r"001\.png can't be decoded \(No such file"):
+        whole(data.train_images)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "y/" * 2100])
+def test_24_a_name_that_is_too_long_is_a_sentence(base: Path, name: str, capsys: Any) -> None:
+    for settings in ({"folder": name}, {"test": [name]}):
+        assert main([config(base, **settings)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: suite field: ") and said.count("\n") == 1 and "too long" in said
+
+
+def test_24_other_errors_of_the_system_are_sentences(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def info(self: Any) -> Any:
+        raise OSError(5, "Input/output error", "/disk/x")
+
+    dataset = images(base)
+    monkeypatch.setattr(type(dataset), "info", info)
+    refuses(lambda: contract.facts(dataset), "/disk/x can't be read (Input/output error)")
+
+
+@pytest.mark.usefixtures("never_hangs")
+def test_pipes_and_circles_are_left_out_and_never_opened(base: Path) -> None:
+    os.mkfifo(base / "train" / "cat" / "pipe.png")
+    (base / "train" / "cat" / "me").symlink_to(".")
+    (base / "train" / "cat" / "up").symlink_to("..")
+    (base / "train" / "cat" / "a.png").symlink_to("b.png")
+    (base / "train" / "cat" / "b.png").symlink_to("a.png")
+    (base / "train" / "dog" / "null.png").symlink_to(os.devnull)
+    deep = base / "train" / "dog" / "deep"
+    deep.mkdir()
+    for _ in range(1200):  # deeper than Python's recursion
+        (deep := deep / "d").mkdir()
+    dataset = images(base)
+    assert dataset.info().num_train == len(dataset.load().train_images) == 12
+    left_out = "2 broken links, 2 links to a folder above, 2 pipes or devices"
+    assert dataset.info().notes == (f"train/: 12 images; left out: 6 files ({left_out})",)
+    subprocess.run(["rm", "-r", base / "train" / "dog" / "deep"], check=True)  # shutil's removal is recursive
+
+
+@pytest.mark.usefixtures("never_hangs")
+def test_a_link_to_a_folder_elsewhere_is_followed(base: Path, tmp_path: Path) -> None:
+    (base / "train" / "cat").rename(tmp_path / "cats")
+    (base / "train" / "cat").symlink_to(tmp_path / "cats")
+    (tmp_path / "cats" / "up").symlink_to(tmp_path)
+    assert images(base).info().num_train == 12
+
+
+@pytest.mark.usefixtures("never_hangs")
+@pytest.mark.parametrize("place", ["images/train/009.png", "labels/train/001.png", "lists"])
+def test_pipes_among_label_maps(tmp_path: Path, place: str) -> None:
+    root = folder(tmp_path / "mine")
+    (root / place).unlink(missing_ok=True)
+    os.mkfifo(root / place)
+    if place.startswith("images"):
+        assert own(root).info().notes == ("images/train: 2 images; left out: 1 file (1 pipe or device)",)
+    elif place.startswith("labels"):
+        refuses(own(root).info, "labels/train/001.png is no file: it must hold the labels of")
+    else:
+        (root / place).rename(root / "train.txt")
+        refuses(own(root, lists="{split}.txt", images="images").info, "train.txt is no file")
+
+
+# -------------------------------------------------------------------------------------------- 28: maps of trainIds
+
+
+@pytest.fixture
+def city(tmp_path: Path) -> Path:
+    cityscapes.write_cityscapes(tmp_path, train=2, test=2)
+    return tmp_path
+
+
+def changed_ids(root: Path, table: np.ndarray) -> None:
+    for path in (root / "cityscapes" / "gtFine").rglob("*_labelIds.png"):
+        Image.fromarray(table[np.asarray(Image.open(path))]).save(path, compress_level=1)
+
+
+def test_28_train_ids_are_refused_for_what_they_are(city: Path) -> None:
+    right = make("cityscapes", city).load()
+    assert right.notes == () and right.train_labels.shape == (2, 1024, 2048)
+    changed_ids(city, cityscapes.TABLE)
+    for call in (make("cityscapes", city).info, make("cityscapes", city).load, make("cityscapes", city).examine):
+        refuses(call, "gtFine_labelIds.png holds the id 255; allowed: 0..33", "these look like trainIds")
+
+
+def test_28_an_id_that_does_not_exist(city: Path) -> None:
+    table = np.arange(256, dtype=np.uint8)
+    table[7] = 40
+    changed_ids(city, table)
+    message = refuses(make("cityscapes", city).load, "holds the id 40; allowed: 0..33")
+    assert "trainIds" not in message
+
+
+def test_28_few_pixels_with_a_class_are_noted(city: Path, tmp_path: Path) -> None:
+    """Maps of trainIds without a pixel of 255 hold only ids that exist."""
+    changed_ids(city, np.where(cityscapes.TABLE == 255, 0, cityscapes.TABLE).astype(np.uint8))
+    (note,) = make("cityscapes", city).load().notes
+    assert re.fullmatch(r"only \d+% of the pixels of the label maps have a class", note)
+    root = folder(tmp_path / "mine")
+    assert own(root).load().notes == ()
+    ids = np.full((16, 24), 7, np.uint8)
+    ids[:4] = np.arange(24) % 3
+    for split in ("train", "test"):
+        for number in range(2):
+            save(root / "labels" / split / f"{number:03}.png", ids)
+    assert own(root).load().notes == ("only 25% of the pixels of the label maps have a class",)
+
+
+def test_28_the_table_and_so_the_fingerprints_are_unchanged(city: Path) -> None:
+    assert set(cityscapes.TABLE.tolist()) == {*range(19), 255}
+
+
+# ------------------------------------------------------------------------------ 32: all label maps before the start
+
+
+def test_32_a_wrong_id_anywhere_is_found_before_the_start(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine", sizes=[(16, 24)] * 12)
+    for number in (5, 7):
+        save(root / "labels" / "train" / f"{number:03}.png", np.full((16, 24), 9, np.uint8))
+    own(root, limit=2).load()
+    message = refuses(
+        own(root).load, "2 of 12 files can't be used: ", "holds the id 9; allowed: 0..2, 7 (7 is ignored)"
+    )
+    assert "005.png" in message and "007.png" in message
+
+
+def test_32_a_bad_image_of_a_streamed_pool_is_found_before_the_start(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine", sizes=[(16, 24)] * 6)
+    broken = [root / "images" / "train" / "004.png", root / "images" / "train" / "005.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-200])
+    own(root).info()
+    refuses(own(root).load, "2 of 6 files can't be used", "004.png can't be decoded", "005.png can't be decoded")
+    dataset = own(root, skip_unreadable=True)
+    assert dataset.info().num_train == 4 == len(whole(dataset.load().train_labels))
+    assert dataset.info().notes[0].startswith("left out as unreadable: 2 images: ")
+
+
+def test_32_nothing_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "mine", sizes=[(16, 24)] * 12)
+    given = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    first = own(root, **given).load().fingerprint
+    monkeypatch.setattr(remembered, "_entries", {})  # another process
+    read: list[Path] = []
+    for name in ("ids", "rgb", "size"):
+        monkeypatch.setattr(pixels, name, spied(getattr(pixels, name), read))
+    assert own(root, **given).load().fingerprint == first and not read
+    os.utime(root / "labels" / "train" / "003.png")
+    own(root, **given).load()
+    assert {path.name for path in read} == {"003.png"}
+
+
+def spied(function: Any, seen: list[Path]) -> Any:
+    def spy(path: Path, *arguments: Any, **keys: Any) -> Any:
+        seen.append(path)
+        return function(path, *arguments, **keys)
+
+    return spy
+
+
+# ------------------------------------------------------------------------------ 34, 35, 38: layouts of label maps
+
+
+@pytest.mark.parametrize("suffix", ["_mask.png", "_L.png", ".bmp", "_seg.tif"])
+def test_34_label_suffix(tmp_path: Path, suffix: str) -> None:
+    root = folder(tmp_path / "mine")
+    before = whole(own(root).load().train_labels)
+    for path in (root / "labels").rglob("*.png"):
+        Image.open(path).save(path.with_name(path.stem + suffix))
+        path.unlink()
+    refuses(
+        own(root).info, "2 of 2 files can't be used: ", "labels/train/000.png is missing: it must hold the labels of"
+    )
+    assert (whole(own(root, label_suffix=suffix).load().train_labels) == before).all()
+
+
+def test_34_masks_next_to_their_images(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    before = own(root).load().fingerprint
+    for path in (root / "labels").rglob("*.png"):
+        path.rename(root / "images" / path.parent.name / f"{path.stem}_mask.png")
+    dataset = own(root, labels="images/{split}", label_suffix="_mask.png")
+    assert dataset.info().notes == ()
+    assert dataset.load().fingerprint == before
+
+
+def test_34_list_files_of_pascal_voc(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine", sizes=[(16, 24)] * 5, suffix=".jpg")
+    before = own(root).load().fingerprint
+    (root / "JPEGImages").mkdir()
+    (root / "SegmentationClass").mkdir()
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split in ("train", "test"):
+        names = []
+        for path in sorted((root / "images" / split).iterdir()):
+            path.rename(root / "JPEGImages" / f"{split}_{path.name}")
+            (root / "labels" / split / f"{path.stem}.png").rename(
+                root / "SegmentationClass" / f"{split}_{path.stem}.png"
+            )
+            names.append(f"{split}_{path.stem}")
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
+    voc = {
+        "images": "JPEGImages",
+        "labels": "SegmentationClass",
+        "lists": "ImageSets/Segmentation/{split}.txt",
+    }
+    dataset = own(root, **voc)
+    assert dataset.load().fingerprint == before
+    assert dataset.info().notes == tuple(f"{s}.txt: 5 of the 10 images in JPEGImages/" for s in ("train", "test"))
+    listed = root / "ImageSets" / "Segmentation" / "train.txt"
+    for text, problem in (
+        ("train_000\nnone\nnever.jpg\n", "names images that are not there: 'none' is not in"),
+        ("train_000\n\ntrain_000\n", "names 'train_000' twice"),
+        ("\n", "train.txt is empty"),
+    ):
+        listed.write_text(text)
+        refuses(own(root, **voc).info, problem)
+    listed.write_bytes(b"\xff\xfe\x00")
+    refuses(own(root, **voc).info, "train.txt can't be read")
+    listed.unlink()
+    refuses(own(root, **voc).info, "train.txt can't be read (No such file or directory)")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"lists": "train.txt"}, "dataset.lists: must contain {split}, which stands for the name of a split"),
+        ({"images": "JPEGImages"}, "dataset.images: must contain {split}, unless lists says which images a split has"),
+        (
+            {"label_suffix": ".jpg"},
+            "dataset.label_suffix: must end in .png, .bmp, .gif, .tif, .tiff or .pgm, got '.jpg'",
+        ),
+        ({"size": [64, 90]}, "dataset.size: must be two multiples of 8, got [64, 90]"),
+        ({"size": [64]}, "dataset.size: must be at least 2 long"),
+    ],
+)
+def test_34_mistakes_in_the_layout(tmp_path: Path, settings: dict[str, Any], problem: str, capsys: Any) -> None:
+    values = {"name": "segmentation_folder", "folder": "mine", "classes": ["a", "b"]} | settings
+    path = Path(config(tmp_path / "mine"))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"dataset": values}))
+    assert main([str(path), "--plan"]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_34_label_maps_without_an_image_are_noted(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    shutil.copy(root / "labels" / "train" / "000.png", root / "labels" / "train" / "more.png")
+    (root / "labels" / "train" / "000.json").touch()
+    (root / "images" / "train" / "000.xml").touch()
+    assert own(root).info().notes == (
+        "images/train: 2 images; left out: 1 file (1 .xml)",
+        "labels/train: left out: 2 files (1 .json, 1 without an image)",
+    )
+
+
+def test_34_sub_folders_of_label_maps(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    before = own(root).load().fingerprint
+    for part in ("images", "labels"):
+        (root / part / "train" / "city").mkdir()
+        (root / part / "train" / "001.png").rename(root / part / "train" / "city" / "001.png")
+    data = own(root).load()
+    assert data.fingerprint == before and data.names == ("images/train/000.png", "images/train/city/001.png")
+
+
+def test_35_label_suffixes_in_any_case(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    before = own(root).load().fingerprint
+    for path in list((root / "labels").rglob("*.png")):
+        path.rename(path.with_suffix(".PNG"))
+    assert own(root).load().fingerprint == before
+
+
+def test_38_a_pool_of_several_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "mine", sizes=[(32, 48), (64, 32), (40, 40), (48, 64)])
+    refuses(own(root).info, "images of the pool must have the same size; set size: [height, width]")
+    dataset = own(root, size=[32, 40])
+    assert dataset.info().size == (32, 40)
+    data = dataset.load()
+    assert data.train_images.shape == (4, 32, 40, 3) and data.train_labels.shape == (4, 32, 40)
+    assert data.test_images.shape == (4, 64, 64, 3) and data.test_labels.shape == (4, 64, 64), "at their own size"
+    picture, ids = (Image.open(root / part / "train" / "000.png") for part in ("images", "labels"))
+    middle = slice(4, 44)
+    assert (whole(data.train_images)[0] == np.asarray(picture)[:, middle]).all(), "cropped to its centre"
+    values = np.asarray(ids)[:, middle]
+    assert (whole(data.train_labels)[0] == np.where(values == 7, 255, values)).all(), "and its map likewise"
+    assert data.fingerprint != own(root, size=[40, 40]).load().fingerprint
+    path = Path(config(root))
+    maps = {"name": "segmentation_folder", "folder": "mine", "classes": ["a", "b", "c"], "ignore": 7, "size": [32, 40]}
+    values = yaml.safe_load(path.read_text()) | {"dataset": maps, "model": {"name": "drn_small", "width": 4}}
+    values["protocol"] = {"initial": 2, "budget": 1, "cycles": 2, "start": "warm"}
+    path.write_text(yaml.safe_dump(values))
+    assert main([str(path)]) == 0, "a whole run, with test images of other sizes"
+    table = harness.load(root.parent / "out")
+    assert table.selected_files.map(len).tolist() == [1, 0, 1, 0]
+    assert table.selected_files[0][0] == f"images/train/{table.selected[0][0]:03}.png"
+
+
+# ------------------------------------------------------------------------------------------------ 41: where CIFAR is
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("where", ["the folder itself", "the folder itself, from inside", "in a folder of its name"])
+def test_41_cifar_is_found_where_users_put_it(
+    tmp_path: Path, kind: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = cifar.KINDS[kind]
+    archive(tmp_path / kind, kind)
+    official = tmp_path / kind / about.folder
+    root = tmp_path if where == "in a folder of its name" else official
+    if where.endswith("inside"):
+        monkeypatch.chdir(official)
+        root = Path()
+    dataset = make(kind, root, download=True)
+    assert dataset.info().source.startswith("generated archive")
+    dataset.fetch()
+    assert dataset.load().fingerprint == make(kind, tmp_path / kind).load().fingerprint
+
+
+def test_41_a_renamed_folder_is_recognised(tmp_path: Path) -> None:
+    archive(tmp_path)
+    (tmp_path / "cifar-10-batches-py").rename(tmp_path / "mine")
+    for download in (False, True):
+        refuses(
+            make("cifar10", tmp_path / "mine", download=download).info,
+            "mine holds the batches of CIFAR-10, but is not called cifar-10-batches-py: rename it",
+        )
+
+
+@pytest.mark.parametrize(("file", "version"), [("data_batch_1.bin", "binary"), ("data_batch_1.mat", "Matlab")])
+def test_41_another_version_is_recognised(tmp_path: Path, file: str, version: str) -> None:
+    (tmp_path / "cifar-10-other").mkdir()
+    (tmp_path / "cifar-10-other" / file).touch()
+    for root in (tmp_path, tmp_path / "cifar-10-other"):
+        refuses(
+            make("cifar10", root).info, f"the {version} version, which lies there, is not read", "get cifar-10-python"
+        )
+
+
+def test_cifar_s_tree_accounts_for_its_files(tmp_path: Path) -> None:
+    write_tree(tmp_path / "cifar10", cifar.CIFAR10.classes)
+    (tmp_path / "cifar10" / "train" / "frog" / "x.tif").touch()
+    dataset = make("cifar10", tmp_path)
+    assert dataset.info().notes == ("train/: 30 images; left out: 1 file (1 .tif)",)
+    assert dataset.load().names[0] == "train/airplane/0000.png"
+    assert dataset.examine()[0] == "formats and modes: PNG RGB (50)"
+
+
+# ------------------------------------------------------------------------- 58: a fingerprint that is cheap and true
+
+
+def test_58_a_fingerprint_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = import_module("harness.data.files")
+    root = folder(tmp_path / "mine", sizes=[(16, 24)] * 6)
+    before = own(root).load().fingerprint
+    monkeypatch.setattr(remembered, "_entries", {})  # another process
+    read: list[Path] = []
+    monkeypatch.setattr(files, "_sha256", spied(files._sha256, read))
+    assert own(root).load().fingerprint == before and not read
+    changed = root / "images" / "train" / "002.png"
+    times = changed.stat()
+    shutil.copy(root / "images" / "train" / "003.png", tmp_path / "other.png")
+    content = (tmp_path / "other.png").read_bytes()
+    changed.write_bytes(content[: times.st_size].ljust(times.st_size, b"\0"))
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))  # size and time of content as before
+    assert own(root).load().fingerprint != before
+    assert read == [changed]
+
+
+def test_58_a_file_that_may_change_within_its_time_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "SETTLED_SECONDS", 60)
+    file = tmp_path / "a"
+    file.write_text("x")
+    assert remembered.known([file, file], "text", Path.read_text) == ["x", "x"]
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("state", ["not writable", "no home", "damaged", "of another shape"])
+def test_58_without_a_memory_the_run_goes_on(tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "mine")
+    before = own(root).load().fingerprint
+    monkeypatch.setattr(remembered, "_entries", {})
+    if state == "not writable":
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "file"))
+    elif state == "no home":
+        monkeypatch.delenv("HARNESS_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "expanduser", _no_home)
+    else:
+        for path in (tmp_path / "cache").iterdir():
+            path.write_text('{"000.png": 3, "001.png": {"stamp": 1}}' if state == "of another shape" else "{")
+    data = make("segmentation_folder", root, folder=".", classes=["grass", "wall", "cat"], ignore=7)
+    monkeypatch.setattr(type(data), "_folder", root)
+    assert data.load().fingerprint == before
+
+
+def _no_home(self: Path) -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_58_memory_of_two_processes_is_joined(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_text(file.name)
+    remembered.known(files[:1], "text", Path.read_text)
+    remembered._entries.clear()
+    remembered._entries[str(tmp_path)] = {}  # read before the other wrote
+    remembered.known(files[1:], "text", Path.read_text)
+    remembered._entries.clear()
+
+    def fails(path: Path) -> str:
+        raise AssertionError(path)
+
+    assert remembered.known(files, "text", fails) == ["a", "b"]
+
+
+# --------------------------------------------------------------------------------------------- 87: names in records
+
+
+def test_87_records_name_the_selected_files(base: Path) -> None:
+    assert main([config(base)]) == 0
+    names, table = images(base).load().names, harness.load(base.parent / "out")
+    assert table.selected.map(len).tolist() == [2, 0, 2, 0]
+    for selected, files in zip(table.selected, table.selected_files, strict=True):
+        assert files == [names[i] for i in selected]
+
+
+def test_87_data_without_files_has_no_names(tmp_path: Path) -> None:
+    assert make("digits", tmp_path, limit=20).load().names == ()
+    with pytest.raises(ValueError, match="names must be one for each training image, or none; got 1"):
+        LoadedData(
+            *(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1])) * 2, ("a", "b"), (0.5,) * 3, (0.2,) * 3, ("x",)
+        )
