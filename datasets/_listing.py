@@ -136,9 +136,15 @@ def _kind(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> str:
     return "image" if looks_like_image else Path(name).suffix.lower() or "without a suffix"
 
 
+def loose(folder: Path) -> Counter[str]:
+    """Count the files that lie next to the folders of the classes."""
+    files = [entry for entry in entries(folder) if not is_system(entry.name) and not _is_folder(entry)]
+    return Counter({"in no folder of a class": len(files)} if files else {})
+
+
 def extra_folders(folder: Path, read: Iterable[str]) -> str:
     """Return a note on the folders that are not among those that are read, or ""."""
-    known = {Path(name).parts[0] for name in read}
+    known = {part for name in read for part in Path(name).parts[:1]}
     extra = [name for name in folders(folder) if name not in known]
     shown = ", ".join(f"{name}/" for name in extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
     return f"not read: {shown}" if extra else ""
@@ -146,7 +152,7 @@ def extra_folders(folder: Path, read: Iterable[str]) -> str:
 
 def splits_differ(test: list[str], before: ValidationInfo) -> list[str]:
     """Check the names of the splits of the test set against those of the pool, as a validator of the key ``test``."""
-    splits = [*before.data.get("train", []), *test]
+    splits = [Path(split) for split in (*before.data.get("train", []), *test)]  # ./train is train
     if twice := {split for split in splits if splits.count(split) > 1}:
-        raise ValueError(f"the split {min(twice)!r} occurs twice in train and test")
+        raise ValueError(f"the split {str(min(twice))!r} occurs twice in train and test")
     return test

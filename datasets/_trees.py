@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 from harness.data import pixels, remembered
 from harness.data.dataset import balanced
 from harness.data.pixels import FORMATS
-from harness.errors import BadFile, DataMissing
+from harness.errors import BadFile, DataMissing, readable
 
-from ._listing import Listing, counted, entries, extra_folders, folders, is_folder, is_system, listed
+from ._listing import Listing, counted, extra_folders, folders, is_folder, listed, loose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,7 +145,7 @@ def read_tree(
         for name in names:
             part = folder / name
             listings = _of_classes(part, suffixes, classes)
-            together = Listing([], _loose(part))
+            together = Listing([], loose(part))
             for paths, listing in zip(by_class, listings, strict=True):
                 paths += listing.paths
                 together.paths += listing.paths
@@ -157,7 +156,7 @@ def read_tree(
     notes.append(extra_folders(folder, [*train, *test]))
     train_paths, train_labels, test_paths, test_labels = splits
     left_out = tuple(filter(None, notes))
-    return Tree(folder, classes, train_paths, train_labels, test_paths, test_labels, left_out)
+    return Tree(folder, tuple(map(readable, classes)), train_paths, train_labels, test_paths, test_labels, left_out)
 
 
 def _of_classes(part: Path, suffixes: Collection[str], classes: tuple[str, ...]) -> list[Listing]:
@@ -175,12 +174,6 @@ def _of_classes(part: Path, suffixes: Collection[str], classes: tuple[str, ...])
             there = f"; what is there is not read: {listing.kinds}" if listing.left_out else ""
             raise DataMissing(f"{part / name} has no image; put at least one there ({allowed}){there}")
     return listings
-
-
-def _loose(part: Path) -> Counter[str]:
-    """Count the files that lie next to the folders of the classes."""
-    loose = [entry for entry in entries(part) if not is_system(entry.name) and not entry.is_dir()]
-    return Counter({"in no folder of a class": len(loose)} if loose else {})
 
 
 def _other_names(folder: Path, key: str, known: set[str]) -> str:

@@ -40,6 +40,14 @@ class NotReproduced(RuntimeError):
     """A recomputed cycle differs from its stored record."""
 
 
+def readable(text: str) -> str:
+    """Return text that can be printed in one line and stored as UTF-8: the name of a file may hold any bytes."""
+    if text.isprintable():
+        return text
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 def reason(error: Exception) -> str:
     """Return the first line of an error's message, or its type if it has none."""
     text = getattr(error, "strerror", None) or str(error)

@@ -503,6 +503,12 @@ WRONG_DATA: list[tuple[type[Any], Any, str, str]] = [
         where(W.OneSplit, "load"),
         "both splits are one object; test images must not be training images",
     ),
+    (
+        W.SameNames,
+        datasets.names_are_of_images,
+        where(W.SameNames, "load"),
+        "names must differ; '0.png' occurs 40 times",
+    ),
     (W.Unlimited, datasets.keeps_limits, where(W.Unlimited, "load"), "limit=20 must give 20 images; load returns 40"),
     (
         W.NotSaid,

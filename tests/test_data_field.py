@@ -1032,3 +1032,29 @@ def test_87_data_without_files_has_no_names(tmp_path: Path) -> None:
         LoadedData(
             *(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1])) * 2, ("a", "b"), (0.5,) * 3, (0.2,) * 3, ("x",)
         )
+
+
+# ------------------------------------------------------------------------------------------------- names of files
+
+
+def test_names_that_are_no_text_do_no_harm(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate((b"\xff.png", b"a\nb.png", "ß 😀.png".encode())):
+        target = os.path.join(os.fsencode(base / "train" / "cat"), name)  # noqa: PTH118 (bytes)
+        shutil.copy(base / "train" / "cat" / f"000{number}.png", target)
+    broken = base / "train" / "dog" / os.fsdecode(b"\xfe.png")
+    broken.write_text("broken")
+    written = config(base)
+    assert main([written, "--check-data"]) == 2
+    assert r"dog/\xfe.png can't be decoded" in " ".join(capsys.readouterr().out.split())
+    assert main([written]) == 2
+    assert r"dog/\xfe.png can't be decoded" in capsys.readouterr().err
+    assert main([written, "dataset.skip_unreadable=true", "protocol.budget=11"]) == 0
+    files = [file for files in harness.load(base.parent / "out").selected_files for file in files]
+    assert r"train/cat/\xff.png" in files and r"train/cat/a\nb.png" in files and "train/cat/ß 😀.png" in files
+
+
+@pytest.mark.parametrize("name", [".", "", "./train", "train/", "..", "/"])
+def test_strange_names_of_splits(base: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([config(base, test=[name]), "--plan"]) in (0, 2)
+    printed = "".join(capsys.readouterr())
+    assert "CAN'T RUN" in printed or "error:" in printed

@@ -107,6 +107,7 @@ def facts_are_true(it: Loadable) -> None:
         "channels": images.shape[3],
         "size": tuple(images.shape[1:3]),
         "per_pixel": data.per_pixel,
+        "from_files": isinstance(images, Files),
     }
     for key, value in loaded.items():
         if getattr(it.facts, key) != value:
@@ -210,6 +211,16 @@ def splits_differ(it: Loadable) -> str | None:
     return f"{copies} of {len(it.data.test_images)} test images are also training images" if copies else None
 
 
+def names_are_of_images(it: Loadable) -> None:
+    """Names, if there are any, are one for each training image, and differ."""
+    names = it.data.names
+    if not names:
+        raise Inapplicable("it has no names of files")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise it.wrong(f"names must differ; {twice!r} occurs {names.count(twice)} times", "load")
+
+
 def keeps_limits(it: Loadable) -> None:
     """Both limits are kept, by info and by load."""
     for key, part, count in (
@@ -253,6 +264,7 @@ CHECKS: list[Callable[[Loadable], str | None]] = [
     loads_twice,
     loads_elsewhere,
     splits_differ,
+    names_are_of_images,
     keeps_limits,
     says_what_is_missing,
 ]

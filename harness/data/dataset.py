@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files
-from harness.errors import DataMissing
+from harness.errors import DataMissing, readable
 from harness.faults import PluginFault, WrongData, call, check_signature, described, fault, make, name_of
 from harness.settings import Strict
 
@@ -126,6 +126,10 @@ class LoadedData:
                 raise WrongData(f"{name} must be {channels} finite numbers, one per channel; got {list(values)}")
         if min(self.std) <= 0:
             raise WrongData(f"std must be positive; got {list(self.std)}")
+        for name in ("names", "notes"):
+            texts = getattr(self, name)
+            if not (isinstance(texts, tuple) and all(isinstance(text, str) for text in texts)):
+                raise WrongData(f"{name} must be a tuple of texts; got {described(texts)}")
         if self.names and len(self.names) != len(self.train_images):
             raise WrongData(f"names must be one for each training image, or none; got {len(self.names)}")
 
@@ -241,11 +245,13 @@ def _asked(dataset: Dataset, hook: str) -> Any:
     """Return what a hook returns. What the system says of a file, or a lack of memory, becomes a DataMissing."""
     try:
         return call(dataset, hook)
+    except DataMissing as missing:
+        raise DataMissing(readable(str(missing))) from missing
     except PluginFault as wrong:
         error = wrong.__cause__
         # a file that is not there is the plug-in's own to explain
         if isinstance(error, OSError) and error.filename and not isinstance(error, FileNotFoundError):
-            raise DataMissing(f"{error.filename} can't be read ({error.strerror})") from error
+            raise DataMissing(f"{readable(str(error.filename))} can't be read ({error.strerror})") from error
         raise
     except MemoryError:
         raise DataMissing(f"{name_of(dataset)} does not fit into memory: {LESS}") from None
@@ -269,7 +275,7 @@ def facts(dataset: Dataset) -> DatasetInfo:
         raise fault(dataset, "info", f"must return source as a text; got {described(info.source)}")
     if not (isinstance(info.notes, tuple) and all(isinstance(note, str) for note in info.notes)):
         raise fault(dataset, "info", f"must return notes as a tuple of texts; got {described(info.notes)}")
-    return info
+    return replace(info, source=readable(info.source), notes=tuple(map(readable, info.notes)))
 
 
 def fetch(dataset: Dataset) -> None:
@@ -303,6 +309,9 @@ def loaded(dataset: Dataset, info: DatasetInfo) -> LoadedData:
         if len(present) < 2:
             which = f"only the class {data.classes[present[0]]!r} occurs" if len(present) else "no class occurs"
             raise DataMissing(f"{which} in the labels of the pool: a classifier needs at least two (is limit too low?)")
+    texts: dict[str, Any] = {key: tuple(map(readable, getattr(data, key))) for key in ("names", "notes")}
+    if any(getattr(data, key) != value for key, value in texts.items()):
+        data = replace(data, **texts)
     return data
 
 
@@ -311,7 +320,7 @@ def examined(dataset: Dataset) -> list[str]:
     found = _asked(dataset, "examine")
     if not (isinstance(found, list) and all(isinstance(line, str) for line in found)):
         raise fault(dataset, "examine", f"must return a list of texts; got {described(found)}")
-    return found
+    return [readable(line) for line in found]
 
 
 def balanced(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

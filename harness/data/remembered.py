@@ -22,6 +22,8 @@ from harness.errors import BadFile, reason
 
 SETTLED_SECONDS = 2.0
 """A file that changed later than this is not remembered: it could change again without a change of its times."""
+AT_ONCE = 256
+"""Files whose sizes and times one thread asks for at a time."""
 WRITTEN_EVERY = 30.0
 """Seconds between two writes while many files are read, so that a stopped run does not start from nothing."""
 
@@ -68,15 +70,18 @@ def known(paths: Sequence[Path], what: str, find: Callable[[Path], Any]) -> list
 
     ``what`` names the kind of value. A BadFile is not remembered.
     """
-    stamps = list(in_threads(_stamp, paths))
+    parts = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
+    stamps = [stamp for part in in_threads(_stamps, parts) for stamp in part]
     found: list[Any] = [None] * len(paths)
     wanted: dict[str, list[int]] = defaultdict(list)
     for position, (path, stamp) in enumerate(zip(paths, stamps, strict=True)):
         if isinstance(stamp, BadFile):
             found[position] = stamp
         else:
-            wanted[str(path.parent.absolute())].append(position)
-    for folder, positions in wanted.items():
+            folder = os.path.dirname(path)  # noqa: PTH120 (ten times as fast as Path's)
+            wanted[folder].append(position)
+    for name, positions in wanted.items():
+        folder = str(Path(name).absolute())
         entries = _of(folder)
         unknown = []
         for position in positions:
@@ -104,6 +109,10 @@ def known(paths: Sequence[Path], what: str, find: Callable[[Path], Any]) -> list
         if new:
             _write(folder, new)
     return found
+
+
+def _stamps(paths: Sequence[Path]) -> list[list[int] | BadFile]:
+    return [_stamp(path) for path in paths]
 
 
 def _stamp(path: Path) -> list[int] | BadFile:

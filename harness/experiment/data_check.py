@@ -22,6 +22,11 @@ MOST_CLASSES = 20
 
 def check(benchmark: Benchmark) -> int:
     """Print what the data of each suite is. Return 0, or 2 if that of a suite that is not optional can't be used."""
+    with remembered.afresh():
+        return _checked(benchmark)
+
+
+def _checked(benchmark: Benchmark) -> int:
     code = 0
     done: dict[str, str] = {}
     for suite in benchmark.suites:
@@ -31,9 +36,8 @@ def check(benchmark: Benchmark) -> int:
             continue
         done[key] = suite.name
         try:
-            with remembered.afresh():
-                for line in _lines(benchmark, suite):
-                    print(wrapped(line, "    "), flush=True)
+            for line in _lines(benchmark, suite):
+                print(wrapped(line, "    "), flush=True)
         except UserError as problem:
             word = "will be SKIPPED" if suite.optional else "CAN'T RUN"
             print(wrapped(f"{suite.name} {word}: {problem}", "    "))
