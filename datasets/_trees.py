@@ -15,7 +15,7 @@ from harness.data.dataset import balanced
 from harness.data.pixels import FORMATS
 from harness.errors import BadFile, DataMissing, readable
 
-from ._listing import Listing, counted, extra_folders, folders, is_folder, listed, loose
+from ._listing import Listing, counted, extra_folders, folders, inside, is_folder, listed, loose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class Tree:
 
     def names(self) -> tuple[str, ...]:
         """Return the paths of the training images in the folder."""
-        return tuple(str(path.relative_to(self.folder)) for path in self.train_paths)
+        return tuple(inside(self.folder, path) for path in self.train_paths)
 
     def examined(self) -> tuple[list[Any], list[Any]]:
         """Return for each training and each test image what decoding it tells, or its BadFile."""

@@ -17,7 +17,7 @@ from harness.data.files import IGNORED, MOST_CLASSES, MULTIPLE, UNKNOWN, Files, 
 from harness.data.pixels import FORMATS
 from harness.errors import BadFile, DataMissing, reason
 
-from ._listing import Listing, counted, is_folder, listed, splits_differ
+from ._listing import Listing, counted, inside, is_folder, listed, splits_differ
 from ._maps import Pairs, Scale, as_files, classes_occur, in_words, share_note
 from ._trees import mean_and_std
 
@@ -159,7 +159,7 @@ class SegmentationFolder(Dataset):
             tuple(self.settings.classes),
             tuple(mean),
             tuple(std),
-            names=tuple(str(path.relative_to(self._folder)) for path in images.paths),
+            names=tuple(inside(self._folder, path) for path in images.paths),
             notes=share_note(ids, self._table),
         )
 
@@ -242,11 +242,17 @@ class SegmentationFolder(Dataset):
         if not found.paths:
             there = f"; what is there is not read: {found.kinds}" if found.left_out else ""
             raise DataMissing(f"{folder} has no image; put at least one there ({allowed()}){there}")
+        first: dict[Path, Path] = {}
         exact = {str(path.relative_to(labels)): path for path in maps.paths}
         any_case = {name.lower(): path for name, path in exact.items()}
         images = found.paths if settings.lists is None else self._from_list(split, folder, found)
         names = [str(path.relative_to(folder).with_suffix("")) + settings.label_suffix for path in images]
         used = [exact.get(name) or any_case.get(name.lower()) or labels / name for name in names]
+        for image, label in zip(images, used, strict=True):
+            if (other := first.setdefault(label, image)) is not image:
+                raise DataMissing(
+                    f"{other} and {image.name} have the same label map, {label}: remove one of the images"
+                )
         if settings.lists is None:
             self._note(found, settings.images.replace(SPLIT, split))
             maps.left_out.update({"without an image": len({*maps.paths} - {*used})})

@@ -654,6 +654,7 @@ def test_pipes_among_label_maps(tmp_path: Path, place: str) -> None:
         assert own(root).info().notes == ("images/train: 2 images; left out: 1 file (1 pipe or device)",)
     elif place.startswith("labels"):
         refuses(own(root).info, "labels/train/001.png is no file: it must hold the labels of")
+        assert "001.png can't be read (it is no regular file)" in own(root, skip_unreadable=True).info().notes[-1]
     else:
         (root / place).rename(root / "train.txt")
         refuses(own(root, lists="{split}.txt", images="images").info, "train.txt is no file")
@@ -859,6 +860,23 @@ def test_34_sub_folders_of_label_maps(tmp_path: Path) -> None:
         (root / part / "train" / "001.png").rename(root / part / "train" / "city" / "001.png")
     data = own(root).load()
     assert data.fingerprint == before and data.names == ("images/train/000.png", "images/train/city/001.png")
+
+
+def test_34_two_images_with_one_label_map_are_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    Image.open(root / "images" / "train" / "001.png").save(root / "images" / "train" / "001.tif")
+    refuses(own(root).info, "train/001.png and 001.tif have the same label map", "remove one of the images")
+
+
+def test_34_folders_elsewhere(tmp_path: Path, base: Path) -> None:
+    root = folder(tmp_path / "mine")
+    before = own(root).load().fingerprint
+    (root / "images").rename(tmp_path / "pictures")
+    data = own(root, images=f"{tmp_path}/pictures/{{split}}").load()
+    assert data.fingerprint == before and data.names[0] == f"{tmp_path}/pictures/train/000.png"
+    (base / "train").rename(tmp_path / "training")
+    assert images(base, train=["../training"]).load().names[0] == "../training/cat/0000.png"
+    assert images(base, train=[f"{tmp_path}/training"]).load().names[0] == f"{tmp_path}/training/cat/0000.png"
 
 
 def test_35_label_suffixes_in_any_case(tmp_path: Path) -> None:

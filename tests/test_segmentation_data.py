@@ -150,7 +150,10 @@ def test_cityscapes_scale(made: Path) -> None:
     assert (whole(data.train_labels)[0] == full[2::4, 2::4]).all()  # drawn in blocks of 16
 
 
-def test_info_decodes_a_few_label_maps_and_load_every_file_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_decodes_a_few_label_maps_and_load_every_file_once(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     monkeypatch.setattr(remembered, "SETTLED_SECONDS", 0)
     monkeypatch.setattr(maps, "LOOKED_AT", 2)
     monkeypatch.setattr(remembered, "_entries", {})

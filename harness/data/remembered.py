@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeVar
 
 from harness.errors import BadFile, reason
@@ -120,6 +121,8 @@ def _stamp(path: Path) -> list[int] | BadFile:
         stat = path.stat()
     except OSError as error:
         return BadFile(f"{path} can't be read ({reason(error)})")
+    if not S_ISREG(stat.st_mode):  # a pipe would be waited for
+        return BadFile(f"{path} can't be read (it is no regular file)")
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
