@@ -406,7 +406,7 @@ def _cycle(
         metrics=trained.metrics,
         per_class=trained.per_class,
         selected=selection.indices,
-        selected_files=[learner.data.names[i] for i in selection.indices] if learner.data.names else [],
+        selected_files=_files(learner, selection),
         seconds={phase: own + trained.seconds.get(phase, 0.0) for phase, own in clock.seconds.items()},
         wall_seconds=time.perf_counter() - learner.began,
         target_parameters=parameters,
@@ -451,6 +451,7 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
     whole = replace(
         record,
         selected=selection.indices,
+        selected_files=_files(learner, selection),
         seconds={phase: own + record.seconds.get(phase, 0.0) for phase, own in clock.seconds.items()},
         wall_seconds=record.wall_seconds + time.perf_counter() - learner.began,
         extra_parameters=learner.count_parameters(),
@@ -468,6 +469,12 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
 def _other(trained: dict[str, str], record: CycleRecord) -> dict[str, str]:
     """Return the conditions of a training if they differ from those of the cycle's record, else an empty mapping."""
     return trained if trained and differing(trained, record.conditions()) else {}
+
+
+def _files(learner: ActiveLearner, selection: Selection) -> list[str]:
+    """Return the names of the files of the selected images, if the data has names."""
+    names = learner.data.names
+    return [names[index] for index in selection.indices] if names else []
 
 
 def _scoring(selection: Selection) -> dict[str, Any]:

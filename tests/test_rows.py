@@ -284,9 +284,12 @@ def test_data_that_changed_between_two_seeds_is_refused(
                 Image.fromarray(image).save(folder / f"{number}.png")
     own = {
         "dataset": {"name": "image_folder", "folder": str(tmp_path / "images"), "image_size": 8},
-        "protocol": {"initial": 8, "budget": 4, "cycles": 2, "start": "warm"},
+        "protocol": {"initial": 8, "budget": 4, "cycles": 1, "start": "warm"},
     }
     assert go(**own) == 0
+    own["protocol"]["cycles"] = 2
+    assert go("--resume", **own) == 0
+    assert load(tmp_path / "run").selected_files.map(len).tolist() == [4, 0, 4, 0], "of a selection made later, too"
     Image.fromarray(255 - pixels[0, 0, 0]).save(tmp_path / "images" / "train" / "class0" / "0.png")
     capsys.readouterr()
     for keys in ({"seeds": [0, 1]}, {"methods": {**CONFIG["methods"], "Entropy": "entropy"}}):
