@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 
 from harness.config.load import load_config
 from harness.config.only import only
 from harness.errors import Parser, UserError
+from harness.results import lock
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -55,7 +57,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="take the results folder from another run that holds it; that run stops before its next record",
+        help="take the results folder over from a run that still uses it; that run stops",
     )
     parser.add_argument(
         "--schema",
@@ -100,9 +102,14 @@ def main(arguments: list[str] | None = None) -> int:
         from harness.experiment import runner
         from harness.on_ray import launch
 
-        runner.check_output(benchmark.output, options.resume)
-        grid = expand(benchmark, fetch=True)
-        return runner.run(whole, benchmark, grid, launch.run, options.resume, options.accept_changes, options.force)
+        if options.force:  # before anything is taken from another run
+            runner.check_output(benchmark.output, options.resume)
+        with lock.held(benchmark.output, options.force):
+            runner.check_output(benchmark.output, options.resume)
+            return runner.run(whole, benchmark, expand(benchmark, fetch=True), launch.run, options.accept_changes)
+    except lock.LockLost as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -112,6 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers send it: it ends a run as Ctrl-C does
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from harness import registry
@@ -26,7 +25,7 @@ from harness.faults import PluginFault
 from harness.networks import names
 from harness.report.captions import counted
 from harness.report.write import write
-from harness.results import lock
+from harness.results.lock import LockLost
 from harness.results.manifest import Manifest, leaving
 from harness.results.provenance import versions
 from harness.results.records import OWN_CODE, UNKNOWN, conditions, differing
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from harness.learning.process import Placement
     from harness.results.records import CycleRecord
 
-    RunOnRay = Callable[[Benchmark, Grid, dict[str, LoadedData], Callable[[], Display], str], list[str]]
+    RunOnRay = Callable[[Benchmark, Grid, dict[str, LoadedData], Callable[[], Display]], list[str]]
     """Runs the units of a grid on Ray: see harness.on_ray.launch.run."""
 
 
@@ -72,6 +71,8 @@ def _run_in_process(
         display("start", unit, {})
         try:
             failure = execute(unit, data[unit.suite], run, placement, report)
+        except LockLost:
+            raise
         except Exception as error:  # nothing that ends one trial may end the others
             traceback.print_exc(file=(output := StringIO()))
             path = run.folder / "failure.txt"
@@ -100,53 +101,27 @@ def left_to_run(grid: Grid, run: RunStore) -> Grid:
 
 
 def check_output(output: Path, resume: bool) -> None:
-    """Raise UserError if the results folder holds results but --resume is not given, or if it can't be written to."""
-    try:
-        has_results = (output / "run.json").is_file()
-        if not has_results or resume:
-            output.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=output):
-                pass
-    except OSError as error:
-        raise UserError(f"where.output: {output} can't be written to: {error.strerror}") from None
-    if has_results and not resume:
+    """Raise UserError if the results folder holds results but --resume is not given."""
+    if (output / "run.json").is_file() and not resume:
         raise UserError(
             f"where.output: {output} already holds results; add --resume to continue that run, or "
             "where.output=OTHER_FOLDER"
         )
 
 
-def run(
-    whole: Benchmark,
-    benchmark: Benchmark,
-    grid: Grid,
-    run_on_ray: RunOnRay,
-    resume: bool = False,
-    accept_changes: bool = False,
-    force: bool = False,
-) -> int:
+def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay, accept_changes: bool = False) -> int:
     """Run ``benchmark``, the part of the config ``whole`` that --only selects, and print its report.
 
-    ``resume``: continue the run in the results folder. ``accept_changes``: also rows whose code, data, libraries,
-    precision or device changed; the report keeps them apart. ``force``: take the folder from another run that holds it.
-    Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError.
+    ``accept_changes``: continue rows whose code, data, libraries, precision or device changed; the report keeps them
+    apart. Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError.
     """
+    output = benchmark.output
     for name, reason in grid.skipped.items():
         print(f"suite {name} is SKIPPED: {reason}")
     if not grid.info:
         raise UserError("nothing to run: the data of every suite is missing")
     check_networks(benchmark, grid)
-    with lock.taken(benchmark.output, force) as token:
-        check_output(benchmark.output, resume)  # again: another run may have ended meanwhile
-        return _run(whole, benchmark, grid, run_on_ray, accept_changes, token)
-
-
-def _run(
-    whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay, accept_changes: bool, token: str
-) -> int:
-    """Run as ``run`` says; ``token``: that of the lock of the results folder."""
-    output = benchmark.output
-    earlier, store = open_run(output, token)
+    earlier, store = open_run(output)
     left = left_to_run(grid, store)
     left = replace(left, units=[replace(unit, code=unit.trial.code) for unit in left.units])
     data = _load(benchmark, left)
@@ -180,7 +155,7 @@ def _run(
         return Display(left.units, sys.stdout, finished)
 
     if left.units and benchmark.where.trials == "ray":
-        failures = run_on_ray(benchmark, left, data, begin, token)
+        failures = run_on_ray(benchmark, left, data, begin)
     else:
         from harness.learning.process import Placement, chosen_device
 

@@ -25,16 +25,13 @@ from harness.results.store import RunStore
 from harness.settings import PluginSpec, Protocol, Recipe
 
 
-def open_run(folder: Path, token: str = "") -> tuple[Manifest | None, RunStore]:
-    """Return the manifest of the run in a folder, with current ids, or None if there is none, and the store.
-
-    ``token``: that of the lock of a run that writes there.
-    """
+def open_run(folder: Path) -> tuple[Manifest | None, RunStore]:
+    """Return the manifest of the run in a folder, with current ids, or None if there is none, and the store."""
     try:
         earlier = upgraded(Manifest.read(folder), folder)
     except NoManifest:
-        return None, RunStore(folder, {}, token)
-    return earlier, RunStore(folder, earlier.folders, token)
+        return None, RunStore(folder, {})
+    return earlier, RunStore(folder, earlier.folders)
 
 
 def upgraded(manifest: Manifest, folder: Path) -> Manifest:

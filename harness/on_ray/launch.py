@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,22 +16,19 @@ if TYPE_CHECKING:
     from harness.experiment.grid import Grid
 
 
-def run(
-    benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display], token: str
-) -> list[str]:
-    """Run the units on Ray; return one sentence for each failed unit. ``begin`` is called once Ray has started.
-
-    ``token``: that of the lock of the results folder.
-    """
+def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> list[str]:
+    """Run the units on Ray; return one sentence for each failed unit. ``begin`` is called once Ray has started."""
     prepare(joining=bool(benchmark.where.address or os.environ.get("RAY_ADDRESS")))
     from harness.on_ray import session, trials
 
+    ended_by = signal.getsignal(signal.SIGTERM)
     print(session.start(benchmark.where), flush=True)
     try:
+        signal.signal(signal.SIGTERM, ended_by)  # Ray's own handler aborts
         session.check(benchmark.where, grid.units, benchmark.output)
         display = begin()
         try:
-            return trials.run(grid.units, data, benchmark.where, benchmark.output, token, display)
+            return trials.run(grid.units, data, benchmark.where, benchmark.output, display)
         finally:
             display.close()
     finally:

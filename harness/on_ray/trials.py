@@ -31,7 +31,7 @@ from harness.data.dataset import LoadedData
 from harness.experiment.display import Listener, cycle_values
 from harness.experiment.grid import Unit
 from harness.on_ray.session import Resources, nodes, resources
-from harness.results import code
+from harness.results import code, lock
 from harness.results.records import METRICS, PHASES, CycleRecord
 from harness.results.store import RunStore
 from harness.settings import Where
@@ -95,11 +95,11 @@ def _run_unit(
     units: bytes,
     data: dict[str, Any],
     folder: str,
-    token: str,
     where: Where,
     shares: dict[bool, Resources],
+    holding: lock.Lock | None,
 ) -> None:
-    """Run one unit in its Tune actor."""
+    """Run one unit in its Tune actor, which writes only as long as the run holds its folder."""
     registry.unpack(plugins)
     code.known.update(known)
     unit: Unit = pickle.loads(units)[config["unit"]]
@@ -135,10 +135,13 @@ def _run_unit(
         tune.report({**cycle_values(record), "began": began})
 
     try:
-        run, loaded = RunStore(Path(folder), token=token), ray.get(data[unit.suite])
+        lock.work_under(holding)
+        run, loaded = RunStore(Path(folder)), ray.get(data[unit.suite])
         failure = execute(unit, loaded, run, placement, report, scorer, start=where.scoring == "ray_data")
         if failure is not None:  # a retry would fail in the same way: reported once, so that Tune does not retry
             tune.report({"cycle": -1, "failure": failure})
+    except lock.LockLost as error:
+        tune.report({"cycle": -1, "failure": str(error)})
     finally:
         if scorer is not None:
             scorer.close()
@@ -183,13 +186,8 @@ class _Listen(tune.Callback):
         self._notify("failed", trial, {"failure": cause})
 
 
-def run(
-    units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Path, token: str, listener: Listener
-) -> list[str]:
-    """Run the units on the Ray that ``session.start`` started; return one sentence for each unit that failed.
-
-    ``token``: that of the lock of ``folder``, the results folder.
-    """
+def run(units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Path, listener: Listener) -> list[str]:
+    """Run the units on the Ray that ``session.start`` started; return one sentence for each unit that failed."""
     shares = {exclusive: resources(where, exclusive, nodes()) for exclusive in (False, True)}
     put = {id(loaded): ray.put(loaded) for loaded in data.values()}
     parameters = {
@@ -198,9 +196,9 @@ def run(
         "units": pickle.dumps(units),  # unpickled only where the plug-ins are unpacked
         "data": {suite: put[id(loaded)] for suite, loaded in data.items()},
         "folder": str(folder.resolve()),
-        "token": token,
         "where": where,
         "shares": shares,
+        "holding": lock.held_here(),
     }
 
     # the class is pickled with what it refers to: not with the units, whose plug-ins a worker must unpack first

@@ -1,161 +1,273 @@
-"""One writer for a results folder: a lock file that names the process that holds it.
+"""The lock of a results folder: one run at a time writes there.
 
-A lock is stale if its process is dead, where that can be known, i.e. on the same machine. A process elsewhere touches
-the file every HEARTBEAT seconds, and its lock is stale once the file is older than STALE, by the file system's clock.
-The lock is created by a hard link, which is atomic on shared file systems too. Should two processes still take over the
-same stale lock, the last one holds it: every commit checks the lock, and the others stop.
+The file ``lock.N`` names the process that holds the folder. Who takes the folder over first creates ``lock.N+1``, then
+removes ``lock.N``: a file is created only once, also on NFS, so that of several processes exactly one succeeds, and the
+earlier holder sees a higher number. A process that holds the folder, or works for one that does, checks that before
+each write (``check``).
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import secrets
+import signal
 import socket
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harness.errors import UserError, reason
+from pydantic import BaseModel, Field
 
-HEARTBEAT = 30.0  # seconds
-STALE = 600.0  # seconds
-NAME = "lock.json"
+from harness.errors import UserError
 
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the content of a lock file, {} if it is damaged, or None if there is none."""
-    try:
-        holder = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return {}
-    return holder if isinstance(holder, dict) else {}
+HEARTBEAT = 20.0
+"""Seconds after which a run renews its lock."""
+LEFT_BEHIND = 300.0
+"""Seconds without renewal after which a lock counts as left behind, where its process can't be looked up."""
+STARTING = 2.0
+"""Seconds that a process may take from creating the file of its lock to writing its content."""
 
 
-def _machine() -> str:
-    """Return what is equal only for processes that see each other: host, boot and container."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):  # not Linux
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
+class LockLost(RuntimeError):
+    """Another run has taken the results folder over."""
 
 
-def _born(process: int) -> str | None:
-    """Return when a process of this machine started, in ticks since boot; '' if unknown, None if it is dead."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass  # it exists and belongs to somebody else
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    return ""
+class Holder(BaseModel):
+    """The process that holds a results folder, as its lock names it."""
+
+    host: str
+    pid: int = Field(gt=0, lt=2**31)
+    started: str
+    """When the run started, for readers."""
+    machine: str
+    """What host, boot and namespace the id of the process belongs to, or '' if unknown."""
+    birth: str
+    """When the process started, in the kernel's words, or '' if unknown: ids of processes are used again."""
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, started {self.started}"
 
 
-def _is_stale(holder: dict[str, Any], age: float) -> bool:
-    """Return whether the holder of a lock is gone; ``age``: seconds since it last touched the lock."""
-    if holder.get("machine") == _machine() and isinstance(holder.get("process"), int):
-        return _born(holder["process"]) != holder.get("born")
-    return age > STALE
+@dataclass(frozen=True)
+class Lock:
+    """A lock that this process holds, or that the process that it works for holds. It can be pickled."""
+
+    folder: Path
+    number: int
+    token: str
+
+    @property
+    def path(self) -> Path:
+        """The file of the lock."""
+        return self.folder / f"lock.{self.number}"
+
+    def check(self) -> None:
+        """Raise LockLost if another run has taken the folder over, or if the file of the lock is gone, and OSError."""
+        newer = None
+        with suppress(FileNotFoundError, IndexError, UserError):
+            newest = _numbers(self.folder)[-1]
+            newer = _read(self.folder / f"lock.{newest}")
+            if newest == self.number and newer and newer.token == self.token:
+                return
+        cause = f"was taken over by {newer}" if newer else f"is no longer locked by this run ({self.path} is gone)"
+        raise LockLost(f"{self.folder} {cause}; this run writes nothing more, and its finished cycles are kept")
+
+    def create(self) -> bool:
+        """Create the file; return whether it was not there. Raises OSError."""
+        now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        birth = (_status(os.getpid()) or ("", ""))[1]
+        holder = Holder(
+            host=socket.gethostname(), pid=os.getpid(), started=now, machine=_machine(), birth=birth, token=self.token
+        )
+        try:
+            file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        try:
+            os.write(file, holder.model_dump_json().encode())
+            os.fsync(file)
+        except OSError:
+            self.path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(file)
+        return True
+
+    def release(self) -> None:
+        """Remove the file, if it is still this lock's."""
+        with suppress(OSError, UserError):
+            holder = _read(self.path)
+            if holder and holder.token == self.token:
+                self.path.unlink()
 
 
-def _named(holder: dict[str, Any]) -> str:
-    return f"process {holder.get('process')} on {holder.get('host')}, started {holder.get('since')}"
+_held: Lock | None = None
+"""The lock that this process checks before each write in its folder."""
 
 
-def check(folder: Path, token: str) -> None:
-    """Raise UserError if the run that took the lock of a results folder with ``token`` no longer holds it."""
-    holder = _read(folder / NAME)
-    if holder is None or holder.get("token") != token:
-        other = "its lock is gone" if holder is None else f"it was taken over by {_named(holder)}"
-        raise UserError(f"{folder}: {other}; this run writes no more cycles")
+def held_here() -> Lock | None:
+    """Return the lock of this process, for the processes that work for it."""
+    return _held
+
+
+def work_under(lock: Lock | None) -> None:
+    """Check this lock before each write of this process from now on. Raises LockLost."""
+    global _held
+    _held = lock
+    if lock is not None:
+        lock.check()
+
+
+def check(path: Path) -> None:
+    """Raise LockLost if the file is to be written into a results folder that this process has lost."""
+    if _held is not None and _held.folder in path.resolve().parents:
+        _held.check()
 
 
 @contextmanager
-def taken(folder: Path, force: bool = False) -> Iterator[str]:
-    """Hold the lock of a results folder in a ``with`` block; yield its token, for ``check``.
+def held(folder: Path, force: bool = False) -> Iterator[None]:
+    """Hold the results folder, which is created if it is missing; ``force``: take it from a run that holds it.
 
-    Raises UserError if another process holds the lock, unless the lock is stale or ``force`` is given.
+    Raises UserError if another run holds it, or if it can't be written to, and LockLost if it was taken over when the
+    block was interrupted.
     """
-    token, path = secrets.token_hex(8), folder / NAME
-    own = {
-        "token": token,
-        "host": socket.gethostname(),
-        "process": os.getpid(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "machine": _machine(),
-        "born": _born(os.getpid()),
-    }
-    temporary = folder / f"{NAME}.{token}.tmp"
-    try:
-        temporary.write_text(json.dumps(own, indent=2))
-        try:
-            while not _linked(temporary, path):
-                _remove(path, temporary, force)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: the lock of the results folder can't be written: {reason(error)}") from None
+    lock = _take(folder, force)
     ended = threading.Event()
-    threading.Thread(target=_beat, args=(path, token, ended), daemon=True).start()
+    renewal = threading.Thread(target=_renew, args=(lock, ended), daemon=True)
+    renewal.start()
     try:
-        yield token
+        work_under(lock)
+        yield
+    except KeyboardInterrupt:
+        lock.check()
+        raise
     finally:
         ended.set()
-        if (holder := _read(path)) is not None and holder.get("token") == token:
-            path.unlink(missing_ok=True)
+        renewal.join(HEARTBEAT)
+        work_under(None)
+        lock.release()
 
 
-def _linked(temporary: Path, path: Path) -> bool:
-    """Create the lock; return False if there is one."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        # NFS may repeat a link whose answer was lost
-        return path.is_file() and path.stat().st_ino == temporary.stat().st_ino
-    return True
-
-
-def _remove(path: Path, temporary: Path, force: bool) -> None:
-    """Remove a lock that is stale. Raises UserError if it is not, unless ``force`` is given."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; the results folder's lock file has this name: remove or rename it")
-    try:
-        age = temporary.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return  # released meanwhile
-    holder = _read(path)
-    if holder is None:
-        return
-    stale = _is_stale(holder, age)
-    if not (stale or force):
-        raise UserError(
-            f"where.output: {path.parent} is being written by another run, {_named(holder)}; wait until it ends, or "
-            "set another where.output; if that run is dead, add --force"
-        )
-    aside = path.with_name(f"{temporary.stem}.aside")
-    with suppress(FileNotFoundError):  # another process was faster
-        path.rename(aside)
-        if _read(aside) != holder:  # it is the fresh lock of a process that was faster
-            with suppress(FileExistsError):
-                os.link(aside, path)
-        else:
-            print(f"{path}: removed the lock of {_named(holder)}" + (", which is gone" if stale else ""), flush=True)
-        aside.unlink(missing_ok=True)
-
-
-def _beat(path: Path, token: str, ended: threading.Event) -> None:
-    """Touch the lock until ``ended``, while it is held."""
+def _renew(lock: Lock, ended: threading.Event) -> None:
+    """Renew the lock until the end, and interrupt the main thread if the lock is lost."""
     while not ended.wait(HEARTBEAT):
-        holder = _read(path)
-        if holder is None or holder.get("token") != token:
-            return
-        with suppress(OSError):
-            os.utime(path)
+        with suppress(OSError):  # a file system may be away for a while
+            try:
+                lock.check()
+            except LockLost:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
+            os.utime(lock.path)
+
+
+def _take(folder: Path, force: bool) -> Lock:
+    """Return a lock on the folder. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + STARTING
+        while True:
+            numbers = _numbers(folder)
+            earlier = numbers[-1:]
+            if force or not earlier or _left_behind(folder, earlier[0], time.monotonic() > deadline):
+                lock = Lock(folder.resolve(), (earlier or [0])[0] + 1, secrets.token_hex(8))
+                if lock.create():
+                    found = _numbers(folder)
+                    # without the earlier lock, another run has taken the folder over, and left it, in the meantime
+                    if found[-1:] == [lock.number] and {*earlier} <= {*found}:
+                        lock.check()
+                        for path in (folder / f"lock.{number}" for number in numbers):
+                            with suppress(OSError, UserError):
+                                holder = _read(path)
+                                path.unlink()
+                                print(f"{folder}: taken over from {holder or path}", flush=True)
+                        return lock
+                    lock.release()
+            time.sleep(0.02)
+    except OSError as error:
+        raise UserError(f"where.output: {folder} can't be written to: {error.strerror or error}") from None
+
+
+def _left_behind(folder: Path, number: int, waited: bool) -> bool:
+    """Return whether a run has left the lock of this number behind. Raises UserError if the run still goes on.
+
+    Return False if the lock has just been removed, or, unless ``waited``, if its content is still to come.
+    """
+    path = folder / f"lock.{number}"
+    try:
+        holder, age = _read(path), _age(path)
+    except FileNotFoundError:
+        return False
+    alive = _alive(holder) if holder else None
+    if alive is False or (alive is None and age > LEFT_BEHIND):
+        return True
+    if holder is None and not waited:
+        return False
+    who = str(holder) if holder else f"a process that {path} does not name"
+    if alive is None:
+        who += f" (renewed {age:.0f} s ago; without renewal for {LEFT_BEHIND / 60:.0f} minutes it counts as gone)"
+    raise UserError(
+        f"where.output: {folder} is in use by {who}; wait for its end, set another where.output, or take the folder "
+        "over with --force"
+    )
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Return the numbers of the locks in the folder, ascending."""
+    names = [path.name for path in folder.iterdir()]
+    return sorted(int(name[5:]) for name in names if re.fullmatch("lock[.][0-9]{1,9}", name))
+
+
+def _read(path: Path) -> Holder | None:
+    """Return whom a lock names, or None if that can't be read. Raises UserError if it is not a file, and OSError."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: must be a file, the lock of a run; remove it")
+    try:
+        return Holder.model_validate_json(path.read_bytes())
+    except ValueError:
+        return None
+
+
+def _age(path: Path) -> float:
+    """Return the seconds since the file was written or renewed, by the clock of the file system: hosts' differ."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as now, path.open("rb") as file:
+        os.utime(now.name)
+        return abs(Path(now.name).stat().st_mtime - os.fstat(file.fileno()).st_mtime)
+
+
+def _alive(holder: Holder) -> bool | None:
+    """Return whether the process of a lock runs, or None if that can't be known here."""
+    if not holder.machine or holder.machine != _machine():
+        return None
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    found = _status(holder.pid)
+    return found[0] not in ("Z", "X") and found[1] == holder.birth if found and holder.birth else None
+
+
+def _status(pid: int) -> tuple[str, str] | None:
+    """Return (state, start) of a process in the kernel's words, or None where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return fields[0], fields[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _machine() -> str:
+    """Return what ids of processes on this machine belong to: containers on one host may have the same name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return "" if sys.platform == "linux" else socket.gethostname()

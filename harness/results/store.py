@@ -14,7 +14,7 @@ The results folder of a run::
     trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
     trials/<trial>/failure.txt       the traceback of a plug-in's exception that ended the trial; no run reads it
     shared/<key>/...                 the same files for a first cycle that several trials share
-    lock.json                        the process that writes here, while it runs: see harness.results.lock
+    lock.1                           the process that writes here now: see harness.results.lock
     report/                          tables and plots, derived from the records
 
 Several processes may write the same cycle: the first one to finish determines the record. A different result for the
@@ -29,8 +29,6 @@ import io
 import json
 import os
 import socket
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +41,11 @@ KEPT_STATES = 2  # the state after the last cycle, and the one before it in case
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file atomically: after a crash or power loss it is complete, unchanged or absent."""
+    """Write a file atomically: after a crash or power loss it is complete, unchanged or absent.
+
+    Raises LockLost if the file is in a results folder that another run has taken over.
+    """
+    lock.check(path)
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +88,8 @@ class Stored(NamedTuple):
 class TrialStore:
     """The finished cycles of one trial (or of one shared first cycle)."""
 
-    def __init__(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._check = check
-        """Raises UserError if another run has taken the results folder; called before each commit."""
 
     def _path(self, kind: str, cycle: int, ending: str) -> Path:
         return self.folder / f"{kind}_{cycle:03d}.{ending}"
@@ -170,7 +170,6 @@ class TrialStore:
         """
         import torch
 
-        self._check()
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getvalue()
@@ -182,7 +181,6 @@ class TrialStore:
 
         ``late``: store the selection of a cycle that is stored without one, beside it; the record is the whole cycle's.
         """
-        self._check()
         kind, cycle = "selection" if late else "cycle", record.cycle
         stored = self._read(cycle, "selection") or self._read(cycle)
         if stored is not None:
@@ -216,27 +214,24 @@ class RunStore:
     """The results folder of one run.
 
     ``folders`` maps trials to the folders that an earlier schema version named; the default is read from run.json.
-    ``token`` is that of the run's lock; without one, any process may write.
     """
 
-    def __init__(self, folder: Path, folders: dict[str, str] | None = None, token: str = "") -> None:
+    def __init__(self, folder: Path, folders: dict[str, str] | None = None) -> None:
         self.folder = folder
-        self.token = token
         self._folders = folders
 
     def trial(self, trial: str) -> TrialStore:
         """Return the store of a trial."""
-        return self._store(f"trials/{trial}")
+        return TrialStore(self._path(f"trials/{trial}"))
 
     def shared(self, key: str) -> TrialStore:
         """Return the store of a shared first cycle."""
-        return self._store(f"shared/{key}")
+        return TrialStore(self._path(f"shared/{key}"))
 
-    def _store(self, name: str) -> TrialStore:
+    def _path(self, name: str) -> Path:
         if self._folders is None:
             try:
                 self._folders = Manifest.read(self.folder).folders
             except UserError:
                 self._folders = {}
-        folder = self.folder / self._folders.get(name, name)
-        return TrialStore(folder, partial(lock.check, self.folder, self.token)) if self.token else TrialStore(folder)
+        return self.folder / self._folders.get(name, name)
