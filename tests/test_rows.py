@@ -152,6 +152,8 @@ NOT_DECIDING = {
     "harness.check",
     "harness.checking",
     "harness.config",
+    "harness.data.host",
+    "harness.data.remembered",
     "harness.errors",
     "harness.experiment",
     "harness.faults",

@@ -24,7 +24,7 @@ DECIDING = (
 )
 """Modules, and packages with all of their modules, that decide the results of every trial."""
 
-APART = ("harness.learning.pictures", "harness.networks.zoo")
+APART = ("harness.data.host", "harness.data.remembered", "harness.learning.pictures", "harness.networks.zoo")
 """What DECIDING contains and does not decide the results of every trial."""
 
 DIGITS = 12
