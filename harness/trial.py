@@ -24,7 +24,7 @@ from harness.learning.cycle import Cycle
 from harness.learning.inference import confusion, within_memory
 from harness.learning.metrics import summary
 from harness.learning.process import Placement, limit_memory, peak_memory, prepare_process, reset_peak_memory
-from harness.learning.scoring import Columns, InProcess, Scored, Scorer
+from harness.learning.scoring import Columns, InProcess, Scored, Scorer, warm_up
 from harness.networks import building, names
 from harness.networks.compiling import timing_compilation
 from harness.results.clock import Clock
@@ -114,6 +114,7 @@ class ActiveLearner:
             self.test_images = Images(on_device(data.test_images, self.device), data, recipe, normalisation)
             self.test_labels = on_device(data.test_labels, self.device)
             self.labelled = pool.initial_set(trial.protocol, self.info.num_train, trial.seed)
+            self._warm = False
             self.initial_set: list[int] = []
             """The labelled images of cycle 0, if the acquisition drew them."""
             self.extra_parameters: int | None = None
@@ -245,6 +246,9 @@ class ActiveLearner:
             acquisition.ready(cycle)
             if acquisition.scores_images:
                 self.scorer.start()
+                if not self._warm:
+                    warm_up(cycle.network, cycle.images, self.trial.recipe)
+                    self._warm = True
             unchanged = boundary.Unchanged(acquisition, cycle.network, boundary.modules(self.training))
         prepared: Columns = {}
         scored: Scored | None = None

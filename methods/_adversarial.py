@@ -45,16 +45,22 @@ class GameSettings(Strict):
 
 
 def game_passes(settings: GameSettings) -> int:
-    """Return the number of labelled and unlabelled images in all steps of both networks."""
+    """Return the number of labelled and unlabelled images in all steps of both networks, if all batches are full."""
     return settings.iterations * (settings.generator_steps + 1) * 2 * settings.batch_size
 
 
-def endless(indices: torch.Tensor, batch: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Yield shuffled batches of indices forever, without the incomplete last batch of each pass."""
+def endless(
+    indices: torch.Tensor, batch: int, generator: torch.Generator, keep_last: bool = False
+) -> Iterator[torch.Tensor]:
+    """Yield shuffled batches of indices forever; the incomplete last batch of each pass only with ``keep_last``.
+
+    A last batch of one image is left out, because batch norm can't normalise a single image.
+    """
     size = min(batch, len(indices))
+    smallest = min(2, size) if keep_last else size
     while True:
         order = shuffled(len(indices), generator, indices.device)
-        yield from (part for part in indices[order].split(size) if len(part) == size)
+        yield from (part for part in indices[order].split(size) if len(part) >= smallest)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -163,7 +169,8 @@ class Game:
         target_of = torch.ones(len(cycle.images.pixels), device=cycle.device)
         target_of[cycle.unlabelled] = unlabelled_targets
         order = cycle.stream("adversarial order")
-        labelled, unlabelled = endless(cycle.labelled, size, order), endless(cycle.unlabelled, size, order)
+        labelled = endless(cycle.labelled, size, order)
+        unlabelled = endless(cycle.unlabelled, size, order, keep_last=True)  # as in the public code of both methods
         pending: list[torch.Tensor] = []
         last: list[torch.Tensor] = []
         for iteration in range(iterations):

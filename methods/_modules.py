@@ -40,7 +40,8 @@ class Autoencoder(nn.Module):
 
     ``side`` is the height and width of the images, a multiple of 16; ``latent`` is z, the size of the latent. The
     decoder gets the first ``decoded`` entries: all of them in VAAL (22 835 139 parameters for z = 32, width 128, side
-    32), half of them in SRAAL.
+    32), half of them in SRAAL. ``mean`` and ``log_variance`` keep PyTorch's initialisation, as in both public codes:
+    their ``weight_init`` reaches only layers inside of a Sequential.
     """
 
     def __init__(self, channels: int, width: int, latent: int, decoded: int, side: int = 32) -> None:
@@ -57,7 +58,8 @@ class Autoencoder(nn.Module):
         self.decoder = nn.Sequential(
             *_up(8 * w, 4 * w), *_up(4 * w, 2 * w), *_up(2 * w, w), nn.ConvTranspose2d(w, channels, 1)
         )
-        self.apply(kaiming)
+        for part in (self.encoder, self.spread, self.decoder):
+            part.apply(kaiming)
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and log-variance [B, z], float32."""

@@ -6,9 +6,11 @@ labelled images. Selection: the images with the highest entropy, averaged over t
 heads' accuracies.
 
 The paper leaves many details open; this file follows the authors' code: heads (1x1 convolution, sigmoid, cosine to
-three prototypes per class, /0.05, sigmoid), binary cross-entropy summed over classes, one more labelled pass before the
-first epoch, agreement and discrepancy by SGD without momentum at the initial learning rate in all epochs, all steps in
-training mode. The unlabelled images are the cycle's candidates, which are then ranked.
+three prototypes per class, /0.05, sigmoid; PyTorch's initialisation), binary cross-entropy summed over classes, one
+more labelled pass before the first epoch, agreement and discrepancy by SGD without momentum at the initial learning
+rate in all epochs, all steps in training mode. The scheduler steps before an epoch, so the learning rate falls one
+epoch before a milestone. The unlabelled images are the cycle's candidates, which are then ranked. Where the network
+projects its pooled features, the heads replace the projection too, as in the authors' network.
 
 Known differences from the paper, as in the authors' code: entropies are those of normalised scores, in bits (Eq. 3 uses
 unnormalised scores); the weights are divided by the batch size, and the weighted losses are averaged over the batch as
@@ -21,6 +23,12 @@ Known differences from the authors' code:
   an image's entropy is the mean over positions.
 - Images are scored without augmentation, in evaluation mode; in the code, with the training augmentation.
 - The formulas use the actual number of classes and batch size; the code hard-codes both.
+- Each epoch visits the unlabelled images in a new order, and the discrepancy step augments its labelled batches anew.
+  The code keeps one order of the unlabelled images, and repeats one epoch's augmented batches. The paper asks for
+  neither, and the repetition would hold an epoch's images in memory.
+- The target starts from the network of all methods; the code leaves it at PyTorch's initialisation, which
+  ``model.initialisation: pytorch`` gives to all methods.
+- Another acquisition that follows this training reads features through the network's projection, which is not trained.
 """
 
 from __future__ import annotations
@@ -36,6 +44,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from harness.lazy import F, torch
 from harness.learning.contract import Acquisition, Batch, Training
 from harness.learning.fit import batches, built, check_finite, learning_rate, optimizer, step
+from harness.learning.inference import evaluating
 from harness.learning.labels import as_rows, at_positions, per_position
 from harness.settings import Recipe, Strict
 
@@ -64,13 +73,15 @@ class ADS(Training):
 
     def make(self, cycle: Cycle) -> torch.nn.Module:
         """Return two new heads for the cycle's network."""
-        s, width = self.settings, cycle.network.classifier.in_features
+        with evaluating(cycle.network):
+            outputs = cycle.network(cycle.images.unaugmented(cycle.labelled[:1]))
+        s, width = self.settings, outputs.body_features.shape[1]
         shape = width, self.num_classes, s.prototypes, s.temperature
         return built(lambda: heads(*shape), cycle.key("ads heads"), cycle.device)
 
     def replaced(self, network: Network) -> Iterable[torch.nn.Parameter]:
-        """Return the classifier's parameters: the heads replace the classifier, which is not trained."""
-        return network.classifier.parameters()
+        """Return the parameters that the heads replace and that are not trained: of the projection and classifier."""
+        return [*network.projection.parameters(), *network.classifier.parameters()]
 
     @classmethod
     def extra_passes(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
@@ -80,8 +91,8 @@ class ADS(Training):
     def fit(self, cycle: Cycle) -> float:
         """Run the three steps in each epoch; return the last epoch's mean labelled loss."""
         network, recipe = cycle.network, cycle.recipe
-        classifier = {id(p) for p in self.replaced(network)}
-        backbone = [p for p in network.parameters() if id(p) not in classifier]
+        replaced = {id(p) for p in self.replaced(network)}
+        backbone = [p for p in network.parameters() if id(p) not in replaced]
         head_parameters = list(self.module.parameters())
         main = optimizer([*backbone, *head_parameters], recipe)
         rate, decay = self.settings.adversarial_learning_rate, recipe.weight_decay
@@ -103,7 +114,7 @@ class ADS(Training):
             losses = []
             with cycle.clock.phase("train"):
                 for group in main.param_groups:
-                    group["lr"] = learning_rate(recipe, epoch)
+                    group["lr"] = learning_rate(recipe, epoch + 1)  # the scheduler steps before an epoch
                 for images, labels in cycle.pairs(labelled(), draws):
                     losses.append(step(main, self.loss(network(images), labels, 0.0)))
                 check_finite(torch.stack(losses), cycle, f"epoch {epoch}, labelled")
@@ -160,7 +171,7 @@ class ADS(Training):
 
     def logits(self, outputs: Outputs) -> list[torch.Tensor]:
         """Return each head's logits [N, C], a row for each image or position."""
-        return [head(as_rows(outputs.features)) for head in self.module]
+        return [head(as_rows(outputs.body_features)) for head in self.module]
 
     def scores(self, outputs: Outputs) -> list[torch.Tensor]:
         """Return each head's class scores [N, C] in 0..1."""
@@ -204,7 +215,7 @@ class HeadEntropy(Acquisition):
 
     def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
         """Return the column ``score``: the heads' mean entropy."""
-        features = network(batch.images).features
+        features = network(batch.images).body_features
 
         def make() -> torch.nn.Module:
             prototypes = len(prepared["0.prototypes"]) // self.num_classes

@@ -1,7 +1,8 @@
 """Core-set: greedy k-center on penultimate features (Sener & Savarese 2018, Alg. 1, the greedy 2-approximation).
 
 Known differences from the paper and its authors' code:
-- The selection is only greedy, without the robust mixed-integer refinement, which published comparisons also omit.
+- The selection is only greedy. The authors' code also runs the robust mixed-integer program (with outliers switched
+  off), and offers greedy alone as a shortcut; published comparisons use the shortcut.
 - The candidates may be a random subset of the unlabelled images.
 - If pixels have labels, an image's features are the mean over positions.
 """

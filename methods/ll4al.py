@@ -4,7 +4,12 @@ Training: a small module on the stage outputs of the target learns to predict th
 images in a batch. Selection: the images with the highest predicted loss. The module is trained jointly with the target,
 so the first cycle differs from that of cross_entropy.
 
+As in the reference code, the scheduler steps before an epoch, so the learning rate falls one epoch before a milestone,
+and the module keeps PyTorch's initialisation.
+
 Known differences:
+- The target starts from the network of all methods; the reference code leaves it at PyTorch's initialisation, which
+  ``model.initialisation: pytorch`` gives to all methods.
 - The paper pairs the images of even batches. Here the middle image of an odd batch is in no pair.
 - On VGG-16, which the paper does not use, the module reads the last ReLUs of stages 2 to 5.
 - If pixels have labels, the module predicts an image's mean loss over its labelled pixels (0 if there are none). As in
@@ -65,7 +70,7 @@ class LL4AL(Training):
     def fit(self, cycle: Cycle) -> float:
         """Train the target and the module by the recipe, with one optimizer for both."""
         self._ranked = []
-        loss = fit(cycle, self, stages=True)
+        loss = fit(cycle, self, stages=True, ahead=1)
         accuracy = float(torch.stack(self._ranked).mean()) if self._ranked else 0.0
         cycle.health["ranking_accuracy"] = accuracy
         if accuracy <= CHANCE:

@@ -17,6 +17,10 @@ Known differences from the paper and its authors' code:
 - Images of other sizes are resized to ``side`` x ``side`` pixels.
 - All methods start from one random set, as in DAST-AL's comparison; SRAAL's paper uses ``initial_set: k_center``.
 - As in the code, U is computed once per cycle; here it is computed without augmentation, in evaluation mode.
+- U is that of the target. In the code it is that of another ResNet-18, which is trained anew in each cycle, for 200
+  epochs at a constant rate of 0.1: the paper computes U from the target, and a second target would double the training.
+- The discriminator's cross-entropy is computed from logits; in the code from sigmoids, with logarithms clamped at -100.
+- A last batch of one unlabelled image is left out; in the code it is trained on.
 - Each generator step uses the labels of its own batch; in the code, the second step uses the labels of the first.
 - On CIFAR-10, z is 32 and the batch size 128, as in DAST-AL's Table 4 (the code's defaults, for CIFAR-100, are 200 and
   250).

@@ -15,6 +15,11 @@ Known differences from the paper and its public code:
   mode; the public code scores flipped images in training mode.
 - Images of other sizes are resized to 32 x 32, as the author states for ImageNet. The setting ``side``, which the code
   lacks, allows larger images, so that street scenes lose less detail.
+- The public code holds 5000 images out of the pool, and tests the target that is best on them. Here, as for all
+  methods, every image is in the pool, and the target is tested after its last epoch.
+- The discriminator's cross-entropy is computed from logits; in the public code from sigmoids, with logarithms clamped
+  at -100. The values are the same unless the discriminator is certain and wrong.
+- A last batch of one unlabelled image is left out; in the public code it is trained on.
 - The discriminator's step draws new flips; in the public code it uses those of the last autoencoder step.
 - Only the candidates are ranked (the protocol of the comparison); the networks are trained on all images, as published.
 """

@@ -325,6 +325,12 @@ def test_pseudo_labels_are_refused_where_labels_are_maps_before_a_run(tmp_path: 
     assert grid.expand(loaded(tmp_path, lines(without, "{name: scenes, train: 60}", "drn_small"))).units
 
 
+def test_pseudo_labels_run_where_shards_do_not_matter(tmp_path: Path) -> None:
+    method = "{training: isda, acquisition: {name: epmcm, pseudo_labels: true}}"
+    for where in ("where.trials=in_process", "where.scoring=in_process", "where.scoring=ray_data"):
+        assert grid.expand(loaded(tmp_path, lines(method), where, "where.shards=2")).units
+
+
 # ---------------------------------------------------------------------------------------------------------- where
 
 

@@ -175,6 +175,23 @@ def test_a_worker_reports_its_peak_memory(digits: LoadedData, monkeypatch: pytes
     assert {name: column.tolist() for name, column in again.items()} == {k: v.tolist() for k, v in columns.items()}
 
 
+def test_a_worker_warms_up_before_it_is_timed(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get", lambda held: held)
+    sizes: list[int] = []
+    real = Network.forward
+
+    def forward(self: Network, images: torch.Tensor, stages: bool = False) -> Any:
+        sizes.append(len(images))
+        return real(self, images, stages)
+
+    monkeypatch.setattr(Network, "forward", forward)
+    trial = make_trial("cross_entropy", "entropy")
+    worker, task = Worker(None), [(registry.luggage(), digits, pickle.dumps(trial), Placement())]
+    for _ in range(2):
+        worker.take(task)
+    assert sizes == [trial.recipe.inference_batch_size], "once per trial, when the worker starts"
+
+
 def test_a_score_that_is_not_a_number_stops_the_trial(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
     learner, cycle = opened(make_trial("cross_entropy", "entropy"), digits)
 

@@ -417,6 +417,14 @@ def test_every_caption_says_where_the_numbers_come_from() -> None:
         assert "unfinished" not in table.caption
 
 
+def test_every_caption_names_an_initial_set_that_all_seeds_share() -> None:
+    words = "; 3 seeds, one initial set for all seeds: std leaves out its spread; dataset"
+    per_run = suite(settings={"protocol": {"initial": 100, "initial_set": "per_run"}})
+    for entry, said in ((per_run, True), (suite(settings={"protocol": {"initial": 100}}), False), (suite(), False)):
+        for table in tables(all_records(), entry).values():
+            assert (words in table.caption) == said
+
+
 def test_captions_of_an_unfinished_run_say_so() -> None:
     table = tables([r for r in all_records() if r.method == "Ran"][:8])["accuracy"]
     assert table.caption.endswith("; unfinished: 2 of 9 trials and 8 of 27 cycles finished.")

@@ -28,7 +28,7 @@ from harness.learning.fit import batches, fit, learning_rate
 from harness.learning.inference import confusion, evaluating
 from harness.learning.metrics import summary
 from harness.learning.process import Placement, limit_memory
-from harness.learning.scoring import InProcess
+from harness.learning.scoring import InProcess, warm_up
 from harness.networks.network import Network, Outputs
 from harness.results import clock as clock_module
 from harness.results.clock import Clock
@@ -703,3 +703,56 @@ def test_labels_of_the_training_set_reach_a_trial_through_the_oracle_alone() -> 
                 if named:
                     read.add(path.relative_to(registry.ROOT).as_posix())
     assert read == {"harness/data/dataset.py", "harness/data/oracle.py"}
+
+
+# -------------------------------------------------------------------------------------------------------- warm-up
+
+
+@pytest.mark.parametrize(
+    ("training", "acquisition"), [("cross_entropy", "core_set"), ("isda", "epmcm"), ("ads", "ads")]
+)
+def test_a_warm_up_before_the_first_scoring_changes_no_result(
+    training: str, acquisition: str, digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, warm, cold = make_trial(training, acquisition), folders(), folders()
+    phases: list[tuple[str, int]] = []
+    real = trial_module.warm_up
+
+    def warm_up(network: Network, images: Any, recipe: Recipe) -> None:
+        def forward(inputs: torch.Tensor, *_: Any) -> Any:
+            phases.append((learner.clock._open[-1], len(inputs)))
+            assert not network.training and not torch.is_grad_enabled()
+            return Network.forward(network, inputs)
+
+        monkeypatch.setattr(network, "forward", forward)
+        before = torch.get_rng_state()
+        real(network, images, recipe)
+        monkeypatch.delattr(network, "forward")
+        assert torch.equal(torch.get_rng_state(), before)
+
+    monkeypatch.setattr(trial_module, "warm_up", warm_up)
+    learner = ActiveLearner(trial, digits)
+    run_trial(learner, RunStore(warm), "suite", "method", nothing)
+    assert phases == [("setup", trial.recipe.inference_batch_size)], "once per trial, and not timed as scoring"
+    monkeypatch.setattr(trial_module, "warm_up", lambda *_: None)
+    assert outcomes(run(trial, digits, cold)) == outcomes(RunStore(warm).trial(trial.id).records())
+    for part in ("network", "training"):
+        assert same(state_of(trial, warm)[part], state_of(trial, cold)[part])
+
+
+def test_no_warm_up_where_no_image_is_scored(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_module, "warm_up", lambda *_: pytest.fail("random selection scores no image"))
+    learner, cycle = opened(make_trial(), digits)
+    learner.select(cycle)
+
+
+def test_a_warm_up_that_does_not_fit_into_memory_leaves_the_matter_to_scoring(
+    digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cycle = opened(make_trial(), digits)
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(cycle.network, "forward", full)
+    warm_up(cycle.network, cycle.images, cycle.recipe)

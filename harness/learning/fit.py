@@ -51,11 +51,12 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     return recipe.learning_rate * recipe.gamma ** sum(epoch >= m for m in recipe.milestones)
 
 
-def fit(cycle: Cycle, training: Training, stages: bool = False) -> float:
+def fit(cycle: Cycle, training: Training, stages: bool = False, ahead: int = 0) -> float:
     """Train the cycle's network and the training's module by the recipe; return the last epoch's mean loss.
 
-    With ``stages`` the network also returns the outputs of its stages. Losses stay on the device until the end of an
-    epoch. Raises NonFiniteLoss, which names epoch and step.
+    With ``stages`` the network also returns the outputs of its stages. The learning rate of an epoch is that of
+    ``ahead`` epochs later: 1 for code that steps its scheduler before an epoch. Losses stay on the device until the end
+    of an epoch. Raises NonFiniteLoss, which names epoch and step.
     """
     recipe, network, device = cycle.recipe, cycle.network, cycle.device
     order, augmentation = cycle.stream("order"), cycle.stream("augmentation", on_device=True)
@@ -68,7 +69,7 @@ def fit(cycle: Cycle, training: Training, stages: bool = False) -> float:
             module.train()
         for epoch in range(recipe.epochs):
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(recipe, epoch)
+                group["lr"] = learning_rate(recipe, epoch + ahead)
             step_losses = []
             for pair in cycle.pairs(batches(len(cycle.labelled), recipe, order, device), augmentation):
                 images, targets = boundary.batch(training, *pair, mixing)

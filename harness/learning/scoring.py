@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -112,6 +113,17 @@ def describe_batches(
         drawn = "; the method's random numbers therefore differ from those for whole batches" if drew else ""
         warnings += [warning + drawn for warning in splitter.warnings("scoring")]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def warm_up(network: Network, images: Images, recipe: Recipe) -> None:
+    """Run the network on one inference batch and throw the result away.
+
+    A process's first pass allocates memory, loads kernels and compiles, none of which is scoring. It draws no random
+    number and changes no buffer.
+    """
+    image = torch.zeros(recipe.inference_batch_size, dtype=torch.long, device=images.device)
+    with evaluating(network), suppress(torch.OutOfMemoryError):  # scoring halves its batches by itself
+        network(images.unaugmented(image))
 
 
 def seconds_since(began: float, device: torch.device) -> float:

@@ -23,6 +23,13 @@ class Outputs(NamedTuple):
     """[B, D] penultimate features: the input of the last linear layer."""
     stages: list[torch.Tensor]
     """[B, D_s, H_s, W_s] of the last four stages, shallow to deep; empty unless requested."""
+    unprojected: torch.Tensor | None = None
+    """[B, E] the input of the network's projection; None: there is no projection."""
+
+    @property
+    def body_features(self) -> torch.Tensor:
+        """The body's features: what precedes the projection, or ``features`` if there is none."""
+        return self.features if self.unprojected is None else self.unprojected
 
 
 def classifier_name(body: Any) -> str:
@@ -123,8 +130,10 @@ class Network(nn.Module):
                 last, stage_outputs = self._with_stages(images)
             else:
                 last = self.body.forward_features(images)
-            features = self.projection(self.body.forward_head(last, pre_logits=True)).float()
-        return Outputs(self.classified(features), features, [stage.float() for stage in stage_outputs])
+            body_features = self.body.forward_head(last, pre_logits=True)
+            features = self.projection(body_features).float()
+        unprojected = None if isinstance(self.projection, nn.Identity) else body_features.float()
+        return Outputs(self.classified(features), features, [stage.float() for stage in stage_outputs], unprojected)
 
     def classified(self, features: torch.Tensor) -> torch.Tensor:
         """Return the logits [B, C] of features [B, D], from the last linear layer alone."""

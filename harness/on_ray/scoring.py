@@ -32,9 +32,18 @@ from harness.errors import NonFiniteLoss, UserError
 from harness.learning.boundary import Unchanged
 from harness.learning.contract import Acquisition
 from harness.learning.cycle import Cycle
-from harness.learning.inference import evaluating
 from harness.learning.process import Placement, limit_memory, peak_memory, prepare_process, reset_peak_memory
-from harness.learning.scoring import Columns, InProcess, Scored, Shard, ascending, cut, describe_batches, seconds_since
+from harness.learning.scoring import (
+    Columns,
+    InProcess,
+    Scored,
+    Shard,
+    ascending,
+    cut,
+    describe_batches,
+    seconds_since,
+    warm_up,
+)
 from harness.networks.names import normalisation as normalised_by
 from harness.trial import build_half, info_of
 
@@ -70,9 +79,7 @@ class Worker:
         self.network = build(trial.model, info, 0).to_device(self.device, trial.recipe)
         self.acquisition = build_half(trial.acquisition, Acquisition, info.num_classes)
         self.cycle = -1
-        if trial.recipe.compile:  # compiles now, so that compilation is not timed as scoring
-            with evaluating(self.network):
-                self.network(self.images.unaugmented(torch.zeros(trial.recipe.inference_batch_size, dtype=torch.long)))
+        warm_up(self.network, self.images, trial.recipe)
         self.task = task[0]
 
     def leave(self) -> None:

@@ -30,8 +30,10 @@ def distinct(values: Iterable[Any]) -> str:
 def provenance(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
     """Return the origin of a table's numbers: title, recipe, seeds, data, devices, precision, and any progress."""
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
+    one_set = suite.settings.get("protocol", {}).get("initial_set") == "per_run"
+    spread = ", one initial set for all seeds: std leaves out its spread" if one_set else ""
     return (
-        f"{suite.title}: {suite.recipe}; {counted(len(suite.seeds), 'seed')}; dataset {suite.dataset} "
+        f"{suite.title}: {suite.recipe}; {counted(len(suite.seeds), 'seed')}{spread}; dataset {suite.dataset} "
         f"(fingerprint {fingerprints}); {distinct(r.device for r in records)}, {distinct(r.precision for r in records)}"
         + ("" if is_finished(suite, records) else f"; unfinished: {progress(suite, records)}")
         + "."
