@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from harness.data import pixels, remembered
 from harness.data.dataset import spaced
@@ -33,7 +33,7 @@ def _supported(scale: float) -> float:
     return scale
 
 
-Scale = Annotated[float, AfterValidator(_supported)]
+Scale = Annotated[float, AfterValidator(_supported), WithJsonSchema({"enum": [*SCALES]})]
 
 
 @dataclass(frozen=True)

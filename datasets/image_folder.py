@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData
 from harness.data.pixels import FORMATS
+from harness.settings import LONGEST_LIST, Side
 
 from ._listing import splits_differ
 from ._trees import SKIP, Tree, decode, described, mean_and_std, read_tree
@@ -21,11 +22,15 @@ class ImageFolder(Dataset):
         """Settings of image_folder."""
 
         folder: str = Field(description="the folder with train/ and test/; a relative path is below where.data")
-        image_size: PositiveInt = Field(
+        image_size: Side = Field(
             description="height and width: the shorter side is resized to it, the longer side cropped to its centre"
         )
-        train: list[str] = Field(["train"], min_length=1, description="folders that form the pool")
-        test: list[str] = Field(["test"], min_length=1, description="folders that form the test set, such as [val]")
+        train: list[str] = Field(
+            ["train"], min_length=1, max_length=LONGEST_LIST, description="folders that form the pool"
+        )
+        test: list[str] = Field(
+            ["test"], min_length=1, max_length=LONGEST_LIST, description="folders that form the test set, such as [val]"
+        )
         skip_unreadable: bool = Field(
             False, description="leave out images that can't be decoded, and note which, instead of refusing to run"
         )

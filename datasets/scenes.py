@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, spaced
 from harness.data.files import MULTIPLE
+from harness.settings import Side, Why
 
 from ._street import CLASSES, draw
 
 # of the scenes with the default settings; a test compares them
 MEAN, STD = (0.4284, 0.4221, 0.4049), (0.2226, 0.2227, 0.2518)
 SMALLEST = 32  # pixels; in smaller images, persons are one pixel wide
+Scenery = Annotated[PositiveInt, Field(le=10**6), Why("drawing more would take days")]
 
 
 class Scenes(Dataset):
@@ -25,9 +29,9 @@ class Scenes(Dataset):
     class Settings(DatasetSettings):
         """Settings of scenes."""
 
-        size: list[int] = Field([64, 96], min_length=2, max_length=2, description="height and width, multiples of 8")
-        train: PositiveInt = Field(240, description="scenes of the pool")
-        test: PositiveInt = Field(60, description="scenes of the test set")
+        size: list[Side] = Field([64, 96], min_length=2, max_length=2, description="height and width, multiples of 8")
+        train: Scenery = Field(240, description="scenes of the pool")
+        test: Scenery = Field(60, description="scenes of the test set")
 
         @field_validator("size")
         @classmethod

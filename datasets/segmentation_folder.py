@@ -16,6 +16,7 @@ from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedDa
 from harness.data.files import IGNORED, MOST_CLASSES, MULTIPLE, UNKNOWN, Files, common_size
 from harness.data.pixels import FORMATS
 from harness.errors import BadFile, DataMissing, reason
+from harness.settings import LONGEST_LIST, Pixel, Side, Spread
 
 from ._listing import Listing, counted, inside, is_folder, listed, splits_differ
 from ._maps import Pairs, Scale, as_files, classes_occur, in_words, share_note
@@ -53,10 +54,14 @@ class SegmentationFolder(Dataset):
             description="names of the ids 0, 1, ... in a label map, without the ignored id",
         )
         ignore: int | None = Field(None, ge=0, le=255, description="id of pixels that losses and metrics ignore")
-        train: list[str] = Field(["train"], min_length=1, description="splits that form the pool")
-        test: list[str] = Field(["test"], min_length=1, description="splits that form the test set")
+        train: list[str] = Field(
+            ["train"], min_length=1, max_length=LONGEST_LIST, description="splits that form the pool"
+        )
+        test: list[str] = Field(
+            ["test"], min_length=1, max_length=LONGEST_LIST, description="splits that form the test set"
+        )
         scale: Scale = Field(1.0, description="resize images by this factor; test labels keep their own size")
-        size: list[int] | None = Field(
+        size: list[Side] | None = Field(
             None,
             min_length=2,
             max_length=2,
@@ -68,13 +73,13 @@ class SegmentationFolder(Dataset):
             description="leave out images that can't be decoded, or whose label map can't, and note which, instead of "
             "refusing to run",
         )
-        mean: list[float] | None = Field(
+        mean: list[Pixel] | None = Field(
             None,
             min_length=3,
             max_length=3,
             description=f"mean of red, green and blue, in 0..1; null: measured on {MEASURED} images of the pool",
         )
-        std: list[float] | None = Field(None, min_length=3, max_length=3, description="standard deviation, like mean")
+        std: list[Spread] | None = Field(None, min_length=3, max_length=3, description="standard deviation, like mean")
 
         @field_validator("classes")
         @classmethod

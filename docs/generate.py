@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from harness import load_config, registry  # noqa: E402
+from harness.config.messages import bounds  # noqa: E402
 from harness.config.schema import record_schema, run_schema  # noqa: E402
 from harness.data.dataset import Dataset  # noqa: E402
 from harness.learning.contract import Acquisition, Training  # noqa: E402
@@ -29,12 +30,6 @@ from harness.networks.architecture import Architecture  # noqa: E402
 from harness.settings import ModelSettings, Protocol, Recipe, SuiteKeys, Where  # noqa: E402
 
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BOUNDS = {
-    "exclusiveMinimum": "above {:g}",
-    "minimum": "at least {:g}",
-    "exclusiveMaximum": "below {:g}",
-    "maximum": "at most {:g}",
-}
 COLUMNS = {
     "digits": "digits",
     "cifar10": "CIFAR-10",
@@ -81,8 +76,7 @@ def allowed(schema: dict[str, Any]) -> str:
         "null": "`null`",
         "object": "mapping",
     }
-    bounds = [text.format(schema[bound]) for bound, text in BOUNDS.items() if bound in schema]
-    return " ".join([words.get(str(kind), "anything"), " and ".join(bounds)]).strip()
+    return f"{words.get(str(kind), 'anything')} {bounds(schema)}".rstrip()
 
 
 def settings(cls: Any, skip: tuple[str, ...] = ()) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,11 +18,36 @@ from pydantic import (
     model_validator,
 )
 
+LONGEST_TEXT = 4096  # characters of a setting; Linux allows no longer path
+LONGEST_LIST = 1000  # entries of a setting
+
 
 class Strict(BaseModel):
-    """Base of all settings: immutable; unknown keys and non-finite numbers are rejected."""
+    """Base of all settings: immutable; unknown keys, non-finite numbers and endless texts are rejected."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=LONGEST_TEXT)
+
+
+@dataclass(frozen=True)
+class Why:
+    """The reason of a number's upper bound; a message about the number states it."""
+
+    reason: str
+
+
+# Kinds of numbers, each bounded far above what is sensible, so that a slip is a sentence and not an endless run.
+ImageCount = Annotated[PositiveInt, Field(le=10**9), Why("no pool has more images")]
+Rounds = Annotated[PositiveInt, Field(le=10**6), Why("more would take years")]
+Steps = Annotated[PositiveInt, Field(le=10**9), Why("more would take years")]
+BatchSize = Annotated[PositiveInt, Field(le=10**6), Why("no device holds more")]
+Channels = Annotated[PositiveInt, Field(le=10**4), Why("no device holds larger layers")]
+Parts = Annotated[PositiveInt, Field(le=1000), Why("no device holds more")]
+Side = Annotated[PositiveInt, Field(le=10**4), Why("no device holds larger images")]
+Rate = Annotated[PositiveFloat, Field(le=10**6), Why("training would diverge")]
+Weight = Annotated[NonNegativeFloat, Field(le=10**6), Why("losses would not be finite")]
+Pixel = Annotated[float, Field(ge=0, le=1), Why("pixels are scaled to 0..1")]
+Spread = Annotated[PositiveFloat, Field(le=1), Why("pixels are scaled to 0..1")]
+Seed = Annotated[NonNegativeInt, Field(le=2**32 - 1), Why("seeds have 32 bits")]
 
 
 def inert(default: Any, **keys: Any) -> Any:
@@ -81,15 +106,16 @@ class ModelSettings(Strict):
         description="SHA-256 of the file in weights: filled in if absent, else checked; trial ids depend on it, not on "
         "the path",
     )
-    weights_mean: tuple[float, ...] | None = Field(
+    weights_mean: tuple[Pixel, ...] | None = Field(
         None,
+        max_length=LONGEST_LIST,
         description="mean of each channel, of pixels scaled to 0..1, by which the weights want images normalised; "
         "filled in with weights: pretrained; null: the dataset's",
     )
-    weights_std: tuple[PositiveFloat, ...] | None = Field(
-        None, description="standard deviation of each channel, like weights_mean"
+    weights_std: tuple[Spread, ...] | None = Field(
+        None, max_length=LONGEST_LIST, description="standard deviation of each channel, like weights_mean"
     )
-    input_size: tuple[PositiveInt, PositiveInt] | None = Field(
+    input_size: tuple[Side, Side] | None = Field(
         None,
         description="[height, width] to which the network scales its images up (bicubic, antialiased), on the device; "
         "null: the size of the images; for datasets with image labels only",
@@ -99,22 +125,26 @@ class ModelSettings(Strict):
 class Recipe(Strict):
     """Training and inference of a suite's networks, the same for all methods."""
 
-    epochs: PositiveInt = Field(description="passes over the labelled images in each cycle")
-    batch_size: int = Field(
+    epochs: Rounds = Field(description="passes over the labelled images in each cycle")
+    batch_size: BatchSize = Field(
         128, ge=2, description="training images per step; at least 2, because batch norm can't normalise one image"
     )
-    learning_rate: PositiveFloat = Field(0.1, description="learning rate of the first epoch of each cycle")
-    milestones: list[PositiveInt] = Field(
-        [], description="epochs, counted from 0, at whose start the learning rate is multiplied by gamma"
+    learning_rate: Rate = Field(0.1, description="learning rate of the first epoch of each cycle")
+    milestones: list[Rounds] = Field(
+        [],
+        max_length=LONGEST_LIST,
+        description="epochs, counted from 0, at whose start the learning rate is multiplied by gamma",
     )
-    gamma: PositiveFloat = Field(0.1, description="factor of the learning rate at each milestone")
+    gamma: Rate = Field(0.1, description="factor of the learning rate at each milestone")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD; Adam ignores it")
-    weight_decay: NonNegativeFloat = Field(5e-4, description="L2 penalty of all parameters")
+    weight_decay: Annotated[NonNegativeFloat, Field(le=1000), Why("training would diverge")] = Field(
+        5e-4, description="L2 penalty of all parameters"
+    )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="each cycle starts a new optimizer")
-    crop_padding: NonNegativeInt = Field(
+    crop_padding: Annotated[NonNegativeInt, Field(le=1000), Why("no device holds larger images")] = Field(
         4, description="zero padding on each side before the random crop, in pixels; 0 without crop_size: no crop"
     )
-    crop_size: tuple[PositiveInt, PositiveInt] | None = Field(
+    crop_size: tuple[Side, Side] | None = Field(
         None, description="[height, width] of the random crop, in pixels; null: the size of the images"
     )
     flip: bool = Field(True, description="random horizontal flip of training images")
@@ -122,7 +152,7 @@ class Recipe(Strict):
         "float32",
         description="bfloat16: autocast and channels_last memory; losses, class statistics and scores stay float32",
     )
-    inference_batch_size: PositiveInt = Field(500, description="images per batch in tests and scoring")
+    inference_batch_size: BatchSize = Field(500, description="images per batch in tests and scoring")
     compile: bool = Field(
         False,
         description="run full batches through torch.compile; compilation happens once per process, network and batch "
@@ -145,12 +175,12 @@ class Recipe(Strict):
 class Protocol(Strict):
     """The active-learning loop of a suite, the same for all methods."""
 
-    initial: int = Field(ge=2, description="number of labelled images in cycle 0")
-    budget: PositiveInt = Field(description="number of images selected after each cycle except the last")
-    cycles: PositiveInt = Field(
+    initial: ImageCount = Field(ge=2, description="number of labelled images in cycle 0")
+    budget: ImageCount = Field(description="number of images selected after each cycle except the last")
+    cycles: Annotated[PositiveInt, Field(le=10**4), Why("more would take years")] = Field(
         description="number of cycles; the last one trains on initial + (cycles - 1) x budget labelled images"
     )
-    candidates: PositiveInt | None = Field(
+    candidates: ImageCount | None = Field(
         None, description="size of the random subset of unlabelled images to select from; null: all of them"
     )
     start: Literal["warm", "fresh"] = Field(
@@ -196,16 +226,16 @@ class Where(Strict):
         le=1,
         description="GPUs that a trial reserves, may be a fraction; default: 1 if there are GPUs, else 0",
     )
-    cpus_per_trial: PositiveInt = Field(
+    cpus_per_trial: Annotated[PositiveInt, Field(le=1024), Why("no machine has more")] = Field(
         1, description="CPU cores that a trial reserves, and its number of torch threads"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="device of the trials; auto: GPUs if there are any, else CPUs"
     )
-    max_concurrent: PositiveInt | None = Field(
+    max_concurrent: Annotated[PositiveInt, Field(le=10**5), Why("no cluster runs more")] | None = Field(
         None, description="highest number of trials that run at the same time; default: as many as the resources allow"
     )
-    retries: NonNegativeInt = Field(
+    retries: Annotated[NonNegativeInt, Field(le=1000), Why("more would take years")] = Field(
         2, description="how many times a crashed trial is restarted from its last finished cycle"
     )
     scoring: Literal["auto", "in_process", "ray_data"] = Field(
@@ -218,7 +248,9 @@ class Where(Strict):
         description="reuse a process and its scoring workers for many trials, which saves seconds per trial; the Ray "
         "dashboard then shows workers without the trials' names",
     )
-    shards: PositiveInt = Field(2, description="Ray Data scoring workers of each trial")
+    shards: Annotated[PositiveInt, Field(le=1024), Why("no machine has more cores")] = Field(
+        2, description="Ray Data scoring workers of each trial"
+    )
 
     @model_validator(mode="after")
     def _gpus_need_a_gpu(self) -> Where:
@@ -242,9 +274,11 @@ class SuiteKeys(Strict):
     recipe: Recipe
     protocol: Protocol
     methods: dict[str, Any] = Field(
-        min_length=1, description="name in reports -> method: a plug-in, or a mapping of training and acquisition"
+        min_length=1,
+        max_length=LONGEST_LIST,
+        description="name in reports -> method: a plug-in, or a mapping of training and acquisition",
     )
-    seeds: list[NonNegativeInt] = Field(min_length=1, description="each method runs once with each seed")
+    seeds: list[Seed] = Field(min_length=1, max_length=LONGEST_LIST, description="each method runs once with each seed")
     optional: bool = Field(
         False, description="if the suite's data is missing, skip the suite with a message and run the others"
     )

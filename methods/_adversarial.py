@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from harness.data.images import resized
 from harness.lazy import F, torch
 from harness.learning.fit import check_finite, shuffled, step
-from harness.settings import Strict
+from harness.settings import BatchSize, Channels, Parts, Rate, Rounds, Side, Steps, Strict, Weight
 
 if TYPE_CHECKING:
     from harness.learning.cycle import Cycle
@@ -27,17 +27,17 @@ HEALTH_SAMPLE = 1000  # images on which health is measured
 class GameSettings(Strict):
     """The settings of the game; the defaults are those of VAAL's public code."""
 
-    latent: PositiveInt = Field(32, description="entries of the latent, z")
-    width: PositiveInt = Field(128, description="channels of the autoencoder's first layer")
-    side: int = Field(32, ge=16, multiple_of=16, description="images are resized to this height and width, pixels")
-    discriminator_layers: int = Field(3, ge=2, description="linear layers; the paper describes 5")
-    iterations: PositiveInt = Field(39062, description="discriminator steps in each cycle; default: 50 000 x 100 / 128")
-    generator_steps: PositiveInt = Field(2, description="autoencoder steps per discriminator step")
-    batch_size: PositiveInt = Field(128, description="labelled images in each step, and as many unlabelled ones")
-    learning_rate: PositiveFloat = Field(5e-4, description="Adam, autoencoder and discriminator")
-    reconstruction: NonNegativeFloat = Field(1.0, description="weight of the mean squared error")
-    beta: NonNegativeFloat = Field(1.0, description="weight of the KL term")
-    adversary: NonNegativeFloat = Field(1.0, description="weight of the adversarial term, lambda_2")
+    latent: Channels = Field(32, description="entries of the latent, z")
+    width: Channels = Field(128, description="channels of the autoencoder's first layer")
+    side: Side = Field(32, ge=16, multiple_of=16, description="images are resized to this height and width, pixels")
+    discriminator_layers: Parts = Field(3, ge=2, description="linear layers; the paper describes 5")
+    iterations: Steps = Field(39062, description="discriminator steps in each cycle; default: 50 000 x 100 / 128")
+    generator_steps: Rounds = Field(2, description="autoencoder steps per discriminator step")
+    batch_size: BatchSize = Field(128, description="labelled images in each step, and as many unlabelled ones")
+    learning_rate: Rate = Field(5e-4, description="Adam, autoencoder and discriminator")
+    reconstruction: Weight = Field(1.0, description="weight of the mean squared error")
+    beta: Weight = Field(1.0, description="weight of the KL term")
+    adversary: Weight = Field(1.0, description="weight of the adversarial term, lambda_2")
     kl: Literal["per_image", "batch_sum", "per_dimension"] = Field(
         "per_image",
         description="the KL term is averaged over images, summed, or also averaged over the latent's entries",

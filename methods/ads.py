@@ -39,14 +39,14 @@ from itertools import cycle as endlessly
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from harness.lazy import F, torch
 from harness.learning.contract import Acquisition, Batch, Training
 from harness.learning.fit import batches, built, check_finite, learning_rate, optimizer, step
 from harness.learning.inference import evaluating
 from harness.learning.labels import as_rows, at_positions, per_position
-from harness.settings import Recipe, Strict
+from harness.settings import Parts, Rate, Recipe, Strict
 
 from ._restored import Restored
 
@@ -62,10 +62,12 @@ class ADS(Training):
     class Settings(Strict):
         """The defaults are the paper's values, and those of the authors' code for the heads."""
 
-        prototypes: PositiveInt = Field(3, description="prototypes per class in each head")
-        temperature: PositiveFloat = Field(0.05, description="divisor of the similarities")
-        tau: float = Field(0.1, description="entropy, in bits, at which an image has weight 1/2 in either step")
-        adversarial_learning_rate: PositiveFloat = Field(0.1, description="for agreement and discrepancy, all epochs")
+        prototypes: Parts = Field(3, description="prototypes per class in each head")
+        temperature: Rate = Field(0.05, description="divisor of the similarities")
+        tau: float = Field(
+            0.1, ge=0, le=100, description="entropy, in bits, at which an image has weight 1/2 in either step"
+        )
+        adversarial_learning_rate: Rate = Field(0.1, description="for agreement and discrepancy, all epochs")
 
     settings: Settings
 

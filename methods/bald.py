@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from harness.learning.contract import Acquisition, Batch
-from harness.settings import Strict
+from harness.settings import Rounds, Strict
 
 from ._committee import dropout_entropies
 
@@ -29,7 +29,7 @@ class BALD(Acquisition):
     class Settings(Strict):
         """The probability of dropout is a setting of the training."""
 
-        passes: int = Field(20, ge=2, description="predictions per image, T")
+        passes: Rounds = Field(20, ge=2, description="predictions per image, T")
 
     settings: Settings
 

@@ -10,13 +10,13 @@ Known differences from the paper and its authors' code:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from harness.lazy import torch
 from harness.learning.contract import Acquisition, Batch
-from harness.settings import Strict, inert
+from harness.settings import Strict, Why, inert
 
 from ._k_center import k_center
 
@@ -31,7 +31,9 @@ class CoreSet(Acquisition):
     class Settings(Strict):
         """A memory limit. It does not affect which images are selected."""
 
-        memory_gb: PositiveFloat = inert(0.25, description="working memory, in addition to features and distances, GB")
+        memory_gb: Annotated[PositiveFloat, Field(le=10**5), Why("no machine has more")] = inert(
+            0.25, description="working memory, in addition to features and distances, GB"
+        )
 
     settings: Settings
     needs = frozenset()

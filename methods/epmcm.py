@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from harness.data.rows import take
 from harness.errors import NonFiniteLoss
@@ -33,7 +33,7 @@ from harness.learning.contract import IMAGES, Acquisition, Batch, highest
 from harness.learning.inference import inferred
 from harness.learning.labels import as_rows, at_positions, per_position
 from harness.networks.maps import upsampled_bands
-from harness.settings import Strict
+from harness.settings import Steps, Strict
 
 from ._class_statistics import ClassStatistics, fresh_table, logit_covariance
 from ._uncertainty import log_mean_exp
@@ -57,7 +57,7 @@ class EPMCM(Acquisition):
             "running", description="running: ISDA's, of all steps; fresh: from labelled images and the final network"
         )
         form: Literal["closed", "sampled"] = Field("closed", description="Eq. 7, or Eq. 5 with M explicit samples")
-        samples: PositiveInt = Field(1000, description="M of Eq. 5")
+        samples: Steps = Field(1000, description="M of Eq. 5")
         pseudo_labels: bool = Field(False, description="add scored images to the statistics, as released")
         resolution: Literal["map", "image"] = Field(
             "map", description="if pixels have labels: average Eq. 7 over the map's positions or the image's pixels"

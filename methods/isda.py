@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 
 from harness.lazy import torch
 from harness.learning.contract import Training
 from harness.learning.labels import as_rows, at_positions, cross_entropy
-from harness.settings import Strict
+from harness.settings import Strict, Weight
 
 from ._class_statistics import ClassStatistics, Covariance
 
@@ -41,7 +41,7 @@ class ISDA(Training):
         """
 
         covariance: Covariance = Field("diagonal", description="the class covariances that are kept and used")
-        lambda_0: NonNegativeFloat = Field(1.0, description="augmentation strength at the end of a cycle; 0: none")
+        lambda_0: Weight = Field(1.0, description="augmentation strength at the end of a cycle; 0: none")
 
     settings: Settings
 

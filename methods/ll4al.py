@@ -20,14 +20,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from harness.lazy import F, torch
 from harness.learning.contract import Acquisition, Batch, Training
 from harness.learning.fit import built, fit
 from harness.learning.inference import evaluating
 from harness.learning.labels import cross_entropy
-from harness.settings import Strict
+from harness.settings import Channels, Strict, Weight
 
 from ._restored import Restored
 
@@ -45,9 +45,9 @@ class LL4AL(Training):
     class Settings(Strict):
         """The defaults are the paper's values for classification."""
 
-        margin: NonNegativeFloat = Field(1.0, description="xi of the ranking loss")
-        weight: PositiveFloat = Field(1.0, description="lambda: weight of the ranking loss")
-        width: PositiveInt = Field(128, description="channels of each stage's branch")
+        margin: Weight = Field(1.0, description="xi of the ranking loss")
+        weight: Weight = Field(1.0, gt=0, description="lambda: weight of the ranking loss")
+        width: Channels = Field(128, description="channels of each stage's branch")
         detach_after: float = Field(
             0.6, ge=0, le=1, description="fraction of the epochs after which the module's gradient stops at the target"
         )

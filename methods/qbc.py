@@ -23,7 +23,7 @@ from pydantic import Field
 from harness.lazy import torch
 from harness.learning.contract import Acquisition, Batch
 from harness.results.clock import Clock
-from harness.settings import Recipe, Strict
+from harness.settings import Parts, Recipe, Strict
 
 from ._committee import entropies
 from ._restored import Restored
@@ -40,7 +40,7 @@ class QBC(Acquisition):
     class Settings(Strict):
         """The size of the committee."""
 
-        members: int = Field(5, ge=2, description="networks, including the target")
+        members: Parts = Field(5, ge=2, description="networks, including the target")
 
     settings: Settings
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from harness.data.rows import take
 from harness.lazy import F, torch
@@ -41,7 +41,7 @@ from harness.learning.contract import Acquisition, Batch
 from harness.learning.fit import built
 from harness.learning.inference import inferred
 from harness.learning.labels import per_position
-from harness.settings import Recipe
+from harness.settings import Channels, Parts, Rate, Recipe, Steps, Weight
 
 from ._adversarial import Game, GameSettings, game_passes, unlabelled_score
 from ._k_center import k_center
@@ -62,12 +62,12 @@ class SRAAL(Acquisition):
     class Settings(GameSettings):
         """Defaults: the authors' code, but latent and batch size are those of DAST-AL's Table 4."""
 
-        latent: PositiveInt = Field(32, ge=2, description="entries of the latent, z; each half has its own use")
-        discriminator_layers: int = Field(5, ge=2, description="linear layers")
-        iterations: PositiveInt = Field(20000, description="discriminator steps in each cycle")
-        reconstruction: NonNegativeFloat = Field(5.0, description="weight of the mean squared error")
-        supervision: NonNegativeFloat = Field(5.0, description="weight of the label loss")
-        decay: PositiveFloat = Field(0.85, description="factor of the learning rate after each 1/30 of the iterations")
+        latent: Channels = Field(32, ge=2, description="entries of the latent, z; each half has its own use")
+        discriminator_layers: Parts = Field(5, ge=2, description="linear layers")
+        iterations: Steps = Field(20000, description="discriminator steps in each cycle")
+        reconstruction: Weight = Field(5.0, description="weight of the mean squared error")
+        supervision: Weight = Field(5.0, description="weight of the label loss")
+        decay: Rate = Field(0.85, description="factor of the learning rate after each 1/30 of the iterations")
         initial_set: Literal["shared", "k_center"] = Field(
             "shared", description="labelled images of cycle 0: the set of all methods, or k-center on latents"
         )

@@ -229,7 +229,7 @@ def test_the_whole_pool_can_be_selected(digits: LoadedData, folders: Folders) ->
 
 
 def test_a_loss_that_is_not_finite_stops_the_trial(digits: LoadedData, folders: Folders) -> None:
-    trial, folder = make_trial(learning_rate=1e30, epochs=3), folders()
+    trial, folder = make_trial(learning_rate=1e6, epochs=3), folders()
     with pytest.raises(NonFiniteLoss, match=r"cycle 0, epoch \d, training step \d: .* (nan|inf).*learning_rate"):
         run(trial, digits, folder)
     assert RunStore(folder).trial(trial.id).records() == []

@@ -10,6 +10,7 @@ from typing import Any
 from harness import registry
 from harness.checking.run import SUITES
 from harness.checking.text import explained, width, wrapped
+from harness.config.messages import bounds
 from harness.data.dataset import Dataset
 from harness.learning.contract import Acquisition, Training
 
@@ -101,9 +102,7 @@ def _type(schema: dict[str, Any]) -> str:
         "null": "null",
     }
     words |= {"array": "list", "object": "mapping"}
-    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    bounds = [f"{word} {schema[key]:g}" for key, word in limits.items() if key in schema]
-    return " ".join([words.get(schema.get("type", ""), "any value"), *bounds])
+    return f"{words.get(schema.get('type', ''), 'any value')} {bounds(schema)}".rstrip()
 
 
 def _written(value: Any) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
 from harness.config.source import shown_value
 from harness.errors import did_you_mean
+from harness.settings import Why
 
 
 def _model_at(model: Any, path: Iterable[Any]) -> type[BaseModel] | None:
@@ -37,14 +38,51 @@ NEEDED = {
     "list": "a list, such as [0, 1, 2]",
     "dict": "a mapping of keys",
     "model": "a mapping of keys",
-    "greater_than": "above {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "below {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "string_too_long": "at most {max_length} characters long",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
     "too_short": "at least {min_length} long",
     "too_long": "at most {max_length} long",
 }
 """What a value must be, by type of pydantic error, or by the first word of the type: int for int_type, int_parsing."""
+
+
+def number(value: float) -> str:
+    """Return a bound as a user writes it: 1000000000, not 1e+09."""
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+
+
+def bounds(schema: dict[str, Any]) -> str:
+    """Return the bounds of a number in a JSON schema in words, such as "at least 2 and at most 1000".
+
+    Of two lower bounds it is the higher, because a field may ask for more than its kind of number does.
+    """
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    if {"minimum", "exclusiveMinimum"} <= schema.keys():
+        words.pop("exclusiveMinimum" if schema["minimum"] > schema["exclusiveMinimum"] else "minimum")
+    return " and ".join(f"{word} {number(schema[key])}" for key, word in words.items() if key in schema)
+
+
+def _why(model: type[BaseModel], path: Iterable[Any]) -> str:
+    """Return the reason of the upper bound of the number at a key path, in brackets, or "" if its field has none."""
+    parent: type[BaseModel] | None = model
+    field = None
+    for key in path:
+        if parent is not None and key in parent.model_fields:
+            field, parent = parent.model_fields[key], _model_at(parent, [key])
+    for part in _parts(field.annotation, *field.metadata) if field else ():
+        if isinstance(part, Why):
+            return f" ({part.reason})"
+    return ""
+
+
+def _parts(*annotations: Any) -> Iterator[Any]:
+    """Yield annotations, all types inside them, and what their types are annotated with."""
+    for annotation in annotations:
+        yield annotation
+        yield from _parts(*getattr(annotation, "__metadata__", ()), *get_args(annotation))
 
 
 def sentence(model: type[BaseModel], error: Any) -> tuple[tuple[Any, ...], str]:
@@ -67,4 +105,6 @@ def sentence(model: type[BaseModel], error: Any) -> tuple[tuple[Any, ...], str]:
     needed = NEEDED.get(kind) or NEEDED.get(kind.split("_")[0])
     if needed is None:
         return path, f"{error['msg'][0].lower()}{error['msg'][1:]}, got {shown_value(value)}"
-    return path, f"must be {needed.format(**error.get('ctx', {}))}, got {shown_value(value)}"
+    bounds = {k: number(v) if isinstance(v, int | float) else v for k, v in error.get("ctx", {}).items()}
+    why = _why(model, path) if kind.startswith("less_than") else ""
+    return path, f"must be {needed.format(**bounds)}{why}, got {shown_value(value)}"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files
 from harness.errors import DataMissing, readable
 from harness.faults import PluginFault, WrongData, call, check_signature, described, fault, make, name_of
-from harness.settings import Strict
+from harness.settings import ImageCount, Strict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,10 +184,10 @@ def _sha256(array: NDArray[Any]) -> str:
 class DatasetSettings(Strict):
     """Settings that all datasets have; the Settings of a dataset inherit from this class."""
 
-    limit: PositiveInt | None = Field(
+    limit: ImageCount | None = Field(
         None, description="use only this many training images, class-balanced (evenly spaced if labels are maps)"
     )
-    test_limit: PositiveInt | None = Field(
+    test_limit: ImageCount | None = Field(
         None, description="use only this many test images, class-balanced (evenly spaced if labels are maps)"
     )
 

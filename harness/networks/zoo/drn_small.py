@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from harness.data.dataset import MAPS, DatasetInfo
 from harness.networks.architecture import Architecture
-from harness.settings import ModelSettings
+from harness.settings import Channels, ModelSettings
 
 if TYPE_CHECKING:
     from harness.networks.network import Network
@@ -20,7 +20,7 @@ class SmallDRN(Architecture):
     class Settings(ModelSettings):
         """Settings of the network."""
 
-        width: PositiveInt | None = Field(None, description="channels of the first level; null: 4")
+        width: Channels | None = Field(None, description="channels of the first level; null: 4")
 
     labels = frozenset({MAPS})
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
 from harness.data.dataset import DatasetInfo
 from harness.networks.architecture import Architecture
 from harness.networks.zoo import _resnet
-from harness.settings import ModelSettings
+from harness.settings import Channels, ModelSettings
 
 if TYPE_CHECKING:
     from harness.networks.network import Network
@@ -21,7 +21,7 @@ class SmallResNet(Architecture):
     class Settings(ModelSettings):
         """Settings of the network."""
 
-        width: PositiveInt | None = Field(None, description="channels of the first stage, even; null: 16")
+        width: Channels | None = Field(None, description="channels of the first stage, even; null: 16")
 
         @field_validator("width")
         @classmethod
