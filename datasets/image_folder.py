@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData
 from harness.data.pixels import FORMATS
+from harness.errors import expanded
 from harness.settings import LONGEST_LIST, Side
 
 from ._listing import splits_differ
@@ -67,7 +68,7 @@ class ImageFolder(Dataset):
 
     @property
     def _folder(self) -> Path:
-        return self.data_root.root / Path(self.settings.folder).expanduser()
+        return self.data_root.root / expanded(self.settings.folder)
 
     @cached_property
     def _tree(self) -> Tree:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,8 @@ from harness.data import pixels
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, spaced
 from harness.data.files import IGNORED, MOST_CLASSES, MULTIPLE, UNKNOWN, Files, common_size
 from harness.data.pixels import FORMATS
-from harness.errors import BadFile, DataMissing, reason
-from harness.settings import LONGEST_LIST, Pixel, Side, Spread
+from harness.errors import BadFile, DataMissing, expanded, reason
+from harness.settings import LONGEST_LIST, LONGEST_NAME, Pixel, Side, Spread
 
 from ._listing import Listing, counted, inside, is_folder, listed, splits_differ
 from ._maps import Pairs, Scale, as_files, classes_occur, in_words, share_note
@@ -48,7 +49,7 @@ class SegmentationFolder(Dataset):
         label_suffix: str = Field(
             ".png", description="what follows an image's name without its suffix in that of its label map: _mask.png"
         )
-        classes: list[str] = Field(
+        classes: list[Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]] = Field(
             min_length=2,
             max_length=MOST_CLASSES,
             description="names of the ids 0, 1, ... in a label map, without the ignored id",
@@ -179,7 +180,7 @@ class SegmentationFolder(Dataset):
 
     @property
     def _folder(self) -> Path:
-        return self.data_root.root / Path(self.settings.folder).expanduser()
+        return self.data_root.root / expanded(self.settings.folder)
 
     @cached_property
     def _table(self) -> NDArray[np.uint8]:

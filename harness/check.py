@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from harness.checking import run
-from harness.errors import Parser, UserError
+from harness.errors import Parser, answered
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -30,14 +30,14 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 if a check failed, 2 for a user error."""
     try:
-        options = _arguments(arguments)
-        run.add_plugins(options.plugins)
-        return run.check(options.name, options.settings, options.kind, options.data, options.plugins)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return answered(lambda: _check(_arguments(arguments)))
     except KeyboardInterrupt:
         return 130
+
+
+def _check(options: argparse.Namespace) -> int:
+    run.add_plugins(options.plugins)
+    return run.check(options.name, options.settings, options.kind, options.data, options.plugins)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
 
 class UserError(Exception):
     """A problem that the user can fix. The message is printed without a traceback; the exit code is 2."""
+
+    def __str__(self) -> str:
+        return super().__str__() or type(self).__name__  # a plug-in may raise DataMissing()
 
 
 class DataMissing(UserError):
@@ -26,6 +32,45 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         raise UserError(f"{message}; --help lists the options")
+
+
+def answered(work: Callable[[], int]) -> int:
+    """Return the exit code of a command line's work, or print its user error as one line and return 2."""
+    try:
+        check_platform(sys.platform)
+        return work()
+    except UserError as error:
+        message = "\n".join(printable(line) for line in str(error).splitlines())
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+
+
+def check_platform(platform: str) -> None:
+    """Raise UserError on Windows, and say on any other system but Linux that the harness is not tested there."""
+    if platform in ("win32", "cygwin", "msys"):
+        raise UserError("the harness does not run on Windows; run it in WSL, the Windows Subsystem for Linux")
+    if platform != "linux":
+        name = {"darwin": "macOS"}.get(platform, platform)
+        print(f"note: the harness is tested on Linux, not on {name}", file=sys.stderr)
+
+
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff0-\ufffb]"
+)
+"""Characters that a terminal obeys or hides: control characters, half characters, directions, invisible ones."""
+
+
+def printable(text: str) -> str:
+    """Return a text with its unprintable characters written out, so that a terminal does not obey them."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path that a user wrote, with ``~`` as the home folder. Raises UserError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no home folder {Path(path).parts[0]}") from None
 
 
 class NonFiniteLoss(RuntimeError):

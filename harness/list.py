@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from harness.checking import listing, run
-from harness.errors import Parser, UserError, did_you_mean
+from harness.errors import Parser, UserError, answered, did_you_mean
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -30,14 +30,13 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for a user error."""
-    try:
-        options = _arguments(arguments)
-        run.add_plugins(options.plugins)
-        print(listing.text(options.kinds))
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return answered(lambda: _list(_arguments(arguments)))
+
+
+def _list(options: argparse.Namespace) -> int:
+    run.add_plugins(options.plugins)
+    print(listing.text(options.kinds))
+    return 0
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from harness.errors import UserError, did_you_mean
+from harness.errors import UserError, did_you_mean, expanded
 
 ROOT = Path(__file__).resolve().parent.parent
 Plugin = TypeVar("Plugin")
@@ -66,7 +66,7 @@ _used: set[str] = set()
 
 def add(path: Path) -> None:
     """Make the plug-ins of a folder, or of one file, known by their file names. Raises UserError."""
-    path = path.expanduser().resolve()
+    path = expanded(path).resolve()
     files = [path] if path.suffix == ".py" else sorted(path.glob("*.py"))
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder of .py files, or one .py file")
@@ -213,7 +213,7 @@ def unknown(folder: str, name: str, contract: type[Any]) -> str:
 
 def now_called(folder: str, earlier: str) -> str | None:
     """Return the current name of the harness's plug-in that was called ``earlier``, if there is one."""
-    for name in shipped(folder):
+    for name in shipped(folder) if earlier else ():
         if any(
             isinstance(c, type) and getattr(c, "formerly", "") == earlier for c in vars(load(folder, name)).values()
         ):

@@ -12,8 +12,8 @@ import signal
 import sys
 
 from harness.config.load import load_config
-from harness.config.only import only
-from harness.errors import Parser, UserError
+from harness.config.only import is_override, only
+from harness.errors import Parser, answered
 from harness.results import lock
 
 
@@ -67,6 +67,12 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="print a JSON schema and exit: of config files (the default), of run.json, or of the record of a cycle",
     )
     options = parser.parse_intermixed_args(arguments)  # overrides may also follow options
+    # --only takes all words that follow it: overrides and the config may be among them
+    options.overrides += [text for text in options.only if is_override(text)]
+    options.only = [text for text in options.only if not is_override(text)]
+    if options.config is None and (words := [text for text in options.only if "=" not in text]):
+        options.config = words[0]
+        options.only.remove(words[0])
     if options.config is None and not options.schema:
         parser.error("a config is needed, e.g. quickstart")
     if options.accept_changes and not options.resume:
@@ -79,43 +85,44 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 if a trial failed or is unfinished, 2 for a user error."""
     try:
-        options = _arguments(arguments)
-        if options.schema:
-            from harness.config.schema import SCHEMAS
-
-            print(json.dumps(SCHEMAS[options.schema](), indent=2))
-            return 0
-        whole = load_config(options.config, options.overrides)
-        benchmark = only(whole, options.only)
-        from harness.experiment.grid import expand
-
-        if options.plan:
-            from harness.experiment import plan
-
-            print(plan.text(benchmark, expand(benchmark, planning=True)))
-            return 0
-        if options.check_data:
-            from harness.experiment import data_check
-
-            return data_check.check(benchmark)
-        expand(benchmark)  # cheap checks come before creating the folder and downloading
-        from harness.experiment import runner
-        from harness.on_ray import launch
-
-        if options.force:  # before anything is taken from another run
-            runner.check_output(benchmark.output, options.resume)
-        with lock.held(benchmark.output, options.force):
-            runner.check_output(benchmark.output, options.resume)
-            return runner.run(whole, benchmark, expand(benchmark, fetch=True), launch.run, options.accept_changes)
+        return answered(lambda: _run(_arguments(arguments)))
     except lock.LockLost as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("stopped; finished cycles are kept, add --resume to continue", file=sys.stderr)
         return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Do what the command line asks for; return the exit code. Raises UserError."""
+    if options.schema:
+        from harness.config.schema import SCHEMAS
+
+        print(json.dumps(SCHEMAS[options.schema](), indent=2))
+        return 0
+    whole = load_config(options.config, options.overrides)
+    benchmark = only(whole, options.only)
+    from harness.experiment.grid import expand
+
+    if options.plan:
+        from harness.experiment import plan
+
+        print(plan.text(benchmark, expand(benchmark, planning=True)))
+        return 0
+    if options.check_data:
+        from harness.experiment import data_check
+
+        return data_check.check(benchmark)
+    expand(benchmark)  # cheap checks come before creating the folder and downloading
+    from harness.experiment import runner
+    from harness.on_ray import launch
+
+    if options.force:  # before anything is taken from another run
+        runner.check_output(benchmark.output, options.resume)
+    with lock.held(benchmark.output, options.force):
+        runner.check_output(benchmark.output, options.resume)
+        return runner.run(whole, benchmark, expand(benchmark, fetch=True), launch.run, options.accept_changes)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 LONGEST_TEXT = 4096  # characters of a setting; Linux allows no longer path
+LONGEST_NAME = 100  # characters of the name of a suite, a method, a plug-in or a class
 LONGEST_LIST = 1000  # entries of a setting
 
 
@@ -268,7 +269,7 @@ class Where(Strict):
 class SuiteKeys(Strict):
     """The keys of a suite as written in a config; plug-ins check ``dataset``, ``model`` and ``methods``."""
 
-    title: str = Field("", description="title in reports; default: the suite's name")
+    title: str = Field("", max_length=200, description="title in reports; default: the suite's name")
     dataset: Any = Field(description="a dataset: its name, or a mapping of name and settings")
     model: Any = Field(description="a network: its name, or a mapping of name and settings")
     recipe: Recipe

@@ -822,7 +822,7 @@ def test_label_maps_need_a_dense_network(plugged: Plug, capsys: pytest.CaptureFi
         (["random", "x=3"], "x=3: unknown key 'x'; this plug-in has no settings"),
         (["vaal", "iterations=many"], "iterations: must be a whole number, got 'many'"),
         (["vaal", "iterations"], "iterations: a setting is written KEY=VALUE, e.g. iterations=3"),
-        (["vaal", "iterations=[3"], "iterations=[3: '[3' is not valid YAML"),
+        (["vaal", "iterations=[3"], "iterations=[3: not valid YAML: expected ',' or ']'"),
         (["image_folder"], "folder: this key is required"),
         (["vaal", "--kin", "method", "--what"], "unrecognized arguments: --what; --help lists the options"),
         ([], "the following arguments are required: name"),

@@ -335,7 +335,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
         ["recipe={epochs: many}"],
         "recipe={epochs: many} (command line): recipe.epochs: must be a whole number, got 'many'",
     ),
-    "override YAML": (NO_CHANGE, ["seeds=[1"], "seeds=[1 (command line): '[1' is not valid YAML"),
+    "override YAML": (NO_CHANGE, ["seeds=[1"], "seeds=[1 (command line): not valid YAML: expected ',' or ']'"),
     "through a scalar": (
         NO_CHANGE,
         ["recipe.epochs.x=3"],

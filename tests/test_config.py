@@ -600,7 +600,7 @@ def suites(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "recipe": recipe,
         "protocol": protocol,
-        "methods": {draw(st.text("abAB +-.", min_size=1, max_size=5)): draw(method)},
+        "methods": {draw(st.text("abAB +-.", min_size=1, max_size=5).map(str.strip).filter(bool)): draw(method)},
         "seeds": draw(st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True)),
     }
 

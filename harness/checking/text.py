@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from harness.config.messages import sentence
+from harness.config.source import cut as cut_text
+from harness.config.source import parsed, problem_of
 from harness.errors import UserError, did_you_mean
 from harness.faults import WrongData
 
@@ -116,9 +117,9 @@ def written(pairs: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UserError(f"{pair}: a setting is written KEY=VALUE, e.g. iterations=3")
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"{pair}: {value!r} is not valid YAML") from None
+            values[key] = parsed(value)
+        except UserError as error:
+            raise UserError(f"{cut_text(pair)}: {problem_of(error)}") from None
     return values
 
 

@@ -16,16 +16,16 @@ from pydantic import BaseModel, ValidationError
 
 from harness import registry
 from harness.config.messages import sentence
-from harness.config.source import PAIR, Source, apply_overrides, merged, shown_value
+from harness.config.source import PAIR, TOP_LEVEL, Source, apply_overrides, merged, shown_value
 from harness.config.suite import DEFAULT_TRAINING, Benchmark, Suite, open_dataset
 from harness.data.dataset import Dataset, LoadedData, check_dataset
-from harness.errors import UserError, did_you_mean
+from harness.errors import UNPRINTABLE, UserError, did_you_mean, expanded
 from harness.faults import PluginFault
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Training
 from harness.networks import names
 from harness.networks.architecture import check_architecture
-from harness.settings import PluginSpec, SuiteKeys, Where
+from harness.settings import LONGEST_NAME, PluginSpec, SuiteKeys, Where
 
 
 def _validate(model: type[BaseModel], values: Any, source: Source, path: tuple[str, ...], suite: str | None) -> Any:
@@ -67,9 +67,14 @@ def _named(
     if not isinstance(values, dict) or not isinstance(values.get("name"), str):
         raise source.error(path, f"must be a name or a mapping with a name, got {shown_value(written)}", suite)
     settings = {key: value for key, value in values.items() if key != "name"}
+    if not 1 <= len(values["name"]) <= LONGEST_NAME:
+        problem = f"must be a name of 1 to {LONGEST_NAME} characters, got {shown_value(values['name'])}"
+        raise source.error(path, problem, suite)
     return values["name"], settings, (*path, "name") if values is written else path
 
 
+MOST_CYCLES = 10**6
+"""Most cycles of all trials of a config."""
 EARLIER = {"width", "output_stride"}
 """Keys that the resolved configs of earlier versions have for every network, as null where it has no such key."""
 
@@ -148,6 +153,13 @@ def _both(written: Any, source: Source, path: tuple[str, ...], suite: str) -> tu
     return {"name": name, **training_settings}, {"name": name, **acquisition_settings}
 
 
+def _check_name(name: str, kind: str, source: Source, path: tuple[str, ...], suite: str) -> None:
+    """Raise UserError if the name of a suite or a method is empty, too long, or has a space at an end."""
+    if not name or len(name) > LONGEST_NAME or name != name.strip():
+        problem = f"the name of a {kind} must have 1 to {LONGEST_NAME} characters and no space at its ends"
+        raise source.error(path, f"{problem}, got {shown_value(name)}", suite)
+
+
 def _suite(name: str, values: dict[str, Any], source: Source, download: bool) -> Suite:
     """Return a checked suite from its keys, defaults included. Raises UserError.
 
@@ -159,6 +171,7 @@ def _suite(name: str, values: dict[str, Any], source: Source, download: bool) ->
     methods = {method: _method(written, method, source, name) for method, written in keys.methods.items()}
     decisive = {method: [half.decisive() for half in halves] for method, halves in methods.items()}
     for method, halves in decisive.items():
+        _check_name(method, "method", source, ("methods", method), name)
         twin = next(other for other in decisive if decisive[other] == halves)
         if twin != method:
             duplicate = f"is the same method as {twin!r}; change a setting or remove it"
@@ -185,13 +198,14 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Benchmark:
     Raises UserError, with file, line, key, value and what is allowed.
     """
     path = config_path(str(path))
+    if UNPRINTABLE.search(path.name):
+        raise UserError(f"{path}: the name of a config must be printable text")
     source = Source(path)
     apply_overrides(source, overrides)
     values = source.values
-    top_level = {"suites", "where", "plugins", *SuiteKeys.model_fields}
     for key in values:
-        if key not in top_level:
-            raise source.error((key,), f"unknown key {key!r}{did_you_mean(key, top_level)}")
+        if key not in TOP_LEVEL:
+            raise source.error((key,), f"unknown key {shown_value(key)}{did_you_mean(key, TOP_LEVEL)}")
     plugins = _plugins(source)
     where = _validate(Where, {} if values.get("where") is None else values["where"], source, ("where",), None)
     defaults = {k: v for k, v in values.items() if k in SuiteKeys.model_fields}
@@ -199,6 +213,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Benchmark:
     if not isinstance(written, dict) or not written:
         raise source.error(("suites",), f"must be a mapping of suite names to suites, got {shown_value(written)}")
     for name, suite in written.items():
+        _check_name(name, "suite", source, ("suites", name), name)
         if not isinstance(suite, dict):
             raise source.error(("suites", name), f"must be a mapping of keys, got {shown_value(suite)}")
         for key in ("dataset", "model"):
@@ -209,6 +224,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Benchmark:
         # a suite's methods replace the default ones: merging could not remove any
         own = {"methods": suite["methods"]} if "methods" in suite else {}
         suites.append(_suite(name, {**merged(defaults, suite), **own}, source, where.download))
+        if (cycles := sum(len(s.methods) * len(s.seeds) * s.protocol.cycles for s in suites)) > MOST_CYCLES:
+            problem = f"the config's methods x seeds x cycles must be at most {MOST_CYCLES} (more would take years)"
+            raise source.error(("protocol", "cycles"), f"{problem}, got {cycles}", name)
     return Benchmark(path.stem, suites, where, plugins)
 
 
@@ -218,10 +236,11 @@ def _plugins(source: Source) -> list[str]:
     if not isinstance(written, list) or not all(isinstance(path, str) for path in written):
         raise source.error(("plugins",), f"must be a list of folders or .py files, got {shown_value(written)}")
     base = Path.cwd() if ("plugins",) in source.overridden else source.path.parent
-    paths = [(base / Path(path).expanduser()).resolve() for path in written]
-    for number, path in enumerate(paths):
+    paths = []
+    for number, path in enumerate(written):
         try:
-            registry.add(path)
+            paths.append((base / expanded(path)).resolve())
+            registry.add(paths[-1])
         except UserError as error:
             raise source.error(("plugins", str(number)), str(error)) from None
     return [str(path) for path in paths]
@@ -247,10 +266,10 @@ def config_path(written: str) -> Path:
 
     Raises UserError if there is neither.
     """
-    path, folder = Path(written), registry.home("configs")
-    if path.exists() or path.suffix or len(path.parts) != 1:
+    path, folder = expanded(written), registry.home("configs")
+    if path.suffix or len(path.parts) != 1 or len(written) > LONGEST_NAME or path.exists():
         return path
     if not (named := folder / f"{written}.yaml").is_file():
         configs = [file.stem for file in folder.glob("*.yaml")]
-        raise UserError(f"there is no file and no config {written!r}{did_you_mean(written, configs)}")
+        raise UserError(f"there is no file and no config {shown_value(written)}{did_you_mean(written, configs)}")
     return named

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from harness.config.source import TOP_LEVEL
 from harness.config.suite import Benchmark, Suite
 from harness.errors import UserError, did_you_mean
+
+FILTERS = ("suite", "dataset", "method", "seed")
+
+
+def is_override(text: str) -> bool:
+    """Return whether a word after ``--only`` sets a value of the config, such as recipe.epochs=2, and is no filter."""
+    key, equals, _ = text.partition("=")
+    return bool(equals) and key not in FILTERS and ("." in key or key in TOP_LEVEL)
 
 
 def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
@@ -26,15 +35,18 @@ def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
             )
     for text in filters:
         key, equals, written = text.partition("=")
-        values = written.split(",")
-        if key not in ("suite", "dataset", "method", "seed") or not equals:
-            raise UserError(f"--only {text}: write suite=..., dataset=..., method=... or seed=...")
+        if key not in FILTERS or not equals:
+            raise UserError(
+                f"--only {text}: write suite=..., dataset=..., method=... or seed=..."
+                f"{did_you_mean(key, FILTERS) if equals else ''}"
+            )
         allowed = {
             "suite": {s.name for s in suites},
             "dataset": {s.dataset.name for s in suites},
             "method": {method for s in suites for method in s.methods},
             "seed": {str(seed) for s in suites for seed in s.seeds},
         }[key]
+        values = [written] if written in allowed else written.split(",")  # a name may have a comma
         if unknown := [value for value in values if value not in allowed]:
             elsewhere = [s.name for s in benchmark.suites if s.on_request and unknown[0] in s.methods]
             hint = f"; suite {elsewhere[0]} has it: add --only suite={elsewhere[0]}" if elsewhere else ""

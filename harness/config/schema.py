@@ -47,6 +47,7 @@ def config_schema() -> dict[str, Any]:
             "where": Where.model_json_schema(),
             "suites": {"type": "object", "additionalProperties": suite},
         },
+        "patternProperties": {"^x-": {"description": "anything, to be reused by its anchor"}},
         "additionalProperties": False,
     }
 

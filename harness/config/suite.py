@@ -14,6 +14,7 @@ import yaml
 
 from harness import registry
 from harness.data.dataset import DataRoot, Dataset, opened
+from harness.errors import expanded
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Half, Training
 from harness.networks import names
@@ -220,7 +221,7 @@ class Benchmark:
     @property
     def output(self) -> Path:
         """The results folder: ``where.output``, else runs/NAME."""
-        return Path(self.where.output or Path("runs") / self.name)
+        return expanded(self.where.output or Path("runs") / self.name)
 
     def written(self) -> str:
         """Return the config as YAML, with all defaults filled in."""

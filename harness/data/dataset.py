@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files
-from harness.errors import DataMissing, readable
+from harness.errors import DataMissing, UserError, expanded, readable, reason
 from harness.faults import PluginFault, WrongData, call, check_signature, described, fault, make, name_of
 from harness.settings import ImageCount, Strict
 
@@ -45,8 +45,15 @@ class DataRoot:
 
     @classmethod
     def of(cls, data: str | None, download: bool) -> DataRoot:
-        """Return the root for the config's ``where.data`` and ``where.download``."""
-        return cls(Path(data or os.environ.get("HARNESS_DATA") or "data").expanduser(), download)
+        """Return the root for the config's ``where.data`` and ``where.download``. Raises UserError for a file."""
+        written = data or os.environ.get("HARNESS_DATA") or "data"
+        root = expanded(written)
+        try:
+            if root.exists() and not root.is_dir():
+                raise UserError(f"where.data: {written} is a file; it must be the folder that holds all datasets")
+        except OSError as error:
+            raise UserError(f"where.data: {written:.200}: {reason(error)}") from None
+        return cls(root, download)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import registry
 from harness.data.dataset import MAPS, DatasetInfo
-from harness.errors import UserError
+from harness.errors import UserError, expanded
 from harness.networks.architecture import Architecture
 from harness.networks.timm_model import TimmModel
 from harness.settings import PluginSpec
@@ -35,7 +35,7 @@ def timm_names() -> frozenset[str]:
 
 def sha256(path: str) -> str:
     """Return a file's SHA-256. Raises OSError."""
-    with Path(path).expanduser().open("rb") as file:
+    with expanded(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import Parser, answered, expanded
 from harness.report.write import write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write and print the report of a run; return the exit code: 0, or 2 for a user error."""
-    parser = argparse.ArgumentParser(
+    return answered(lambda: _report(arguments))
+
+
+def _report(arguments: Sequence[str] | None) -> int:
+    parser = Parser(
         prog="python -m harness.report",
         description="Write the report of a run, finished or not, to RUN_DIR/report/, and print it.",
     )
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="results folder of the run (where.output)")
-    try:
-        print(write(parser.parse_args(arguments).run_dir))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="results folder of the run (where.output)")
+    print(write(expanded(parser.parse_args(arguments).run_dir)))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import expanded
 from harness.report.write import read
 from harness.results.records import METRICS, PHASES
 
@@ -24,7 +25,7 @@ def load(run_dir: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    _, suites = read(Path(run_dir))
+    _, suites = read(expanded(run_dir))
     rows = [
         {
             **{key: getattr(r, key) for key in ("suite", "dataset", "model", "method", "seed", "cycle", "labelled")},
