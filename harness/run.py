@@ -106,8 +106,9 @@ def _run(options: argparse.Namespace) -> int:
     from harness.experiment.grid import expand
 
     if options.plan:
-        from harness.experiment import plan
+        from harness.experiment import plan, runner
 
+        runner.check_plan(benchmark.output)
         print(plan.text(benchmark, expand(benchmark, planning=True)))
         return 0
     if options.check_data:

@@ -489,7 +489,7 @@ def test_a_mistake_gets_one_sentence_immediately(answers: dict[str, Any], name: 
     [
         ("no config", "error: a config is needed, e.g. quickstart; --help lists the options\n"),
         ("no file", "error: nope.yaml: can't be read: No such file or directory\n"),
-        ("a folder", "error: used: can't be read: Is a directory\n"),
+        ("a folder", "error: used: is a folder; a config is a YAML file\n"),
     ],
 )
 def test_a_config_that_is_not_there(answers: dict[str, Any], name: str, sentence: str) -> None:

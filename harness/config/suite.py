@@ -22,6 +22,8 @@ from harness.results.code import code_of, harness_code
 from harness.results.records import SCHEMA_VERSION
 from harness.settings import PluginSpec, Protocol, Recipe, Where, decisive
 
+LONGEST_READABLE = 220  # bytes of an id before the seed: it names a folder, of at most 255
+
 DEFAULT_TRAINING = "cross_entropy"
 """The training of a method that names an acquisition only."""
 
@@ -88,7 +90,8 @@ class Trial:
 
     def _named(self, method: str, spec: dict[str, Any]) -> str:
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.dataset.name}.{self.model.name}.{method}.s{self.seed}.{digest}".replace("/", "_")
+        readable = f"{self.dataset.name}.{self.model.name}.{method}".encode()[:LONGEST_READABLE].decode(errors="ignore")
+        return f"{readable}.s{self.seed}.{digest}".replace("/", "_")
 
     @cached_property
     def code(self) -> dict[str, str]:

@@ -110,6 +110,7 @@ class Display:
         if self.live is None:
             return
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=self._summary(), title_justify="left")
         metric = "/".join(dict.fromkeys(name for values in self.running.values() for name in self._metrics(values)))
@@ -118,14 +119,14 @@ class Display:
         for number, values in sorted(self.running.items()):
             unit = self.units[number]
             if values["cycle"] is None:
-                table.add_row(unit.name, f"0/{unit.cycles}", "", "", "", "")
+                table.add_row(Text(unit.name), f"0/{unit.cycles}", "", "", "", "")
             else:
                 metrics = " ".join(f"{100 * v:.2f} %" for v in self._metrics(values).values())
                 cells = (f"{values['cycle'] + 1}/{unit.cycles}", str(values["labelled"]), metrics)
                 # assumes that the remaining cycles cost as much per labelled image as the last one
                 labelled = unit.trial.protocol.labelled()
                 left = values["cost"] * sum(labelled[values["cycle"] + 1 : unit.cycles]) / values["labelled"]
-                table.add_row(unit.name, *cells, f"{values['cost']:.1f}", _duration(left))
+                table.add_row(Text(unit.name), *cells, f"{values['cost']:.1f}", _duration(left))
         self.live.update(table, refresh=True)
 
     def close(self) -> None:

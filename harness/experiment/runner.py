@@ -102,11 +102,39 @@ def left_to_run(grid: Grid, run: RunStore) -> Grid:
 
 def check_output(output: Path, resume: bool) -> None:
     """Raise UserError if the results folder holds results but --resume is not given."""
-    if (output / "run.json").is_file() and not resume:
+    try:
+        _check_kinds(output)
+        has_results = (output / "run.json").is_file()
+    except OSError as error:
+        raise UserError(f"where.output: {output!s:.200} can't be written to: {error.strerror}") from None
+    if has_results and not resume:
         raise UserError(
             f"where.output: {output} already holds results; add --resume to continue that run, or "
             "where.output=OTHER_FOLDER"
         )
+
+
+def check_plan(output: Path) -> None:
+    """Raise UserError if the results folder can't be made or written to; it is not made here."""
+    try:
+        _check_kinds(output)
+        nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+        if not nearest.is_dir():
+            raise UserError(f"where.output: {output} can't be made: {nearest} is a file")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"where.output: {output} can't be written to: {nearest} is not yours to write to")
+    except OSError as error:
+        raise UserError(f"where.output: {output!s:.200} can't be made: {error.strerror}") from None
+
+
+def _check_kinds(output: Path) -> None:
+    """Raise UserError if a folder of a run is a file, or the other way round."""
+    for name in ("trials", "shared", "report"):
+        if (output / name).exists() and not (output / name).is_dir():
+            raise UserError(f"where.output: {output / name} is a file, where a run has a folder; move it away")
+    for name in ("run.json", "config.yaml"):
+        if (output / name).is_dir():
+            raise UserError(f"where.output: {output / name} is a folder, where a run has a file; move it away")
 
 
 def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay, accept_changes: bool = False) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     except (OSError, IndexError):
         import resource
 
-        peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peaks["host"] *= 1 if sys.platform == "darwin" else 1024  # bytes on macOS
     if device.type == "cuda":
         peaks["device"] = torch.cuda.max_memory_allocated(device)
         peaks["reserved"] = torch.cuda.max_memory_reserved(device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import count
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,9 @@ WIDTH = 120  # columns of the printed text
 
 
 DECIMALS = {"EP": 0, "total (min)": 3}  # quantity -> decimals; 2 for all others
+
+
+FORMULA = ("=", "+", "-", "@")  # first characters of a spreadsheet's formulas
 
 
 NOTHING = "\N{EN DASH}"  # in cells without a value
@@ -75,9 +80,23 @@ def formatted(shown: pd.DataFrame, form: str) -> str:
     from tabulate import tabulate
 
     sides = ["left" if c == "method" else "right" for c in shown.columns]
-    return tabulate(
-        shown.to_numpy().tolist(), list(shown.columns), tablefmt=form, disable_numparse=True, colalign=sides
-    )
+    rows = [list(shown.columns), *shown.to_numpy().tolist()]
+    if form == "github":
+        rows = [[markdown(text) for text in row] for row in rows]
+    return tabulate(rows[1:], rows[0], tablefmt=form, disable_numparse=True, colalign=sides)
+
+
+def markdown(text: str) -> str:
+    """Return plain text as Markdown that shows it: marks, HTML, cell borders and formulas are escaped."""
+    escaped = re.sub(r"[\\`*\[\]<>|$~#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    return re.sub(r"&(?=#?\w+;)", "&amp;", escaped)
+
+
+def csv(numbers: pd.DataFrame) -> str:
+    """Return a long table as CSV; a text that a spreadsheet would take for a formula starts with an apostrophe."""
+    texts = [c for c in numbers.columns if numbers[c].dtype.kind not in "iufb"]
+    safe = {c: [f"'{text}" if str(text)[:1] in FORMULA else text for text in numbers[c]] for c in texts}
+    return numbers.assign(**safe).to_csv(index=False)
 
 
 def as_text(shown: pd.DataFrame, width: int = WIDTH) -> str:
@@ -107,6 +126,23 @@ def wrapped(text: str) -> str:
     return fill(text, WIDTH, break_on_hyphens=False)
 
 
+LONGEST_NAME = 150  # bytes of a file's name, which gets an ending and, while it is written, a longer one
+
+
 def file_name(text: str) -> str:
-    """Return text as a file name: other characters than letters, digits, _ . - become underscores."""
-    return re.sub(r"[^\w.-]+", "_", text)
+    """Return text as a file name: other characters than letters, digits, _ . - become underscores; it may be cut."""
+    return re.sub(r"[^\w.-]+", "_", text).encode()[:LONGEST_NAME].decode(errors="ignore")
+
+
+def own_file_name(text: str, used: set[str], endings: Iterable[str] = ("",)) -> str:
+    """Return text as a file name that, with any of these endings, is not among ``used``, and add it there.
+
+    Names that differ only in case count as one, because they are one file on some systems.
+    """
+    for number in count(1):
+        name = file_name(text) + ("" if number == 1 else f"_{number}")
+        files = {f"{name}{ending}".casefold() for ending in endings}
+        if not files & used:
+            used |= files
+            return name
+    raise AssertionError

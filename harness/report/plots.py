@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from harness.data.files import IGNORED
+from harness.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +34,16 @@ ROW = 0.21  # height of a line of the legend, inches
 LEGEND = 28  # characters of a line of the legend
 
 
+PLAIN: Any = {"text.parse_math": False}
+"""Dollar signs in names are not formulas."""
+
+
+def _label(text: str) -> str:
+    """Return a text for a legend, which leaves out what starts with an underscore."""
+    return f" {text}" if text.startswith("_") else text
+
+
+@matplotlib.rc_context(PLAIN)
 def learning_curves(table: pd.DataFrame, methods: Sequence[str], title: str, caption: str, quantity: str) -> Figure:
     """Return a figure with one curve per method: mean (line) and mean±std (band) by number of labelled images.
 
@@ -52,7 +64,7 @@ def learning_curves(table: pd.DataFrame, methods: Sequence[str], title: str, cap
         axes.plot(
             x,
             mean,
-            label=labels[method],
+            label=_label(labels[method]),
             color=colour,
             marker=MARKERS[number % len(MARKERS)],
             linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
@@ -78,6 +90,7 @@ def class_colours(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.where((labels == IGNORED)[..., None], 0.0, CLASS_COLOURS[labels % len(CLASS_COLOURS)])
 
 
+@matplotlib.rc_context(PLAIN)
 def selected_grid(pictures: SelectedImages, title: str, caption: str) -> Figure:
     """Return a figure with a row per image: the image, its labels, its prediction and its score map, if stored."""
     count, height, width = pictures.labels.shape
@@ -103,7 +116,7 @@ def selected_grid(pictures: SelectedImages, title: str, caption: str) -> Figure:
     if score_map is not None:
         figure.colorbar(last, ax=list(grid[:, 3]), label="higher = more likely to be selected")
     present = np.union1d(pictures.labels, pictures.predictions)
-    names = [(value, "no class" if value == IGNORED else pictures.classes[value]) for value in present]
+    names = [(value, "no class" if value == IGNORED else printable(pictures.classes[value])) for value in present]
     patches = [Patch(color=tuple(class_colours(value)), label=name) for value, name in names]
     figure.legend(handles=patches, loc="outside right upper", frameon=False)
     figure.suptitle(title)
@@ -114,6 +127,7 @@ def selected_grid(pictures: SelectedImages, title: str, caption: str) -> Figure:
 def picture(figure: Figure, kind: str) -> bytes:
     """Return the bytes of a figure as a ``png`` or ``svg`` file; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "harness"}):
+    with matplotlib.rc_context({"svg.hashsalt": "harness", **PLAIN}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks is a box
         figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()

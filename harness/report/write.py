@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import printable
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 from harness.results.store import RunStore, write_atomically
@@ -29,7 +30,19 @@ from harness.report.captions import (
     record_warnings,
     timing_note,
 )
-from harness.report.formats import as_text, file_name, formatted, latex, wide, wide_cost, wide_metric, wrapped
+from harness.report.formats import (
+    as_text,
+    csv,
+    file_name,
+    formatted,
+    latex,
+    markdown,
+    own_file_name,
+    wide,
+    wide_cost,
+    wide_metric,
+    wrapped,
+)
 from harness.report.rows import kept_apart
 from harness.report.tables import (
     aubc_table,
@@ -137,8 +150,11 @@ def first_selected(records: Sequence[CycleRecord], store: RunStore) -> dict[str,
     return pictures
 
 
-def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore) -> tuple[str, str]:
-    """Write the files of a suite that has records; return (printed text, the suite's part of report.md)."""
+def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore, used: set[str]) -> tuple[str, str]:
+    """Write the files of a suite that has records; return (printed text, the suite's part of report.md).
+
+    ``used``: the names of the files of the report so far, so that no suite overwrites another's.
+    """
     from harness.report.plots import learning_curves, picture, selected_grid
 
     folder = store.folder / "report"
@@ -150,35 +166,36 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
         *record_warnings(records),
     ]
     printed = ["\n".join(wrapped(note) for note in notes)]
-    marked = ["\n".join(f"- {note}" for note in notes) + "\n"]
+    marked = ["\n".join(f"- {markdown(note)}" for note in notes) + "\n"]
     for table in tables:
-        stem = file_name(f"{suite.name}_{table.name}")
+        stem = own_file_name(f"{suite.name}_{table.name}", used, table.numbers)
         text = f"{wrapped(table.caption)}\n\n{as_text(table.shown)}\n"
-        markdown = f"{table.caption}\n\n{formatted(table.shown, 'github')}\n"
+        caption = markdown(table.caption)
+        page = f"{caption}\n\n{formatted(table.shown, 'github')}\n"
         write_atomically(folder / f"{stem}.txt", text.encode())
-        write_atomically(folder / f"{stem}.md", markdown.encode())
+        write_atomically(folder / f"{stem}.md", page.encode())
         write_atomically(folder / f"{stem}.tex", latex(table.shown, table.caption, stem).encode())
         for ending, numbers in table.numbers.items():
-            write_atomically(folder / f"{stem}{ending}.csv", numbers.to_csv(index=False).encode())
+            write_atomically(folder / f"{stem}{ending}.csv", csv(numbers).encode())
         if table.printed:
             printed.append(text.rstrip())
-            marked.append(markdown)
+            marked.append(page)
         else:
             heading = table.caption.partition(":")[0]
             printed.append(f"{heading}: {folder / stem}.txt")
-            marked.append(f"[{heading}]({stem}.md)\n")
+            marked.append(f"[{markdown(heading)}]({stem}.md)\n")
         if table.metric:
             seeds = "".join(f" {note}" for note in differing_seeds(suite, records))
             caption = f"Mean (line) and mean±std (band) over seeds. {provenance(suite, records)}{seeds}"
             curves = learning_curves(table.numbers[""], suite.methods, suite.title, caption, f"{table.metric} (%)")
             for kind in ("png", "svg"):
                 write_atomically(folder / f"{stem}.{kind}", picture(curves, kind))
-            marked.append(f"![{table.metric} of {suite.title}]({stem}.png)\n")
+            marked.append(f"![{table.metric} of {markdown(suite.title)}]({stem}.png)\n")
     pictures = first_selected(records, store)
     for number, method in enumerate(suite.methods):
         if method in pictures:
             seed, images = pictures[method]
-            stem = file_name(f"{suite.name}_selected_{number}_{method}")
+            stem = own_file_name(f"{suite.name}_selected_{number}_{method}", used)
             heading = f"{method}: the first selected images"
             caption = (
                 f"Seed {seed}: images selected after training on {suite.labelled[0]} labelled images, with the "
@@ -186,10 +203,16 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
             )
             grid = selected_grid(images, heading, caption)
             write_atomically(folder / f"{stem}.png", picture(grid, "png"))
-            marked.append(f"![{heading}]({stem}.png)\n")
+            marked.append(f"![{markdown(heading)}]({stem}.png)\n")
     if pictures:
         printed.append(f"The first selected images: {folder / file_name(f'{suite.name}_selected')}_*.png")
     return "\n\n".join(printed), "\n".join(marked)
+
+
+def _shown(record: CycleRecord, method: str, trial: str) -> CycleRecord:
+    """Return a record with the current name and id, and with warnings and classes that can be printed."""
+    per_class = {printable(name): iou for name, iou in record.per_class.items()}
+    return replace(record, method=method, trial=trial, warnings=[*map(printable, record.warnings)], per_class=per_class)
 
 
 def read(run_dir: Path) -> tuple[str, list[tuple[SuiteEntry, list[CycleRecord]]]]:
@@ -198,11 +221,11 @@ def read(run_dir: Path) -> tuple[str, list[tuple[SuiteEntry, list[CycleRecord]]]
     A method whose records must not be averaged has several names: see harness.report.rows. Raises UserError if RUN_DIR
     has no valid run.json.
     """
-    manifest, store = Manifest.read(run_dir), RunStore(run_dir)
+    manifest, store = Manifest.read(run_dir).printable(), RunStore(run_dir)
     suites = []
     for suite in manifest.suites:
         records = [
-            replace(record, method=entry.method, trial=trial)  # the current id and name
+            _shown(record, entry.method, trial)
             for trial, entry in suite.trials.items()
             for record in store.trial(trial).records()[: len(suite.labelled)]
         ]
@@ -214,16 +237,18 @@ def write(run_dir: Path) -> str:
     """Write RUN_DIR/report/ from the finished cycles; return the text to print. Raises UserError like ``read``."""
     name, suites = read(run_dir)
     store = RunStore(run_dir)
-    printed, marked = [f"Report of run {name}"], [f"# Report of run {name}"]
+    used: set[str] = set()
+    printed, marked = [f"Report of run {name}"], [f"# Report of run {markdown(name)}"]
     for suite, records in suites:
         if suite.skipped:
-            text = markdown = f"Not run: {suite.skipped}"
+            text = f"Not run: {suite.skipped}"
+            part = markdown(text)
         elif not records:
-            text = markdown = f"No results yet: {progress(suite, records)}."
+            text = part = f"No results yet: {progress(suite, records)}."
         else:
-            text, markdown = _write_suite(suite, records, store)
+            text, part = _write_suite(suite, records, store, used)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")
-        marked.append(f"## {suite.title}\n\n{markdown}")
+        marked.append(f"## {markdown(suite.title)}\n\n{part}")
     path = run_dir / "report" / "report.md"
     write_atomically(path, ("\n\n".join(marked) + "\n").encode())
     return "\n\n".join([*printed, f"All tables and pictures: {path}"])

@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.errors import UserError
+from harness.errors import UserError, printable
 from harness.results.records import SCHEMA_VERSION
+
+MOST_BYTES = 200_000_000  # of run.json
 
 
 class NoManifest(UserError):
@@ -73,9 +75,15 @@ class Manifest(BaseModel):
         """
         path = run_dir / "run.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            with path.open("rb") as file:
+                data = file.read(MOST_BYTES + 1)
+            if len(data) > MOST_BYTES:
+                raise NoManifest(f"{path}: not the manifest of a run: it has more than {MOST_BYTES} bytes")
+            values = json.loads(data.decode())
         except OSError as error:
             raise NoManifest(f"{run_dir}: not the results folder of a run: it has no readable run.json") from error
+        except RecursionError:
+            raise NoManifest(f"{path}: not the manifest of a run: its values are nested too deeply") from None
         except ValueError as error:
             raise NoManifest(f"{path}: not valid JSON: {error}") from error
         try:
@@ -86,10 +94,27 @@ class Manifest(BaseModel):
                 )
             for suite in values["suites"]:
                 suite.setdefault("halves", suite.pop("pairs", {}))  # the name in schema version 1
-            return cls.model_validate(values)
+            manifest = cls.model_validate(values)
+            for suite in manifest.suites:
+                if unknown := {entry.method for entry in suite.trials.values()} - {*suite.methods}:
+                    raise KeyError(f"a trial of suite {suite.name!r} has the unknown method {min(unknown)!r}")
+            return manifest
         except (ValidationError, KeyError, TypeError, AttributeError) as error:
             problem = str(error).splitlines()[0]
             raise NoManifest(f"{path}: not the manifest of a run: {problem}") from error
+
+    def printable(self) -> Manifest:
+        """Return the manifest with names and titles that can be printed, for reports."""
+        suites = []
+        for suite in self.suites:
+            texts: dict[str, Any] = {key: printable(text) for key, text in suite if isinstance(text, str)}
+            trials = {
+                trial: entry.model_copy(update={"method": printable(entry.method)})
+                for trial, entry in suite.trials.items()
+            }
+            texts |= {"methods": [*map(printable, suite.methods)], "trials": trials}
+            suites.append(suite.model_copy(update=texts))
+        return self.model_copy(update={"name": printable(self.name), "suites": suites})
 
     def packed(self) -> bytes:
         """Return the bytes of run.json."""

@@ -32,12 +32,15 @@ import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.errors import NotReproduced, UserError
+from harness.errors import NotReproduced, UserError, reason
 from harness.results import lock
 from harness.results.manifest import Manifest
 from harness.results.records import CycleRecord
 
 KEPT_STATES = 2  # the state after the last cycle, and the one before it in case the last file is damaged
+
+USERS = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+"""Errors of a disk that the user can fix: permissions, and a file where a folder should be, or the other way round."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -65,6 +68,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise RuntimeError(
                 f"no space left on the disk of {path.parent}; finished cycles are kept: free space, then add --resume"
             ) from error
+        if error.errno in USERS:
+            raise UserError(f"{path}: can't be written: {reason(error)}") from error
         raise
 
 
