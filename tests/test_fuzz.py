@@ -80,8 +80,11 @@ def malformed(random_: random.Random) -> bytes:
     for _ in range(random_.randint(1, 4)):
         at, to = sorted(random_.randrange(len(text) + 1) for _ in range(2))
         match random_.randrange(6):
-            case 0 | 1:
+            case 0:
                 text = text[:at] + random_.choice(PIECES) + text[at:]
+            case 1:
+                start = text.rfind("\n", 0, at) + 1
+                text = text[:start] + random_.choice(PIECES) + text[start:]
             case 2:
                 text = text[:at] + text[at + random_.randint(1, 30) :]
             case 3:
@@ -182,7 +185,7 @@ def mutation(random_: random.Random) -> Mutation:
     config = random_.choice(CONFIGS)
     found = [(path, value) for path, value in places(read(config)) if value is not None]
     path, value = random_.choice(found)
-    kind = random_.choice(["wrong type", "outside", "unknown", "other", "other", "lacking"])
+    kind = random_.choice(["wrong type", "outside", "unknown", "other", "other", "lacking", "null"])
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "unknown":
         path, value = random_.choice(
@@ -193,6 +196,8 @@ def mutation(random_: random.Random) -> Mutation:
     if kind == "outside" and number:
         return Mutation(config, path, kind, random_.choice(OUTSIDE), True)
     if kind == "lacking" and isinstance(path[-1], str):
+        return Mutation(config, path, kind, None, False)
+    if kind == "null":
         return Mutation(config, path, kind, None, False)
     if kind == "other":
         other: Any = value
@@ -239,6 +244,8 @@ def check_refused(path: Path, line: str, key: str, capsys: pytest.CaptureFixture
 
 def check_read_again(benchmark: Benchmark, path: Path) -> None:
     """Check that the resolved config means the same trials."""
+    labels = [benchmark.name, *(text for s in benchmark.suites for text in (s.name, s.title, *s.methods))]
+    assert not re.search("[\0-\x1f\x7f-\x9f]", "".join(labels)), labels
     path.write_text(benchmark.written())
     again = load_config(path)
     assert again.written() == benchmark.written()

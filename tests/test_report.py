@@ -24,7 +24,7 @@ from harness.data.files import IGNORED
 from harness.registry import ROOT
 from harness.report.__main__ import main
 from harness.report.captions import mixtures, record_warnings, timing_note
-from harness.report.formats import NOTHING, as_text, latex
+from harness.report.formats import NOTHING, as_text, latex, own_file_name
 from harness.report.write import Table, read, suite_tables, write
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.pictures import SelectedImages
@@ -673,3 +673,104 @@ def test_a_legend_of_many_methods_ends_above_the_caption() -> None:
     curves.draw_without_rendering()
     (legend,), caption = curves.legends, curves._supxlabel
     assert legend.get_window_extent().y0 > caption.get_window_extent().y1
+
+
+# --- labels
+
+NASTY = [
+    "a | b",
+    "`code` *b* _i_ [x](y)",
+    "<script>alert(1)</script> &amp; #1 ~x~",
+    "=1+1",
+    "+cmd",
+    "-2",
+    "@sum",
+    "\x1b[31mred\x07\r\n\t\u202eevil",
+    "$\\frac{1}{$ 50% \\input{x} {}",
+    "_hidden",
+    "漢字 👩‍🔬",
+    "x" * 400,
+    "..",
+    "a/b",
+]
+
+
+def nasty_run(folder: Path) -> Path:
+    """Write a run whose names, titles, classes and warnings are all hostile."""
+    suites, records = [], []
+    for number, name in enumerate(["a b", "a_b", "A_B", "a/b", "..", "", *NASTY]):
+        trials = {f"s{number}m{i}": {"method": method, "seed": 0} for i, method in enumerate(NASTY)}
+        suites.append(suite(name=name, title=name, methods=NASTY, seeds=[0], labelled=[100, 200], trials=trials))
+        for trial, entry in trials.items() if number in (0, 1, 2, 13) else ():
+            records += [
+                record(entry["method"], 0, cycle, 0.5, trial=trial, per_class={n: 0.5 for n in NASTY}, warnings=[name])
+                for cycle in range(2)
+            ]
+    run_dir(folder, records, suites)
+    for trial in ("s0m0", "s1m3"):
+        pictures = replace(selected(False), classes=("$\\frac{$", "\x1b[31m", "c"))
+        RunStore(folder).trial(trial).pictures_path.write_bytes(pictures.packed())
+    return folder
+
+
+def test_labels_are_escaped_in_every_form(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    folder = nasty_run(tmp_path / "run")
+    printed = write(folder)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", printed) and "\\x1b[31mred\\x07\\r\\n\\t" in printed
+    report = folder / "report"
+    for path in [*report.glob("*.md"), *report.glob("*.txt"), *report.glob("*.tex"), *report.glob("*.csv")]:
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", path.read_text()), path
+    table = next(line for line in (report / "a_b_accuracy.md").read_text().splitlines() if line.startswith("| a "))
+    assert table.startswith(r"| a \| b ") and len(re.findall(r"(?<!\\)\|", table)) == 6
+    text = (report / "report.md").read_text()
+    assert r"\`code\` \*b\* \_i\_ \[x\](y)" in text and r"\<script\>" in text and r"\$\\frac" in text
+    assert "<script" not in text.replace(r"\<script", "") and r"&amp;amp; \#1 \~x\~" in text
+    rows = list(csv.DictReader(io.StringIO((report / "a_b_accuracy.csv").read_text())))
+    first = {row["method"] for row in rows}
+    assert {"'=1+1", "'+cmd", "'-2", "'@sum"} <= first and not any(m[:1] in "=+-@\t\r" for m in first)
+    assert {float(row["mean"]) for row in rows} == {50.0}
+    classes = {row["class"] for row in csv.DictReader(io.StringIO((report / "a_b_class_iou.csv").read_text()))}
+    assert "'=1+1" in classes
+    tex = (report / "a_b_accuracy.tex").read_text()
+    assert r"\$\textbackslash{}frac\{1\}\{\$ 50\%" in tex and r"\input" not in tex
+    assert not [str(w.message) for w in recwarn if w.category is UserWarning], (
+        "letters that a font lacks, and long names, are drawn without a word"
+    )
+
+
+def test_no_suite_overwrites_a_file_of_another(tmp_path: Path) -> None:
+    folder = nasty_run(tmp_path / "run")
+    write(folder)
+    text = (folder / "report" / "report.md").read_text()
+    links = re.findall(r"!\[accuracy of .*?\]\(([^()]*\.png)\)", text)
+    assert len(links) == len({link.casefold() for link in links}) == 4
+    names = [path.name for path in (folder / "report").iterdir()]
+    assert len(names) == len({name.casefold() for name in names}) and all(len(name.encode()) < 200 for name in names)
+    for link in re.findall(r"\]\(([^()]*\.(?:png|md))\)", text):
+        assert (folder / "report" / link).is_file(), link
+    assert {"a_b_accuracy.csv", "a_b_accuracy_2.csv", "A_B_accuracy_3.csv"} <= {*names}
+    before = {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
+    write(folder)
+    assert {path.name: path.read_bytes() for path in (folder / "report").iterdir()} == before
+
+
+def test_files_of_one_table_do_not_meet_those_of_another() -> None:
+    used: set[str] = set()
+    assert own_file_name("a_accuracy", used, ["", "_aubc"]) == "a_accuracy"
+    assert own_file_name("a accuracy_AUBC", used) == "a_accuracy_AUBC_2"
+    assert own_file_name("a_accuracy", used, ["", "_aubc"]) == "a_accuracy_2"
+
+
+def test_a_method_with_a_leading_underscore_is_in_the_legend() -> None:
+    from harness.report.plots import learning_curves
+
+    table = suite_tables(suite(methods=["_a", "$b$"]), [record(m, 0, c, 0.5) for m in ("_a", "$b$") for c in range(3)])
+    figure = learning_curves(table[0].numbers[""], ["_a", "$b$"], "$\\x{", "$", "y")
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_a", "$b$"]
+
+
+def test_notebooks_get_printable_names(tmp_path: Path) -> None:
+    import harness
+
+    table = harness.load(nasty_run(tmp_path / "run"))
+    assert "\\x1b[31mred\\x07\\r\\n\\t\\u202eevil" in set(table["method"]) and len(table) == 4 * 2 * len(NASTY)

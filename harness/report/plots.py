@@ -75,7 +75,7 @@ def learning_curves(table: pd.DataFrame, methods: Sequence[str], title: str, cap
     counts = sorted(set(table["labelled"]))
     if len(counts) <= 12:
         axes.set_xticks(counts)
-    axes.set_title(title)
+    axes.set_title(fill(title, 80))
     axes.set_xlabel("labelled images")
     axes.set_ylabel(quantity)
     axes.grid(alpha=0.3)
@@ -116,10 +116,11 @@ def selected_grid(pictures: SelectedImages, title: str, caption: str) -> Figure:
     if score_map is not None:
         figure.colorbar(last, ax=list(grid[:, 3]), label="higher = more likely to be selected")
     present = np.union1d(pictures.labels, pictures.predictions)
-    names = [(value, "no class" if value == IGNORED else printable(pictures.classes[value])) for value in present]
+    classes = [_label(fill(printable(name), LEGEND)) for name in pictures.classes]
+    names = [(value, "no class" if value == IGNORED else classes[value]) for value in present]
     patches = [Patch(color=tuple(class_colours(value)), label=name) for value, name in names]
     figure.legend(handles=patches, loc="outside right upper", frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(fill(title, 50))
     figure.supxlabel(fill(caption, 120), fontsize=7, color="#555555")
     return figure
 

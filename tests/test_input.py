@@ -1,0 +1,434 @@
+"""Input as users write it: YAML's corners, names, paths, folders and files of wrong kinds, platforms, command lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import harness
+import harness.check
+import harness.list
+import harness.report.__main__
+import harness.run
+from harness import registry
+from harness.config.load import load_config
+from harness.data import rows
+from harness.data.dataset import DataRoot
+from harness.errors import DataMissing, UserError, check_platform, expanded, printable
+from harness.learning import process
+
+CONFIG = """\
+dataset: digits
+model: {name: resnet_small, width: 4}
+recipe: {epochs: 2}
+protocol: {initial: 20, budget: 10, cycles: 3, start: warm}
+methods: {Ran: random, LC: least_confidence}
+seeds: [0]
+where: {trials: in_process}
+"""
+Answer = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder, in which the test's working folder lies."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Path("c.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture
+def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
+    """Run a command line; return its exit code and what it writes to stderr, or to stdout if it succeeds."""
+
+    def run(*arguments: str, command: Callable[[list[str]], int] = harness.run.main) -> tuple[int, str]:
+        code = command([*arguments])
+        printed = capsys.readouterr()
+        if code:
+            assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and not printed.out
+        return code, (printed.err or printed.out).strip()
+
+    return run
+
+
+def refused(text: str | bytes, *overrides: str) -> str:
+    """Return the sentence with which a config is refused."""
+    Path("c.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as error:
+        load_config("c.yaml", overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ YAML
+
+
+def test_merge_keys_give_what_a_mapping_does_not_set_itself() -> None:
+    Path("c.yaml").write_text(
+        "x-short: &short {epochs: 3, gamma: 0.5}\nx-big: &big {batch_size: 64, gamma: 0.25}\n"
+        + CONFIG.replace("{epochs: 2}", "{<<: [*short, *big], epochs: 5}")
+    )
+    recipe = load_config("c.yaml").suites[0].recipe
+    assert (recipe.epochs, recipe.gamma, recipe.batch_size) == (5, 0.5, 64), (
+        "own before merged, the first before others"
+    )
+
+
+def test_a_mistake_in_a_merged_mapping_is_at_its_own_line() -> None:
+    text = "x-short: &short\n  epohs: 3\n" + CONFIG.replace("{epochs: 2}", "{<<: *short, epochs: 2}")
+    assert refused(text).startswith("c.yaml:2: recipe.epohs: unknown key 'epohs'; did you mean 'epochs'?")
+    assert refused(CONFIG.replace("{epochs: 2}", "{<<: 3}")).startswith("c.yaml:3: recipe.<<: must be a mapping or a")
+
+
+BOMB = "\n".join(["x-0: &x0 [1, 1]", *(f"x-{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]" for i in range(1, 10))])
+MERGED = "\n".join(["x-0: &x0 {a: 1}", *(f"x-{i}: &x{i} {{<<: [*x{i - 1}, *x{i - 1}]}}" for i in range(1, 40))])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (BOMB, r"c\.yaml:\d+: a config has at most 50000 values"),
+        (MERGED, r"c\.yaml:\d+: a config has at most 50000 values"),
+        ("x-a: &a [*a]\n" + CONFIG, r"c\.yaml: not valid YAML: values are nested too deeply"),
+        ("x-a: &a {<<: *a}\n" + CONFIG, r"c\.yaml: not valid YAML: values are nested too deeply"),
+        ("[" * 5000, r"c\.yaml: not valid YAML: values are nested too deeply"),
+        (CONFIG + "title: !!python/object:os.system {a: 1}\n", r"c\.yaml:8: title: the tag .* is not allowed"),
+        (CONFIG + "title: !!python/name:os.system\n", r"c\.yaml:8: not valid YAML: could not determine a constructor"),
+        (CONFIG + "title: !!binary aGk=\n", r"c\.yaml:8: title: binary values are not allowed"),
+        (CONFIG + 'title: "a\\x1b[31m"\n', r"c\.yaml:8: title: must be printable text, got 'a\\x1b\[31m'"),
+        (CONFIG + 'title: "\\uD800"\n', r"c\.yaml:8: title: must be printable text"),
+        (CONFIG.replace("Ran:", '"R\\n":'), r"c\.yaml:5: methods\.R\\n: a key must be printable text, got 'R\\n'"),
+        (
+            CONFIG.replace("epochs: 2", f"epochs: {'9' * 10**5}"),
+            r"c\.yaml:3: recipe\.epochs: must be a number of at most",
+        ),
+        (CONFIG.replace("epochs: 2", f"epochs: 0x{'9' * 10**5}"), r"c\.yaml:3: recipe\.epochs: must be a number of at"),
+        (CONFIG.replace("epochs: 2", "epochs: 1:30"), r"c\.yaml:3: recipe\.epochs: must be a whole number, got '1:30'"),
+        (CONFIG.replace("epochs: 2", "epochs: 010"), r"c\.yaml:3: recipe\.epochs: must be a whole number, got '010'"),
+        (CONFIG.replace("epochs: 2", "epochs: 2024-13-01"), r"c\.yaml:3: recipe\.epochs: '2024-13-01' can't be read"),
+        (CONFIG.replace("epochs: 2", "epochs: 2, epochs: 3"), r"c\.yaml:3: recipe\.epochs: this key appears twice"),
+        (b"\xff\xfe" + CONFIG.encode("utf-16-le"), r"c\.yaml:1: can't be read: not UTF-8"),
+        (CONFIG.encode() + b"title: \xe9\n", r"c\.yaml:8: can't be read: not UTF-8"),
+        ("# " + "x" * 10**6, r"c\.yaml: a config has at most 1000000 bytes"),
+        ("", r"c\.yaml:1: a config is a mapping of keys .* the file is empty"),
+    ],
+)
+def test_a_corner_of_yaml_is_one_line(text: str | bytes, sentence: str) -> None:
+    assert re.match(sentence, refused(text))
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_read_over() -> None:
+    Path("c.yaml").write_bytes(b"\xef\xbb\xbf" + CONFIG.encode())
+    assert load_config("c.yaml").suites[0].recipe.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("recipe.epochs=1:30", "must be a whole number, got '1:30'"),
+        ("model={width: 4, width: 8}", "width: this key appears twice"),
+        ("title=!!python/name:os.system", "not valid YAML: could not determine a constructor"),
+        ("seeds=2024-13-01", "'2024-13-01' can't be read: month must be in 1..12"),
+        ("title=" + "x" * 10**4, "must be at most 200 characters long"),
+    ],
+)
+def test_overrides_are_read_by_the_rules_of_a_config(override: str, problem: str) -> None:
+    shown = override if len(override) < 60 else override[:57] + "..."
+    assert refused(CONFIG, override).startswith(f"{shown} (command line): {problem}")
+
+
+# ----------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", ["", " ", "a ", "x" * 101])
+def test_names_have_a_length(name: str) -> None:
+    line = refused(CONFIG.replace("Ran:", f"{json.dumps(name)}:"))
+    assert line.startswith(f"c.yaml:5: methods.{name}: the name of a method must have 1 to 100 characters")
+    text = f"suites:\n  {json.dumps(name)}: {{}}\n" + CONFIG
+    assert refused(text).startswith(f"c.yaml:2: suites.{name}: the name of a suite must have 1 to 100 characters")
+
+
+@pytest.mark.parametrize("name", ["''", "x" * 101])
+@pytest.mark.parametrize("old", ["digits", "resnet_small", "least_confidence"])
+def test_names_of_plug_ins_have_a_length(old: str, name: str) -> None:
+    assert "must be a name of 1 to 100 characters, got '" in refused(CONFIG.replace(old, name))
+
+
+def test_an_id_is_the_name_of_a_folder_however_long_names_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = next(load_config("c.yaml").suites[0].trials())[1]
+    long = type(trial)(**{**vars(trial), "dataset": type(trial.dataset)("d" * 300, trial.dataset.settings)})
+    other = type(trial)(**{**vars(trial), "dataset": type(trial.dataset)("d" * 301, trial.dataset.settings)})
+    assert len(long.id.encode()) <= 255 and long.id != other.id and long.id.endswith(long.id.split(".")[-1])
+
+
+def test_a_filter_may_name_a_method_with_a_comma(answer: Answer) -> None:
+    Path("c.yaml").write_text(CONFIG.replace("Ran:", "'a, b':"))
+    assert "1 x 1 = 1" in answer("c.yaml", "--plan", "--only", "method=a, b")[1]
+
+
+def test_too_many_cycles_in_all_are_refused() -> None:
+    seeds = ", ".join(map(str, range(1000)))
+    line = refused(CONFIG.replace("seeds: [0]", f"seeds: [{seeds}]").replace("cycles: 3", "cycles: 1000"))
+    assert line.startswith("c.yaml:4: protocol.cycles: the config's methods x seeds x cycles must be at most 1000000 (")
+
+
+# -------------------------------------------------------------------------------------------------- command lines
+
+
+def test_an_override_after_only_is_an_override(answer: Answer) -> None:
+    arguments = ["--only", "method=Ran", "recipe.epochs=7", "seeds=[3, 4]", "seed=3", "where.shards=5"]
+    code, printed = answer("c.yaml", "--plan", *arguments)
+    assert code == 0 and "1 x 1 = 1" in printed and "5 workers" in printed
+    assert f"{(20 + 30 + 40) * 7:,}" in printed, "passes of seven epochs"
+    assert answer("--plan", "--only", "method=Ran", "c.yaml")[0] == 0, "the config, too"
+
+
+def test_a_misspelt_filter_is_named(answer: Answer) -> None:
+    assert answer("c.yaml", "--plan", "--only", "methd=Ran")[1].startswith(
+        "error: --only methd=Ran: write suite=..., dataset=..., method=... or seed=...; did you mean 'method'?"
+    )
+
+
+@pytest.mark.parametrize("command", [harness.run, harness.check, harness.list, harness.report.__main__])
+def test_every_command_answers_a_wrong_option_in_one_sentence(answer: Answer, command: Any) -> None:
+    sentence = "error: unrecognized arguments: --nonsense; --help lists the options"
+    assert answer("x", "--nonsense", command=command.main) == (2, sentence)
+
+
+def test_report_answers_usage_errors_in_one_sentence(answer: Answer) -> None:
+    report = harness.report.__main__.main
+    needed = "error: the following arguments are required: RUN_DIR; --help lists the options"
+    assert answer(command=report) == (2, needed)
+
+
+def test_an_error_without_text_has_a_name() -> None:
+    assert str(DataMissing()) == "DataMissing" and str(DataMissing("x")) == "x"
+
+
+def test_control_characters_of_a_message_are_written_out(answer: Answer) -> None:
+    assert answer("a\x1b[31mb")[1].startswith("error: ") and "\x1b" not in answer("a\x1b[31mb")[1]
+    assert printable("a\x1b[31m\u202eb\nc é 漢 👩‍🔬") == "a\\x1b[31m\\u202eb\\nc é 漢 👩‍🔬"
+
+
+# ----------------------------------------------------------------------------------------------------------- paths
+
+
+def test_the_home_folder_is_expanded_wherever_a_path_is_given(home: Path, answer: Answer) -> None:
+    (home / "own").mkdir()
+    (home / "own" / "mine.py").write_text("import harness\nclass Mine(harness.Acquisition):\n    pass\n")
+    (home / "data" / "set" / "train" / "a").mkdir(parents=True)
+    Path("c.yaml").rename(home / "c.yaml")
+    benchmark = load_config("~/c.yaml", ["where.output=~/runs/x", "where.data=~/data", "plugins=[~/own]"])
+    assert benchmark.output == home / "runs" / "x" and "mine" in registry.names("methods")
+    assert DataRoot.of("~/data", False).root == home / "data"
+    (home / "c.yaml").write_text(CONFIG + "plugins: [~/own]\n")
+    assert load_config("~/c.yaml").plugins == [str(home / "own")]
+    folder = {"name": "image_folder", "folder": "~/data/set", "image_size": 8}
+    with pytest.raises(DataMissing, match=re.escape(f"{home / 'data' / 'set'} has no folder test/")):
+        harness.load_dataset(folder)
+    maps = {"name": "segmentation_folder", "folder": "~/data/set", "classes": ["a", "b"]}
+    with pytest.raises(DataMissing, match=re.escape(f"{home / 'data' / 'set'}")):
+        harness.load_dataset(maps)
+    with pytest.raises(UserError, match=r"'~/none\.pt' can't be read: No such file"):
+        load_config("~/c.yaml", ["model.weights=~/none.pt"])
+    (home / "none.pt").write_bytes(b"x")
+    digest = load_config("~/c.yaml", ["model.weights=~/none.pt"]).suites[0].model.settings.weights_sha256
+    assert digest == hashlib.sha256(b"x").hexdigest()
+    assert answer("methods", "--plugins", "~/own", command=harness.list.main)[0] == 0
+    (home / "runs" / "x").mkdir(parents=True)
+    code, printed = answer("~/runs/x", command=harness.report.__main__.main)
+    assert code == 2 and printed.startswith(f"error: {home / 'runs' / 'x'}: not the results folder of a run")
+    with pytest.raises(UserError, match=re.escape(f"{home / 'runs' / 'x'}: not the results folder")):
+        harness.load("~/runs/x")
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["~nobodyx/c.yaml"], ["c.yaml", "where.output=~nobodyx/a"], ["c.yaml", "where.data=~nobodyx/a"]],
+)
+def test_a_home_folder_that_is_not_there_is_a_sentence(answer: Answer, arguments: list[str]) -> None:
+    assert "there is no home folder ~nobodyx" in answer(*arguments, "--plan")[1]
+    with pytest.raises(UserError):
+        expanded("~nobodyx/a")
+
+
+# ------------------------------------------------------------------------------------------ files and folders
+
+
+def a_folder(path: str) -> None:
+    Path(path).mkdir(parents=True)
+
+
+def a_file(path: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "arguments", "sentence"),
+    [
+        (a_folder, "d.yaml", ["d.yaml"], "d.yaml: is a folder; a config is a YAML file"),
+        (a_file, "out", ["c.yaml", "where.output=out"], "where.output: out can't be "),
+        (a_file, "out", ["c.yaml", "where.output=out/in/side"], "where.output: out/in/side can't be "),
+        (
+            a_folder,
+            "out/run.json",
+            ["c.yaml", "where.output=out"],
+            "where.output: out/run.json is a folder, where a run",
+        ),
+        (a_file, "out/trials", ["c.yaml", "where.output=out"], "where.output: out/trials is a file, where a run has"),
+        (a_file, "out/shared", ["c.yaml", "where.output=out"], "where.output: out/shared is a file, where a run has"),
+        (a_file, "out/report", ["c.yaml", "where.output=out"], "where.output: out/report is a file, where a run has"),
+        (a_file, "data", ["c.yaml", "where.data=data"], "where.data: data is a file; it must be the folder that holds"),
+        (a_file, "x", ["c.yaml", "where.output=" + "x" * 300], "where.output: "),
+        (a_file, "x", ["c.yaml", "where.data=" + "x" * 300], "where.data: "),
+        (a_file, "x", ["x" * 300], "x" * 200 + ": can't be read: File name too long"),
+    ],
+)
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_file_in_place_of_a_folder_is_a_sentence_and_the_other_way_round(
+    answer: Answer, make: Callable[[str], None], path: str, arguments: list[str], sentence: str, planned: bool
+) -> None:
+    make(path)
+    code, printed = answer(*arguments, *(["--plan"] if planned else []))
+    assert code == 2 and printed.startswith(f"error: {sentence}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_the_plan_notices_a_folder_that_it_may_not_write_to(answer: Answer) -> None:
+    Path("out").mkdir(mode=0o500)
+    assert "can't be written to" in answer("c.yaml", "where.output=out/x", "--plan")[1]
+
+
+def test_the_plan_asks_whether_the_nearest_folder_can_be_written_to(
+    answer: Answer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode: bool(asked.append(path)))
+    assert answer("c.yaml", "where.output=a/b", "--plan")[1].startswith("error: where.output: a/b can't be written to")
+    assert asked == [home / "work"] and not Path("a").exists()
+
+
+def test_devices_and_pipes_are_no_configs(answer: Answer) -> None:
+    os.mkfifo("pipe.yaml")
+    assert answer("pipe.yaml", "--plan")[1] == "error: pipe.yaml: is not a regular file; a config is a YAML file"
+    assert answer("/dev/zero", "--plan")[1].startswith("error: /dev/zero: is not a regular file")
+
+
+GOOD = {"name": "s", "title": "t", "dataset": "d", "model": "m", "recipe": "r", "methods": ["a"], "seeds": [0]}
+GOOD |= {"labelled": [1], "trials": {}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(text.encode() for text in ("", "1", "null", "true", '"x"', "[]", "[[]]", "{}", "[" * 10**5, '{"a":' * 10**5)),
+        *(b"\xff", b"\x00", b'{"name": "\xff"}', b"{" * 10**6),
+        *(
+            json.dumps(values).encode()
+            for values in (
+                {"name": 3, "suites": []},
+                {"name": "n", "suites": {}},
+                {"name": "n", "suites": None},
+                {"name": "n", "suites": [None]},
+                {"name": "n", "suites": [], "schema_version": "2"},
+                {"name": "n", "suites": [], "schema_version": [1]},
+                {"name": "n", "suites": [], "schema_version": None},
+                {"name": "n", "suites": [], "folders": 1},
+                *({"name": "n", "suites": [{k: v for k, v in GOOD.items() if k != key}]} for key in GOOD),
+                *({"name": "n", "suites": [GOOD | {key: 3.5}]} for key in GOOD),
+                *({"name": "n", "suites": [GOOD | {key: [None]}]} for key in GOOD),
+                {"name": "n", "suites": [GOOD | {"trials": {"x": {"method": "b", "seed": 0}}}]},
+            )
+        ),
+    ],
+)
+def test_a_manifest_of_any_shape_is_a_sentence(answer: Answer, data: bytes) -> None:
+    a_folder("out")
+    Path("out/run.json").write_bytes(data)
+    code, printed = answer("out", command=harness.report.__main__.main)
+    assert code == 2 and re.match(r"error: out/run\.json: (not valid JSON|not the manifest of a run): ?", printed)
+    assert len(printed) < 500
+
+
+# ------------------------------------------------------------------------------------------------------- platforms
+
+
+def test_windows_is_refused_and_other_systems_get_a_note(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = "error: the harness does not run on Windows; run it in WSL, the Windows Subsystem for Linux"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        for command in (harness.run, harness.check, harness.list, harness.report.__main__):
+            assert answer("c.yaml", command=command.main) == (2, sentence)
+    check_platform("darwin")
+    assert capsys.readouterr().err == "note: the harness is tested on Linux, not on macOS\n"
+    check_platform("linux")
+    assert not capsys.readouterr().err
+
+
+def test_free_memory_is_known_without_what_only_linux_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.sysconf
+
+    def sysconf(name: Any) -> int:
+        if name == "SC_AVPHYS_PAGES":
+            raise ValueError("unrecognized configuration name")
+        return real(name)
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    assert rows._free_memory(torch.device("cpu")) == real("SC_PHYS_PAGES") * real("SC_PAGE_SIZE") // 2
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("darwin", 1), ("linux", 1024)])
+def test_peak_memory_is_in_bytes_without_proc(monkeypatch: pytest.MonkeyPatch, platform: str, unit: int) -> None:
+    import resource
+
+    def missing(path: Path, *_: Any, **__: Any) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(Path, "write_text", missing)
+    monkeypatch.setattr(sys, "platform", platform)
+    process.reset_peak_memory(torch.device("cpu"))
+    expected = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    assert process.peak_memory(torch.device("cpu"))["host"] == pytest.approx(expected, rel=0.05)
+
+
+def test_a_run_goes_on_without_what_only_linux_has(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sysconf(name: str) -> int:
+        return {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096, "SC_NPROCESSORS_ONLN": 2}[name]
+
+    def closed(function: Any) -> Any:
+        def guarded(path: Any, *arguments: Any, **keys: Any) -> Any:
+            if str(path).startswith(("/proc", "/sys")):
+                raise FileNotFoundError(path)
+            return function(path, *arguments, **keys)
+
+        return guarded
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(Path, "read_text", closed(Path.read_text))
+    monkeypatch.setattr(Path, "write_text", closed(Path.write_text))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    overrides = ["recipe.epochs=1", "dataset.limit=100", "dataset.test_limit=20", "protocol.cycles=2"]
+    assert harness.run.main(["c.yaml", *overrides, "where.output=out"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("note: the harness is tested on Linux, not on macOS\n")
+    assert "Report of run c" in printed.out
