@@ -8,17 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from conftest import changed, make_trial, outcomes, run
+from PIL import Image
 
 from harness import registry
 from harness.config.load import load_config
 from harness.data.dataset import DatasetInfo, LoadedData
 from harness.errors import UserError
-from harness.experiment import grid, runner
+from harness.experiment import grid, plan, runner
 from harness.faults import PluginFault
 from harness.networks import names, pretrained
 from harness.networks.building import build, check
@@ -500,6 +502,30 @@ def test_every_tensor_of_a_package_has_its_place(name: str) -> None:
     given, needed = torch.load(found.path, weights_only=True), timm.create_model(name).state_dict()
     renamed = pretrained.renamed(given, needed)
     assert {k: v.shape for k, v in renamed.items()} == {k: v.shape for k, v in needed.items()}
+
+
+@needs_packages
+def test_the_config_from_imagenet_weights_loads_and_plans(tmp_path: Path) -> None:
+    numbers = {"train": 101, "test": 1}
+    for split, count in numbers.items():
+        for kind in ("images", "labels"):
+            (tmp_path / "camvid" / kind / split).mkdir(parents=True)
+            for number in range(count):
+                grey = Image.fromarray(np.full((200, 260), number % 11, np.uint8))
+                (grey.convert("RGB") if kind == "images" else grey).save(
+                    tmp_path / "camvid" / kind / split / f"{number}.png"
+                )
+    benchmark = load_config("camvid_pretrained", [f"where.data={tmp_path}"])
+    (suite,) = benchmark.suites
+    assert suite.model.settings.weights_sha256 == SHA256
+    found = grid.expand(benchmark, planning=True)
+    # 3 x (3 methods that share the first cycle, and DAST-AL): 45 epochs of 40, 60, 80 and 100 images
+    passes = 45 * 3 * (40 + 3 * (60 + 80 + 100) + 280)
+    assert len(found.units) == 12 + 3 and f"{passes:,}" in plan.text(benchmark, found)
+    network = build(suite.model, DatasetInfo(101, 1, 11, 3, (100, 130), "", per_pixel=True), 0)
+    assert network.num_parameters() == 4_652_008 - 1281 * 1000 + 1281 * 11  # a classifier of 11 classes, not 1000
+    weights = torch.load(pretrained.find("tf_efficientnet_lite0", False).path, weights_only=True)  # type: ignore[union-attr]
+    assert torch.equal(network.body.conv_stem.weight, weights["_conv_stem.weight"])
 
 
 @needs_packages
