@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 from harness.report.tables import EXTRA
 
-WIDTH = 120  # columns of the printed text
+WIDTH = 120  # columns of the text files, and of the printed text if it goes to no terminal
 
 
 DECIMALS = {"EP": 0, "total (min)": 3}  # quantity -> decimals; 2 for all others
@@ -102,9 +103,14 @@ def latex(shown: pd.DataFrame, caption: str, label: str) -> str:
     return text.replace("±", r"$\pm$").replace(NOTHING, "--")
 
 
-def wrapped(text: str) -> str:
-    """Return text in lines of at most WIDTH columns."""
-    return fill(text, WIDTH, break_on_hyphens=False)
+def wrapped(text: str, width: int = WIDTH) -> str:
+    """Return text in lines of at most ``width`` columns."""
+    return fill(text, width, break_on_hyphens=False)
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal, or WIDTH if there is none."""
+    return shutil.get_terminal_size((WIDTH, 24)).columns
 
 
 def file_name(text: str) -> str:

@@ -29,7 +29,17 @@ from harness.report.captions import (
     record_warnings,
     timing_note,
 )
-from harness.report.formats import as_text, file_name, formatted, latex, wide, wide_cost, wide_metric, wrapped
+from harness.report.formats import (
+    as_text,
+    file_name,
+    formatted,
+    latex,
+    terminal_width,
+    wide,
+    wide_cost,
+    wide_metric,
+    wrapped,
+)
 from harness.report.rows import kept_apart
 from harness.report.tables import (
     aubc_table,
@@ -149,7 +159,8 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
         *mixtures(records),
         *record_warnings(records),
     ]
-    printed = ["\n".join(wrapped(note) for note in notes)]
+    width = terminal_width()
+    printed = ["\n".join(wrapped(note, width) for note in notes)]
     marked = ["\n".join(f"- {note}" for note in notes) + "\n"]
     for table in tables:
         stem = file_name(f"{suite.name}_{table.name}")
@@ -161,7 +172,7 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
         for ending, numbers in table.numbers.items():
             write_atomically(folder / f"{stem}{ending}.csv", numbers.to_csv(index=False).encode())
         if table.printed:
-            printed.append(text.rstrip())
+            printed.append(f"{wrapped(table.caption, width)}\n\n{as_text(table.shown, width)}".rstrip())
             marked.append(markdown)
         else:
             heading = table.caption.partition(":")[0]
