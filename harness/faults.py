@@ -9,12 +9,14 @@ from __future__ import annotations
 import inspect
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import NonFiniteLoss, NotReproduced, UserError
+
+Result = TypeVar("Result")
 
 OURS = Path(__file__).resolve().parent
 """The harness's own code, which is no plug-in's."""
@@ -59,22 +61,22 @@ def call(plugin: Any, hook: str, *arguments: Any, name: str = "") -> Any:
 
     Raises PluginFault if the hook raises an exception. Exceptions that are not the plug-in's pass: see ``_passes``.
     """
-    try:
-        return getattr(plugin, hook)(*arguments)
-    except (Exception, SystemExit) as error:
-        if _passes(error):
-            raise
-        raise _raised(plugin, hook, error, name) from error
+    return guarded(plugin, hook, lambda: getattr(plugin, hook)(*arguments), name)
 
 
 def make(plugin: type[Any], name: str, *arguments: Any) -> Any:
     """Return an object of the class, which faults call ``name``. Raises PluginFault like ``call``."""
+    return guarded(plugin, "__init__", lambda: named(plugin(*arguments), name), name)
+
+
+def guarded(plugin: Any, hook: str, work: Callable[[], Result], name: str = "") -> Result:
+    """Return ``work()``, code of a plug-in that faults call ``hook``. Raises PluginFault like ``call``."""
     try:
-        return named(plugin(*arguments), name)
+        return work()
     except (Exception, SystemExit) as error:
         if _passes(error):
             raise
-        raise _raised(plugin, "__init__", error, name) from error
+        raise _raised(plugin, hook, error, name) from error
 
 
 def described(value: Any) -> str:
@@ -165,8 +167,13 @@ def _at(file: str, line: int) -> str:
 
 @cache
 def _place(cls: type[Any], hook: str) -> tuple[str, int]:
-    """Return (file, line) of a hook's ``def``, or of the class if only the harness defines the hook."""
-    function: Any = inspect.getattr_static(cls, hook, None) if hook else None
+    """Return (file, line) of a hook's ``def``, or of the class if only the harness defines the hook.
+
+    A class that the harness makes for a user's function, such as a model of timm, names it as ``written_as``.
+    """
+    function: Any = inspect.getattr_static(cls, "written_as", None)
+    if function is None and hook:
+        function = inspect.getattr_static(cls, hook, None)
     function = inspect.unwrap(getattr(function, "__func__", function)) if function is not None else None
     code = getattr(function, "__code__", None)
     if code is not None and OURS / "learning" / "contract.py" != Path(code.co_filename) != OURS / "data" / "dataset.py":

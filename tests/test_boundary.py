@@ -27,6 +27,7 @@ from harness.config.suite import PluginSpec, Trial
 from harness.data.dataset import LoadedData
 from harness.errors import UserError
 from harness.experiment import runner
+from harness.experiment.display import Failure
 from harness.experiment.grid import Grid, Unit, expand
 from harness.faults import PluginFault
 from harness.learning import boundary
@@ -67,8 +68,8 @@ def unit_of(trial: Trial, method: str) -> Unit:
     return Unit(trial, "suite", method, False, False, None, [40, 60], [0, 0])
 
 
-def run(folder: Path, data: LoadedData, *units: Unit) -> tuple[list[str], RunStore]:
-    """Run the units in this process; return one sentence for each that failed, and the store."""
+def run(folder: Path, data: LoadedData, *units: Unit) -> tuple[list[Failure], RunStore]:
+    """Run the units in this process; return those that failed, and the store."""
     store = RunStore(folder / "run")
     grid, by_suite = Grid([*units], {}, {}), {"suite": data}
     return runner._run_in_process(Placement(), grid, by_suite, store, lambda *event: None), store
@@ -80,7 +81,7 @@ def test_a_wrong_method_fails_with_a_sentence_and_the_others_go_on(
 ) -> None:
     bad, good = trial_of(wrong, wrong.write(folder)), make_trial(cycles=2)
     failures, store = run(folder, digits, unit_of(bad, "Bad"), unit_of(good, "Good"))
-    sentence = f"suite / Bad / seed 3: {wrong.expected}"
+    sentence = wrong.expected
     trace = store.trial(bad.id).folder / "failure.txt"
     if " raises " in wrong.sentence:
         sentence += f"; the traceback is in {trace}"
@@ -88,7 +89,7 @@ def test_a_wrong_method_fails_with_a_sentence_and_the_others_go_on(
         assert "Traceback" in trace.read_text()
     else:
         assert not trace.exists()
-    assert failures == [sentence]
+    assert failures == [("suite / Bad / seed 3", sentence)]
     assert "Traceback" not in "".join(capfd.readouterr())
     assert len(store.trial(good.id).records()) == 2
 

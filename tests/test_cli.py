@@ -857,12 +857,12 @@ def test_one_line_per_cycle_where_there_is_no_terminal(clock: Any, units: list[U
     show.close()
     # 40 passes took 4 s, so 280 passes take 28 s more; cycle 0 was the shared one; 60 passes later it is 220 in 1.6 s
     assert output.getvalue().splitlines() == [
-        "12:00:00 c / first cycle of 2 methods (cross_entropy) / seed 0: cycle 1/1, 20 labelled: accuracy 50.00 %"
+        "12:00:00 c / first cycle of 2 methods (cross_entropy) / seed 0: cycle 0/0, 20 labelled: accuracy 50.00 %"
         "  (1.2 s; 0/3 done, elapsed 4 s, about 28 s remaining)",
         *(
-            f"12:00:00 c / Ran / seed 0: cycle {number}/3, {labelled} labelled: accuracy 50.00 %"
+            f"12:00:00 c / Ran / seed 0: cycle {number}/2, {labelled} labelled: accuracy 50.00 %"
             f"  (1.2 s; 1/3 done, elapsed 4 s, about {left} s remaining)"
-            for number, labelled, left in ((1, 20, 28), (2, 30, 9), (3, 40, 3))
+            for number, labelled, left in ((0, 20, 28), (1, 30, 9), (2, 40, 3))
         ),
     ]
 
@@ -923,6 +923,17 @@ def test_a_failed_unit_is_over(clock: Any, units: list[Unit]) -> None:
     assert not show.running and len(show.over) == 2
     show("failed", lc, {"failure": "the loss is not finite"})
     assert show.seconds_left() == 0
+    assert output.getvalue().splitlines()[-1] == "12:00:00 c / LC / seed 0: FAILED like c / Ran / seed 0"
+
+
+def test_failures_with_one_cause_are_grouped() -> None:
+    shared, ran, lc, other = (
+        display.Failure("first cycle", "it raises x; the traceback is in a/failure.txt"),
+        display.Failure("Ran", "it raises x; the traceback is in b/failure.txt"),
+        display.Failure("LC", "it raises x"),
+        display.Failure("BALD", "it raises y; the traceback is in b/failure.txt"),
+    )
+    assert display.grouped([shared, other, ran, lc]) == [[shared, ran, lc], [other]]
 
 
 def test_the_terminal_gets_a_live_table(clock: Any, units: list[Unit]) -> None:
@@ -936,7 +947,7 @@ def test_the_terminal_gets_a_live_table(clock: Any, units: list[Unit]) -> None:
     show("cycle", units[1], cycle(0))
     show("cycle", units[1], cycle(1))
     show.close()
-    assert "c / Ran / seed 0" in output.getvalue() and "2/3" in output.getvalue()
+    assert "c / Ran / seed 0" in output.getvalue() and "1/2" in output.getvalue()
     assert "accuracy" in output.getvalue() and "mIoU" not in output.getvalue()
 
 
@@ -947,7 +958,7 @@ def test_a_shared_cycle_of_the_live_table_has_nothing_left(clock: Any, units: li
     show("start", units[0], {})
     show("cycle", units[0], cycle(0) | {"cost": 100.0})
     show.close()
-    row = next(line for line in output.getvalue().splitlines() if "1/1" in line)
+    row = next(line for line in output.getvalue().splitlines() if "0/0" in line)
     assert "50.00 %" in row and " 0 s" in row and "min" not in row
 
 
@@ -990,7 +1001,7 @@ def test_a_run_in_parts_then_as_a_whole(
     assert run.main(["c.yaml", "--resume", "--only", "method=Ran,LC", "seed=0"]) == 0
     second = capsys.readouterr().out
     assert "To run: 1 trial and 1 shared first cycle (1 already finished)" in second
-    assert "c / LC / seed 0: cycle 3/3" in second
+    assert "c / LC / seed 0: cycle 2/2" in second
     written = (tmp_path / "runs" / "c" / "run.json").read_bytes()
     raw, manifest = json.loads(written), Manifest.model_validate_json(written)
     assert raw["schema_version"] == SCHEMA_VERSION

@@ -204,73 +204,76 @@ class Own(Architecture):
         return network
 """
 WRONG = {
-    "no network": (PLAIN.replace("Network(Stages", "(Stages"), "build must return a Network for images, got Stages"),
+    "no network": (PLAIN.replace("Network(Stages", "(Stages"), "build must return a Network for images; got Stages"),
     "returns a tuple": (
         PLAIN.replace("return Network", "return 1, Network"),
-        "build must return a Network for images, got tuple",
+        "build must return a Network for images; got tuple of 2",
     ),
     "dense for images": (
         PLAIN.replace("classes)))", "classes)), 8)").replace("Network(", "DenseNetwork("),
-        "build must return a Network for images, got DenseNetwork",
+        "build must return a Network for images; got DenseNetwork",
     ),
     "classifier": (
         PLAIN.replace("nn.Linear(16, info.num_classes)", "nn.Conv2d(16, info.num_classes, 1)"),
-        "the classifier must be an nn.Linear, got Conv2d",
+        "build must return a network whose classifier is an nn.Linear; got Conv2d",
     ),
-    "body": (PLAIN.replace("Stages(stages(info), ", "nn.Sequential("), "the body of the network must have get_classif"),
+    "body": (
+        PLAIN.replace("Stages(stages(info), ", "nn.Sequential("),
+        "build must return a network whose body has get_cl",
+    ),
     "outputs": (
         PLAIN.replace("info.num_classes", "info.num_classes + 1"),
-        "the classifier must have 5 outputs, one for each class, got 6",
+        "build must return a network whose classifier has 5 outputs, one for each class; got 6",
     ),
     "raises": (
         PLAIN.replace("return", "raise OSError('no disk')  # LINE\n        return"),
-        "the network fails with OSError: no disk",
+        "build raises OSError: no disk",
     ),
     "raises in forward": (
         HEAD
         and "class Bad(nn.Module):\n    def forward(self, x):\n        return x.nothing  # LINE\n"
         + BODY.format(change="network.body.stages[1] = Bad()"),
-        "the network fails with AttributeError: 'Tensor' object has no attribute 'nothing'",
+        "forward raises AttributeError: 'Tensor' object has no attribute 'nothing'",
     ),
     "forward's tuple": (
         BODY.format(change="network.forward = lambda images, stages=False: (images, images)"),
-        "the network must return Outputs, got tuple",
+        "build must return a network that returns Outputs; got tuple of 2",
     ),
     "logits' shape": (
         BODY.format(change="network.classified = lambda features: features[:, :3]"),
-        "logits of 2 images must have shape [2, 5], got [2, 3]",
+        "build must return a network whose logits for 2 images are float32 [2, 5]; got float32 [2, 3]",
     ),
     "maps as features": (
         PLAIN.replace("classes))", "classes), pool=False)"),
-        "the network fails with RuntimeError: ",
+        "forward raises RuntimeError: ",
     ),
     "NaN": (
         BODY.format(change="nn.init.constant_(network.classifier.bias, float('nan'))"),
-        "logits must be finite, got NaN or infinity",
+        "build must return a network whose logits are finite; got NaN or infinity",
     ),
     "double": (
         BODY.format(change="network.classified = lambda f: F.linear(f, network.classifier.weight).double()"),
-        "logits must be float32, got float64",
+        "build must return a network whose logits for 2 images are float32 [2, 5]; got float64 [2, 5]",
     ),
     "another classifier": (
         BODY.format(
             change="network._through = (lambda old: lambda *a: (lambda o: o._replace(logits=o.logits + 1))(old(*a)))"
             "(network._through)"
         ),
-        "logits must be the classifier's output for the features, but they differ",
+        "build must return a network whose logits are the classifier's output for the features; they differ",
     ),
     "batch": (
         "class Bad(nn.Module):\n    def forward(self, x):\n        return x - x.mean(0)\n"
         + BODY.format(change="network.body.stages[0] = nn.Sequential(Bad(), network.body.stages[0])"),
-        "in evaluation mode an image's logits must not depend on its batch, but they do",
+        "build must return a network whose logits of an image do not depend on its batch in evaluation mode; they do",
     ),
     "stages' count": (
         PLAIN.replace("stages(info)", "[nn.Sequential(*stages(info))]"),
-        "stages must be a list of the outputs of the last 4 stages, got 1",
+        "build must return a network whose stages are a list of the last 4 maps; got list of 1",
     ),
     "stages' shape": (
         BODY.format(change="network._with_stages = lambda x: (network.body.forward_features(x), [x.mean(3)] * 4)"),
-        "stage 1 of 4 of 2 images must have shape [2, any, any, any], got [2, 3, 32]",
+        "build must return a network whose stage 1 of 4 for 2 images is float32 [2, any, any, any]; got float32 [2, ",
     ),
 }
 
@@ -289,13 +292,34 @@ def test_a_wrong_network_gets_one_sentence(make: Make, name: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_wrong_network_of_timm_is_named_with_its_function(make: Make) -> None:
+    other = TIMM.replace("my_net_of_mine", "my_wrong_net")
+    other = other.replace("1], **kwargs)", "1], **{**kwargs, 'num_classes': 3})")
+    name = f"{make(other, 'one', '')}.my_wrong_net"
+    with pytest.raises(PluginFault) as refused:
+        check(net(name), INFO)
+    outputs = "5 outputs, one for each class; got 3"
+    assert str(refused.value) == f"{name} (one.py:6): build must return a network whose classifier has {outputs}"
+    name = f"{make(other.replace('return ResNet', 'return NoNet'), 'two', '')}.my_wrong_net"
+    with pytest.raises(PluginFault) as refused:
+        check(net(name), INFO)
+    assert str(refused.value) == f"{name} (two.py:7): build raises NameError: name 'NoNet' is not defined"
+    assert "Traceback" in refused.value.trace
+
+
+def test_a_full_memory_is_no_fault_of_a_network(make: Make) -> None:
+    model = net(make(PLAIN.replace("return", "raise MemoryError('full')\n        return")))
+    with pytest.raises(MemoryError):
+        check(model, INFO)
+
+
 def test_a_run_and_a_learner_check_an_own_network(make: Make, digits: LoadedData, tmp_path: Path) -> None:
     name = make(WRONG["NaN"][0])
     (tmp_path / "c.yaml").write_text(CONFIG.replace("MODEL", name))
     benchmark = load_config(tmp_path / "c.yaml")
-    with pytest.raises(PluginFault, match="logits must be finite"):
+    with pytest.raises(PluginFault, match="logits are finite"):
         runner.check_networks(benchmark, grid.expand(benchmark))
-    with pytest.raises(PluginFault, match="logits must be finite"):
+    with pytest.raises(PluginFault, match="logits are finite"):
         ActiveLearner(changed(make_trial(), model=net(name)), digits)
 
 

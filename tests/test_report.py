@@ -516,6 +516,22 @@ def test_latex_compiles(tmp_path: Path) -> None:
 # --- the whole report
 
 
+@pytest.mark.parametrize("columns", [50, 80, 200])
+def test_the_printed_report_has_the_width_of_the_terminal(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_dir(tmp_path / "run", all_records(), [suite()])
+    monkeypatch.delenv("COLUMNS", raising=False)
+    piped = write(folder)
+    files = {path.name: path.read_bytes() for path in (folder / "report").iterdir() if path.suffix != ".png"}
+    monkeypatch.setenv("COLUMNS", str(columns))
+    printed = write(folder)
+    assert files == {name: (folder / "report" / name).read_bytes() for name in files}
+    assert files["digits_cost.txt"].decode().rstrip() in piped, "without a terminal it is that of the files"
+    widest = max(len(line) for line in printed.splitlines() if str(folder) not in line)
+    assert columns - 20 < widest <= columns
+
+
 def test_whole_report(tmp_path: Path) -> None:
     skipped = suite(name="cifar10", title="CIFAR-10", skipped="the images are not there", trials={})
     folder = run_dir(tmp_path / "run", all_records(), [suite(), skipped])

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from harness import registry
 from harness.checking.run import SUITES
-from harness.checking.text import explained, width, wrapped
+from harness.checking.text import explained, wrapped
 from harness.config.messages import bounds
 from harness.data.dataset import Dataset
 from harness.learning.contract import Acquisition, Training
-
-KEY_WIDTH = 12
-"""Columns of a key's name; longer names push their line to the right."""
 
 
 def text(kinds: list[str]) -> str:
@@ -27,7 +23,7 @@ def text(kinds: list[str]) -> str:
         common = contracts[0].Settings.model_fields.keys()
         blocks.append([folder])
         if common:
-            blocks[-1] += [f"  settings of all {folder}", *_settings(contracts[0], set())]
+            blocks[-1] += [f"  settings of all {folder}", *_settings([contracts[0]], set())]
         found = [registry.every(folder, contract) for contract in contracts]
         for shipped in (True, False):
             for name in sorted({name for every in found for name in every}):
@@ -49,19 +45,21 @@ def _plugin(name: str, classes: list[type[Any]], common: set[str]) -> Iterator[s
     what = _what(classes)
     yield f"  {name}  ({what})" if what else f"  {name}"
     yield wrapped("", _summary(classes[0]))
-    for cls in classes:
-        yield from _settings(cls, common)
+    yield from _settings(classes, common)
 
 
-def _settings(cls: type[Any], without: set[str]) -> Iterator[str]:
-    """Yield a line for each setting of a class: key, type, default, description."""
-    whole = cls.Settings.model_json_schema()
-    for key, schema in whole.get("properties", {}).items():
-        if key not in without:
+def _settings(classes: list[type[Any]], without: set[str]) -> Iterator[str]:
+    """Yield a line for each setting of the classes: key, type, default, description, in columns."""
+    wholes = [cls.Settings.model_json_schema() for cls in classes]
+    longest = max((len(key) for whole in wholes for key in {*whole.get("properties", {})} - without), default=0)
+    for whole in wholes:
+        for key, schema in whole.get("properties", {}).items():
+            if key in without:
+                continue
             default = "required" if key in whole.get("required", []) else f"default {_written(schema.get('default'))}"
             described = f": {schema['description']}" if "description" in schema else ""
-            line = f"{key:<{KEY_WIDTH}} {_type(schema)}, {default}{described}"
-            yield textwrap.fill(line, width(), initial_indent=" " * 8, subsequent_indent=" " * 10)
+            line = f"{_type(schema)}, {default}{described}"
+            yield wrapped(f"{'':8}{key}", line, indent=8 + longest + 2)
 
 
 def _what(classes: list[type[Any]]) -> str:

@@ -15,17 +15,13 @@ import torch.nn.functional as F
 from harness.checking.text import Wrong, cut, run_checks, settings_of, wrapped
 from harness.data.dataset import DatasetInfo
 from harness.learning.contract import IMAGES, MAPS
+from harness.networks.building import close
 from harness.networks.network import DenseNetwork, Network, Outputs
 from harness.settings import Recipe
 
 CLASSES, BATCH = 5, 3
 SIZES = {IMAGES: ((32, 32), (48, 40)), MAPS: ((40, 56), (37, 50))}
 """Heights and widths of the images; segmentation networks also get sides that are no multiples of their stride."""
-
-
-def close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two results are equal up to rounding: kernels sum in another order for other batches."""
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from harness.experiment.grid import Unit
 from harness.results.records import METRICS, CycleRecord
@@ -19,6 +19,22 @@ Listener = Callable[[str, Unit, dict[str, Any]], None]
 def cycle_values(record: CycleRecord) -> dict[str, Any]:
     """Return the values that the event ``cycle`` reports: cycle, labelled, cost (seconds) and the metrics."""
     return {"cycle": record.cycle, "labelled": record.labelled, "cost": record.cost_seconds, **record.metrics}
+
+
+class Failure(NamedTuple):
+    """Why a unit failed."""
+
+    unit: str
+    """The name that users see."""
+    cause: str
+
+
+def grouped(failures: list[Failure]) -> list[list[Failure]]:
+    """Return failures by their cause: trials fail like the first cycle that they share."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(failure.cause.partition("; the traceback is in ")[0], []).append(failure)
+    return list(groups.values())
 
 
 class Display:
@@ -36,6 +52,7 @@ class Display:
         self.reached = [0] * len(units)
         """Number of reported cycles of each unit; a retried unit reports some of them again."""
         self.over: set[int] = set()
+        self.failures: list[Failure] = []
         self.passes_done = 0
         """Image passes of the cycles that finished in this run."""
         self.live: Any = None
@@ -67,7 +84,9 @@ class Display:
             self._print(f"{unit.name}: its process died; it restarts from its last finished cycle")
         elif event == "failed":
             self._end(number)
-            self._print(f"{unit.name}: FAILED: {values['failure']}")
+            self.failures.append(Failure(unit.name, values["failure"]))
+            same = next(group for group in grouped(self.failures) if self.failures[-1] in group)
+            self._print(f"{unit.name}: FAILED" + (f" like {same[0].unit}" if len(same) > 1 else f": {same[0].cause}"))
         elif event == "end":
             self._end(number)
         self._refresh()
@@ -83,7 +102,7 @@ class Display:
         if self.live is None:
             shown = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._metrics(values).items())
             self._print(
-                f"{unit.name}: cycle {cycle + 1}/{unit.cycles}, {values['labelled']} labelled: {shown}"
+                f"{unit.name}: cycle {_cycle_of(cycle, unit)}, {values['labelled']} labelled: {shown}"
                 f"  ({values['cost']:.1f} s; {self._summary()})"
             )
 
@@ -119,10 +138,10 @@ class Display:
         for number, values in sorted(self.running.items()):
             unit = self.units[number]
             if values["cycle"] is None:
-                table.add_row(Text(unit.name), f"0/{unit.cycles}", "", "", "", "")
+                table.add_row(Text(unit.name), "", "", "", "", "")
             else:
                 metrics = " ".join(f"{100 * v:.2f} %" for v in self._metrics(values).values())
-                cells = (f"{values['cycle'] + 1}/{unit.cycles}", str(values["labelled"]), metrics)
+                cells = (_cycle_of(values["cycle"], unit), str(values["labelled"]), metrics)
                 # assumes that the remaining cycles cost as much per labelled image as the last one
                 labelled = unit.trial.protocol.labelled()
                 left = values["cost"] * sum(labelled[values["cycle"] + 1 : unit.cycles]) / values["labelled"]
@@ -133,6 +152,11 @@ class Display:
         """Stop the live table, if there is one."""
         if self.live is not None:
             self.live.stop()
+
+
+def _cycle_of(cycle: int, unit: Unit) -> str:
+    """Return the number of a cycle and of the unit's last one, from 0 as in records, file names and messages."""
+    return f"{cycle}/{unit.cycles - 1}"
 
 
 def _duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ from harness.config.suite import Benchmark
 from harness.data import dataset
 from harness.errors import UserError
 from harness.experiment import data_check
-from harness.experiment.display import Display, cycle_values
+from harness.experiment.display import Display, Failure, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, manifest
 from harness.experiment.upgrade import open_run
 from harness.faults import PluginFault
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from harness.learning.process import Placement
     from harness.results.records import CycleRecord
 
-    RunOnRay = Callable[[Benchmark, Grid, dict[str, LoadedData], Callable[[], Display]], list[str]]
+    RunOnRay = Callable[[Benchmark, Grid, dict[str, LoadedData], Callable[[], Display]], list[Failure]]
     """Runs the units of a grid on Ray: see harness.on_ray.launch.run."""
 
 
@@ -58,8 +58,8 @@ def _load(benchmark: Benchmark, grid: Grid) -> dict[str, LoadedData]:
 
 def _run_in_process(
     placement: Placement, grid: Grid, data: dict[str, LoadedData], run: RunStore, display: Display
-) -> list[str]:
-    """Run the units one after another in this process; return one sentence for each failed unit."""
+) -> list[Failure]:
+    """Run the units one after another in this process; return those that failed."""
     from harness.experiment.executor import execute
 
     failures = []
@@ -80,7 +80,7 @@ def _run_in_process(
             first = next(iter(str(error).strip().splitlines()), "")
             failure = f"{type(error).__name__}: {first:.200}; the traceback is in {path}"
         if failure is not None:
-            failures.append(f"{unit.name}: {failure}")
+            failures.append(Failure(unit.name, failure))
             display("failed", unit, {"failure": failure})
         display("end", unit, {})
     return failures
@@ -196,8 +196,10 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
     print()
     print(write(output))
     left = left_to_run(grid, store)
-    for failure in failures:
-        print(f"FAILED: {failure}", file=sys.stderr)
+    for first, *others in grouped(failures):
+        print(f"FAILED: {first.unit}: {first.cause}", file=sys.stderr)
+        if others:
+            print(f"FAILED like it: {', '.join(failure.unit for failure in others)}", file=sys.stderr)
     if left.units:
         print(f"Not finished: {_counts(left)}; add --resume to continue.", file=sys.stderr)
     return 1 if left.units or failures else 0

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-import traceback
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn as nn
 
 from harness.data.dataset import DatasetInfo
 from harness.errors import UserError, reason
-from harness.faults import PluginFault
+from harness.faults import PluginFault, Result, described, fault, guarded
 from harness.networks import names
 from harness.networks.network import DenseNetwork, Network, Outputs
-from harness.networks.timm_model import TimmModel
 from harness.networks.weights import load_weights
 from harness.seeds import key
 from harness.settings import PluginSpec
-
-Result = TypeVar("Result")
 
 
 def _set_last_gammas(network: Network, model: PluginSpec) -> None:
@@ -50,7 +44,7 @@ def build(model: PluginSpec, info: DatasetInfo, seed: int) -> Network:
     names.check_fits(model, info)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # seeds only the CPU's generator, not the GPU's
-        network = _guarded(model, lambda: names.of(model).build(info))
+        network = _run(model, "build", lambda: names.of(model).build(info))
         _check_built(model, info, network)
         _set_last_gammas(network, model)
         if model.settings.initialisation == "pytorch":
@@ -108,100 +102,67 @@ def _check_built(model: PluginSpec, info: DatasetInfo, network: Any) -> None:
     """Raise PluginFault if a user's ``build`` did not return a network for the dataset's labels and classes."""
     expected = DenseNetwork if info.per_pixel else Network
     if not isinstance(network, expected) or isinstance(network, DenseNetwork) != info.per_pixel:
-        raise _fault(model, f"build must return a {expected.__name__} for {info.labels}, got {_kind(network)}")
+        raise _wrong(model, f"a {expected.__name__} for {info.labels}; got {described(network)}")
     if not hasattr(network.body, "get_classifier"):
-        raise _fault(model, f"the body of the network must have get_classifier(), which {_kind(network.body)} has not")
-    classifier = _guarded(model, network.body.get_classifier)
+        raise _wrong(model, f"a network whose body has get_classifier(); {described(network.body)} has not")
+    classifier = _run(model, "get_classifier", network.body.get_classifier)
     if not isinstance(classifier, nn.Linear):
-        raise _fault(model, f"the classifier must be an nn.Linear, got {_kind(classifier)}")
+        raise _wrong(model, f"a network whose classifier is an nn.Linear; got {described(classifier)}")
     if classifier.out_features != info.num_classes:
-        raise _fault(
-            model,
-            f"the classifier must have {info.num_classes} outputs, one for each class, got {classifier.out_features}",
-        )
+        outputs = f"{info.num_classes} outputs, one for each class; got {classifier.out_features}"
+        raise _wrong(model, f"a network whose classifier has {outputs}")
 
 
 def _check_facts(model: PluginSpec, info: DatasetInfo, network: Network, images: torch.Tensor) -> None:
     """Raise PluginFault for the first fact about the outputs that does not hold."""
-    outputs: Any = _guarded(model, lambda: network(images))
+    outputs: Any = _run(model, "forward", lambda: network(images))
     if not isinstance(outputs, Outputs):
-        raise _fault(model, f"the network must return Outputs, got {_kind(outputs)}")
+        raise _wrong(model, f"a network that returns Outputs; got {described(outputs)}")
     positions = _positions(network, images)
     _check_tensor(model, "logits", outputs.logits, (2, info.num_classes, *positions))
     _check_tensor(model, "features", outputs.features, (2, network.classifier.in_features, *positions))
-    if not _close(network.classified(outputs.features), outputs.logits):
-        raise _fault(model, "logits must be the classifier's output for the features, but they differ")
-    alone = _guarded(model, lambda: network(images[:1]))
-    if not _close(alone.logits, outputs.logits[:1]):
-        raise _fault(model, "in evaluation mode an image's logits must not depend on its batch, but they do")
+    if not close(network.classified(outputs.features), outputs.logits):
+        raise _wrong(model, "a network whose logits are the classifier's output for the features; they differ")
+    alone = _run(model, "forward", lambda: network(images[:1]))
+    if not close(alone.logits, outputs.logits[:1]):
+        raise _wrong(model, "a network whose logits of an image do not depend on its batch in evaluation mode; they do")
     if hasattr(network.body, "forward_intermediates") or type(network)._with_stages is not Network._with_stages:
-        with_stages = _guarded(model, lambda: network(images, stages=True))
+        with_stages = _run(model, "forward", lambda: network(images, stages=True))
         stages = with_stages.stages
         if not isinstance(stages, list) or len(stages) != 4:
-            count = f"{len(stages)}" if isinstance(stages, list) else _kind(stages)
-            raise _fault(model, f"stages must be a list of the outputs of the last 4 stages, got {count}")
+            raise _wrong(model, f"a network whose stages are a list of the last 4 maps; got {described(stages)}")
         for number, stage in enumerate(stages):
             _check_tensor(model, f"stage {number + 1} of 4", stage, (2, None, None, None))
-        if not _close(with_stages.logits, outputs.logits):
-            raise _fault(model, "logits must be the same with and without stages, but they differ")
+        if not close(with_stages.logits, outputs.logits):
+            raise _wrong(model, "a network whose logits are the same with and without stages; they differ")
 
 
 def _check_tensor(model: PluginSpec, name: str, tensor: Any, shape: tuple[int | None, ...]) -> None:
     """Raise PluginFault unless it is a finite float32 tensor of this shape; None stands for any side."""
-    if not isinstance(tensor, torch.Tensor):
-        raise _fault(model, f"{name} must be a tensor, got {_kind(tensor)}")
-    pairs = zip(shape, tensor.shape, strict=False)
-    if tensor.ndim != len(shape) or any(wanted not in (None, side) for wanted, side in pairs):
-        sides = ", ".join("any" if side is None else str(side) for side in shape)
-        raise _fault(model, f"{name} of 2 images must have shape [{sides}], got {list(tensor.shape)}")
-    if tensor.dtype != torch.float32:
-        raise _fault(model, f"{name} must be float32, got {str(tensor.dtype).removeprefix('torch.')}")
+    sides = ", ".join("any" if side is None else str(side) for side in shape)
+    verb = "is" if name.startswith("stage") else "are"
+    wanted, found = f"a network whose {name} for 2 images {verb} float32 [{sides}]", described(tensor)
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.float32 or tensor.ndim != len(shape):
+        raise _wrong(model, f"{wanted}; got {found}")
+    if any(side not in (None, actual) for side, actual in zip(shape, tensor.shape, strict=True)):
+        raise _wrong(model, f"{wanted}; got {found}")
     if not tensor.isfinite().all():
-        raise _fault(model, f"{name} must be finite, got NaN or infinity")
+        raise _wrong(model, f"a network whose {name} {verb} finite; got NaN or infinity")
 
 
-def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two results are equal up to rounding."""
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two results are equal up to rounding: kernels sum in another order for other batches."""
     scale = 1e-4 + 1e-3 * float(other.abs().max())
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=scale)
 
 
-def _kind(value: Any) -> str:
-    """Return the name of a value's class."""
-    return type(value).__name__
-
-
-def _guarded(model: PluginSpec, work: Callable[[], Result]) -> Result:
+def _run(model: PluginSpec, hook: str, work: Callable[[], Result]) -> Result:
     """Return ``work()``, code of a network; an exception in a user's network becomes a PluginFault."""
-    try:
+    if names.shipped(model.name):
         return work()
-    except UserError:
-        raise
-    except Exception as error:
-        if names.shipped(model.name):
-            raise
-        cause = f"{_kind(error)}: {reason(error)}" if str(error).strip() else _kind(error)
-        raise _fault(model, f"the network fails with {cause}", error) from error
+    return guarded(names.architecture(model.name), hook, work, model.name)
 
 
-def _fault(model: PluginSpec, problem: str, error: Exception | None = None) -> PluginFault:
-    """Return the fault of a user's network: its name, file and line, then the problem.
-
-    The line is that of ``build``, or for an exception the deepest one in the folder of the network's file.
-    """
-    code = _builder(model).__code__
-    file, line = Path(code.co_filename), code.co_firstlineno
-    for frame in traceback.extract_tb(error.__traceback__) if error else ():
-        if Path(frame.filename).parent == file.parent:
-            file, line = Path(frame.filename), frame.lineno or line
-    return PluginFault(f"{model.name} ({file.name}:{line}): {problem}")
-
-
-def _builder(model: PluginSpec) -> Any:
-    """Return the function that makes the network: ``build``, or the one that a user registered with timm."""
-    architecture: Any = names.architecture(model.name)
-    if issubclass(architecture, TimmModel) and not names.shipped(model.name):
-        import timm
-
-        return inspect.unwrap(timm.models.model_entrypoint(architecture.timm_name))
-    return architecture.build
+def _wrong(model: PluginSpec, expected: str) -> PluginFault:
+    """Return the fault of a user's ``build`` that does not return what is expected."""
+    return fault(names.architecture(model.name), "build", f"must return {expected}", model.name)

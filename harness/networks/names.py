@@ -70,9 +70,9 @@ def _is_module(name: str) -> bool:
         return False
 
 
-def _timm_model(name: str, module: str) -> type[Architecture]:
-    """Return TimmModel with a name; ``module`` is where the model's function is defined."""
-    return type(TimmModel.__name__, (TimmModel,), {"timm_name": name, "__module__": module})
+def _timm_model(name: str, module: str, **attributes: Any) -> type[Architecture]:
+    """Return TimmModel with a name and other attributes; ``module`` is where the model's function is defined."""
+    return type(TimmModel.__name__, (TimmModel,), {"timm_name": name, "__module__": module, **attributes})
 
 
 def _registered(name: str, module: str) -> type[Architecture]:
@@ -85,7 +85,8 @@ def _registered(name: str, module: str) -> type[Architecture]:
         raise UserError(
             f"{name!r} is not a network: {module} defines no Architecture and registers no {function!r} with timm"
         )
-    return _timm_model(function, plugin.__name__)
+    written_as = staticmethod(timm.models.model_entrypoint(function))
+    return _timm_model(function, plugin.__name__, written_as=written_as)
 
 
 def shipped(name: str) -> bool:

@@ -12,12 +12,12 @@ from harness.on_ray import prepare
 if TYPE_CHECKING:
     from harness.config.suite import Benchmark
     from harness.data.dataset import LoadedData
-    from harness.experiment.display import Display
+    from harness.experiment.display import Display, Failure
     from harness.experiment.grid import Grid
 
 
-def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> list[str]:
-    """Run the units on Ray; return one sentence for each failed unit. ``begin`` is called once Ray has started."""
+def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> list[Failure]:
+    """Run the units on Ray; return those that failed. ``begin`` is called once Ray has started."""
     prepare(joining=bool(benchmark.where.address or os.environ.get("RAY_ADDRESS")))
     from harness.on_ray import session, trials
 

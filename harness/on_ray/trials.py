@@ -28,7 +28,7 @@ with importing():
 
 from harness import registry
 from harness.data.dataset import LoadedData
-from harness.experiment.display import Listener, cycle_values
+from harness.experiment.display import Failure, Listener, cycle_values
 from harness.experiment.grid import Unit
 from harness.on_ray.session import Resources, nodes, resources
 from harness.results import code, lock
@@ -152,7 +152,7 @@ class _Listen(tune.Callback):
 
     def __init__(self, units: list[Unit], listener: Listener) -> None:
         self.units, self.listener = units, listener
-        self.failures: list[str] = []
+        self.failures: list[Failure] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Return an empty state: Tune pickles its callbacks, a terminal can't be pickled, and no state is restored."""
@@ -168,7 +168,7 @@ class _Listen(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if "failure" in result:
-            self.failures.append(f"{self.units[trial.config['unit']].name}: {result['failure']}")
+            self.failures.append(Failure(self.units[trial.config["unit"]].name, result["failure"]))
             self._notify("failed", trial, result)
         elif "labelled" in result:  # a cycle
             self._notify("cycle", trial, result)
@@ -182,12 +182,14 @@ class _Listen(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         unit = self.units[trial.config["unit"]]
         cause = str(trial.get_error() or "its process died").strip().splitlines()[-1]
-        self.failures.append(f"{unit.name}: {cause}")
+        self.failures.append(Failure(unit.name, cause))
         self._notify("failed", trial, {"failure": cause})
 
 
-def run(units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Path, listener: Listener) -> list[str]:
-    """Run the units on the Ray that ``session.start`` started; return one sentence for each unit that failed."""
+def run(
+    units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Path, listener: Listener
+) -> list[Failure]:
+    """Run the units on the Ray that ``session.start`` started; return those that failed."""
     shares = {exclusive: resources(where, exclusive, nodes()) for exclusive in (False, True)}
     put = {id(loaded): ray.put(loaded) for loaded in data.values()}
     parameters = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable
 from itertools import count
 from textwrap import fill
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 from harness.report.tables import EXTRA
 
-WIDTH = 120  # columns of the printed text
+WIDTH = 120  # columns of the text files, and of the printed text if it goes to no terminal
 
 
 DECIMALS = {"EP": 0, "total (min)": 3}  # quantity -> decimals; 2 for all others
@@ -121,9 +122,14 @@ def latex(shown: pd.DataFrame, caption: str, label: str) -> str:
     return text.replace("±", r"$\pm$").replace(NOTHING, "--")
 
 
-def wrapped(text: str) -> str:
-    """Return text in lines of at most WIDTH columns."""
-    return fill(text, WIDTH, break_on_hyphens=False)
+def wrapped(text: str, width: int = WIDTH) -> str:
+    """Return text in lines of at most ``width`` columns."""
+    return fill(text, width, break_on_hyphens=False)
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal, or WIDTH if there is none."""
+    return shutil.get_terminal_size((WIDTH, 24)).columns
 
 
 LONGEST_NAME = 150  # bytes of a file's name, which gets an ending and, while it is written, a longer one

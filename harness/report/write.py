@@ -38,6 +38,7 @@ from harness.report.formats import (
     latex,
     markdown,
     own_file_name,
+    terminal_width,
     wide,
     wide_cost,
     wide_metric,
@@ -165,7 +166,8 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
         *mixtures(records),
         *record_warnings(records),
     ]
-    printed = ["\n".join(wrapped(note) for note in notes)]
+    width = terminal_width()
+    printed = ["\n".join(wrapped(note, width) for note in notes)]
     marked = ["\n".join(f"- {markdown(note)}" for note in notes) + "\n"]
     for table in tables:
         stem = own_file_name(f"{suite.name}_{table.name}", used, table.numbers)
@@ -178,7 +180,7 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
         for ending, numbers in table.numbers.items():
             write_atomically(folder / f"{stem}{ending}.csv", csv(numbers).encode())
         if table.printed:
-            printed.append(text.rstrip())
+            printed.append(f"{wrapped(table.caption, width)}\n\n{as_text(table.shown, width)}".rstrip())
             marked.append(page)
         else:
             heading = table.caption.partition(":")[0]
