@@ -23,7 +23,7 @@ from harness import registry
 from harness.config.load import load_config
 from harness.data import rows
 from harness.data.dataset import DataRoot
-from harness.errors import DataMissing, UserError, check_platform, expanded, printable
+from harness.errors import DataMissing, UserError, check_platform, expanded, readable
 from harness.learning import process
 
 CONFIG = """\
@@ -219,7 +219,7 @@ def test_an_error_without_text_has_a_name() -> None:
 
 def test_control_characters_of_a_message_are_written_out(answer: Answer) -> None:
     assert answer("a\x1b[31mb")[1].startswith("error: ") and "\x1b" not in answer("a\x1b[31mb")[1]
-    assert printable("a\x1b[31m\u202eb\nc é 漢 👩‍🔬") == "a\\x1b[31m\\u202eb\\nc é 漢 👩‍🔬"
+    assert readable("a\x1b[31m\u202eb\nc é 漢 👩‍🔬") == "a\\x1b[31m\\u202eb\\nc é 漢 👩‍🔬"
 
 
 # ----------------------------------------------------------------------------------------------------------- paths

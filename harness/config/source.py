@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import UNPRINTABLE, UserError, did_you_mean, printable, reason
+from harness.errors import UNPRINTABLE, UserError, did_you_mean, readable, reason
 from harness.settings import SuiteKeys
 
 PAIR = {"acquisition", "training"}
@@ -149,7 +149,7 @@ class Source:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{self.path}:{line}: a key must be a single word, got a list or a mapping")
             key = str(key_node.value)
-            at = f"{self.path}:{line}: {'.'.join((*path, cut(printable(key))))}"
+            at = f"{self.path}:{line}: {'.'.join((*path, cut(readable(key))))}"
             if UNPRINTABLE.search(key):
                 raise UserError(f"{at}: a key must be printable text, got {shown_value(key)}")
             if key in own:
