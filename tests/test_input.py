@@ -183,7 +183,7 @@ def test_a_filter_may_name_a_method_with_a_comma(answer: Answer) -> None:
 def test_too_many_cycles_in_all_are_refused() -> None:
     seeds = ", ".join(map(str, range(1000)))
     line = refused(CONFIG.replace("seeds: [0]", f"seeds: [{seeds}]").replace("cycles: 3", "cycles: 1000"))
-    assert line.startswith("c.yaml:4: protocol.cycles: the config's methods x seeds x cycles must be at most 1000000 (")
+    assert line.startswith("c.yaml:4: protocol.cycles: the config's methods x seeds x cycles must be at most 100000 (")
 
 
 # -------------------------------------------------------------------------------------------------- command lines
