@@ -849,6 +849,7 @@ def test_list_names_every_plug_in(capsys: pytest.CaptureFixture[str], monkeypatc
     assert all(len(line) <= 80 for line in printed.splitlines())
     assert "  epmcm  (acquisition; images and label maps)\n      EPMCM: expected" in printed
     assert "        samples      whole number above 0 and at most 1000000000, default 1000:" in printed
+    assert "        latent       whole number at least 2 and at most 10000, default 32:" in printed, "the higher of two"
     assert "        form         closed or sampled, default closed: Eq. 7, or" in printed
     assert "  ads  (training and acquisition; images and label maps)\n" in printed
     assert printed.count("test_limit") == 1, "once for all datasets"
