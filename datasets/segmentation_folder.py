@@ -122,13 +122,6 @@ class SegmentationFolder(Dataset):
                 raise ValueError(f"must be two multiples of {MULTIPLE}, got {size}")
             return size
 
-        @field_validator("std")
-        @classmethod
-        def _std_is_positive(cls, std: list[float] | None) -> list[float] | None:
-            if std and min(std) <= 0:
-                raise ValueError(f"must be above 0, got {std}")
-            return std
-
     def info(self) -> DatasetInfo:
         """Return counts and shapes from headers. Decode a few label maps, to detect wrong ``classes`` before a run."""
         _, train_labels, _, test_labels = self._files

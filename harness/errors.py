@@ -40,7 +40,7 @@ def answered(work: Callable[[], int]) -> int:
         check_platform(sys.platform)
         return work()
     except UserError as error:
-        message = "\n".join(printable(line) for line in str(error).splitlines())
+        message = "\n".join(readable(line) for line in str(error).splitlines())
         print(f"error: {message}", file=sys.stderr)
         return 2
 
@@ -58,11 +58,6 @@ UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff0-\ufffb]"
 )
 """Characters that a terminal obeys or hides: control characters, half characters, directions, invisible ones."""
-
-
-def printable(text: str) -> str:
-    """Return a text with its unprintable characters written out, so that a terminal does not obey them."""
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def expanded(path: str | Path) -> Path:
@@ -86,11 +81,16 @@ class NotReproduced(RuntimeError):
 
 
 def readable(text: str) -> str:
-    """Return text that can be printed in one line and stored as UTF-8: the name of a file may hold any bytes."""
-    if text.isprintable():
-        return text
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    """Return text that can be printed in one line and stored as UTF-8: the name of a file may hold any bytes.
+
+    Unprintable characters are written out, so that a terminal does not obey them.
+    """
+    return UNPRINTABLE.sub(_written_out, text)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    byte = ord(found[0]) - 0xDC00  # Python's stand-in for a byte that is not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else found[0].encode("unicode_escape").decode()
 
 
 def reason(error: Exception) -> str:

@@ -690,7 +690,7 @@ def test_scenes_of_other_sizes(tmp_path: Path, size: list[int]) -> None:
             "dataset.test: the split 'val' occurs twice in train and test",
         ),
         ({"folder": "x", "classes": CLASSES, "mean": [0.5]}, "dataset.mean: must be at least 3 long, got [0.5]"),
-        ({"folder": "x", "classes": CLASSES, "std": [0, 1, 1]}, "dataset.std: must be above 0, got [0.0, 1.0, 1.0]"),
+        ({"folder": "x", "classes": CLASSES, "std": [0, 1, 1]}, "dataset.std.0: must be above 0, got 0"),
     ],
 )
 def test_mistakes_in_settings_get_one_sentence(tmp_path: Path, dataset: dict[str, Any], message: str) -> None:

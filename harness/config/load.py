@@ -73,7 +73,7 @@ def _named(
     return values["name"], settings, (*path, "name") if values is written else path
 
 
-MOST_CYCLES = 10**6
+MOST_CYCLES = 10**5
 """Most cycles of all trials of a config."""
 EARLIER = {"width", "output_stride"}
 """Keys that the resolved configs of earlier versions have for every network, as null where it has no such key."""
@@ -225,7 +225,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Benchmark:
         own = {"methods": suite["methods"]} if "methods" in suite else {}
         suites.append(_suite(name, {**merged(defaults, suite), **own}, source, where.download))
         if (cycles := sum(len(s.methods) * len(s.seeds) * s.protocol.cycles for s in suites)) > MOST_CYCLES:
-            problem = f"the config's methods x seeds x cycles must be at most {MOST_CYCLES} (more would take years)"
+            problem = f"the config's methods x seeds x cycles must be at most {MOST_CYCLES} (more would take months)"
             raise source.error(("protocol", "cycles"), f"{problem}, got {cycles}", name)
     return Benchmark(path.stem, suites, where, plugins)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import UNPRINTABLE, UserError, did_you_mean, printable, reason
+from harness.errors import UNPRINTABLE, UserError, did_you_mean, readable, reason
 from harness.settings import SuiteKeys
 
 PAIR = {"acquisition", "training"}
@@ -22,7 +22,8 @@ TOP_LEVEL = {"suites", "where", "plugins", *SuiteKeys.model_fields}
 
 LONGEST_VALUE = 60  # characters; longer values are cut in messages
 MOST_BYTES = 1_000_000  # of a config
-MOST_VALUES = 50_000  # of a config; a reused value counts at each of its places
+MOST_VALUES = 20_000  # of a config; a reused value counts at each of its places
+MOST_DEPTH = 50  # open brackets of a config
 MOST_DIGITS = 100  # of a whole number
 
 PREFIX = "tag:yaml.org,2002:"
@@ -34,6 +35,23 @@ class _Loader(yaml.SafeLoader):
 
     A number with a leading zero is a text as well, because 010 is 8 in YAML 1.1 and 10 in YAML 1.2.
     """
+
+    composed = 0
+    """Number of values composed so far."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a value, unless there are too many, for which PyYAML takes minutes."""
+        self.composed += 1
+        if self.composed > 2 * MOST_VALUES:  # keys count, too
+            problem = f"a config has at most {MOST_VALUES} values"
+            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        """Open a bracket, unless too many are open, for which PyYAML takes seconds."""
+        if self.flow_level >= MOST_DEPTH:
+            raise yaml.scanner.ScannerError(None, None, "values are nested too deeply", self.get_mark())
+        super().fetch_flow_collection_start(token)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -149,7 +167,7 @@ class Source:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{self.path}:{line}: a key must be a single word, got a list or a mapping")
             key = str(key_node.value)
-            at = f"{self.path}:{line}: {'.'.join((*path, cut(printable(key))))}"
+            at = f"{self.path}:{line}: {'.'.join((*path, cut(readable(key))))}"
             if UNPRINTABLE.search(key):
                 raise UserError(f"{at}: a key must be printable text, got {shown_value(key)}")
             if key in own:

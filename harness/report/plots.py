@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from harness.data.files import IGNORED
-from harness.errors import printable
+from harness.errors import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ def selected_grid(pictures: SelectedImages, title: str, caption: str) -> Figure:
     if score_map is not None:
         figure.colorbar(last, ax=list(grid[:, 3]), label="higher = more likely to be selected")
     present = np.union1d(pictures.labels, pictures.predictions)
-    classes = [_label(fill(printable(name), LEGEND)) for name in pictures.classes]
+    classes = [_label(fill(readable(name), LEGEND)) for name in pictures.classes]
     names = [(value, "no class" if value == IGNORED else classes[value]) for value in present]
     patches = [Patch(color=tuple(class_colours(value)), label=name) for value, name in names]
     figure.legend(handles=patches, loc="outside right upper", frameon=False)

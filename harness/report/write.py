@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import printable
+from harness.errors import readable
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 from harness.results.store import RunStore, write_atomically
@@ -213,8 +213,8 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
 
 def _shown(record: CycleRecord, method: str, trial: str) -> CycleRecord:
     """Return a record with the current name and id, and with warnings and classes that can be printed."""
-    per_class = {printable(name): iou for name, iou in record.per_class.items()}
-    return replace(record, method=method, trial=trial, warnings=[*map(printable, record.warnings)], per_class=per_class)
+    per_class = {readable(name): iou for name, iou in record.per_class.items()}
+    return replace(record, method=method, trial=trial, warnings=[*map(readable, record.warnings)], per_class=per_class)
 
 
 def read(run_dir: Path) -> tuple[str, list[tuple[SuiteEntry, list[CycleRecord]]]]:
@@ -223,7 +223,7 @@ def read(run_dir: Path) -> tuple[str, list[tuple[SuiteEntry, list[CycleRecord]]]
     A method whose records must not be averaged has several names: see harness.report.rows. Raises UserError if RUN_DIR
     has no valid run.json.
     """
-    manifest, store = Manifest.read(run_dir).printable(), RunStore(run_dir)
+    manifest, store = Manifest.read(run_dir).readable(), RunStore(run_dir)
     suites = []
     for suite in manifest.suites:
         records = [

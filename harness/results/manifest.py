@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.errors import UserError, printable
+from harness.errors import UserError, readable
 from harness.results.records import SCHEMA_VERSION
 
 MOST_BYTES = 200_000_000  # of run.json
@@ -103,18 +103,18 @@ class Manifest(BaseModel):
             problem = str(error).splitlines()[0]
             raise NoManifest(f"{path}: not the manifest of a run: {problem}") from error
 
-    def printable(self) -> Manifest:
+    def readable(self) -> Manifest:
         """Return the manifest with names and titles that can be printed, for reports."""
         suites = []
         for suite in self.suites:
-            texts: dict[str, Any] = {key: printable(text) for key, text in suite if isinstance(text, str)}
+            texts: dict[str, Any] = {key: readable(text) for key, text in suite if isinstance(text, str)}
             trials = {
-                trial: entry.model_copy(update={"method": printable(entry.method)})
+                trial: entry.model_copy(update={"method": readable(entry.method)})
                 for trial, entry in suite.trials.items()
             }
-            texts |= {"methods": [*map(printable, suite.methods)], "trials": trials}
+            texts |= {"methods": [*map(readable, suite.methods)], "trials": trials}
             suites.append(suite.model_copy(update=texts))
-        return self.model_copy(update={"name": printable(self.name), "suites": suites})
+        return self.model_copy(update={"name": readable(self.name), "suites": suites})
 
     def packed(self) -> bytes:
         """Return the bytes of run.json."""
