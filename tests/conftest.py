@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn as nn
 
 from harness import registry
 from harness.config.suite import PluginSpec, Trial
 from harness.data.dataset import DataRoot, Dataset, DatasetSettings, LoadedData
-from harness.learning.contract import Acquisition, Training
+from harness.learning.contract import Acquisition, Batch, Training
 from harness.learning.cycle import Cycle
 from harness.learning.process import Placement
 from harness.networks.names import spec as net
@@ -156,6 +157,31 @@ def state_of(trial: Trial, folder: Path) -> dict[str, Any]:
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Return whether two dictionaries of tensors are equal, bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of a network's weights."""
+    return {k: v.clone() for k, v in network.state_dict().items()}
+
+
+def generator(seed: int = 5) -> torch.Generator:
+    """Return a random stream."""
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 3) -> torch.Tensor:
+    """Return normally distributed numbers."""
+    return torch.randn(shape, generator=generator(seed))
+
+
+def batch_of(images: torch.Tensor, seed: int = 5) -> Batch:
+    """Return the images as a batch of a pool that has no others."""
+    return Batch(images, torch.arange(len(images)), generator(seed))
+
+
+def flat(text: str) -> str:
+    """Return the text in one line."""
+    return " ".join(text.split())
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,11 @@ import torch
 import yaml
 from conftest import (
     HALF,
+    batch_of,
     changed,
+    generator,
     make_trial,
+    noise,
     opened,
     outcomes,
     run,
@@ -59,18 +62,6 @@ DROPOUT = {"dropout": torch.tensor(0.25)}
 
 def logits_of(*probabilities: list[float]) -> torch.Tensor:
     return torch.tensor(probabilities).log()
-
-
-def noise(*shape: int, seed: int = 3) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def generator(seed: int = 5) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def batch_of(images: torch.Tensor, seed: int = 5) -> Batch:
-    return Batch(images, torch.arange(len(images)), generator(seed))
 
 
 def scores_of(

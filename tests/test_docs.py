@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import changed, make_trial, opened
+from conftest import changed, flat, make_trial, opened
 
 from harness import registry
 from harness.data.dataset import DataRoot, LoadedData
@@ -123,11 +123,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HARNESS_DATA", raising=False)
     return tmp_path
-
-
-def flat(text: str) -> str:
-    """Return the text in one line."""
-    return " ".join(text.split())
 
 
 @pytest.mark.parametrize("session", blocks("faq.md", "console"))

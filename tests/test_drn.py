@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import HALF, same
+from conftest import HALF, same, weights
 from safetensors.torch import save_file
 
 from harness import registry
@@ -51,10 +51,6 @@ def info(size: tuple[int, int] = (64, 96), classes: int = 19, channels: int = 3,
 
 def images(*size: int, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(1))
-
-
-def weights(network: nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in network.state_dict().items()}
 
 
 def on_meta(name: str) -> Any:

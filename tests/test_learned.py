@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import changed, make_trial, opened, outcomes, run, same, share, trained
+from conftest import batch_of, changed, make_trial, opened, outcomes, run, same, share, trained
 
 from harness import registry
 from harness.config.load import load_config
@@ -22,7 +22,7 @@ from harness.config.suite import PluginSpec
 from harness.data.dataset import DataRoot, Dataset, LoadedData
 from harness.errors import NonFiniteLoss, UserError
 from harness.learning import pool
-from harness.learning.contract import Acquisition, Batch, Training
+from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import evaluating
 from harness.networks.names import spec as net
@@ -50,10 +50,6 @@ def own(name: str, contract: type[Any] = Acquisition, **settings: Any) -> Plugin
 def both(name: str, **settings: Any) -> tuple[PluginSpec, PluginSpec]:
     """Return the training, with these settings, and the acquisition of a method that has both."""
     return own(name, Training, **settings), own(name)
-
-
-def batch_of(images: torch.Tensor) -> Batch:
-    return Batch(images, torch.arange(len(images)), torch.Generator())
 
 
 @pytest.fixture(scope="session")

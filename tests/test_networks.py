@@ -3,14 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import HALF, same
+from conftest import HALF, same, weights
 
 from harness.data.dataset import DatasetInfo
 from harness.errors import UserError
 from harness.networks import names as network_names
 from harness.networks.building import build, initial
 from harness.networks.names import spec as net
-from harness.networks.network import Network
 from harness.settings import Recipe
 
 CPU = torch.device("cpu")
@@ -19,10 +18,6 @@ SMALL = net("resnet_small", width=4)
 
 def info(channels: int = 3, size: int = 32, classes: int = 10) -> DatasetInfo:
     return DatasetInfo(100, 10, classes, channels, (size, size), "")
-
-
-def weights(network: Network) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in network.state_dict().items()}
 
 
 @pytest.mark.parametrize(

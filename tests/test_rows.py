@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import flat
 from PIL import Image
 
 from harness import load, registry, run
@@ -215,10 +216,6 @@ def rows(tmp_path: Path) -> dict[str, int]:
     return {method: len({r.seed for r in records if r.method == method}) for method in suite.methods}
 
 
-def shown(text: str) -> str:
-    return " ".join(text.split())
-
-
 def test_a_method_edited_between_two_seeds_is_refused(
     plugin: Path, go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,7 +236,7 @@ def test_a_method_edited_between_two_seeds_is_refused(
     assert "acquisition own (" in error and "--accept-changes" in error and "Ran" not in error
     assert files == {p: p.read_bytes() for p in (tmp_path / "run").rglob("cycle_*.json")}, "nothing was started"
     assert go("--resume", "--accept-changes", seeds=[0, 1, 2], **own) == 0
-    said = shown(capsys.readouterr().out)
+    said = flat(capsys.readouterr().out)
     (one, other) = [name for name in rows(tmp_path) if name.startswith("Own [code ")]
     assert rows(tmp_path) == {"Ran": 3, one: 2, other: 1}
     assert f"the rows have different seeds: Ran: 0, 1, 2; {one}: 0, 1; {other}: 2." in said
@@ -467,7 +464,7 @@ def test_a_shortened_run_keeps_its_later_cycles(go: Go, tmp_path: Path, capsys: 
     whole = outcomes(tmp_path / "run")
     capsys.readouterr()
     assert go("--resume") == 0
-    said = shown(capsys.readouterr().out)
+    said = flat(capsys.readouterr().out)
     assert "suite c: its tables end after 30 labelled images, before 40; the records of later cycles are kept" in said
     assert "2 of 2 trials and 4 of 4 cycles finished" in said
     assert "0 trials" in said or "To run: 0 trials" in said

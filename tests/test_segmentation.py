@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import HALF, changed, make_street_trial, opened, outcomes, run, same, state_of
+from conftest import HALF, batch_of, changed, make_street_trial, noise, opened, outcomes, run, same, state_of
 from measure import peak
 from test_methods import METHODS, describes, run_with_stops
 
@@ -49,10 +49,6 @@ def maps(*shape: int, ignored: float = 0.2) -> torch.Tensor:
     labels = torch.randint(0, C, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     labels[torch.rand(shape, generator=torch.Generator().manual_seed(2)) < ignored] = IGNORED
     return labels
-
-
-def noise(*shape: int, seed: int = 3) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 # -------------------------------------------------------------------------------------------------- images, labels
@@ -184,10 +180,6 @@ class Fixed:
 
     def __call__(self, images: torch.Tensor, stages: bool = False) -> Outputs:
         return self.outputs
-
-
-def batch_of(images: torch.Tensor) -> Batch:
-    return Batch(images, torch.arange(len(images)), torch.Generator())
 
 
 def made(name: str, classes: int = C, **settings: Any) -> Acquisition:

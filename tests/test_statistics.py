@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_trial, outcomes, run, same, spec, state_of, trained
+from conftest import generator, make_trial, outcomes, run, same, spec, state_of, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,10 +37,6 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def covariance_of(features: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:

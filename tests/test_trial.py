@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -596,12 +597,21 @@ def test_every_part_of_a_cycle_has_its_phase(
     "method", ["cross_entropy core_set", "isda epmcm", "ll4al ll4al", "cross_entropy vaal", "cross_entropy qbc"]
 )
 def test_phases_of_a_record_make_up_its_wall_time(
-    method: str, start: str, digits: LoadedData, folders: Folders
+    method: str,
+    start: str,
+    digits: LoadedData,
+    folders: Folders,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    trial = make_trial(*method.split(), epochs=2, start=start)
+    """The clock stands still while other processes have the cores, which may be longer than a whole cycle."""
+    gc.disable()  # so does the collection of other tests' garbage
+    request.addfinalizer(gc.enable)
+    trial, elsewhere = make_trial(*method.split(), epochs=2, start=start), [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: time.process_time() + elsewhere[0])
 
     def report(record: CycleRecord) -> None:
-        time.sleep(0.15)  # what is done with a record is no cycle's time
+        elsewhere[0] += 10.0  # what is done with a record is no cycle's time
 
     folder = folders()
     records = run(trial, digits, folder, report)
@@ -612,7 +622,7 @@ def test_phases_of_a_record_make_up_its_wall_time(
         assert record.seconds.keys() == set(PHASES)
         total = sum(record.seconds.values())
         assert total <= record.wall_seconds
-    assert sum(sum(r.seconds.values()) for r in records) > 0.98 * sum(r.wall_seconds for r in records)
+    assert sum(sum(r.seconds.values()) for r in records) > 0.999 * sum(r.wall_seconds for r in records)
 
 
 def test_a_record_says_what_was_run(digits: LoadedData, folders: Folders) -> None:
