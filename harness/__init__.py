@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from harness.data.dataset import DatasetSettings as DatasetSettings
     from harness.data.dataset import LoadedData as LoadedData
     from harness.data.dataset import balanced as balanced
+    from harness.data.dataset import spaced as spaced
     from harness.data.files import IGNORED as IGNORED
+    from harness.data.files import Files as Files
     from harness.errors import DataMissing as DataMissing
     from harness.errors import UserError as UserError
     from harness.learning.contract import IMAGES as IMAGES
@@ -58,6 +60,7 @@ _FACE = {
     "DatasetInfo": "harness.data.dataset",
     "DatasetSettings": "harness.data.dataset",
     "DenseNetwork": "harness.networks.network",
+    "Files": "harness.data.files",
     "IGNORED": "harness.data.files",
     "IMAGES": "harness.learning.contract",
     "LoadedData": "harness.data.dataset",
@@ -76,6 +79,7 @@ _FACE = {
     "load_config": "harness.config.load",
     "load_dataset": "harness.config.load",
     "per_position": "harness.learning.labels",
+    "spaced": "harness.data.dataset",
 }
 
 __all__ = [*_FACE]

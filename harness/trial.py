@@ -134,8 +134,8 @@ class ActiveLearner:
             "weights": self.network.weights_source,
             "sha256": settings.weights_sha256,
             "normalisation": "weights" if own else "dataset",
-            "mean": list(mean),
-            "std": list(std),
+            "mean": [*map(float, mean)],
+            "std": [*map(float, std)],
         }
 
     def provenance(self) -> dict[str, Any]:

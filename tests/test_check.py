@@ -486,6 +486,12 @@ WRONG_DATA: list[tuple[type[Any], Any, str, str]] = [
         "mean must have 3 numbers, one per channel, of pixels scaled to 0..1; got (127.5, 127.5, 127.5)",
     ),
     (
+        W.Vanishing,
+        datasets.gives_batches,
+        where(W.Vanishing, "load"),
+        "a batch, normalised by mean and std, must be finite float32; got float32 [2, 3, 8, 8] (training images)",
+    ),
+    (
         W.Shuffled,
         datasets.loads_twice,
         where(W.Shuffled, "load"),
@@ -544,7 +550,7 @@ def test_a_wrong_dataset_fails_its_check_alone(
 def test_a_right_dataset(plugged: Plug, with_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert harness.check.main([plugged(W.Fine), "--data", str(with_file)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 2 + len(datasets.CHECKS) and lines[-1] == "Fine: all 12 checks passed"
+    assert len(lines) == 1 + 2 + len(datasets.CHECKS) and lines[-1] == "Fine: all 13 checks passed"
     assert harness.check.main(["Fine", "--data", str(with_file / "elsewhere")]) == 2
     assert "Fine can't be checked without its data: " in capsys.readouterr().err
 

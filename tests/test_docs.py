@@ -17,8 +17,9 @@ import pytest
 import torch
 from conftest import changed, flat, make_trial, opened
 
+import harness
 from harness import registry
-from harness.data.dataset import DataRoot, LoadedData
+from harness.data.dataset import DataRoot, Dataset, LoadedData
 from harness.learning.contract import Acquisition, Training
 from harness.learning.inference import evaluating
 from harness.run import main
@@ -100,13 +101,57 @@ def test_the_example_of_a_dataset_runs(tmp_path: Path) -> None:
         )
     }
     np.savez(tmp_path / "cells.npz", **arrays)
-    settings = module.Npz.Settings(file="cells.npz", limit=12)
+    settings = module.Npz.Settings(file="cells.npz", limit=18)
     dataset = module.Npz(settings, DataRoot(tmp_path, download=False))
     info, data = dataset.info(), dataset.load()
-    assert (info.num_train, info.num_test, info.num_classes, info.channels, info.size) == (12, 9, 3, 3, (6, 5))
-    assert data.train_images.shape == (12, 6, 5, 3) and len(data.classes) == 3
+    assert (info.num_train, info.num_test, info.num_classes, info.channels, info.size) == (18, 9, 3, 3, (6, 5))
+    assert data.train_images.shape == (18, 6, 5, 3) and len(data.classes) == 3
+    learner, cycle = opened(make_trial(initial=9, budget=3, candidates=6), data)
+    assert cycle.images.unaugmented(cycle.labelled).dtype == torch.float32
+    assert learner.train(cycle).final_loss > 0 and len(learner.select(cycle).indices) == 3
     with pytest.raises(module.DataMissing, match="save the arrays there"):
         module.Npz(module.Npz.Settings(file="none.npz"), DataRoot(tmp_path, download=False)).info()
+
+
+def imports(source: str) -> dict[str, set[str]]:
+    """Return the modules of the harness that a source imports from -> the names."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "harness":
+            found.setdefault(str(node.module), set()).update(name.name for name in node.names)
+        elif isinstance(node, ast.Import):
+            found |= {name.name: set() for name in node.names if name.name.startswith("harness.")}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_import_from_harness_what_it_exports_and_nothing_below_it(page: Path) -> None:
+    """A rule of method.md. Examples of code that a reader copies are blocks; those of folders are files."""
+    sources = re.findall(r"```python.*?\n(.*?)```", page.read_text(), re.DOTALL)
+    if page.name == "README.md":
+        sources += [path.read_text() for path in (ROOT / "examples").glob("own_*/*.py")]
+    for source in sources:
+        found = imports(source)
+        assert set(found) <= {"harness"}
+        assert found.get("harness", set()) <= set(harness.__all__)
+
+
+@pytest.mark.parametrize("page", ["method.md", "dataset.md", "network.md"])
+def test_what_a_page_calls_is_exported(page: str) -> None:
+    """Names in the text, such as ``Files(paths, size)``, that the modules behind the contracts define."""
+    text = re.sub(r"```.*?```", "", (DOCS / page).read_text(), flags=re.DOTALL)
+    named = set(re.findall(r"`(\w+)(?=[(`])", text))
+    contracts = {module for module in harness._FACE.values() if module != "harness.trial"}
+    hooks = {*dir(Dataset), *dir(Training), *dir(Acquisition)}
+    public = {name for module in contracts for name in defined_in(module) if name in named - hooks}
+    assert public and public <= set(harness.__all__)
+
+
+def defined_in(module: str) -> set[str]:
+    """Return the classes and functions that a module of the harness defines."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    nodes = ast.parse(path.read_text()).body
+    return {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
 # -------------------------------------------------------------------------------------------------------- messages

@@ -19,8 +19,12 @@ from harness import registry
 from harness.checking.text import Inapplicable, Wrong, run_checks, settings_of, wrapped
 from harness.data.dataset import DataRoot, Dataset, DatasetInfo, DatasetSettings, LoadedData, facts
 from harness.data.files import IGNORED, Files
+from harness.data.images import Images
+from harness.data.rows import on_device
 from harness.errors import DataMissing, UserError
-from harness.faults import named
+from harness.faults import described, named
+from harness.lazy import torch
+from harness.settings import Recipe
 
 AT_ONCE = 64
 """Images that are decoded at once."""
@@ -165,6 +169,20 @@ def mean_and_std_are_scaled(it: Loadable) -> None:
             )
 
 
+def gives_batches(it: Loadable) -> None:
+    """A batch of its images is finite float32, normalised by mean and std."""
+    device = torch.device("cpu")
+    for split, (images, _) in it.splits().items():
+        first = images[np.arange(min(len(images), 2))]
+        of_split = Images(on_device(first, device), it.data, Recipe.model_validate({"epochs": 1}))
+        batch = of_split.unaugmented(torch.arange(len(first)))
+        if batch.dtype != torch.float32 or not batch.isfinite().all():
+            raise it.wrong(
+                f"a batch, normalised by mean and std, must be finite float32; got {described(batch)} ({split} images)",
+                "load",
+            )
+
+
 def loads_twice(it: Loadable) -> None:
     """A second load gives the same images and labels in the same order."""
     again = it.make().load()
@@ -261,6 +279,7 @@ CHECKS: list[Callable[[Loadable], str | None]] = [
     labels_are_classes,
     classes_differ,
     mean_and_std_are_scaled,
+    gives_batches,
     loads_twice,
     loads_elsewhere,
     splits_differ,

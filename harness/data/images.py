@@ -35,7 +35,10 @@ class Images:
         self.pixels = pixels
         """[N, H, W, channels] uint8"""
         self.padding, self.crop_size, self.flip = recipe.crop_padding, recipe.crop_size, recipe.flip
-        mean, std = (torch.tensor(v, device=pixels.device) for v in normalisation or (data.mean, data.std))
+        # numpy's float64 would make all batches float64, which no network takes
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32, device=pixels.device) for v in normalisation or (data.mean, data.std)
+        )
         self._scale = 1 / (255 * std)
         self._shift = -mean / std
         self._resized: dict[int, Images] = {}
