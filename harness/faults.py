@@ -69,14 +69,17 @@ def make(plugin: type[Any], name: str, *arguments: Any) -> Any:
     return guarded(plugin, "__init__", lambda: named(plugin(*arguments), name), name)
 
 
-def guarded(plugin: Any, hook: str, work: Callable[[], Result], name: str = "") -> Result:
-    """Return ``work()``, code of a plug-in that faults call ``hook``. Raises PluginFault like ``call``."""
+def guarded(plugin: Any, hook: str, work: Callable[[], Result], name: str = "", at: str = "") -> Result:
+    """Return ``work()``, code of a plug-in that faults call ``hook``. Raises PluginFault like ``call``.
+
+    The line is that of the hook ``at``, by default ``hook``, if no line of the plug-in's own raised the exception.
+    """
     try:
         return work()
     except (Exception, SystemExit) as error:
         if _passes(error):
             raise
-        raise _raised(plugin, hook, error, name) from error
+        raise _raised(plugin, hook, error, name, at) from error
 
 
 def described(value: Any) -> str:
@@ -134,10 +137,10 @@ def _passes(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
-def _raised(plugin: Any, hook: str, error: BaseException, name: str = "") -> PluginFault:
+def _raised(plugin: Any, hook: str, error: BaseException, name: str = "", at: str = "") -> PluginFault:
     """Return the fault for an exception in a hook, at the deepest line in the plug-in's file or folder."""
     cls = plugin if isinstance(plugin, type) else type(plugin)
-    file, line = _place(cls, hook)
+    file, line = _place(cls, at or hook)
     own, _ = _place(cls, "")
     for frame in traceback.extract_tb(error.__traceback__):
         if _belongs(frame.filename, own):

@@ -136,6 +136,25 @@ def test_its_correct_twin_starts(wrong: Wrong, folder: Path) -> None:
     assert len(loaded.train_images) in (60, 300)
 
 
+def test_a_dataset_that_ignores_its_limit_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = next(wrong for wrong in DATASETS if wrong.name == "draws_from_numpy").write(folder, correct=True)
+    path = config(folder, name, "Dataset")
+    for key, count in (("limit", 60), ("test_limit", 20)):
+        assert main([str(path), f"dataset={{name: {name}, {key}: 10}}", "--plan"]) == 2
+        sentence = f"info must apply {key}: with {key}=10 at most 10 images are left; got {count}\n"
+        assert capsys.readouterr().err.endswith(sentence)
+
+
+def test_the_streams_are_those_before_a_dataset_drew_from_them(folder: Path) -> None:
+    name = next(wrong for wrong in DATASETS if wrong.name == "draws_from_numpy").write(folder)
+    benchmark = load_config(config(folder, name, "Dataset"))
+    before = random.getstate(), np.random.get_state(legacy=False)["state"]["key"]  # noqa: NPY002
+    with pytest.raises(UserError, match="must not draw"):
+        runner._load(benchmark, expand(benchmark, fetch=True))
+    assert random.getstate() == before[0]
+    assert (np.random.get_state(legacy=False)["state"]["key"] == before[1]).all()  # noqa: NPY002
+
+
 def test_there_are_at_least_forty_wrong_plug_ins() -> None:
     names = [wrong.name for wrong in (*METHODS, *CONFIGS, *DATASETS)]
     assert len(set(names)) == len(names) >= 40

@@ -728,9 +728,13 @@ WRONG_NETWORKS: list[tuple[type[Any], Any, str]] = [
     (
         OneTooMany,
         networks.fits,
-        "3 images of 32 x 32 pixels must give logits (3, 5) float32; got (3, 6) torch.float32",
+        "build must return a network whose classifier has 5 outputs, one for each class; got 6",
     ),
-    (ThreeChannels, networks.takes_any_channels, "RuntimeError: Given groups=1, weight of size [4, 3, 3, 3]"),
+    (
+        ThreeChannels,
+        networks.takes_any_channels,
+        "forward raises RuntimeError: Given groups=1, weight of size [4, 3, 3, 3]",
+    ),
     (
         NoBias,
         networks.has_a_classifier,
@@ -773,6 +777,71 @@ WRONG_NETWORKS: list[tuple[type[Any], Any, str]] = [
 ]
 
 
+class Deep(Architecture):
+    """Its classifier is not one layer."""
+
+    def build(self, info: DatasetInfo) -> Any:
+        body = Body(info.channels, info.num_classes)
+        body.fc = nn.Sequential(body.fc)  # type: ignore[assignment]
+        return Network(body)
+
+
+class Silent(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        if info.channels == 3:
+            raise AssertionError
+        return Network(Body(info.channels, info.num_classes))
+
+
+class Narrow(Architecture):
+    def build(self, info: DatasetInfo) -> Any:
+        body = Body(info.channels, info.num_classes)
+        body.fc = nn.Linear(2, info.num_classes)
+        return Network(body)
+
+
+@pytest.mark.parametrize(
+    ("cls", "sentence"),
+    [
+        (Deep, "build must return a network whose classifier is an nn.Linear; got Sequential"),
+        (Silent, "build raises AssertionError"),
+        (Narrow, "forward raises RuntimeError: mat1 and mat2 shapes cannot be multiplied (3x6 and 2x5)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_a_check_says_of_a_network_has_text_and_line(
+    cls: type[Any], sentence: str, plugged: Plug, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert harness.check.main([plugged(cls)]) == 1
+    (line,) = wrong_lines(capsys.readouterr().out)
+    place = line_of(cls, "raise") if cls is Silent else where(cls, "build")
+    assert line == f"images: {cls.__name__} ({place}): {sentence}"
+
+
+class Diverging(Training):
+    def loss(self, outputs: Any, targets: Any, progress: float) -> torch.Tensor:
+        mean: torch.Tensor = outputs.logits.mean()
+        return mean * float("nan")
+
+
+def test_a_loss_that_is_nan_is_a_sentence(plugged: Plug, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harness.check.main([plugged(Diverging)]) == 1
+    printed = capsys.readouterr().out
+    assert "NonFiniteLoss" not in printed
+    assert f"Diverging ({where(Diverging, 'loss')}): loss must lead to finite numbers; cycle 0, epoch 0" in printed
+
+
+def test_an_exception_without_a_message_has_its_place(plugged: Plug) -> None:
+    def empty(subject: Any) -> None:
+        """It holds."""
+        raise AssertionError
+
+    (line,) = said("silent", Silent, empty, None)
+    assert re.fullmatch(
+        r"silent \(test_check\.py:\d+\): AssertionError without a message, raised at test_check\.py:\d+", line
+    )
+
+
 def test_each_check_of_networks_has_a_wrong_network() -> None:
     assert [case[1] for case in WRONG_NETWORKS] == [networks.fits, *networks.CHECKS]
 
@@ -812,7 +881,7 @@ def test_label_maps_need_a_dense_network(plugged: Plug, capsys: pytest.CaptureFi
         labels = frozenset({MAPS})
 
     assert harness.check.main([plugged(Flat)]) == 1
-    assert "for label maps build must return a DenseNetwork; got Network" in capsys.readouterr().out
+    assert "build must return a DenseNetwork for label maps; got Network" in capsys.readouterr().out
     assert issubclass(DenseNetwork, Network)
 
 

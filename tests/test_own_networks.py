@@ -221,6 +221,23 @@ WRONG = {
         PLAIN.replace("Stages(stages(info), ", "nn.Sequential("),
         "build must return a network whose body has get_cl",
     ),
+    "several layers": (
+        PLAIN.replace("nn.Linear(16, info.num_classes)", "nn.Sequential(nn.Linear(16, info.num_classes))"),
+        "build must return a network whose classifier is an nn.Linear; got Sequential",
+    ),
+    "outputs of another dataset": (
+        PLAIN.replace("info.num_classes", "10"),
+        "build must return a network whose classifier has 5 outputs, one for each class; got 10",
+    ),
+    "seeds torch": (
+        PLAIN.replace("return", "torch.manual_seed(0)\n        return"),
+        "build must draw its weights from torch's global random stream, which the harness seeds, and must not seed it; "
+        "two seeds give equal networks",
+    ),
+    "numpy": (
+        PLAIN.replace("return", "import numpy; numpy.random.seed(0)\n        return"),
+        "build must draw from torch's global random stream alone; it draws from that of numpy",
+    ),
     "outputs": (
         PLAIN.replace("info.num_classes", "info.num_classes + 1"),
         "build must return a network whose classifier has 5 outputs, one for each class; got 6",

@@ -17,7 +17,7 @@ import numpy as np
 
 from harness import registry
 from harness.checking.text import Inapplicable, Wrong, run_checks, settings_of, wrapped
-from harness.data.dataset import DataRoot, Dataset, DatasetInfo, DatasetSettings, LoadedData, facts
+from harness.data.dataset import DataRoot, Dataset, DatasetInfo, DatasetSettings, LoadedData, facts, same_streams
 from harness.data.files import IGNORED, Files
 from harness.data.images import Images
 from harness.data.rows import on_device
@@ -71,7 +71,9 @@ class Loadable:
     @cached_property
     def data(self) -> LoadedData:
         """What ``load`` returns."""
-        data: LoadedData = self.make().load()
+        dataset = self.make()
+        with same_streams(named(dataset, self.name), "load"):
+            data: LoadedData = dataset.load()
         return data
 
     def splits(self) -> dict[str, tuple[Any, Any]]:

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn as nn
@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from harness.checking.text import Wrong, cut, run_checks, settings_of, wrapped
 from harness.data.dataset import DatasetInfo
 from harness.learning.contract import IMAGES, MAPS
+from harness.networks import building
 from harness.networks.building import close
 from harness.networks.network import DenseNetwork, Network, Outputs
-from harness.settings import Recipe
+from harness.settings import PluginSpec, Recipe
 
 CLASSES, BATCH = 5, 3
 SIZES = {IMAGES: ((32, 32), (48, 40)), MAPS: ((40, 56), (37, 50))}
@@ -28,20 +29,23 @@ SIZES = {IMAGES: ((32, 32), (48, 40)), MAPS: ((40, 56), (37, 50))}
 class OnKind:
     """A network under check, for one kind of labels."""
 
+    name: str
     plugin: type[Any]
     settings: Any
     kind: str
+    hook: ClassVar[str] = "build"
+    """What an exception is put down to if no line of the plug-in's file raises it."""
+
+    @property
+    def model(self) -> PluginSpec:
+        """The network as a config names it."""
+        return PluginSpec(self.name, self.settings)
 
     def build(self, seed: int = 0, channels: int = 3, size: tuple[int, int] | None = None) -> Network:
-        """Return a new network in evaluation mode, with weights drawn from torch's global stream with this seed."""
+        """Return a new network in evaluation mode, with weights drawn with this seed, as a run builds it."""
         size = size or SIZES[self.kind][0]
         info = DatasetInfo(8, 8, CLASSES, channels, size, "made for a check", self.kind == MAPS)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = self.plugin(self.settings).build(info)
-        if not isinstance(network, Network):
-            raise self.wrong(f"build must return a Network; got {type(network).__name__}")
-        return network.eval()
+        return building.build(self.model, info, seed).eval()
 
     def images(self, channels: int = 3, size: tuple[int, int] | None = None, seed: int = 0) -> torch.Tensor:
         """Return normalised images [3, channels, H, W]."""
@@ -51,7 +55,7 @@ class OnKind:
     def outputs(self, network: Network, images: torch.Tensor, stages: bool = False) -> Outputs:
         """Return the network's outputs, without gradients."""
         with torch.no_grad():
-            return network(images, stages)
+            return building.run(self.model, "forward", lambda: network(images, stages))
 
     def wrong(self, problem: str) -> Wrong:
         """Return the failure of a check."""
@@ -64,8 +68,7 @@ def fits(it: OnKind) -> None:
         network = it.build(size=size)
         expected: tuple[int, ...] = (BATCH, CLASSES)
         if it.kind == MAPS:
-            if not isinstance(network, DenseNetwork):
-                raise it.wrong(f"for label maps build must return a DenseNetwork; got {type(network).__name__}")
+            assert isinstance(network, DenseNetwork)  # see building.build
             expected += tuple(-(-side // network.stride) for side in size)
         logits = it.outputs(network, it.images(size=size)).logits
         if logits.shape != expected or logits.dtype != torch.float32:
@@ -73,6 +76,8 @@ def fits(it: OnKind) -> None:
             raise it.wrong(
                 f"{BATCH} images of {size[0]} x {size[1]} pixels must give logits {expected} float32; got {found}"
             )
+        if not logits.isfinite().all():
+            raise it.wrong("the logits must be finite; got NaN or infinity")
 
 
 def takes_any_channels(it: OnKind) -> None:
@@ -139,7 +144,7 @@ def restores(it: OnKind) -> None:
     """Its state_dict, loaded into another network, gives the same outputs."""
     network, other, images = it.build(1), it.build(2), it.images()
     network.train()
-    network(images)  # moves buffers
+    it.outputs(network, images)  # moves buffers
     other.load_state_dict(network.state_dict())
     if not torch.equal(it.outputs(network.eval(), images).logits, it.outputs(other, images).logits):
         raise it.wrong("the state_dict must hold all that the outputs depend on; another network with it differs")
@@ -148,7 +153,7 @@ def restores(it: OnKind) -> None:
 def trains_every_parameter(it: OnKind) -> None:
     """A gradient reaches each parameter."""
     network = it.build().train()
-    network(it.images()).logits.square().sum().backward()
+    building.run(it.model, "forward", lambda: network(it.images()).logits.square().sum().backward())
     without = [name for name, p in network.named_parameters() if p.grad is None]
     if without:
         more = f" and {len(without) - 1} more" if len(without) > 1 else ""
@@ -198,7 +203,7 @@ def check(name: str, plugin: type[Any], values: dict[str, Any], say: Callable[[s
     for kind in sorted(declared):
         prefix = f"{kind}: "
         for checks in ([fits], CHECKS):
-            more_failed, more = run_checks(name, plugin, checks, OnKind(plugin, settings, kind), say, prefix)
+            more_failed, more = run_checks(name, plugin, checks, OnKind(name, plugin, settings, kind), say, prefix)
             failed, ran = failed + more_failed, ran + more
             if more_failed and checks is not CHECKS:
                 say(wrapped("skip", f"{prefix}the other checks need a network that runs"))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from harness.config.messages import sentence
 from harness.config.source import cut as cut_text
 from harness.config.source import parsed, problem_of
-from harness.errors import UserError, did_you_mean
+from harness.errors import NonFiniteLoss, UserError, did_you_mean
 from harness.faults import WrongData
 
 
@@ -62,17 +62,23 @@ def place(plugin: type[Any], hook: str = "") -> str:
         return f"{plugin.__qualname__}{f'.{hook}' if hook else ''}"
 
 
-def explained(name: str, plugin: type[Any], error: Exception) -> str:
-    """Return what an exception of a check or of a plug-in means, in a sentence with file and line."""
+def explained(name: str, plugin: type[Any], error: Exception, hook: str = "") -> str:
+    """Return what an exception of a check or of a plug-in means, in a sentence with file and line.
+
+    The line is that of ``hook`` if the plug-in's own file is not in the traceback.
+    """
     if isinstance(error, Wrong):
         return f"{name} ({place(error.plugin, error.hook)}): {error.problem}"
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | NonFiniteLoss):
         return str(error)
     file = inspect.getsourcefile(plugin)
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     own = [frame for frame in frames if file and Path(frame[0]).parent == Path(file).parent]
-    where = f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else place(plugin)
+    where = f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else place(plugin, hook)
     said = str(error) if isinstance(error, WrongData) else f"{type(error).__name__}: {error}"
+    if not str(error).strip():
+        file, line = frames[-1] if frames else ("?", 0)
+        said = f"{type(error).__name__} without a message, raised at {Path(file).name}:{line}"
     return f"{name} ({where}): {said}"
 
 
@@ -100,7 +106,7 @@ def run_checks(
             continue
         except Exception as error:
             failed += 1
-            say(wrapped("WRONG", f"{prefix}{explained(name, plugin, error)}"))
+            say(wrapped("WRONG", f"{prefix}{explained(name, plugin, error, getattr(subject, 'hook', ''))}"))
         else:
             say(wrapped("ok", holds))
             if note:

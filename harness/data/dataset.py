@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from harness import seeds
 from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files
 from harness.errors import DataMissing, UserError, expanded, readable, reason
 from harness.faults import PluginFault, WrongData, call, check_signature, described, fault, make, name_of
@@ -251,7 +255,8 @@ def opened(plugin: type[Dataset], name: str, settings: Any, data_root: DataRoot)
 def _asked(dataset: Dataset, hook: str) -> Any:
     """Return what a hook returns. What the system says of a file, or a lack of memory, becomes a DataMissing."""
     try:
-        return call(dataset, hook)
+        with same_streams(dataset, hook):
+            return call(dataset, hook)
     except DataMissing as missing:
         raise DataMissing(readable(str(missing))) from missing
     except PluginFault as wrong:
@@ -264,6 +269,23 @@ def _asked(dataset: Dataset, hook: str) -> Any:
         raise DataMissing(f"{name_of(dataset)} does not fit into memory: {LESS}") from None
 
 
+@contextmanager
+def same_streams(dataset: Dataset, hook: str) -> Iterator[None]:
+    """Raise PluginFault if the hook, which runs in the ``with`` block, moves a global random stream.
+
+    All streams are restored, also if nothing is wrong.
+    """
+    before, modules = seeds.global_states(), len(sys.modules)
+    yield
+    after = seeds.global_states()
+    seeds.restore(before)
+    if len(sys.modules) > modules:  # importing scikit-learn draws from random
+        del before["random"]
+    if library := seeds.moved(before, after):
+        problem = f"must not draw from the global random stream of {library}, or seed it"
+        raise fault(dataset, hook, f"{problem}; draw from numpy.random.default_rng(SEED)")
+
+
 def facts(dataset: Dataset) -> DatasetInfo:
     """Return a dataset's ``info``. Raises PluginFault if it is wrong."""
     info = _asked(dataset, "info")
@@ -273,6 +295,11 @@ def facts(dataset: Dataset) -> DatasetInfo:
         value, least = getattr(info, name), 2 if name == "num_classes" else 1
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise fault(dataset, "info", f"must return {name} as an int of at least {least}; got {described(value)}")
+    for name, count in (("limit", info.num_train), ("test_limit", info.num_test)):
+        limit = getattr(dataset.settings, name)
+        if limit is not None and count > limit:
+            problem = f"must apply {name}: with {name}={limit} at most {limit} images are left"
+            raise fault(dataset, "info", f"{problem}; got {count}")
     sides = info.size
     if not (isinstance(sides, tuple) and len(sides) == 2 and all(isinstance(s, int) and s > 0 for s in sides)):
         raise fault(dataset, "info", f"must return size as (height, width) in pixels; got {sides!r:.60}")

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.data.dataset import IMAGES, MAPS
+from harness.errors import NonFiniteLoss
 from harness.faults import call, check_signature, described, fault, make
 from harness.lazy import torch
+from harness.seeds import global_states, moved
 from harness.settings import Recipe, Strict
 
 if TYPE_CHECKING:
@@ -182,7 +184,7 @@ def _check_portable(half: Half, hook: str, tensors: Any) -> None:
 def fit(training: Training, cycle: Cycle) -> float:
     """Train the cycle's network with a forked random stream, and return the loss."""
     network = cycle.network
-    with forked(cycle.key("global"), cycle.device), unwritten(training, "fit", _of_cycle(cycle)):
+    with forked(cycle.key("global"), cycle.device), unwritten(training, "fit", _of_cycle(cycle)), _finite(training):
         loss = call(training, "fit", cycle)
     if isinstance(loss, bool) or not isinstance(loss, float | int | np.floating) or not np.isfinite(loss):
         raise fault(training, "fit", f"must return a finite float, the last epoch's mean loss; got {described(loss)}")
@@ -195,6 +197,22 @@ def fit(training: Training, cycle: Cycle) -> float:
         )
         raise fault(training, "fit", problem)
     return float(loss)
+
+
+@contextmanager
+def _finite(half: Half) -> Iterator[None]:
+    """Let a NonFiniteLoss of a user's half name it, and the hook that most likely causes it."""
+    try:
+        yield
+    except NonFiniteLoss as error:
+        if type(half).__module__.startswith("harness."):
+            raise
+        own = [hook for hook in ("prepare", "loss", "fit", "batch") if not _inherited(half, hook)]
+        raise fault(half, own[0] if own else "loss", f"must lead to finite numbers; {error}") from error
+
+
+def _inherited(half: Half, hook: str) -> bool:
+    return getattr(getattr(half, hook, None), "__module__", "harness.").startswith("harness.")
 
 
 def batch(
@@ -298,7 +316,8 @@ def check_selected(acquisition: Acquisition, indices: list[int], candidates: lis
 
 def prepare(acquisition: Acquisition, cycle: Cycle) -> Columns:
     """Return the tensors that an acquisition prepares for scoring, with a forked random stream."""
-    with forked(cycle.key("prepare"), cycle.device), unwritten(acquisition, "prepare", _of_cycle(cycle)):
+    forks = forked(cycle.key("prepare"), cycle.device)
+    with forks, unwritten(acquisition, "prepare", _of_cycle(cycle)), _finite(acquisition):
         prepared = call(acquisition, "prepare", cycle)
     _check_portable(acquisition, "prepare", prepared)
     return prepared
@@ -415,22 +434,10 @@ def forked(seed: int, device: torch.device) -> Iterator[None]:
 
 def _streams(device: torch.device) -> dict[str, Any]:
     """Return the states of the global random streams; no state is read from a device."""
-    states = {
-        "random": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
-        "torch": torch.get_rng_state(),
-    }
+    states = global_states()
     if device.type == "cuda":
         states["torch.cuda"] = torch.cuda.get_rng_state(device)
     return states
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return all(_same(value, other[key]) for key, value in one.items())
-    return np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one == other)
 
 
 @contextmanager
@@ -438,15 +445,13 @@ def same_streams(half: Half, hook: str, device: torch.device) -> Iterator[None]:
     """Raise PluginFault if the hook, which runs in the ``with`` block, moves a global random stream."""
     before = _streams(device)
     yield
-    after = _streams(device)
-    for library, state in before.items():
-        if not _same(state, after[library]):
-            instead = {
-                "describe": "batch.generator",
-                "select": "its generator",
-                "first": "cycle.stream(...)",
-            }.get(hook, "a torch.Generator of its own")
-            raise fault(half, hook, f"must not draw from the global random stream of {library}; draw from {instead}")
+    if library := moved(before, _streams(device)):
+        instead = {
+            "describe": "batch.generator",
+            "select": "its generator",
+            "first": "cycle.stream(...)",
+        }.get(hook, "a torch.Generator of its own")
+        raise fault(half, hook, f"must not draw from the global random stream of {library}; draw from {instead}")
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -14,7 +14,7 @@ from harness.faults import PluginFault, Result, described, fault, guarded
 from harness.networks import names
 from harness.networks.network import DenseNetwork, Network, Outputs
 from harness.networks.weights import load_weights
-from harness.seeds import key
+from harness.seeds import global_states, key, moved, restore
 from harness.settings import PluginSpec
 
 
@@ -44,7 +44,13 @@ def build(model: PluginSpec, info: DatasetInfo, seed: int) -> Network:
     names.check_fits(model, info)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # seeds only the CPU's generator, not the GPU's
-        network = _run(model, "build", lambda: names.of(model).build(info))
+        before = global_states()
+        network = run(model, "build", lambda: names.of(model).build(info))
+        del before["torch"]
+        if library := moved(before, global_states()):
+            restore(before)
+            problem = f"must draw from torch's global random stream alone; it draws from that of {library}"
+            raise fault(names.architecture(model.name), "build", problem, model.name)
         _check_built(model, info, network)
         _set_last_gammas(network, model)
         if model.settings.initialisation == "pytorch":
@@ -80,6 +86,7 @@ def check(model: PluginSpec, info: DatasetInfo) -> None:
     if not names.shipped(model.name):
         with torch.no_grad():
             _check_facts(model, info, network, images)
+        _check_seeded(model, info, network)
         return
     try:
         with torch.no_grad():
@@ -105,7 +112,7 @@ def _check_built(model: PluginSpec, info: DatasetInfo, network: Any) -> None:
         raise _wrong(model, f"a {expected.__name__} for {info.labels}; got {described(network)}")
     if not hasattr(network.body, "get_classifier"):
         raise _wrong(model, f"a network whose body has get_classifier(); {described(network.body)} has not")
-    classifier = _run(model, "get_classifier", network.body.get_classifier)
+    classifier = run(model, "get_classifier", network.body.get_classifier)
     if not isinstance(classifier, nn.Linear):
         raise _wrong(model, f"a network whose classifier is an nn.Linear; got {described(classifier)}")
     if classifier.out_features != info.num_classes:
@@ -115,7 +122,7 @@ def _check_built(model: PluginSpec, info: DatasetInfo, network: Any) -> None:
 
 def _check_facts(model: PluginSpec, info: DatasetInfo, network: Network, images: torch.Tensor) -> None:
     """Raise PluginFault for the first fact about the outputs that does not hold."""
-    outputs: Any = _run(model, "forward", lambda: network(images))
+    outputs: Any = run(model, "forward", lambda: network(images))
     if not isinstance(outputs, Outputs):
         raise _wrong(model, f"a network that returns Outputs; got {described(outputs)}")
     positions = _positions(network, images)
@@ -123,11 +130,11 @@ def _check_facts(model: PluginSpec, info: DatasetInfo, network: Network, images:
     _check_tensor(model, "features", outputs.features, (2, network.classifier.in_features, *positions))
     if not close(network.classified(outputs.features), outputs.logits):
         raise _wrong(model, "a network whose logits are the classifier's output for the features; they differ")
-    alone = _run(model, "forward", lambda: network(images[:1]))
+    alone = run(model, "forward", lambda: network(images[:1]))
     if not close(alone.logits, outputs.logits[:1]):
         raise _wrong(model, "a network whose logits of an image do not depend on its batch in evaluation mode; they do")
     if hasattr(network.body, "forward_intermediates") or type(network)._with_stages is not Network._with_stages:
-        with_stages = _run(model, "forward", lambda: network(images, stages=True))
+        with_stages = run(model, "forward", lambda: network(images, stages=True))
         stages = with_stages.stages
         if not isinstance(stages, list) or len(stages) != 4:
             raise _wrong(model, f"a network whose stages are a list of the last 4 maps; got {described(stages)}")
@@ -135,6 +142,16 @@ def _check_facts(model: PluginSpec, info: DatasetInfo, network: Network, images:
             _check_tensor(model, f"stage {number + 1} of 4", stage, (2, None, None, None))
         if not close(with_stages.logits, outputs.logits):
             raise _wrong(model, "a network whose logits are the same with and without stages; they differ")
+
+
+def _check_seeded(model: PluginSpec, info: DatasetInfo, network: Network) -> None:
+    """Raise PluginFault if a network's weights are those of another seed: all seeds of a run would start alike."""
+    own, others = network.state_dict(), build(model, info, 1).state_dict()
+    if own.keys() == others.keys() and all(torch.equal(own[name], others[name]) for name in own):
+        problem = (
+            "must draw its weights from torch's global random stream, which the harness seeds, and must not seed it"
+        )
+        raise fault(names.architecture(model.name), "build", f"{problem}; two seeds give equal networks", model.name)
 
 
 def _check_tensor(model: PluginSpec, name: str, tensor: Any, shape: tuple[int | None, ...]) -> None:
@@ -156,11 +173,11 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=scale)
 
 
-def _run(model: PluginSpec, hook: str, work: Callable[[], Result]) -> Result:
+def run(model: PluginSpec, hook: str, work: Callable[[], Result]) -> Result:
     """Return ``work()``, code of a network; an exception in a user's network becomes a PluginFault."""
     if names.shipped(model.name):
         return work()
-    return guarded(names.architecture(model.name), hook, work, model.name)
+    return guarded(names.architecture(model.name), hook, work, model.name, at="build")
 
 
 def _wrong(model: PluginSpec, expected: str) -> PluginFault:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from wrong import Wrong
 
 HEAD = """
+import random
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData
 from harness.data.files import Files
@@ -47,6 +49,20 @@ DATA = "load returns wrong data: "
 BUILT = "return LoadedData("
 
 DATASETS = [
+    *(
+        loading(
+            f"draws_from_{library}",
+            f"{draw}; images = np.zeros((80, 8, 8, 1), np.uint8)",
+            "images = np.zeros((80, 8, 8, 1), np.uint8)",
+            f"load must not draw from the global random stream of {library}, or seed it; draw from "
+            "numpy.random.default_rng(SEED)",
+        )
+        for library, draw in (
+            ("numpy", "np.random.seed(0)"),
+            ("random", "random.random()"),
+            ("torch", "torch.rand(1)"),
+        )
+    ),
     Wrong(
         "own_settings",
         "Dataset",

@@ -210,6 +210,18 @@ def extra_passes(cls, settings, recipe, labelled, candidates):  # here
 
 TRAININGS = [
     Wrong(
+        "loss_is_nan",
+        "Training",
+        """
+        def loss(self, outputs, targets, progress):  # here
+            return outputs.logits.mean() * float("nan")
+        """,
+        'float("nan")',
+        "1.0",
+        "loss must lead to finite numbers; cycle 0, epoch 0, training step 0: the loss is nan; a lower learning rate "
+        "(recipe.learning_rate or the method's own) or, for ISDA, a lower lambda_0 usually fixes this",
+    ),
+    Wrong(
         "make_a_list",
         "Training",
         """
