@@ -10,6 +10,7 @@ written by hand.
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import harness  # noqa: E402
 from harness import load_config, registry  # noqa: E402
 from harness.config.messages import bounds  # noqa: E402
 from harness.config.schema import record_schema, run_schema  # noqa: E402
@@ -220,7 +222,24 @@ def matrix() -> str:
     return table(("acquisition", *COLUMNS.values()), rows)
 
 
-PARTS: dict[str, Callable[[], str]] = {"keys": keys, "methods": methods, "records": records, "matrix": matrix}
+def face() -> str:
+    """Return the names that ``import harness`` has, each with the first line of its docstring, or its value."""
+    rows = []
+    for name in harness.__all__:
+        thing = getattr(harness, name)
+        own = name not in ("IGNORED", "IMAGES", "MAPS")
+        line = (inspect.getdoc(thing) or "").split("\n\n")[0] if own else f"The constant {thing!r}."
+        rows.append((f"`{name}`", prose(line)))
+    return table(("name", "what it is"), rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "keys": keys,
+    "methods": methods,
+    "records": records,
+    "matrix": matrix,
+    "face": face,
+}
 
 
 def pages() -> dict[Path, tuple[str, str]]:

@@ -15,7 +15,7 @@ from harness.errors import Parser, answered
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the parsed command line. Raises UserError."""
     parser = Parser(prog="python -m harness.check", description="Check a method, a dataset or a network.")
-    parser.add_argument("name", help="the plug-in, as a config names it")
+    parser.add_argument("name", nargs="?", help="the plug-in, as a config names it")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="set a setting, e.g. iterations=3")
     parser.add_argument("--kind", choices=[*run.SUITES], help="needed only if plug-ins of two kinds have this name")
     parser.add_argument(
@@ -24,7 +24,10 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--plugins", action="append", default=[], metavar="PATH", help="a file or folder with plug-ins; may be repeated"
     )
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if options.name is None:
+        parser.error("the name of a plug-in is needed, e.g. epmcm")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:

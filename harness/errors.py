@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -35,7 +37,50 @@ class Parser(argparse.ArgumentParser):
 
 
 def answered(work: Callable[[], int]) -> int:
-    """Return the exit code of a command line's work, or print its user error as one line and return 2."""
+    """Return the exit code of a command line's work, or print its user error as one line and return 2.
+
+    If the reader of the output goes away, as ``head`` does, nothing more is printed, and the work goes on.
+    """
+    out, err = Lasting(sys.stdout), Lasting(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            return _answered(work)
+        finally:
+            out.flush()
+            err.flush()
+
+
+class Lasting:
+    """A stream that goes on into nothing once nobody reads it any more."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, unless nobody reads it."""
+        with self._lasting():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, unless nobody reads it."""
+        with self._lasting():
+            self.stream.flush()
+
+    @contextmanager
+    def _lasting(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # what is still buffered goes into nothing as well
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.stream.fileno())
+            os.close(nothing)
+
+
+def _answered(work: Callable[[], int]) -> int:
     try:
         check_platform(sys.platform)
         return work()

@@ -183,11 +183,14 @@ def every(folder: str, contract: type[Plugin]) -> dict[str, type[Plugin]]:
 
 
 def broken() -> list[str]:
-    """Return why plug-ins in the added folders can't be imported, a sentence for each."""
+    """Return why plug-ins in the added folders, or entry points, can't be imported, a sentence for each."""
+    found = [(module, repr(name)) for name, module in sorted(_added.items())]
+    for folder, kind in KINDS.items():
+        found += [(module, f"{kind} {name!r}") for name, module in sorted(installed(folder).items())]
     problems = []
-    for name in sorted(_added):
+    for module, what in found:
         try:
-            _import(_added[name], repr(name))
+            _import(module, what)
         except UserError as error:
             problems.append(str(error))
     return problems

@@ -895,12 +895,12 @@ def test_label_maps_need_a_dense_network(plugged: Plug, capsys: pytest.CaptureFi
         (["epmmc", "--kind", "dataset"], "unknown dataset 'epmmc'; allowed: cifar10, "),
         (["vaal", "iteratons=3"], "iteratons=3: unknown key 'iteratons'; did you mean 'iterations'? allowed: "),
         (["random", "x=3"], "x=3: unknown key 'x'; this plug-in has no settings"),
-        (["vaal", "iterations=many"], "iterations: must be a whole number, got 'many'"),
+        (["vaal", "iterations=many"], "vaal (command line): iterations: must be a whole number, got 'many'"),
         (["vaal", "iterations"], "iterations: a setting is written KEY=VALUE, e.g. iterations=3"),
         (["vaal", "iterations=[3"], "iterations=[3: not valid YAML: expected ',' or ']'"),
-        (["image_folder"], "folder: this key is required"),
+        (["image_folder"], "image_folder (command line): folder: this key is required; write folder=VALUE"),
         (["vaal", "--kin", "method", "--what"], "unrecognized arguments: --what; --help lists the options"),
-        ([], "the following arguments are required: name"),
+        ([], "the name of a plug-in is needed, e.g. epmcm; --help lists the options"),
     ],
 )
 def test_wrong_arguments_of_check(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -113,6 +114,18 @@ def test_the_example_of_a_dataset_runs(tmp_path: Path) -> None:
         module.Npz(module.Npz.Settings(file="none.npz"), DataRoot(tmp_path, download=False)).info()
 
 
+def test_the_example_of_a_notebook_runs() -> None:
+    ((name, source),) = EXAMPLE.findall((DOCS / "notebook.md").read_text())
+    found = vars(loaded(name, source))
+    assert 0 < found["accuracy"] <= 1 and len(found["selected"]) == 40
+    assert isinstance(found["cycle"], harness.Cycle) and len(found["cycle"].labelled) == 80
+
+
+def test_the_page_of_the_face_names_all_of_it() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", (DOCS / "notebook.md").read_text(), re.M)
+    assert [name for name, _ in rows] == harness.__all__ and all(line.strip() for _, line in rows)
+
+
 def imports(source: str) -> dict[str, set[str]]:
     """Return the modules of the harness that a source imports from -> the names."""
     found: dict[str, set[str]] = {}
@@ -157,6 +170,9 @@ def defined_in(module: str) -> set[str]:
 # -------------------------------------------------------------------------------------------------------- messages
 
 
+IN_PROCESS = "where: {trials: in_process}\n"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the tutorial's config, cut down to seconds."""
@@ -164,13 +180,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for old, new in (("epochs: 20", "epochs: 1"), ("[15]", "[]"), ("[0, 1, 2]", "[0]")):
         assert old in config
         config = config.replace(old, new)
-    (tmp_path / "mine.yaml").write_text(config + "where: {trials: in_process}\n")
+    (tmp_path / "mine.yaml").write_text(config + IN_PROCESS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HARNESS_DATA", raising=False)
     return tmp_path
 
 
-@pytest.mark.parametrize("session", blocks("faq.md", "console"))
+SESSIONS = blocks("faq.md", "console")
+ON_RAY = [session for session in SESSIONS if "cluster" in session]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+@pytest.mark.parametrize("session", ON_RAY)
+def test_every_message_of_ray_is_printed_by_its_very_command(session: str, folder: Path) -> None:
+    """The other messages come before Ray starts, or from trials that need no Ray."""
+    (folder / "mine.yaml").write_text((folder / "mine.yaml").read_text().replace(IN_PROCESS, ""))
+    command, _, expected = session.removeprefix("$ ").partition("\n")
+    words = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2 and done.stderr.endswith(expected)
+
+
+def test_one_message_comes_from_ray() -> None:
+    assert len(ON_RAY) == 1
+
+
+@pytest.mark.parametrize("session", [session for session in SESSIONS if session not in ON_RAY])
 def test_every_message_of_the_questions_is_printed(
     session: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

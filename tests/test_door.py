@@ -106,6 +106,52 @@ def test_a_module_of_a_package_is_used(tmp_path: Path, monkeypatch: pytest.Monke
     assert "own_package.squared" in trial.name
 
 
+def test_a_list_names_an_entry_point_without_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "installed", lambda folder: {"lost": "no_such_file"} if folder == "methods" else {})
+    assert list_plugins([]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "can't be imported method 'lost': there is no module 'no_such_file'" in printed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "harness.list",
+        "harness.run --schema",
+        "harness.run quickstart --plan",
+        "harness.run quickstart --check-data",
+        "harness.check random",
+    ],
+)
+def test_a_pipe_that_nobody_reads_ends_quietly(command: str, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", *command.split()]
+    done = subprocess.run(
+        words,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    config = written(tmp_path, methods={"Ran": "random"})
+    words = [sys.executable, "-m", "harness.run", str(config), f"where.output={tmp_path / 'run'}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(words, stdout=write, stderr=write, env=environment).returncode == 0
+    os.close(write)
+    assert list(harness.load(tmp_path / "run")["cycle"]) == [0, 1]
+
+
 def test_an_entry_point_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin(tmp_path, "own_file.py")
     info = tmp_path / "own_file-1.0.dist-info"

@@ -39,6 +39,24 @@ def test_an_own_plug_in_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert all(method in printed for method in suite.methods)
 
 
+def test_load_of_a_run_without_a_finished_cycle_has_the_columns_and_types_of_others(tmp_path: Path) -> None:
+    config = ROOT / "examples" / "own_method" / "own_method.yaml"
+    for output in ("whole", "empty"):
+        assert (
+            main([str(config), f"where.output={tmp_path / output}", "where.trials=in_process", "recipe.epochs=1"]) == 0
+        )
+    for cycle in (tmp_path / "empty").glob("**/cycle_*"):
+        cycle.unlink()
+    whole, empty = harness.load(tmp_path / "whole"), harness.load(tmp_path / "empty")
+    assert len(whole) and not len(empty)
+    assert dict(whole.dtypes) == dict(empty.dtypes) and list(whole) == list(empty)
+
+
+def test_load_dataset_finds_plug_ins_of_ones_own() -> None:
+    folder = ROOT / "examples" / "own_dataset"
+    assert len(harness.load_dataset({"name": "stripes", "limit": 20}, plugins=[folder]).train_images) == 20
+
+
 def test_load_of_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(harness.UserError, match=r"not the results folder of a run"):
         harness.load(tmp_path)
@@ -47,9 +65,9 @@ def test_load_of_another_folder_is_refused(tmp_path: Path) -> None:
 def test_load_dataset_takes_a_spec_as_in_a_config(tmp_path: Path) -> None:
     assert harness.load_dataset({"name": "digits", "limit": 50}).train_images.shape == (50, 8, 8, 1)
     assert len(harness.load_dataset("digits").test_images) == 355
-    with pytest.raises(harness.UserError, match="load_dataset:1: dataset: unknown dataset 'digit'; did you mean"):
+    with pytest.raises(harness.UserError, match=r"^dataset: unknown dataset 'digit'; did you mean"):
         harness.load_dataset("digit")
-    with pytest.raises(harness.UserError, match="unknown key 'limits'; did you mean 'limit'"):
+    with pytest.raises(harness.UserError, match=r"^dataset\.limits: unknown key 'limits'; did you mean 'limit'"):
         harness.load_dataset({"name": "digits", "limits": 50})
     with pytest.raises(harness.DataMissing, match=str(tmp_path)):
         harness.load_dataset("cifar10", data=tmp_path)

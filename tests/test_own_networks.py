@@ -437,7 +437,8 @@ def test_normalisation_belongs_to_the_weights(colours: LoadedData, tmp_path: Pat
         ),
         (
             {"weights": "pretrained"},
-            "model.weights: there are no pretrained weights of 'resnet_small'; name a",
+            "model.weights: there are no pretrained weights of 'resnet_small'; name a local file. Models of timm have "
+            "some, such as resnet18 or tf_efficientnet_lite0",
         ),
     ],
 )

@@ -17,7 +17,7 @@ from harness.config.messages import sentence
 from harness.config.source import cut as cut_text
 from harness.config.source import parsed, problem_of
 from harness.errors import NonFiniteLoss, UserError, did_you_mean
-from harness.faults import WrongData
+from harness.faults import WrongData, name_of
 
 
 class Wrong(Exception):
@@ -146,7 +146,9 @@ def validated(cls: type[Any], values: dict[str, Any]) -> Any:
         return cls.Settings.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         path, problem = sentence(cls.Settings, error.errors()[0])
-        raise UserError(f"{'.'.join(map(str, path)) or cls.__name__}: {problem}") from None
+        key = ".".join(map(str, path)) or "Settings"
+        missing = f"; write {key}=VALUE" if path and path[-1] not in values and len(path) == 1 else ""
+        raise UserError(f"{name_of(cls)} (command line): {key}: {problem}{missing}") from None
 
 
 LARGE, SMALL = 16, 8

@@ -18,7 +18,7 @@ from harness import registry
 from harness.config.messages import sentence
 from harness.config.source import PAIR, TOP_LEVEL, Source, apply_overrides, merged, shown_value
 from harness.config.suite import DEFAULT_TRAINING, Benchmark, Suite, open_dataset
-from harness.data.dataset import Dataset, LoadedData, check_dataset
+from harness.data.dataset import Dataset, LoadedData, check_dataset, facts, fetch, loaded
 from harness.errors import UNPRINTABLE, UserError, did_you_mean, expanded
 from harness.faults import PluginFault
 from harness.learning import boundary
@@ -246,19 +246,34 @@ def _plugins(source: Source) -> list[str]:
     return [str(path) for path in paths]
 
 
-def load_dataset(spec: str | dict[str, Any], data: str | Path | None = None, download: bool = False) -> LoadedData:
+class _Argument(Source):
+    """The value of an argument in Python, which is on no line."""
+
+    def at(self, path: Iterable[Any], suite: str | None = None) -> str:
+        """Return the key alone."""
+        return ".".join(map(str, path))
+
+
+def load_dataset(
+    spec: str | dict[str, Any],
+    data: str | Path | None = None,
+    download: bool = False,
+    plugins: Iterable[str | Path] = (),
+) -> LoadedData:
     """Return a loaded dataset: its name, or a mapping of its name and settings, as in a config.
 
-    ``data`` is the folder that holds all datasets (where.data), ``download`` whether missing data may be downloaded.
-    Raises UserError, and DataMissing if files are missing.
+    ``data`` is the folder that holds all datasets (where.data), ``download`` whether missing data may be downloaded,
+    ``plugins`` the folders or files with plug-ins of one's own. Raises UserError, and DataMissing if files are missing.
     """
-    source = Source(Path("load_dataset"), json.dumps({"dataset": spec}, default=str))
+    for path in plugins:
+        registry.add(Path(path))
+    source = _Argument(Path("dataset"), json.dumps({"dataset": spec}, default=str))
     plugin = _plugin(spec, "datasets", Dataset, source, ("dataset",), "")
     where = {"data": None if data is None else str(data), "download": download}
     dataset = open_dataset(plugin, Where.model_validate(where))
-    dataset.info()
-    dataset.fetch()
-    return dataset.load()
+    info = facts(dataset)
+    fetch(dataset)
+    return loaded(dataset, info)
 
 
 def config_path(written: str) -> Path:

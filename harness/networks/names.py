@@ -125,7 +125,7 @@ def resolved(model: PluginSpec, download: bool = False) -> PluginSpec:
     if path == PRETRAINED:
         found = architecture(model.name).pretrained(download)
         if found is None:
-            raise UserError(f"model.weights: there are no pretrained weights of {model.name!r}; name a local file")
+            raise no_pretrained(model.name)
         path = str(found.path)
         if settings.weights_mean is None and settings.weights_std is None:
             update = {"weights_mean": found.mean, "weights_std": found.std}
@@ -141,6 +141,14 @@ def resolved(model: PluginSpec, download: bool = False) -> PluginSpec:
     if (mean is None) != (std is None) or len(mean or ()) != len(std or ()):
         raise UserError("model.weights_std: needs as many values as model.weights_mean, one for each channel")
     return PluginSpec(model.name, settings.model_copy(update={"weights_sha256": digest, **update}))
+
+
+def no_pretrained(name: str) -> UserError:
+    """Return the error for the word ``pretrained`` where a network has no such weights."""
+    return UserError(
+        f"model.weights: there are no pretrained weights of {name!r}; name a local file. Models of timm have some, "
+        "such as resnet18 or tf_efficientnet_lite0: timm.list_pretrained() lists them"
+    )
 
 
 def normalisation(model: PluginSpec, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

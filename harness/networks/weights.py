@@ -26,7 +26,7 @@ def load_weights(network: Network, model: PluginSpec, channels: int) -> None:
     if path == network_names.PRETRAINED:
         found = network_names.architecture(model.name).pretrained(download=False)
         if found is None:
-            raise UserError(f"model.weights: there are no pretrained weights of {model.name!r}; name a local file")
+            raise network_names.no_pretrained(model.name)
         path = str(found.path)
     try:
         digest, read = network_names.sha256(path), load_state_dict(Path(path).expanduser(), use_ema=False)

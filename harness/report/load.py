@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import expanded
 from harness.report.write import read
-from harness.results.records import METRICS, PHASES
+from harness.results.records import METRICS, PHASES, CycleRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
+FIRST = ("suite", "dataset", "model", "method", "seed", "cycle", "labelled")
 LAST = ("target_parameters", "extra_parameters", "selected", "selected_files", "warnings")
+FLOATS = dict.fromkeys([*METRICS, "final_loss", *(f"seconds_{phase}" for phase in PHASES)], float)
+"""Columns that hold None where there is no number."""
+NOTHING = CycleRecord(
+    *("", "", "", "", "", 0, 0, 0, {}, [], {}, 0.0, 0, 0, {}, 0, None, "", 1, 1, "", {"shards": []}),
+)
+"""A record whose values have the types of others."""
 
 
 def load(run_dir: str | Path) -> pd.DataFrame:
@@ -27,17 +34,22 @@ def load(run_dir: str | Path) -> pd.DataFrame:
 
     _, suites = read(expanded(run_dir))
     rows = [
-        {
-            **{key: getattr(r, key) for key in ("suite", "dataset", "model", "method", "seed", "cycle", "labelled")},
-            **{metric: r.metrics.get(metric) for metric in METRICS},
-            "final_loss": r.final_loss,
-            **{f"seconds_{phase}": r.seconds.get(phase) for phase in PHASES},
-            "wall_seconds": r.wall_seconds,
-            "peak_memory_bytes": r.peak_memory(),
-            **{key: getattr(r, key) for key in LAST},
-            "trial": r.trial,
-        }
+        _row(r)
         for suite, records in suites
         for r in sorted(records, key=lambda r: (suite.methods.index(r.method), r.seed, r.cycle))
     ]
-    return pd.DataFrame(rows).astype(dict.fromkeys(METRICS, float))
+    # a table without rows has the columns of one with rows, and their types
+    return pd.DataFrame(rows or [_row(NOTHING)]).astype(FLOATS).iloc[: len(rows)]
+
+
+def _row(record: CycleRecord) -> dict[str, Any]:
+    return {
+        **{key: getattr(record, key) for key in FIRST},
+        **{metric: record.metrics.get(metric) for metric in METRICS},
+        "final_loss": record.final_loss,
+        **{f"seconds_{phase}": record.seconds.get(phase) for phase in PHASES},
+        "wall_seconds": record.wall_seconds,
+        "peak_memory_bytes": record.peak_memory(),
+        **{key: getattr(record, key) for key in LAST},
+        "trial": record.trial,
+    }
