@@ -208,7 +208,9 @@ class Where(Strict):
     """Where and how a config runs: folders, devices, processes. Trial ids do not depend on these settings."""
 
     output: str | None = Field(
-        None, description="results folder; default: runs/<file name of the config without .yaml>"
+        None,
+        description="results folder; a relative path is below the current folder, not the config's; default: "
+        "runs/<file name of the config without .yaml>",
     )
     data: str | None = Field(None, description="folder with all datasets; default: $HARNESS_DATA, else ./data")
     download: bool = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from harness import registry
 from harness.data.dataset import DataRoot, Dataset, LoadedData
 from harness.learning.contract import Acquisition, Training
 from harness.learning.inference import evaluating
+from harness.results.records import PHASES
 from harness.run import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -243,6 +245,15 @@ def test_every_other_message_of_the_questions_is_in_the_code(message: str) -> No
 def test_generated_parts_are_up_to_date() -> None:
     done = subprocess.run([sys.executable, DOCS / "generate.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_column_of_load_is_listed() -> None:
+    lines = (DOCS / "records.md").read_text().partition("\n| columns |")[2].splitlines()[2:]
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    listed = [word for row in rows for word in re.findall("`([^`]+)`", row.split(" | ")[0])]
+    columns = [*harness.load(ROOT / "tests" / "stored" / "version3")]
+    assert {*columns} - {*listed} == {f"seconds_{phase}" for phase in PHASES if phase not in ("setup", "train")}
+    assert {*listed} <= {*columns}
 
 
 def test_every_key_has_a_meaning() -> None:

@@ -179,6 +179,14 @@ def test_a_model_that_one_registers_with_timm(make: Make, digits: LoadedData, tm
     check(dense, MAPS_INFO)
 
 
+def test_a_model_that_a_file_in_plugins_registers_with_timm(tmp_path: Path) -> None:
+    (tmp_path / "own_file.py").write_text(TIMM.replace("my_net_of_mine", "my_net_of_a_file"))
+    (tmp_path / "c.yaml").write_text(f"plugins: [own_file.py]\n{CONFIG.replace('MODEL', 'own_file.my_net_of_a_file')}")
+    trial = next(load_config(tmp_path / "c.yaml").suites[0].trials())[1]
+    check(trial.model, INFO)
+    assert not names.shipped(trial.model.name)
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
