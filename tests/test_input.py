@@ -366,6 +366,30 @@ def test_a_manifest_of_any_shape_is_a_sentence(answer: Answer, data: bytes) -> N
     assert len(printed) < 500
 
 
+@pytest.mark.parametrize(("path", "make"), [("report", a_file), ("report/report.md", a_folder)])
+def test_a_report_that_can_not_be_written_is_a_sentence(answer: Answer, path: str, make: Callable[[str], None]) -> None:
+    make(f"out/{path}")
+    Path("out/run.json").write_text(json.dumps({"name": "n", "suites": []}))
+    code, printed = answer("out", command=harness.report.__main__.main)
+    assert code == 2 and printed.startswith("error: out/report/report.md: can't be written: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "make"),
+    [("", a_file), ("/cycle_000.json", a_folder), ("/trial.json", a_folder), ("/state_000.pt", a_folder)],
+)
+def test_a_trial_that_can_not_be_written_fails_in_one_line_and_the_others_go_on(
+    path: str, make: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["recipe.epochs=1", "dataset.limit=100", "dataset.test_limit=20", "protocol.cycles=2"]
+    trial = next(load_config("c.yaml", overrides).suites[0].trials())[1]
+    make(f"out/trials/{trial.id}{path}")
+    assert harness.run.main(["c.yaml", *overrides, "where.output=out"]) == 1
+    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("FAILED: ")]
+    assert len(failed) == 1 and "c / Ran / seed 0: out/trials/" in failed[0] and ": can't be written: " in failed[0]
+    assert "LC" in (Path("out/report/c_accuracy.txt")).read_text()
+
+
 # ------------------------------------------------------------------------------------------------------- platforms
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from harness.errors import NonFiniteLoss, NotReproduced, UserError
@@ -35,7 +36,8 @@ def execute(
     """
     folder = (run.shared(unit.trial.sharing_key) if unit.shared else run.trial(unit.trial.id)).folder
     traceback = folder / "failure.txt"
-    traceback.unlink(missing_ok=True)
+    with suppress(OSError):  # what else can't be written says so
+        traceback.unlink(missing_ok=True)
     if different := [part for part, hash_ in unit.code.items() if unit.trial.code.get(part) != hash_]:
         return f"the code of {' and '.join(different)} has changed on this machine since the run started"
     try:

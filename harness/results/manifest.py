@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import UserError, readable
 from harness.results.records import SCHEMA_VERSION
@@ -67,6 +67,16 @@ class Manifest(BaseModel):
         {}, description="'trials/ID' or 'shared/KEY' -> its folder, if an earlier schema version gave it another name"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, values: Any) -> Any:
+        """Return the values of run.json with current names: the halves of a suite were called pairs."""
+        suites = values.get("suites") if isinstance(values, dict) else None
+        for suite in suites if isinstance(suites, list) else ():
+            if isinstance(suite, dict) and "pairs" in suite:
+                suite.setdefault("halves", suite.pop("pairs"))
+        return values
+
     @classmethod
     def read(cls, run_dir: Path) -> Manifest:
         """Return RUN_DIR/run.json, of this or an earlier schema version.
@@ -86,22 +96,24 @@ class Manifest(BaseModel):
             raise NoManifest(f"{path}: not the manifest of a run: its values are nested too deeply") from None
         except ValueError as error:
             raise NoManifest(f"{path}: not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise NoManifest(f"{path}: not the manifest of a run: it must be a mapping")
+        version = values.get("schema_version", 1)
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: schema_version {version} is from a newer harness; this one reads 1 to {SCHEMA_VERSION}"
+            )
         try:
-            if values.get("schema_version", 1) > SCHEMA_VERSION:
-                raise UserError(
-                    f"{path}: schema_version {values['schema_version']} is from a newer harness; this one reads 1 to "
-                    f"{SCHEMA_VERSION}"
-                )
-            for suite in values["suites"]:
-                suite.setdefault("halves", suite.pop("pairs", {}))  # the name in schema version 1
-            manifest = cls.model_validate(values)
-            for suite in manifest.suites:
-                if unknown := {entry.method for entry in suite.trials.values()} - {*suite.methods}:
-                    raise KeyError(f"a trial of suite {suite.name!r} has the unknown method {min(unknown)!r}")
-            return manifest
-        except (ValidationError, KeyError, TypeError, AttributeError) as error:
-            problem = str(error).splitlines()[0]
-            raise NoManifest(f"{path}: not the manifest of a run: {problem}") from error
+            manifest = cls.model_validate(values, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            keys = ".".join(map(str, first["loc"]))
+            raise NoManifest(f"{path}: not the manifest of a run: {keys}: {first['msg']}") from None
+        for suite in manifest.suites:
+            if unknown := {entry.method for entry in suite.trials.values()} - {*suite.methods}:
+                problem = f"a trial of suite {suite.name!r} has the unknown method {min(unknown)!r}"
+                raise NoManifest(f"{path}: not the manifest of a run: {problem}")
+        return manifest
 
     def readable(self) -> Manifest:
         """Return the manifest with names and titles that can be printed, for reports."""

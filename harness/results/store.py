@@ -29,6 +29,7 @@ import io
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +64,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be a file
+            temporary.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
             raise RuntimeError(
                 f"no space left on the disk of {path.parent}; finished cycles are kept: free space, then add --resume"
