@@ -21,7 +21,7 @@ import harness.report.__main__
 import harness.run
 from harness import registry
 from harness.config.load import load_config
-from harness.data import rows
+from harness.data import host, rows
 from harness.data.dataset import DataRoot
 from harness.errors import DataMissing, UserError, check_platform, expanded, readable
 from harness.learning import process
@@ -408,15 +408,11 @@ def test_windows_is_refused_and_other_systems_get_a_note(
 
 
 def test_free_memory_is_known_without_what_only_linux_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.sysconf
-
-    def sysconf(name: Any) -> int:
-        if name == "SC_AVPHYS_PAGES":
-            raise ValueError("unrecognized configuration name")
-        return real(name)
-
-    monkeypatch.setattr(os, "sysconf", sysconf)
-    assert rows._free_memory(torch.device("cpu")) == real("SC_PHYS_PAGES") * real("SC_PAGE_SIZE") // 2
+    monkeypatch.setattr(host, "free_memory", lambda: None)
+    expected = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    assert rows._free_memory(torch.device("cpu")) == expected
+    monkeypatch.setattr(host, "free_memory", lambda: 123)
+    assert rows._free_memory(torch.device("cpu")) == 123, "of the machine, or of the container's limit"
 
 
 @pytest.mark.parametrize(("platform", "unit"), [("darwin", 1), ("linux", 1024)])

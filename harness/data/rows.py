@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.data import host
 from harness.lazy import torch
 
 HELD_SHARE = 0.25
@@ -79,10 +80,9 @@ def take(rows: Rows, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # macOS knows only how much there is in all
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if (free := host.free_memory()) is not None:
+        return free
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # macOS knows only how much there is in all
 
 
 def on_device(array: Any, device: torch.device) -> Rows:
