@@ -231,9 +231,9 @@ def changed_rows(
             if unit.after
             for record in run.shared(unit.after).records()
         ]
+        device = _device(benchmark.where) if finished else ""
         for method, was, code in finished:
-            trial, fingerprint = first.trial, data[first.suite].fingerprint
-            now = conditions(fingerprint, code, versions(), trial.recipe.precision, _device(benchmark.where))
+            now = conditions(data[first.suite].fingerprint, code, versions(), first.trial.recipe.precision, device)
             for name in differing(was, now):
                 own = name.startswith(OWN_CODE)
                 if (own and method not in running) or (name == "device" and not now[name]):
