@@ -24,7 +24,7 @@ from harness.learning.contract import Acquisition, Batch, Training
 from harness.learning.cycle import Cycle
 from harness.learning.process import Placement
 from harness.networks.names import spec as net
-from harness.results.records import CycleRecord
+from harness.results.records import PHASES, CycleRecord
 from harness.results.store import RunStore
 from harness.settings import Protocol, Recipe
 from harness.trial import ActiveLearner, Report, run_shared, run_trial
@@ -41,6 +41,35 @@ Written = str | PluginSpec
 
 CUT = {"iterations": 4, "width": 4, "batch_size": 16, "latent": 6, "members": 2, "passes": 3}
 """What makes a method long, and the size it has in tests of any method."""
+
+
+def a_record(**fields: Any) -> CycleRecord:
+    """Return the record of a finished cycle, with what a test gives."""
+    values: dict[str, Any] = {
+        "suite": "s",
+        "dataset": "d",
+        "model": "m",
+        "method": "x",
+        "trial": "trial",
+        "seed": 0,
+        "cycle": 0,
+        "labelled": 10,
+        "metrics": {"accuracy": 0.5},
+        "selected": [1, 2],
+        "seconds": dict.fromkeys(PHASES, 0.1),
+        "wall_seconds": 0.7,
+        "target_parameters": 1,
+        "extra_parameters": 0,
+        "peak_memory_bytes": {"host": 1},
+        "training_images": 1,
+        "final_loss": 0.25,
+        "device": "cpu",
+        "device_share": 1,
+        "threads": 1,
+        "precision": "float32",
+        "scoring": {"path": "none", "shards": []},
+    }
+    return CycleRecord(**{**values, **fields})
 
 
 def cut(plugin: Any) -> dict[str, Any]:

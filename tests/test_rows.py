@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import flat
+from conftest import a_record, flat
 from PIL import Image
 
 from harness import load, registry, run
@@ -23,7 +23,7 @@ from harness.report.write import read
 from harness.results import code
 from harness.results.code import APART, DECIDING, code_of, harness_code, without_docstrings
 from harness.results.manifest import Manifest, SuiteEntry
-from harness.results.records import PHASES, CycleRecord, differing
+from harness.results.records import CycleRecord, differing
 from harness.results.store import RunStore
 
 OWN = '''"""Selects where the network is least sure."""
@@ -501,34 +501,17 @@ def test_a_trial_of_two_suites_runs_once_for_the_longer_one(tmp_path: Path) -> N
 
 
 def record(method: str, seed: int, cycle: int, **changes: Any) -> CycleRecord:
-    values: dict[str, Any] = {
-        "suite": "s",
-        "dataset": "d",
-        "model": "m",
+    own = {
         "method": method,
         "trial": f"{method}-{seed}",
         "seed": seed,
         "cycle": cycle,
         "labelled": 10 + cycle,
-        "metrics": {"accuracy": 0.5},
-        "selected": [cycle],
-        "seconds": dict.fromkeys(PHASES, 0.1),
-        "wall_seconds": 0.7,
-        "target_parameters": 1,
-        "extra_parameters": 0,
-        "peak_memory_bytes": {"host": 1},
-        "training_images": 1,
-        "final_loss": 0.25,
-        "device": "cpu",
-        "device_share": 1,
-        "threads": 1,
-        "precision": "float32",
-        "scoring": {"path": "none", "shards": []},
         "code": {"harness": "aaaaaaaaaaaa", f"acquisition {method}": "cccccccccccc"},
         "versions": {"torch": "2.11"},
         "data_fingerprint": "dddddddddddd",
     }
-    return CycleRecord(**{**values, **changes})
+    return a_record(**{**own, **changes})
 
 
 def suite_of(*methods: str) -> SuiteEntry:

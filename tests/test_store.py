@@ -12,41 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_trial, outcomes, run, same, state_of
+from conftest import a_record, make_trial, outcomes, run, same, state_of
 
 from harness.config.suite import Trial
 from harness.data.dataset import LoadedData
 from harness.errors import NotReproduced
-from harness.results.records import PHASES, SCHEMA_VERSION, CycleRecord
+from harness.results.records import SCHEMA_VERSION, CycleRecord
 from harness.results.store import RunStore, TrialStore, write_atomically
 
 
 def record(cycle: int, **changes: Any) -> CycleRecord:
-    values: dict[str, Any] = {
-        "suite": "s",
-        "dataset": "d",
-        "model": "m",
-        "method": "x",
-        "trial": "trial",
-        "seed": 0,
-        "cycle": cycle,
-        "labelled": 10 + cycle,
-        "metrics": {"accuracy": 1 / 3},
-        "selected": [cycle, 7],
-        "seconds": dict.fromkeys(PHASES, 0.1),
-        "wall_seconds": 0.7,
-        "target_parameters": 1,
-        "extra_parameters": 0,
-        "peak_memory_bytes": {"host": 1},
-        "training_images": 1,
-        "final_loss": 0.25,
-        "device": "cpu",
-        "device_share": 1,
-        "threads": 1,
-        "precision": "float32",
-        "scoring": {"path": "none", "shards": []},
-    }
-    return CycleRecord(**{**values, **changes})
+    own = {"cycle": cycle, "labelled": 10 + cycle, "metrics": {"accuracy": 1 / 3}, "selected": [cycle, 7]}
+    return a_record(**{**own, **changes})
 
 
 def weights(value: float) -> dict[str, Any]:
