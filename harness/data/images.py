@@ -35,10 +35,9 @@ class Images:
         self.pixels = pixels
         """[N, H, W, channels] uint8"""
         self.padding, self.crop_size, self.flip = recipe.crop_padding, recipe.crop_size, recipe.flip
-        # numpy's float64 would make all batches float64, which no network takes
-        mean, std = (
-            torch.tensor(v, dtype=torch.float32, device=pixels.device) for v in normalisation or (data.mean, data.std)
-        )
+        # torch's type, not that of the numbers: numpy's float64 would make all batches float64, which no network takes
+        like = {"dtype": torch.get_default_dtype(), "device": pixels.device}
+        mean, std = (torch.tensor(values, **like) for values in normalisation or (data.mean, data.std))
         self._scale = 1 / (255 * std)
         self._shift = -mean / std
         self._resized: dict[int, Images] = {}
