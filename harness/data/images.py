@@ -36,8 +36,8 @@ class Images:
         """[N, H, W, channels] uint8"""
         self.padding, self.crop_size, self.flip = recipe.crop_padding, recipe.crop_size, recipe.flip
         # torch's type, not that of the numbers: numpy's float64 would make all batches float64, which no network takes
-        like = {"dtype": torch.get_default_dtype(), "device": pixels.device}
-        mean, std = (torch.tensor(values, **like) for values in normalisation or (data.mean, data.std))
+        dtype, device = torch.get_default_dtype(), pixels.device
+        mean, std = (torch.tensor(v, dtype=dtype, device=device) for v in normalisation or (data.mean, data.std))
         self._scale = 1 / (255 * std)
         self._shift = -mean / std
         self._resized: dict[int, Images] = {}
