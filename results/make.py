@@ -1,10 +1,11 @@
 """Makes the records and tables of a config of the harness again.
 
-    python results/make.py quickstart [key.path=value ...]
+    python results/make.py NAME [arguments of python -m harness.run]
 
-Runs the config and writes results/NAME/: records.jsonl (every cycle of every trial, as docs/records.md describes it),
-the tables and the picture of the accuracy, and made.json (commit, command, machine, versions, seconds). Selections and
-metrics are the same on the same kind of machine; times are not.
+Runs the config in runs/results/NAME, or goes on with the run that lies there, and writes results/NAME/: records.jsonl
+(every cycle of every trial, as docs/records.md describes it), the tables and the pictures of the metric, and made.json
+(commit, command, machine, versions, hours that the trials took). Selections and metrics are the same on the same kind
+of machine; times are not.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 from harness.config.load import config_path
@@ -29,26 +28,27 @@ KEPT = ("_accuracy.csv", "_accuracy.txt", "_accuracy.png", "_miou.csv", "_miou.t
 TIMES = ("_seconds.txt", "_cost.txt")
 
 
-def make(name: str, overrides: list[str], folder: Path) -> int:
-    """Run a config and keep its records and tables in ``folder``; return the exit code of the run."""
-    with tempfile.TemporaryDirectory() as temporary:
-        output, began = Path(temporary) / "run", time.time()
-        if code := run([str(config_path(name)), *overrides, f"where.output={output}"]):
-            return code
-        seconds, store = round(time.time() - began), RunStore(output)
-        folder.mkdir(parents=True, exist_ok=True)
-        trials = [trial for suite in Manifest.read(output).suites for trial in suite.trials]
-        lines = [json.dumps(record.to_json()) for trial in trials for record in store.trial(trial).records()]
-        (folder / "records.jsonl").write_text("".join(f"{line}\n" for line in lines))
-        for path in (output / "report").iterdir():
-            if path.name.endswith((*KEPT, *TIMES)):
-                shutil.copy(path, folder / path.name)
+def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
+    """Run a config in ``output`` and keep its records and tables in ``folder``; return the exit code of the run."""
+    resume = ["--resume"] if (output / "run.json").exists() else []
+    if code := run([str(config_path(name)), *resume, *arguments, f"where.output={output}"]):
+        return code
+    store, manifest = RunStore(output), Manifest.read(output)
+    records = [record for suite in manifest.suites for trial in suite.trials for record in store.trial(trial).records()]
+    shared = [
+        record for key in sorted({r.shared_from for r in records} - {None}) for record in store.shared(key).records()
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "records.jsonl").write_text("".join(f"{json.dumps(record.to_json())}\n" for record in records))
+    for path in (output / "report").iterdir():
+        if path.name.endswith((*KEPT, *TIMES)):
+            shutil.copy(path, folder / path.name)
     made = {
         "commit": commit(),
-        "command": " ".join(["python results/make.py", name, *overrides]),
+        "command": " ".join(["python results/make.py", name, *arguments]),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "versions": versions(),
-        "seconds": seconds,
+        "trial_hours": round(sum(record.wall_seconds for record in [*records, *shared]) / 3600, 2),
     }
     (folder / "made.json").write_text(json.dumps(made, indent=1) + "\n")
     return 0
@@ -57,4 +57,4 @@ def make(name: str, overrides: list[str], folder: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    sys.exit(make(sys.argv[1], sys.argv[2:], HERE / sys.argv[1]))
+    sys.exit(make(sys.argv[1], sys.argv[2:], HERE / sys.argv[1], HERE.parent / "runs" / "results" / sys.argv[1]))
