@@ -606,12 +606,12 @@ def suites(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def in_full(trial: Trial) -> dict[str, Any]:
-    """Return all that a trial is, with nothing left to defaults."""
+    """Return all that a trial measures, without defaults; with more cycles it measures the same for longer."""
     return {
         "dataset": trial.dataset.written(),
         "model": trial.model.written(),
         "recipe": trial.recipe.model_dump(mode="json"),
-        "protocol": trial.protocol.model_dump(mode="json"),
+        "protocol": trial.protocol.model_dump(mode="json", exclude={"cycles"}),
         "training": trial.training.written(),
         "acquisition": trial.acquisition.written(),
         "seed": trial.seed,
