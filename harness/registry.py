@@ -265,8 +265,15 @@ def luggage() -> Luggage:
 
 
 def is_installed(path: Path) -> bool:
-    """Return whether a file lies in one of Python's own folders of packages."""
-    return any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib"))
+    """Return whether a file lies in a folder of installed packages: Python's own, or any other that has metadata."""
+    path = path.resolve()
+    stdlib = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
+    return any(map(path.is_relative_to, stdlib)) or any(map(_holds_packages, path.parents))
+
+
+@cache
+def _holds_packages(folder: Path) -> bool:
+    return folder.name in ("site-packages", "dist-packages") or next(folder.glob("*.dist-info"), None) is not None
 
 
 def unpack(given: Luggage) -> None:

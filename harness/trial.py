@@ -465,7 +465,8 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
         health={**record.health, **cycle.health},
         **provenance,
     )
-    whole = replace(whole, trained_under=_other(record.conditions(), whole))
+    # the process that stored the record decided nothing if it took over a shared training
+    whole = replace(whole, trained_under=_other(record.trained_under or record.conditions(), whole))
     store.commit(whole, digest, late=True)
     return whole
 

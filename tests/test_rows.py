@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from conftest import a_record, flat
 from PIL import Image
 
 from harness import load, registry, run
+from harness.config import suite as suite_module
 from harness.experiment import runner
 from harness.report.captions import differing_seeds
 from harness.report.rows import kept_apart
@@ -58,8 +61,14 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget() -> None:
     """Let the next look at code read the files, as a new process does."""
-    for cached in (code_of, harness_code, code._source):
+    for cached in (code_of, harness_code, code._source, code._location):
         cached.cache_clear()
+
+
+def own_code(folder: Path) -> str:
+    """Return the hash of the code of the method in the folder."""
+    registry.add(folder)
+    return code_of(registry.load("methods", "own").__name__)
 
 
 def tree(source: str) -> Any:
@@ -119,6 +128,35 @@ def test_the_code_of_a_plug_in_is_its_file_and_what_it_imports_of_its_own(plugin
         'own.py: """Least confidence, described better."""  # and a comment',
         "unused.py: 2",
     ]
+
+
+def test_installed_packages_do_not_count_wherever_they_are(plugin: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    before = own_code(plugin)
+    for place, metadata in (("site-packages", False), ("dist-packages", False), ("anywhere", True)):
+        package = tmp_path / "elsewhere" / place / f"installed_in_{place[:4]}"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("raise SystemExit('a package that is only found is not imported')\n")
+        if metadata:
+            (package.parent / "installed-1.0.dist-info").mkdir()
+        monkeypatch.syspath_prepend(str(package.parent))
+        text = (plugin / "own.py").read_text()
+        (plugin / "own.py").write_text(f"{text}\nif 0:\n    from {package.name}.inside import x\n")
+        forget()
+        after = own_code(plugin)
+        assert after != before
+        (package / "inside.py").write_text("x = 1\n")
+        forget()
+        assert own_code(plugin) == after
+        before = after
+
+
+def test_a_shipped_method_counts_for_those_that_inherit_from_it(plugin: Path) -> None:
+    path = plugin / "own.py"
+    path.write_text(f"{path.read_text()}\nfrom harness.methods.least_confidence import LeastConfidence\n")
+    code.known.clear()
+    own_code(plugin)
+    shipped = Path(importlib.import_module("harness.methods.least_confidence").__file__ or "")
+    assert hashlib.sha256(shipped.read_bytes()).hexdigest() in code.known
 
 
 def test_the_folder_of_a_plug_in_does_not_count(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +308,40 @@ def test_a_trial_that_goes_on_with_other_code_has_a_row_of_its_own(plugin: Path,
     assert go("--resume", "--accept-changes", **own) == 0
     names = [name for name in rows(tmp_path) if name.startswith("Own")]
     assert len(names) == 2 and " > " not in names[0] and " > " in names[1]
+
+
+@pytest.fixture
+def code_is(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Change the hash of the harness's code."""
+    return lambda hash_: monkeypatch.setattr(suite_module, "harness_code", lambda: hash_ * 12)
+
+
+def test_a_shared_first_cycle_of_other_code_is_refused_for_a_part_of_the_methods_too(
+    go: Go, tmp_path: Path, code_is: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code_is("a")
+    assert go() == 0
+    shutil.rmtree(tmp_path / "run" / "trials")
+    code_is("b")
+    assert go("--resume") == 2
+    assert go("--resume", "--only", "method=LC") == 2
+    assert capsys.readouterr().err.count("with other code of harness (aaaaaaaaaaaa, now bbbbbbbbbbbb)") == 2
+    assert go("--resume", methods={"LC": "least_confidence"}) == 2
+
+
+def test_a_later_selection_keeps_what_the_training_was_made_under(
+    go: Go, tmp_path: Path, code_is: Callable[[str], None]
+) -> None:
+    protocol = {**CONFIG["protocol"], "cycles": 1}
+    code_is("a")
+    assert go(protocol=protocol) == 0
+    shutil.rmtree(tmp_path / "run" / "trials")
+    code_is("b")
+    assert go("--resume", "--accept-changes", protocol=protocol) == 0
+    assert go("--resume", "--accept-changes", seeds=[0, 1]) == 0
+    assert list(rows(tmp_path)) == [
+        f"{method} [code {name}]" for method in ("Ran", "LC") for name in ("aaaaaa > bbbbbb", "bbbbbb")
+    ]
 
 
 def test_data_that_changed_between_two_seeds_is_refused(
@@ -548,6 +620,19 @@ def test_trials_that_changed_on_the_way_have_rows_of_their_own() -> None:
     assert names(*both("A", 0), *changed) == ["A [torch 2.11]", "A [torch 2.11 > 2.12]", "B"]
     later = record("A", 1, 0, trained_under=record("A", 1, 0, device="H100").conditions())
     assert names(*both("A", 0), later) == ["A [device cpu]", "A [device H100 > cpu]", "B"]
+
+
+def test_trials_that_changed_at_different_cycles_share_no_row() -> None:
+    def changed(seed: int, *at: str, cycles: int = 4) -> list[CycleRecord]:
+        return [record("A", seed, cycle, versions={"torch": at[cycle]}) for cycle in range(cycles)]
+
+    late, early = changed(0, "1", "1", "2", "2"), changed(1, "1", "2", "2", "2")
+    assert names(*late, *early) == ["A [torch 1 > 2 from cycle 2]", "A [torch 1 > 2 from cycle 1]", "B"]
+    assert names(*late, *changed(1, "1", "1", "2", "1")) == ["A [torch 1 > 2]", "A [torch 1 > 2 > 1]", "B"]
+    suite, records = kept_apart(suite_of("A"), [*late, *changed(1, "1", "1", "2", cycles=3)])
+    assert suite.methods == ["A [torch 1 > 2]"], "they agree in every cycle that both have"
+    _, records = kept_apart(suite_of("A"), [*late, *early])
+    assert len({(r.method, r.cycle) for r in records}) == len(records), "no mean is formed"
 
 
 def test_no_mean_is_formed_over_differing_records() -> None:

@@ -18,7 +18,7 @@ from harness.config.suite import Trial
 from harness.data.dataset import LoadedData
 from harness.errors import NotReproduced
 from harness.results.records import SCHEMA_VERSION, CycleRecord
-from harness.results.store import RunStore, TrialStore, write_atomically
+from harness.results.store import RunStore, TrialStore, _body, _sha256, write_atomically
 
 
 def record(cycle: int, **changes: Any) -> CycleRecord:
@@ -71,6 +71,21 @@ def test_the_readable_copy_is_the_records(store: TrialStore) -> None:
     assert [CycleRecord.from_json(json.loads(line)) for line in lines] == store.records()
     (store.folder / "records.jsonl").write_text("nonsense")
     assert len(store.records()) == 4, "it is never read"
+
+
+def test_a_trial_of_version_1_that_version_2_went_on_with_is_whole(tmp_path: Path) -> None:
+    """Version 2 wrote its own id into the records that it added to the folder that version 1 had named."""
+    old = TrialStore(tmp_path / "trials" / "id_of_1")
+    for cycle, name in enumerate(("id_of_1", "id_of_1", "id_of_2", "id_of_2")):
+        old.commit(record(cycle, trial=name), old.save_state(cycle, weights(cycle)))
+    for path in old.folder.glob("cycle_*.json"):
+        body = json.loads(path.read_bytes())["body"]
+        del body["folder"]
+        path.write_text(json.dumps({"sha256": _sha256(_body(body)), "body": body}))
+    assert len(old.records()) == 2, "by itself, the rest may be another trial's"
+    folders = {f"trials/id_of_{version}": "trials/id_of_1" for version in (2, 3)}
+    assert len(RunStore(tmp_path, folders).trial("id_of_3").records()) == 4
+    assert len(RunStore(tmp_path, {"trials/id_of_3": "trials/id_of_1"}).trial("id_of_3").records()) == 2
 
 
 def test_keys_of_a_later_version_are_left_out() -> None:

@@ -228,8 +228,8 @@ def changed_rows(
         finished += [
             (method, record.conditions(), unit.trial.shared_code)
             for method, unit in running.items()
-            if unit.after
-            for record in run.shared(unit.after).records()
+            if not run.trial(unit.trial.id).records()  # it takes a shared first cycle over, whoever trained it
+            for record in run.shared(unit.trial.sharing_key).records()
         ]
         device = _device(benchmark.where) if finished else ""
         for method, was, code in finished:

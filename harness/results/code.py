@@ -27,6 +27,9 @@ DECIDING = (
 APART = ("harness.data.host", "harness.data.remembered", "harness.learning.pictures", "harness.networks.zoo")
 """What DECIDING contains and does not decide the results of every trial."""
 
+SHIPPED = ("harness.methods", "harness.datasets", "harness.networks.zoo")
+"""Packages of the shipped plug-ins."""
+
 DIGITS = 12
 
 
@@ -71,10 +74,27 @@ def _is_own(name: str, plugin: str) -> bool:
     """Return whether the module ``name``, which the module ``plugin`` imports, belongs to the plug-in."""
     if plugin.startswith("harness."):
         return _inside(name, (plugin.rpartition(".")[0],))
-    if _inside(name, (plugin.split(".")[0],)):
+    top = name.split(".")[0]
+    if top == "harness":  # what a user's plug-in takes from a shipped one decides its results too
+        return _inside(name, SHIPPED)
+    if top == plugin.split(".")[0]:
         return True
-    file = None if _inside(name, ("harness",)) else _source(name)
-    return file is not None and not is_installed(file)
+    location = _location(top)  # of the top alone: to find a submodule imports its package
+    return location is not None and not is_installed(location)
+
+
+@cache
+def _location(top: str) -> Path | None:
+    """Return the file of a top-level module, or the first folder of a package without one; None: it is built in."""
+    loaded = sys.modules.get(top)
+    try:
+        spec = getattr(loaded, "__spec__", None) or importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin in ("built-in", "frozen"):
+        return None
+    where = spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+    return Path(where) if where else None
 
 
 @cache
@@ -85,7 +105,7 @@ def _source(name: str) -> Path | None:
     if loaded is None:
         try:
             spec = importlib.util.find_spec(name)
-        except Exception:  # a package may raise anything; then its import is guarded, or failed before
+        except (Exception, SystemExit):  # a package may raise anything: its import is guarded, or failed before
             return None
         origin = spec.origin if spec else None
     return Path(origin) if origin and origin.endswith(".py") else None

@@ -29,6 +29,7 @@ import io
 import json
 import os
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,8 +96,10 @@ class Stored(NamedTuple):
 class TrialStore:
     """The finished cycles of one trial (or of one shared first cycle)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ids: Iterable[str] = ()) -> None:
         self.folder = folder
+        self.ids = {folder.name, *ids}
+        """The names of the folder in records: before schema version 3 the current id of the trial, later its own."""
 
     def _path(self, kind: str, cycle: int, ending: str) -> Path:
         return self.folder / f"{kind}_{cycle:03d}.{ending}"
@@ -124,7 +127,7 @@ class TrialStore:
             folder = body.get("folder") or ("" if self.folder.parent.name == "shared" else record.trial)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        own = record.cycle == cycle and folder in ("", self.folder.name)
+        own = record.cycle == cycle and folder in ("", *self.ids)
         return Stored(record, body["state"]) if intact and own else None
 
     def _finished(self) -> list[Stored]:
@@ -229,16 +232,18 @@ class RunStore:
 
     def trial(self, trial: str) -> TrialStore:
         """Return the store of a trial."""
-        return TrialStore(self._path(f"trials/{trial}"))
+        return self._store(f"trials/{trial}")
 
     def shared(self, key: str) -> TrialStore:
         """Return the store of a shared first cycle."""
-        return TrialStore(self._path(f"shared/{key}"))
+        return self._store(f"shared/{key}")
 
-    def _path(self, name: str) -> Path:
+    def _store(self, name: str) -> TrialStore:
         if self._folders is None:
             try:
                 self._folders = Manifest.read(self.folder).folders
             except UserError:
                 self._folders = {}
-        return self.folder / self._folders.get(name, name)
+        folder = self._folders.get(name, name)
+        ids = [Path(current).name for current, named in self._folders.items() if named == folder]
+        return TrialStore(self.folder / folder, ids)
