@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from test_datasets import archive, cifar, make, pictures, save, write_tree
 from test_segmentation_data import folder, own, whole
 
@@ -378,8 +378,67 @@ def test_8_damaged_exif_is_no_orientation(base: Path) -> None:
 def test_8_an_orientation_beside_a_label_map_is_refused(tmp_path: Path, suffix: str, orientation: int) -> None:
     root = folder(tmp_path / "mine", suffix=suffix)
     oriented(root / "images" / "train" / f"001{suffix}", pictures(1, 24)[0][:16], orientation)
-    words = f"001{suffix} has the EXIF orientation {orientation}" if suffix != ".tif" else f"001{suffix}"
-    refuses(own(root).load, words)
+    refuses(own(root).load, f"001{suffix} has the EXIF orientation {orientation}")
+
+
+def stored(mode: str) -> tuple[Image.Image, np.ndarray]:
+    """Return an image of 4 x 6 pixels in a mode, and what is read of it: smooth, so that a JPEG keeps it."""
+    grey = (np.arange(24, dtype=np.uint8).reshape(4, 6) * 8) + 20
+    colours = np.stack([grey, 255 - grey, grey // 2], -1)
+    if mode == "I;16":
+        return Image.fromarray(grey.astype(np.uint16) * 256 + 77), np.stack([grey] * 3, -1)
+    if mode == "P":
+        image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6), "L").convert("P")
+        image.putpalette(colours.reshape(24, 3).tobytes())
+        return image, colours
+    image = Image.fromarray(colours).convert(mode)
+    return image, np.asarray(image.convert("RGB"))
+
+
+KINDS = [
+    *((".jpg", {"quality": 100, "subsampling": 0}, mode) for mode in ("L", "RGB")),
+    *((".png", {}, mode) for mode in ("L", "RGB", "RGBA", "P", "I;16")),
+    *((".tif", {}, mode) for mode in ("L", "RGB", "RGBA", "P", "I;16")),
+    *((".tif", {"compression": "tiff_lzw"}, mode) for mode in ("L", "RGB", "RGBA", "P", "I;16")),
+]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("suffix", "options", "mode"), KINDS)
+def test_8_an_image_of_any_mode_is_turned_or_refused(
+    tmp_path: Path, suffix: str, options: dict[str, Any], mode: str, orientation: int
+) -> None:
+    path, exif = tmp_path / f"0{suffix}", Image.Exif()
+    exif[0x0112] = orientation
+    image, shown = stored(mode)
+    image.save(path, exif=exif, **options)
+    expected = TURNED.get(orientation, np.asarray)(shown)
+    read = np.asarray(pixels.rgb(path, turn=True))
+    assert read.shape == expected.shape
+    assert np.abs(read.astype(int) - expected).max() <= (4 if suffix == ".jpg" else 0)
+    assert pixels.looked_at(path, turn=True)["size"] == [*expected.shape[:2]]
+    beside_a_map: list[Callable[[Path], Any]] = [
+        lambda path: pixels.rgb(path, turn=False),
+        lambda path: pixels.looked_at(path, turn=False),
+        pixels.size,
+        *([pixels.ids, pixels.counted_ids] if mode in ("L", "P") else []),
+    ]
+    for read_as in beside_a_map:
+        if orientation == 1:
+            read_as(path)
+        else:
+            refuses(lambda read_as=read_as: read_as(path), f"0{suffix} has the EXIF orientation {orientation}")
+
+
+def test_8_an_orientation_that_imagemagick_wrote_into_a_png_counts(tmp_path: Path) -> None:
+    image, shown = stored("I;16")
+    exif, text = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0112] = 6
+    content = exif.tobytes()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(content):8}\n{content.hex()}\n", zip=True)
+    image.save(tmp_path / "0.png", pnginfo=text)
+    assert (np.asarray(pixels.rgb(tmp_path / "0.png", turn=True)) == TURNED[6](shown)).all()
+    refuses(lambda: pixels.size(tmp_path / "0.png"), "0.png has the EXIF orientation 6")
 
 
 def test_19_transparency_is_dropped_without_a_raw_warning(base: Path) -> None:

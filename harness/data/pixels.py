@@ -30,6 +30,7 @@ FORMATS = {
 """Suffixes of the files that are read as images, those of torchvision's ImageFolder and GIF, and their formats."""
 
 UPRIGHT, ORIENTATION = 1, 0x0112
+WITH_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # what Pillow's getexif reads
 SAMPLE_FORMAT, UNSIGNED = 339, 1  # of TIFF
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 SIZES = 5
@@ -44,7 +45,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
+        # not by its path: Pillow would map an uncompressed TIFF into memory, with its sides exchanged if it is turned
+        with path.open("rb") as stream, Image.open(stream) as file:
             yield file
     except BadFile:
         raise
@@ -55,8 +57,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def orientation(file: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8. That of a PNG may be known only after its pixels are decoded."""
-    if file.format == "PNG" and "exif" not in file.info:
+    """Return the EXIF orientation, 1 (upright) to 8.
+
+    That of a PNG may be known only after its pixels are decoded, that of a TIFF only before: Pillow then applies it.
+    """
+    if file.format == "PNG" and not file.info.keys() & WITH_ORIENTATION:
         return UPRIGHT  # getexif would decode the pixels
     try:
         found = file.getexif().get(ORIENTATION, UPRIGHT)
@@ -74,19 +79,27 @@ def rgb(path: Path, turn: bool) -> Image.Image:
     from PIL import ImageOps
 
     with opened(path) as file:
-        file.load()
-        if orientation(file) != UPRIGHT:
-            if not turn:
-                raise BadFile(_turned(path, file))
-            return ImageOps.exif_transpose(_eight_bits(path, file), in_place=False).convert("RGB")
-        return _eight_bits(path, file).convert("RGB")
+        if turn:
+            file.load()
+        else:
+            _load_upright(path, file)
+        image = _eight_bits(path, file)
+        return (ImageOps.exif_transpose(image) if orientation(file) != UPRIGHT else image).convert("RGB")
 
 
-def _turned(path: Path, file: Image.Image) -> str:
-    return (
-        f"{path} has the EXIF orientation {orientation(file)}, so that its label map may fit it as stored or as shown: "
-        "save both upright, without an orientation"
-    )
+def _load_upright(path: Path, file: Image.Image) -> None:
+    """Decode an image, or raise BadFile if it has an orientation."""
+    _check_upright(path, file)
+    file.load()
+    _check_upright(path, file)
+
+
+def _check_upright(path: Path, file: Image.Image) -> None:
+    if (found := orientation(file)) != UPRIGHT:
+        raise BadFile(
+            f"{path} has the EXIF orientation {found}, so that image and label map may fit as stored or as shown: "
+            "save both upright, without an orientation"
+        )
 
 
 def _eight_bits(path: Path, file: Image.Image) -> Image.Image:
@@ -99,7 +112,7 @@ def _eight_bits(path: Path, file: Image.Image) -> Image.Image:
         raise BadFile(f"{path} holds {kind} numbers, whose range is not known: save it with 8 or 16 bits, unsigned")
     if file.mode.startswith("I"):  # I;16 and its kin; also I for PNG (by older Pillows) and for PGM, as 0..65535
         high = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
-        high.info = {key: value for key, value in file.info.items() if key == "exif"}
+        high.info = {key: value for key, value in file.info.items() if key in WITH_ORIENTATION}
         return high
     # converting a palette with transparency right to RGB gives the same pixels and prints a warning
     return file.convert("RGBA") if file.mode == "P" and "transparency" in file.info else file
@@ -114,15 +127,14 @@ def ids(path: Path) -> Image.Image:
     with opened(path) as file:
         if file.mode not in ("L", "P"):
             raise BadFile(f"{path} must hold 8-bit class ids in one channel, its mode is {file.mode}")
-        file.load()
+        _load_upright(path, file)
         return file.copy()
 
 
 def size(path: Path) -> list[int]:
     """Return [height, width] from the header of an image with a label map, or of its map. Raises BadFile."""
     with opened(path) as file:
-        if orientation(file) != UPRIGHT:
-            raise BadFile(_turned(path, file))
+        _check_upright(path, file)
         return [file.height, file.width]
 
 
