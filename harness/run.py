@@ -109,21 +109,24 @@ def _run(options: argparse.Namespace) -> int:
         from harness.experiment import plan, runner
 
         runner.check_plan(benchmark.output)
-        print(plan.text(benchmark, expand(benchmark, planning=True)))
+        finished = runner.finished_suites(benchmark)
+        print(plan.text(benchmark, expand(benchmark, planning=True, finished=finished)))
         return 0
     if options.check_data:
         from harness.experiment import data_check
 
         return data_check.check(benchmark)
-    expand(benchmark)  # cheap checks come before creating the folder and downloading
     from harness.experiment import runner
     from harness.on_ray import launch
 
+    finished = runner.finished_suites(benchmark) if options.resume else set()
+    expand(benchmark, finished=finished)  # cheap checks come before creating the folder and downloading
     if options.force:  # before anything is taken from another run
         runner.check_output(benchmark.output, options.resume)
     with lock.held(benchmark.output, options.force):
         runner.check_output(benchmark.output, options.resume)
-        return runner.run(whole, benchmark, expand(benchmark, fetch=True), launch.run, options.accept_changes)
+        grid = expand(benchmark, fetch=True, finished=finished)
+        return runner.run(whole, benchmark, grid, launch.run, options.accept_changes)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from harness.data.dataset import DataRoot, LoadedData
 from harness.errors import DataMissing
 from harness.experiment import grid
 from harness.run import main
+from harness.settings import Where
 
 cityscapes = import_module("harness.datasets.cityscapes")
 listing = import_module("harness.datasets._listing")
@@ -567,10 +568,37 @@ def test_22_data_that_does_not_fit_is_refused_with_its_bytes(
 
 def test_22_the_datasets_of_all_suites_must_fit_together(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "free_memory", lambda: 1000)
-    grid.check_memory(600, 400)
-    refuses(lambda: grid.check_memory(600, 401), "0.6 kB of memory besides the 0.4 kB of other suites, and 1.0 kB")
+    here, on_ray = Where(trials="in_process"), Where(trials="ray")
+    grid.check_memory(600, here, 400)
+    words = "0.6 kB of memory besides the 0.4 kB of other suites, and 1.0 kB"
+    refuses(lambda: grid.check_memory(600, here, 401), words)
+    grid.check_memory(300, on_ray, 200)
+    words = "0.6 kB of memory besides the 0.4 kB of other suites, with the copy for Ray's workers, and 1.0 kB are free"
+    refuses(lambda: grid.check_memory(300, on_ray, 201), words)
     monkeypatch.setattr(grid, "free_memory", lambda: None)
-    grid.check_memory(10**15)
+    grid.check_memory(10**15, on_ray)
+
+
+def test_22_the_data_of_finished_suites_need_not_fit(
+    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Path(config(base))
+    suite = yaml.safe_load(written.read_text())
+    top = {key: suite.pop(key) for key in ("where", "seeds")}
+    small = {"dataset": suite["dataset"] | {"limit": 8}}  # 8 + 4 images: 20736 bytes; whole: 27648
+    written.write_text(yaml.safe_dump(top | {"suites": {"whole": suite, "small": suite | small}}, sort_keys=False))
+    monkeypatch.setattr(grid, "free_memory", lambda: 30_000)
+    assert main([str(written)]) == 2
+    assert "of memory besides the 27.6 kB of other suites, and 30.0 kB are free" in capsys.readouterr().err
+    assert main([str(written), "--only", "suite=whole"]) == 0
+    assert main([str(written), "--resume"]) == 0, "one of two is finished"
+    monkeypatch.setattr(grid, "free_memory", lambda: 1)
+    assert main([str(written), "--resume"]) == 0, "nothing is loaded"
+    capsys.readouterr()
+    assert main([str(written), "--plan"]) == 0
+    assert "CAN'T RUN" not in capsys.readouterr().out
+    assert main([str(written), "--resume", "seeds=[0,1]"]) == 2
+    assert "suite whole: its images take 27.6 kB" in capsys.readouterr().err
 
 
 def test_22_memory_that_runs_out_is_a_sentence(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -603,8 +631,48 @@ def test_22_free_memory_is_the_machine_s_or_the_container_s(tmp_path: Path) -> N
     assert host.free_memory(proc, cgroup) == 4700
     shutil.copy(cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes")
     (cgroup / "memory" / "memory.usage_in_bytes").write_text("8999\n")
-    (cgroup / "memory" / "memory.stat").write_text("")
-    assert host.free_memory(proc, cgroup) == 1
+    assert host.free_memory(proc, cgroup) == 1, "without memory.stat"
+    (cgroup / "memory" / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 20\n")
+    assert host.free_memory(proc, cgroup) == 21
+
+
+@pytest.mark.parametrize(
+    ("line", "root", "limit", "used", "cached"),
+    [
+        ("0::{}", ".", "memory.max", "memory.current", "inactive_file"),
+        ("7:cpu,memory:{}", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_22_free_memory_is_the_job_s_or_the_service_s(
+    tmp_path: Path, line: str, root: str, limit: str, used: str, cached: str
+) -> None:
+    proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemAvailable:    3000 kB\n")
+    step = cgroup / root / "system.slice" / "job_7" / "step_0"
+    step.mkdir(parents=True)
+
+    def sets(folder: Path, most: str, now: int, files: int) -> None:
+        (folder / limit).write_text(f"{most}\n")
+        (folder / used).write_text(f"{now}\n")
+        (folder / "memory.stat").write_text(f"anon 1\n{cached} {files}\n")
+
+    named = "12:devices:/other\n" + line + "\n1:name=systemd:/elsewhere\n"
+    (proc / "self" / "cgroup").write_text(named.format("/system.slice/job_7/step_0"))
+    assert host.free_memory(proc, cgroup) == 3000 * 1024, "no group has a limit"
+    sets(step, "9223372036854771712", 100, 0)  # none, in version 1
+    sets(step.parent, "9000", 5000, 700)
+    assert host.free_memory(proc, cgroup) == 4700, "the limit of a group above"
+    sets(step, "2000", 1500, 0)
+    assert host.free_memory(proc, cgroup) == 500, "the group's own"
+    sets(step, "max", 100, 0)
+    sets(cgroup / root, "8000", 7500, 50)
+    assert host.free_memory(proc, cgroup) == 550, "the root's, which is a container's own group"
+    for path in ("/docker/of/the/host", "/../job_8", "/"):
+        (proc / "self" / "cgroup").write_text(named.format(path))
+        assert host.free_memory(proc, cgroup) == 550
+    (proc / "self" / "cgroup").write_text("nothing\n")
+    assert host.free_memory(proc, cgroup) == 550
 
 
 def test_23_test_images_that_are_also_training_images_are_counted(base: Path, capsys: Any) -> None:

@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-"""Files of a container's limit and use, in bytes, of both versions of Linux's cgroups."""
+CGROUPS = (
+    ("", ".", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""For versions 2 and 1 of Linux's cgroups: controller, folder of its root, files of limit and use, key of memory.stat.
+
+Limit and use are in bytes. The key is that of the cached files of a group and of all groups below it.
+"""
 
 
 def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Return the bytes that this process can still take, or None where the system does not tell.
 
-    It is what the machine has available, or what is left of its container's limit if that is less. Cached files count
-    as free.
+    It is what the machine has available, or what is left of the limit of a container, of a job or of a service that the
+    process belongs to, whichever is least. Cached files count as free.
     """
     found = []
     with suppress(OSError, ValueError, KeyError):
-        lines = (line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
-        found.append(int({key: value for key, value in lines}["MemAvailable"].split()[0]) * 1024)
-    for limit, used in CGROUPS:
-        with suppress(OSError, ValueError):  # "max" is no limit
-            most, now = (int((cgroup / name).read_text()) for name in (limit, used))
-            stat = (line.split() for line in ((cgroup / used).parent / "memory.stat").read_text().splitlines())
-            found.append(most - now + sum(int(count) for key, count in stat if key == "inactive_file"))
+        found.append(_table(proc / "meminfo")["MemAvailable:"] * 1024)
+    for controller, root, limit, used, cached in CGROUPS:
+        for group in _groups(proc, controller):
+            folder = cgroup / root / group
+            with suppress(OSError, ValueError):  # "max" is no limit
+                left = int((folder / limit).read_text()) - int((folder / used).read_text())
+                with suppress(OSError, ValueError, KeyError):
+                    left += _table(folder / "memory.stat")[cached]
+                found.append(left)
     return max(0, min(found)) if found else None
+
+
+def _groups(proc: Path, controller: str) -> Iterator[PurePosixPath]:
+    """Yield the root of the groups, the group of this process, and those in between.
+
+    In a container the kernel may name groups of the host, which are not found there; the container's own is the root.
+    """
+    yield PurePosixPath()
+    with suppress(OSError, ValueError):
+        for line in (proc / "self" / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            group = PurePosixPath(path.lstrip("/"))
+            if controller in controllers.split(",") and ".." not in group.parts:
+                yield from (group, *group.parents[:-1])
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Return the first number after each word that starts a line."""
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
 
 
 def in_units(count: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from harness import registry
@@ -18,6 +18,7 @@ from harness.learning.contract import IMAGES, MAPS, Acquisition, Training
 from harness.networks import names
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
 from harness.results.records import SCHEMA_VERSION
+from harness.settings import Where
 
 
 @dataclass(frozen=True)
@@ -68,25 +69,29 @@ class Grid:
     """Suite -> why it is skipped."""
 
 
-def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) -> Grid:
+def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, finished: Container[str] = ()) -> Grid:
     """Check the data of every suite and return the grid.
 
     ``fetch``: also download missing data, where that is allowed. Raises UserError (DataMissing for data) for the first
     suite that can't run. A suite whose data is missing is skipped instead if it is optional, or if ``planning``.
+    ``finished``: names of suites whose data will not be loaded.
     """
     info: dict[str, DatasetInfo] = {}
     skipped: dict[str, str] = {}
     checked: dict[str, DatasetInfo] = {}  # suites with the same dataset share the check, which computes checksums
+    held: dict[str, int] = {}  # and the arrays
     for suite in benchmark.suites:
         data = json.dumps(suite.dataset.written(), sort_keys=True)
         try:
             if data not in checked:
                 opened = suite.open_dataset(benchmark.where)
                 found = dataset.facts(opened)
-                check_memory(found.in_memory, sum(other.in_memory for other in checked.values()))
-                checked[data] = found
                 if fetch:
                     dataset.fetch(opened)
+                checked[data] = found
+            if data not in held and suite.name not in finished:
+                check_memory(checked[data].in_memory, benchmark.where, sum(held.values()))
+                held[data] = checked[data].in_memory
         except DataMissing as missing:
             if not (suite.optional or planning):
                 raise DataMissing(f"suite {suite.name}: {missing}") from None
@@ -126,14 +131,17 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False) ->
     return Grid(units, info, skipped)
 
 
-def check_memory(needed: int, others: int = 0) -> None:
-    """Raise DataMissing if data of this many bytes does not fit into memory, besides other data of the run."""
+def check_memory(needed: int, where: Where, others: int = 0) -> None:
+    """Raise DataMissing if data of this many bytes does not fit into memory, besides other data of the run.
+
+    Ray holds all arrays once more: workers read them in its object store.
+    """
     free = free_memory()
-    if free is not None and needed + others > free:
-        besides = f" besides the {in_units(others)} of other suites" if others else ""
-        raise DataMissing(
-            f"its images take {in_units(needed)} of memory{besides}, and {in_units(free)} are free: {dataset.LESS}"
-        )
+    copies, once_more = (2, ", with the copy for Ray's workers") if where.trials == "ray" else (1, "")
+    if free is not None and copies * (needed + others) > free:
+        besides = f" besides the {in_units(copies * others)} of other suites" if others else ""
+        needs = f"its images take {in_units(copies * needed)} of memory{besides}{once_more}"
+        raise DataMissing(f"{needs}, and {in_units(free)} are free: {dataset.LESS}")
 
 
 def check_fits(suite: Suite, info: DatasetInfo) -> None:

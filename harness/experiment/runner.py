@@ -100,6 +100,16 @@ def left_to_run(grid: Grid, run: RunStore) -> Grid:
     return replace(grid, units=units)
 
 
+def finished_suites(benchmark: Benchmark) -> set[str]:
+    """Return the names of the suites of which nothing is left to run in the results folder."""
+    _, run = open_run(benchmark.output)
+    return {
+        suite.name
+        for suite in benchmark.suites
+        if all(len(run.trial(trial.id).records()) >= trial.protocol.cycles for _, trial in suite.trials())
+    }
+
+
 def check_output(output: Path, resume: bool) -> None:
     """Raise UserError if the results folder holds results but --resume is not given."""
     try:
