@@ -139,9 +139,11 @@ def check_memory(needed: int, where: Where, others: int = 0) -> None:
     free = free_memory()
     copies, once_more = (2, ", with the copy for Ray's workers") if where.trials == "ray" else (1, "")
     if free is not None and copies * (needed + others) > free:
-        besides = f" besides the {in_units(copies * others)} of other suites" if others else ""
-        needs = f"its images take {in_units(copies * needed)} of memory{besides}{once_more}"
-        raise DataMissing(f"{needs}, and {in_units(free)} are free: {dataset.LESS}")
+        and_more = (f" besides the {in_units(copies * others)} of other suites" if others else "") + once_more
+        raise DataMissing(
+            f"its images take {in_units(copies * needed)} of memory{and_more}, and {in_units(free)} are free: "
+            f"{dataset.LESS}"
+        )
 
 
 def check_fits(suite: Suite, info: DatasetInfo) -> None:
