@@ -701,6 +701,10 @@ NASTY = [
     "+cmd",
     "-2",
     "@sum",
+    "\uff1d1+1",
+    "\uff0bcmd",
+    "\uff0d2",
+    "\uff20sum",
     "\x1b[31mred\x07\r\n\t\u202eevil",
     "$\\frac{1}{$ 50% \\input{x} {}",
     "_hidden",
@@ -744,6 +748,7 @@ def test_labels_are_escaped_in_every_form(tmp_path: Path, recwarn: pytest.Warnin
     rows = list(csv.DictReader(io.StringIO((report / "a_b_accuracy.csv").read_text())))
     first = {row["method"] for row in rows}
     assert {"'=1+1", "'+cmd", "'-2", "'@sum"} <= first and not any(m[:1] in "=+-@\t\r" for m in first)
+    assert {"'\uff1d1+1", "'\uff0bcmd", "'\uff0d2", "'\uff20sum"} <= first, "full-width characters start formulas too"
     assert {float(row["mean"]) for row in rows} == {50.0}
     classes = {row["class"] for row in csv.DictReader(io.StringIO((report / "a_b_class_iou.csv").read_text()))}
     assert "'=1+1" in classes

@@ -91,6 +91,18 @@ def test_comments_docstrings_and_formatting_do_not_count(source: str) -> None:
     assert tree(source) == tree("def f(x):\n    return 2 * x\n")
 
 
+def test_a_string_below_an_attribute_or_a_constant_does_not_count() -> None:
+    plain = "X = 1\nclass A:\n    x: int = 0\n    def f(self):\n        self.y = 'a'\n        return 'b'\n"
+    described = (
+        "X = 1\n'Of X.'\nclass A:\n    'Of A.'\n    x: int = 0\n    'Of x.'\n    def f(self):\n        'Of f.'\n"
+        "        self.y = 'a'\n        'Of y.'\n        return 'b'\n"
+    )
+    assert tree(described) == tree(plain)
+    for old, new in (("'a'", "'c'"), ("'b'", "'c'"), ("= 0", "= 1")):
+        assert old in described and tree(described.replace(old, new)) != tree(plain)
+    assert tree("X = 1\nf'{g()}'\n") != tree("X = 1\n"), "it calls g"
+
+
 @pytest.mark.parametrize(
     "source",
     [

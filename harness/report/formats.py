@@ -20,7 +20,7 @@ WIDTH = 120  # columns of the text files, and of the printed text if it goes to 
 DECIMALS = {"EP": 0, "total (min)": 3}  # quantity -> decimals; 2 for all others
 
 
-FORMULA = ("=", "+", "-", "@")  # first characters of a spreadsheet's formulas
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # first characters of a spreadsheet's formulas, also full-width
 
 
 NOTHING = "\N{EN DASH}"  # in cells without a value

@@ -156,14 +156,15 @@ def _hash(files: dict[str, Path]) -> str:
 
 
 def without_docstrings(tree: ast.AST) -> Any:
-    """Return a syntax tree as nested tuples, without docstrings; equal for every version of Python."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            value = first.value if isinstance(first, ast.Expr) else None
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                del node.body[0]
+    """Return a syntax tree as nested tuples, equal for every version of Python, without docstrings.
+
+    A docstring is every statement that is only a string, so also one below an attribute.
+    """
     return _nested(tree)
+
+
+def _is_docstring(value: Any) -> bool:
+    return isinstance(value, ast.Expr) and isinstance(value.value, ast.Constant) and isinstance(value.value.value, str)
 
 
 def _nested(value: Any) -> Any:
@@ -174,5 +175,5 @@ def _nested(value: Any) -> Any:
         fields = ((name, _nested(child)) for name, child in ast.iter_fields(value) if child not in (None, [], ""))
         return (type(value).__name__, *fields)
     if isinstance(value, list):
-        return tuple(_nested(child) for child in value)
+        return tuple(_nested(child) for child in value if not _is_docstring(child))
     return value
