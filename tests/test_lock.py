@@ -377,6 +377,20 @@ def test_nothing_is_written_after_the_folder_was_lost(take: Callable[[Path], Non
     write_atomically(folder / "config.yaml", b"x")  # nothing is held any longer
 
 
+@pytest.mark.parametrize("output", ["run", "link"])
+def test_a_lost_folder_is_noticed_where_its_trials_are_on_another_disk(output: str, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "trials").symlink_to(tmp_path / "disk")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    store = TrialStore(tmp_path / output / "trials" / "trial")
+    with pytest.raises(LockLost), lock.held(tmp_path / output):
+        store.save_state(0, weights(0))
+        remove(tmp_path / "run")
+        store.save_state(1, weights(1))
+    assert [path.name for path in (tmp_path / "disk" / "trial").iterdir()] == ["state_000.pt"]
+
+
 def test_a_worker_of_a_dead_run_writes_nothing_once_another_run_has_the_folder(tmp_path: Path) -> None:
     """As Ray's workers do, it gets the lock of its driver, which is killed; then another run takes the folder."""
     store = TrialStore(tmp_path / "trials" / "trial")

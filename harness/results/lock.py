@@ -127,7 +127,11 @@ def work_under(lock: Lock | None) -> None:
 
 def check(path: Path) -> None:
     """Raise LockLost if the file is to be written into a results folder that this process has lost."""
-    if _held is not None and _held.folder in path.resolve().parents:
+    if _held is None:
+        return
+    # one by one: trials/ may be a link to another disk, and the path as a whole then leads out of the results folder
+    above = {folder.resolve() for folder in path.absolute().parents}
+    if _held.folder in above.union(path.resolve().parents):
         _held.check()
 
 
