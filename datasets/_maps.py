@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, WithJsonSchema
 
-from harness.data import pixels, remembered
+from harness.data import pixels
 from harness.data.dataset import spaced
 from harness.data.files import IGNORED, UNKNOWN, Files, unknown_id
 from harness.errors import BadFile, DataMissing
@@ -101,8 +101,8 @@ class Pairs:
 
     def unreadable(self) -> list[str]:
         """Return for each pair why its image or its label map can't be decoded, or ""."""
-        images = remembered.known(self.images, "image of a map", _looked_at)
-        labels = remembered.known(self.labels, "ids", pixels.counted_ids)
+        images = pixels.known(self.images, "image of a map", _looked_at)
+        labels = pixels.known(self.labels, "ids", pixels.counted_ids)
         return [
             next((str(found) for found in pair if isinstance(found, BadFile)), "")
             for pair in zip(images, labels, strict=True)
@@ -114,8 +114,8 @@ def _looked_at(path: Path) -> Any:
 
 
 def _good(paths: Sequence[Path], what: str, find: Callable[[Path], Any]) -> list[Any]:
-    """Return ``remembered.known``. Raises DataMissing, which names all bad files."""
-    found = remembered.known(paths, what, find)
+    """Return ``pixels.known``. Raises DataMissing, which names all bad files."""
+    found = pixels.known(paths, what, find)
     if bad := [value for value in found if isinstance(value, BadFile)]:
         raise pixels.refused(bad, len(paths))
     return found

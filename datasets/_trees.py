@@ -60,7 +60,7 @@ class Tree:
 
     def examined(self) -> tuple[list[Any], list[Any]]:
         """Return for each training and each test image what decoding it tells, or its BadFile."""
-        train, test = (remembered.known(paths, "image", _looked_at) for paths in (self.train_paths, self.test_paths))
+        train, test = (pixels.known(paths, "image", _looked_at) for paths in (self.train_paths, self.test_paths))
         return train, test
 
     def without_unreadable(self) -> Tree:

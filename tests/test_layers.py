@@ -14,7 +14,7 @@ BASE = {"errors", "faults", "lazy", "seeds", "settings", "registry"}
 PLUGINS = {"methods", "datasets"}
 ALLOWED = {
     "results": {*BASE, "results"},
-    "data": {*BASE, "data"},
+    "data": {*BASE, "results", "data"},
     "networks": {*BASE, "results", "data", "networks"},
     "learning": {*BASE, "results", "data", "networks", "learning"},
     "methods": {*BASE, "results", "data", "networks", "learning", "methods"},

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.data import remembered
 from harness.errors import BadFile, DataMissing, reason
+from harness.results import code
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +40,18 @@ SIZES = 5
 """Sizes that are listed; the others are counted."""
 NAMED = 10
 """Bad files that a message names; it counts the others."""
+
+
+def known(paths: Sequence[Path], what: str, find: Callable[[Path], Any]) -> list[Any]:
+    """Return ``remembered.known`` of what this module finds out, which depends on its code and on Pillow too."""
+    return remembered.known(paths, f"{what}, {_reader()}", find)
+
+
+@cache
+def _reader() -> str:
+    import PIL
+
+    return f"Pillow {PIL.__version__}, code {code.of_file(Path(__file__))}"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from harness.errors import BadFile, reason
 
 SETTLED_SECONDS = 2.0
-"""A file that changed later than this is not remembered: it could change again without a change of its times."""
+"""A file whose status changed later is not remembered: it could change again without a change of its times."""
 AT_ONCE = 256
 """Files whose sizes and times one thread asks for at a time."""
 WRITTEN_EVERY = 30.0
@@ -98,7 +98,7 @@ def known(paths: Sequence[Path], what: str, find: Callable[[Path], Any]) -> list
             if (
                 isinstance(value, BadFile)
                 or isinstance(stamp, BadFile)
-                or time.time() - max(stamp[1:]) / 1e9 < SETTLED_SECONDS
+                or time.time() - stamp[2] / 1e9 < SETTLED_SECONDS  # anyone may set the time of content
             ):
                 continue
             old = entries.get(name)

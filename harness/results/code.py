@@ -139,6 +139,11 @@ def _read(file: Path) -> _File:
     return known[key]
 
 
+def of_file(file: Path) -> str:
+    """Return the hash, 12 hex digits, of the code of one file."""
+    return _read(file).tree[:DIGITS]
+
+
 def _imports(name: str, file: Path) -> Iterator[str]:
     """Yield the modules that import statements anywhere in a file may name; those of ``from`` may also be no module."""
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]

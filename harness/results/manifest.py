@@ -52,8 +52,8 @@ class SuiteEntry(BaseModel):
     trials: dict[str, TrialEntry] = Field(description="id of the trial -> its method and seed")
     code: dict[str, dict[str, str]] = Field(
         {},
-        description="for readers: name of the method -> part -> hash of the code at the run's last start; see `code` of "
-        "a record",
+        description="for readers: name of the method -> part -> hash of the code at the run's last start; see `code` "
+        "of a record",
     )
 
 
