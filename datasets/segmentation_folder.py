@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -215,6 +215,8 @@ class SegmentationFolder(Dataset):
         """
         parts = [self._of_split(split) for split in splits]
         pairs = Pairs([p for part in parts for p in part.images], [p for part in parts for p in part.labels])
+        if twice := [path for path, count in Counter(pairs.images).items() if count > 1]:
+            raise DataMissing(f"{twice[0]} is in more than one of the splits {', '.join(splits)}")
         if self.settings.skip_unreadable:
             reasons = pairs.unreadable()
             if bad := [reason for reason in reasons if reason]:
@@ -277,16 +279,27 @@ class SegmentationFolder(Dataset):
         names = [line.strip() for line in lines if line.strip()]
         if not names:
             raise DataMissing(f"{path} is empty: it must name one image a line")
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise DataMissing(f"{path} names {twice[0]!r} twice")
-        known = {}
-        for image in found.paths:
-            inside = image.relative_to(folder)
-            known[str(inside)] = known[str(inside.with_suffix(""))] = image
-        if absent := [BadFile(f"{name!r} is not in {folder}") for name in names if name not in known]:
+        whole = {str(image.relative_to(folder)): [image] for image in found.paths}
+        short: dict[str, list[Path]] = defaultdict(list)
+        for name, (image,) in whole.items():
+            short[str(Path(name).with_suffix(""))].append(image)
+        fitting = [whole.get(name) or short.get(name, []) for name in names]
+        if absent := [
+            BadFile(f"{name!r} is not in {folder}") for name, fits in zip(names, fitting, strict=True) if not fits
+        ]:
             raise DataMissing(f"{path} names images that are not there: {pixels.some(absent)}")
+        named: dict[Path, str] = {}
+        for name, fits in zip(names, fitting, strict=True):
+            if len(fits) > 1:
+                raise DataMissing(
+                    f"{path} names {name!r}, which is {' or '.join(p.name for p in fits)}: add the suffix"
+                )
+            if (before := named.get(fits[0])) is not None:
+                as_before = "" if before == name else f", before as {before!r}"
+                raise DataMissing(f"{path} names {name!r} twice{as_before}")
+            named[fits[0]] = name
         self._notes.append(f"{path.name}: {len(names)} of the {counted(len(found.paths), 'image')} in {folder.name}/")
-        return [known[name] for name in names]
+        return list(named)
 
 
 def allowed() -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import yaml
 from PIL import Image, PngImagePlugin
@@ -537,7 +538,7 @@ def test_11_check_data_respects_only_and_finds_what_is_remembered_wrongly(tmp_pa
     assert "bad CAN'T RUN: there is no folder" in " ".join(capsys.readouterr().out.split())
     memory = remembered._file(str(root / "labels" / "train"))
     stored = json.loads(memory.read_text())
-    stored["000.png"]["ids"] = [[9, 1]]
+    stored["000.png"][f"ids, {pixels._reader()}"] = [[9, 1]]
     memory.write_text(json.dumps(stored))
     remembered._entries.clear()
     assert main([str(path), "--plan", "--only", "suite=good"]) == 0
@@ -941,10 +942,19 @@ def test_34_list_files_of_pascal_voc(tmp_path: Path) -> None:
     for text, problem in (
         ("train_000\nnone\nnever.jpg\n", "names images that are not there: 'none' is not in"),
         ("train_000\n\ntrain_000\n", "names 'train_000' twice"),
+        ("train_000\ntrain_000.jpg\n", "names 'train_000.jpg' twice, before as 'train_000'"),
         ("\n", "train.txt is empty"),
     ):
         listed.write_text(text)
         refuses(own(root, **voc).info, problem)
+    listed.write_text("train_000\ntrain_001\n")
+    (listed.parent / "val.txt").write_text("train_001.jpg\n")
+    refuses(own(root, **voc, train=["train", "val"]).info, "train_001.jpg is in more than one of the splits train, val")
+    other = root / "JPEGImages" / "train_001.png"
+    Image.open(other.with_suffix(".jpg")).save(other)
+    refuses(own(root, **voc).info, "names 'train_001', which is train_001.jpg or train_001.png: add the suffix")
+    listed.write_text("train_000\ntrain_001.png\n")
+    assert own(root, **voc).load().names == ("JPEGImages/train_000.jpg", "JPEGImages/train_001.png")
     listed.write_bytes(b"\xff\xfe\x00")
     refuses(own(root, **voc).info, "train.txt can't be read")
     listed.unlink()
@@ -1122,6 +1132,38 @@ def test_58_a_file_that_may_change_within_its_time_is_not_remembered(
     file.write_text("x")
     assert remembered.known([file, file], "text", Path.read_text) == ["x", "x"]
     assert not (tmp_path / "cache").exists()
+
+
+def test_58_a_file_whose_time_is_in_the_future_is_remembered(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text("x")
+    os.utime(file, (2**33, 2**33))
+    assert remembered.known([file], "text", Path.read_text) == ["x"]
+    assert (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("changed", ["Pillow", "code"])
+def test_58_what_other_code_found_out_does_not_count(
+    tmp_path: Path, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path / "mine")
+    sizes: list[Path] = []
+    hashes: list[Path] = []
+    monkeypatch.setattr(pixels, "size", spied(pixels.size, sizes))
+    files = import_module("harness.data.files")
+    monkeypatch.setattr(files, "_sha256", spied(files._sha256, hashes))
+    before = own(root).load().fingerprint
+    count = len(sizes)
+    assert count and len(hashes) == count and own(root).load().fingerprint == before
+    assert (len(sizes), len(hashes)) == (count, count)
+    if changed == "Pillow":
+        monkeypatch.setattr(PIL, "__version__", "0.0.1")
+    else:
+        monkeypatch.setattr(pixels.code, "of_file", lambda file: "0" * 12)
+    pixels._reader.cache_clear()
+    assert own(root).load().fingerprint == before
+    assert (len(sizes), len(hashes)) == (2 * count, count), "bytes are bytes, whatever reads images"
+    pixels._reader.cache_clear()
 
 
 @pytest.mark.parametrize("state", ["not writable", "no home", "damaged", "of another shape"])
