@@ -160,7 +160,7 @@ def test_info_decodes_a_few_label_maps_and_load_every_file_once(
     decoded, load = [], PngImageFile.load
 
     def counted(self: Any) -> Any:
-        decoded.append(Path(self.filename).name) if self.tile else None
+        decoded.append(Path(self.fp.name).name) if self.tile else None
         return load(self)
 
     monkeypatch.setattr(PngImageFile, "load", counted)
