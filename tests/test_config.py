@@ -21,6 +21,7 @@ from harness.config.only import only
 from harness.config.source import Source
 from harness.config.suite import Benchmark, PluginSpec, Trial
 from harness.data.dataset import MAPS, Dataset, DatasetInfo
+from harness.data.files import Files
 from harness.errors import UserError
 from harness.experiment import grid
 from harness.learning.contract import Acquisition, Training
@@ -787,3 +788,23 @@ def test_table_1_of_its_own_file_is_that_of_the_full_benchmark() -> None:
     whole = next(s for s in load_config(ROOT / "configs" / "full_benchmark.yaml").suites if s.name == alone.name)
     ids = {trial.id: name for name, trial in whole.trials()}
     assert all(ids[trial.id] == name for name, trial in alone.trials())
+
+
+def test_paths_that_go_to_workers_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = Files([Path("a.png"), tmp_path / "b.png"], (8, 8))
+    assert list(files.paths) == [tmp_path / "a.png", tmp_path / "b.png"]
+    Path("w.pt").write_bytes(b"weights")
+    Path("c.yaml").write_text("""
+        dataset: digits
+        model: {name: resnet_small, weights: w.pt}
+        recipe: {epochs: 1}
+        protocol: {initial: 20, budget: 10, cycles: 2, start: warm}
+        methods: {Ran: random}
+        seeds: [0]
+    """)
+    benchmark, absolute = (load_config("c.yaml", [f"model.weights={path}"]) for path in ("w.pt", tmp_path / "w.pt"))
+    (_, trial), (_, same) = (*benchmark.suites[0].trials(), *absolute.suites[0].trials())
+    assert trial.model.settings.weights == str(tmp_path / "w.pt")
+    assert "weights: w.pt" in benchmark.written(), "config.yaml holds what was written"
+    assert (trial.id, trial.sharing_key) == (same.id, same.sharing_key)

@@ -177,9 +177,10 @@ class Suite:
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """Yield (method name, trial): methods in the order of the config, and all seeds of a method in turn."""
+        model = names.located(self.model)
         for name, (training, acquisition) in self.methods.items():
             for seed in self.seeds:
-                yield name, Trial(self.dataset, self.model, self.recipe, self.protocol, training, acquisition, seed)
+                yield name, Trial(self.dataset, model, self.recipe, self.protocol, training, acquisition, seed)
 
     def written(self) -> dict[str, Any]:
         """Return the suite as a mapping for YAML, with all defaults filled in."""

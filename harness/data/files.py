@@ -61,6 +61,7 @@ class Files:
     """
 
     paths: Sequence[Path]
+    """Relative paths are made absolute, because workers may run in another folder."""
     size: tuple[int, int]
     """(H, W), the same for all images: see ``common_size``."""
     scale: float = 1
@@ -71,6 +72,10 @@ class Files:
     """(h, w) that files of any size are brought to instead of ``scale``: resized to cover it, cropped to the centre."""
 
     dtype = np.dtype(np.uint8)
+
+    def __post_init__(self) -> None:
+        if not all(path.is_absolute() for path in self.paths):
+            object.__setattr__(self, "paths", [path.absolute() for path in self.paths])
 
     @property
     def ndim(self) -> int:

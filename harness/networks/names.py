@@ -143,6 +143,15 @@ def resolved(model: PluginSpec, download: bool = False) -> PluginSpec:
     return PluginSpec(model.name, settings.model_copy(update={"weights_sha256": digest, **update}))
 
 
+def located(model: PluginSpec) -> PluginSpec:
+    """Return a network whose file of weights has an absolute path, because workers may run in another folder."""
+    path = model.settings.weights
+    if path in (None, PRETRAINED):
+        return model
+    update = {"weights": str(expanded(path).absolute())}
+    return PluginSpec(model.name, model.settings.model_copy(update=update))
+
+
 def no_pretrained(name: str) -> UserError:
     """Return the error for the word ``pretrained`` where a network has no such weights."""
     return UserError(

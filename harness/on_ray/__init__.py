@@ -9,7 +9,7 @@ for _name, _value in {
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables by Tune: the harness prints its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files by Tune
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a config stay valid in a trial
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial runs where Ray was started, not in a folder of its own
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Tune gives each trial its own environment, so a trial can't use a process that Ray starts in advance
@@ -17,9 +17,3 @@ for _name, _value in {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }.items():
     os.environ.setdefault(_name, _value)
-
-
-def prepare(joining: bool) -> None:
-    """Enable token authentication for a local Ray, or if the user has set a token. Call it before importing Ray."""
-    if not joining or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from harness.lazy import importing
 with importing():
     import ray
 
-from harness.errors import UserError
+from harness.data.dataset import LoadedData
+from harness.errors import UserError, reason
 from harness.experiment.grid import Unit
+from harness.on_ray import before, node_check
 from harness.settings import Where
 
 
@@ -40,33 +42,97 @@ class Resources:
 
 
 def start(where: Where) -> str:
-    """Start a local Ray or join a cluster; return one line about it for the user."""
-    address = where.address or os.environ.get("RAY_ADDRESS")
+    """Start a local Ray or join a cluster; return one line about it. ``before.prepare`` comes first. Raises UserError.
+
+    It may take minutes if a cluster hangs: whoever started this process ends it after ``before.START_SECONDS``.
+    """
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if address:
-        try:
-            ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"where.address: can't join the Ray cluster at {address!r} (a token goes into RAY_AUTH_TOKEN): {reason}"
-            ) from None
-        return f"Ray: joined the cluster at {address}"
-    os.environ.pop("RAY_ADDRESS", None)
+    if found := before.address(where):
+        return _join(*found, common)
     local = {"address": "local", "dashboard_host": "127.0.0.1", **common}
     missing = ""
     try:
         context = ray.init(include_dashboard=where.dashboard, **local)
     except Exception as error:
         if "dashboard" not in str(error):
-            raise
-        context, missing = (
-            ray.init(include_dashboard=False, **local),
-            "; install ray[default] for dashboard and metrics",
-        )
+            raise _not_started(error) from None
+        ray.shutdown()
+        try:
+            context = ray.init(include_dashboard=False, **local)
+        except Exception as again:
+            raise _not_started(again) from None
+        missing = "; install ray[default] for dashboard and metrics"
     if context.dashboard_url:
-        return f"Ray: dashboard at http://{context.dashboard_url} (this machine only; token: `ray get-auth-token`)"
+        token = os.environ.get("RAY_AUTH_TOKEN_PATH", "`ray get-auth-token`")
+        return f"Ray: dashboard at http://{context.dashboard_url} (this machine only; token: {token})"
     return f"Ray: without dashboard{missing}"
+
+
+def _not_started(error: Exception) -> UserError:
+    """Return the sentence for what Ray raises when it can't start on this machine; what it started is ended."""
+    ray.shutdown()
+    text = _said(error)
+    if "AF_UNIX path length" in text:
+        return before.too_long()
+    if "token" in text:
+        return UserError(f"Ray can't start: {reason(error)}; see RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH")
+    if any(part in text for part in ("timed out", "GCS", "raylet")):
+        return UserError(
+            "Ray did not start in time: this machine is overloaded or out of memory, or its processes are being ended; "
+            f"try again when it is less busy, {before.INSTEAD} ({reason(error)})"
+        )
+    return UserError(f"Ray can't start on this machine: {reason(error)}; correct that, {before.INSTEAD}")
+
+
+def _join(address: str, name: str, common: dict[str, Any]) -> str:
+    """Join a cluster; return one line about it. ``name``: what names the address. Raises UserError."""
+    try:
+        if address == "auto":
+            from ray._private.services import canonicalize_bootstrap_address
+
+            address = canonicalize_bootstrap_address(address) or address
+            before.check_answer(address, name)
+        ray.init(address=address, **common)
+    except UserError:
+        raise
+    except Exception as error:
+        ray.shutdown()
+        raise UserError(f"{name}: can't join the Ray cluster at {address}: {_why(error)}") from None
+    return f"Ray: joined the cluster at {address}"
+
+
+def _why(error: Exception) -> str:
+    """Return why a cluster can't be joined, and what helps."""
+    text = _said(error)
+    if "Version mismatch" in text:
+        cluster, here = (
+            dict(zip(("Ray", "Python"), re.findall(r"(?:Ray|Python): (\S+)", part), strict=False))
+            for part in text.partition("This process")[::2]
+        )
+        differing = [key for key in cluster if cluster[key] != here.get(key)]
+        return (
+            f"it runs {' and '.join(f'{key} {cluster[key]}' for key in differing)}, and this process "
+            f"{' and '.join(f'{key} {here.get(key)}' for key in differing)}; use the same versions"
+        )
+    if "token" in text or "nauthenticated" in text or "UNAUTHENTICATED" in text:
+        given = "another token" if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) else "a token"
+        return f"it asks for {given}: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it"
+    if "Could not find any running Ray" in text:
+        return "no Ray runs on this machine: start it with `ray start --head`, or give HOST:PORT"
+    if "resolve node to connect to" in text or "node info" in text:
+        return "this machine is no node of it: run the command on a node, or add this machine with `ray start`"
+    if "Failed to connect to Ray cluster" in text:
+        return "what answers there is no Ray, or a Ray that does not work (see `ray status`)"
+    return reason(error)
+
+
+def _said(error: BaseException | None) -> str:
+    """Return the messages of an error and of those that caused it."""
+    found = []
+    while error is not None:
+        found.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(found)
 
 
 def stop() -> None:
@@ -113,18 +179,11 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def check(where: Where, units: list[Unit], folder: Path) -> None:
-    """Raise UserError if the cluster can't hold a unit, or if a node does not see the results folder."""
+def check(where: Where, units: list[Unit], folder: Path, data: dict[str, LoadedData]) -> list[str]:
+    """Check that the cluster can hold each unit and that its nodes see what this process sees; return notes.
+
+    Raises UserError, which names the first node that differs.
+    """
     for exclusive in {unit.exclusive for unit in units}:
         resources(where, exclusive, nodes())
-    living = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if len(living) == 1:
-        return
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    with tempfile.NamedTemporaryFile(dir=folder.resolve(), prefix=".seen-by-all-nodes-") as file:
-        exists: Any = ray.remote(num_cpus=0)(os.path.exists)
-        strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in living]
-        visible = ray.get([exists.options(scheduling_strategy=strategy).remote(file.name) for strategy in strategies])
-    if not all(visible):
-        raise UserError(f"where.output: {folder} is not visible on all {len(living)} nodes; use a shared folder")
+    return node_check.check(units, folder, data) if before.address(where) else []

@@ -1,0 +1,213 @@
+"""What is settled before Ray is imported: which Ray it is, whether it answers, and what this machine has for it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import socket
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from harness.errors import UserError, reason
+from harness.settings import Where
+
+START_SECONDS = 60.0
+"""Ray has started, or was joined, within this time; else the run ends with ``too_slow``."""
+PROBE_SECONDS = 5.0
+"""How long a cluster is asked for an answer before Ray is, which would ask for minutes."""
+LONGEST_SOCKET = 107
+"""Bytes of the path of a Unix socket."""
+INSTEAD = "or run without Ray: where.trials=in_process"
+
+
+def address(where: Where) -> tuple[str, str] | None:
+    """Return (address of the cluster to join, what names it), or None if a local Ray is to be started."""
+    for name, value in (("where.address", where.address), ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS"))):
+        if value and value.strip():
+            return None if value.strip() == "local" else (value.strip(), name)
+    return None
+
+
+def announcement(where: Where) -> str:
+    """Return the line that is printed before a cluster is joined, or ""."""
+    return f"Ray: joining the cluster at {found[0]} ({found[1]})" if (found := address(where)) else ""
+
+
+def prepare(where: Where) -> None:
+    """Check what Ray needs, and give it a token: for a local Ray, or if the user has set one. Raises UserError."""
+    if found := address(where):
+        if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if found[1] != "RAY_ADDRESS":
+            os.environ.pop("RAY_ADDRESS", None)  # Ray prefers it
+        if found[0] != "auto":
+            check_answer(*found)
+        return
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    _check_folder()
+    _check_ports()
+    if os.environ["RAY_AUTH_MODE"] == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        _give_token()
+
+
+def too_slow(where: Where) -> UserError:
+    """Return the error for a Ray that has not started, or was not joined, within START_SECONDS."""
+    if found := address(where):
+        return UserError(
+            f"{found[1]}: the Ray cluster at {found[0]} did not let this run join within {START_SECONDS:.0f} s: see "
+            f"whether it works (`ray status`), {_local_instead(found[1])}"
+        )
+    return UserError(
+        f"Ray did not start within {START_SECONDS:.0f} s: this machine is overloaded or out of memory; try again when "
+        f"it is less busy, {INSTEAD}"
+    )
+
+
+def _local_instead(name: str) -> str:
+    return f"or {'unset RAY_ADDRESS' if name == 'RAY_ADDRESS' else f'remove {name}'} to start a local Ray"
+
+
+def check_answer(written: str, name: str) -> None:
+    """Raise UserError if no server that could be Ray's answers at an address, which ``name`` names."""
+    if written.startswith("ray://"):
+        raise UserError(
+            f"{name}: {written} is an address for Ray's client, through which a run can't be watched; give HOST:PORT "
+            "(its port is 6379 unless set), and run the command on a node of the cluster"
+        )
+    host, _, port = written.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise UserError(f"{name}: must be HOST:PORT, such as head:6379, or auto, got {written!r:.100}")
+    problem, ends = "", time.monotonic() + PROBE_SECONDS
+    while (left := ends - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=left) as connection:
+                if _speaks_grpc(connection):
+                    return
+            raise UserError(
+                f"{name}: what answers at {written} is no Ray cluster (asked for up to {PROBE_SECONDS:.0f} s): give "
+                f"the port of its head, which is 6379 unless set, {_local_instead(name)}"
+            )
+        except socket.gaierror as error:
+            raise UserError(f"{name}: there is no machine {host!r} ({error.strerror}), in {written!r}") from None
+        except OSError as error:
+            problem = "no answer" if isinstance(error, TimeoutError) else reason(error)
+            time.sleep(min(0.5, max(0.0, ends - time.monotonic())))  # the head may be starting
+    raise UserError(
+        f"{name}: no Ray cluster answers at {written} (tried for {PROBE_SECONDS:.0f} s: {problem}): start its head, or "
+        f"correct the address, {_local_instead(name)}"
+    )
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Return whether a server answers the first bytes of HTTP/2, which is below gRPC, with its settings."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("", "0", "false"):
+        return True  # it is encrypted
+    connection.settimeout(PROBE_SECONDS)
+    try:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        answer = b""
+        while len(answer) < 9 and (some := connection.recv(9)):
+            answer += some
+    except OSError:
+        return False
+    return answer[3:4] == b"\4" and answer[5:9] == bytes(4)
+
+
+def _folder() -> tuple[str, str]:
+    """Return (Ray's temporary folder, the variable that names it)."""
+    given = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "")
+    return (os.environ[given], given) if given else ("/tmp", "RAY_TMPDIR")
+
+
+def too_long(extra: int = 0) -> UserError:
+    """Return the error for a temporary folder below which paths of sockets are longer than the system allows.
+
+    ``extra``: bytes of these paths after the folder's own; if 0, an estimate.
+    """
+    folder, name = _folder()
+    most = LONGEST_SOCKET - (extra or 70)
+    return UserError(
+        f"{name}: {folder} is too long for Ray, whose sockets lie below it and whose paths may have {LONGEST_SOCKET} "
+        f"bytes: set RAY_TMPDIR to a folder of at most {most} characters, such as /tmp, {INSTEAD}"
+    )
+
+
+def _check_folder() -> None:
+    """Raise UserError if Ray can't make its sockets and logs in its temporary folder."""
+    folder, name = _folder()
+    example = f"/ray/session_2026-01-31_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    if len(os.fsencode(os.path.join(folder, ""))) - 1 + len(example) > LONGEST_SOCKET:  # noqa: PTH118 (as Ray does)
+        raise too_long(len(example))
+    path, remedy = Path(folder) / "ray", f"set RAY_TMPDIR to a folder of your own, {INSTEAD}"
+    if not path.is_absolute():
+        raise UserError(f"{name}: must be an absolute path, got {folder!r}; {remedy}")
+    try:
+        nearest = next(part for part in (path, *path.parents) if part.exists())
+    except OSError as error:
+        raise UserError(f"{name}: Ray can't use {folder} ({reason(error)}): {remedy}") from None
+    if not nearest.is_dir():
+        raise UserError(f"{name}: Ray needs a folder {path}, and {nearest} is a file: {remedy}")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(f"{name}: Ray can't write to {nearest} ({reason(error)}): {remedy}") from None
+
+
+def _check_ports() -> None:
+    """Raise UserError if no port of this machine is free."""
+    try:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+    except OSError as error:
+        raise UserError(
+            f"Ray can't start: no port of this machine is free for it ({reason(error)}): end other programs, {INSTEAD}"
+        ) from None
+
+
+def _give_token() -> None:
+    """Write a token that only this user can read, where Ray looks for it, or elsewhere if there is no home."""
+    home = os.environ.get("HOME")  # Ray looks nowhere else
+    try:
+        if home is None:
+            raise FileNotFoundError
+        _write_token(Path(home) / ".ray" / "auth_token")
+    except OSError:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="ray-token-"))
+            _write_token(folder / "auth_token")
+        except OSError as error:
+            raise UserError(
+                f"Ray can't start: there is no place for its token ({reason(error)}): set HOME or TMPDIR to a folder "
+                f"of your own, {INSTEAD}"
+            ) from None
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "auth_token")
+        atexit.register(_remove, folder, os.getpid())
+
+
+def _write_token(path: Path) -> None:
+    """Write a new token, unless there is one. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (path.exists() and path.read_bytes().strip()):
+        descriptor, new = tempfile.mkstemp(dir=path.parent)  # of mode 0600
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+            if path.exists():  # an empty file
+                path.unlink()
+            with suppress(FileExistsError):  # another run was faster
+                os.link(new, path)
+        finally:
+            os.unlink(new)  # noqa: PTH108
+    path.chmod(0o600)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # and not a process that was forked from it
+        with suppress(OSError):
+            (folder / "auth_token").unlink()
+            folder.rmdir()
