@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import make_trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -808,3 +809,12 @@ def test_paths_that_go_to_workers_are_absolute(tmp_path: Path, monkeypatch: pyte
     assert trial.model.settings.weights == str(tmp_path / "w.pt")
     assert "weights: w.pt" in benchmark.written(), "config.yaml holds what was written"
     assert (trial.id, trial.sharing_key) == (same.id, same.sharing_key)
+
+
+def test_a_trial_carries_no_hash_of_the_code_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_trial()
+    here = trial.code
+    monkeypatch.setattr("harness.config.suite.harness_code", lambda: "other")
+    there = pickle.loads(pickle.dumps(trial))
+    assert there == trial and there.id == trial.id
+    assert (here["harness"], there.code["harness"]) == (trial.code["harness"], "other")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ class Trial:
     training: PluginSpec
     acquisition: PluginSpec
     seed: int
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone: a worker that unpickles a trial must find the code of its own machine."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     def spec(self) -> dict[str, Any]:
         """Return all settings that affect the trial's results and differ from the defaults of this schema version.
