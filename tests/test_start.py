@@ -627,7 +627,7 @@ def test_relative_paths_hold_on_nodes_that_started_elsewhere(tmp_path: Path) -> 
         time.sleep(1)
         again = ("where.output=again", "--only", "method=Ran")
         out = finished(command(tmp_path, *again, RAY_ADDRESS=joined.address, **joined.token))
-        assert "has died, and is left out" in out and "1 of 1 trials" in out
+        assert "1 of 1 trials" in out, "whether or not Ray has noticed by then"
 
 
 @pytest.mark.long
