@@ -15,11 +15,12 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -276,15 +277,23 @@ where: {trials: in_process}
 """
 """Two trials that share their first cycle."""
 
+TRAINED = CONFIG.replace("{Ran: random, LC: least_confidence}", "{Ran: METHOD, LC: METHOD}")
+for name in ("random", "least_confidence"):
+    TRAINED = TRAINED.replace("METHOD", f"{{training: isda, acquisition: {name}}}", 1)
+"""The same with a training that has a state, and is really run."""
+
+load, expand = runner._load, grid.expand
+
 
 @cache
-def configured(cycles: int, folder: Path) -> tuple[Benchmark, grid.Grid]:
-    """Return the benchmark and its grid; they are the same for all runs, and cost seconds."""
-    path = folder / str(cycles) / "grid.yaml"
+def configured(cycles: int, trained: bool, folder: Path) -> tuple[Benchmark, grid.Grid, Any]:
+    """Return the benchmark, its grid and its data; they are the same for all runs, and cost seconds."""
+    path = folder / f"{trained}{cycles}" / "grid.yaml"
     path.parent.mkdir()
-    path.write_text(CONFIG.replace("CYCLES", str(cycles)))
+    path.write_text((TRAINED if trained else CONFIG).replace("CYCLES", str(cycles)))
     benchmark = load_config(str(path), [])
-    return benchmark, grid.expand(benchmark)
+    units = expand(benchmark)
+    return benchmark, units, load(benchmark, units) if trained else {suite.name: DATA for suite in benchmark.suites}
 
 
 class Half:
@@ -362,8 +371,9 @@ class Ended(NamedTuple):
 class Drivers:
     """Runs of one grid in one folder, one after another or one within another, on a faulty disk."""
 
-    def __init__(self, base: Path, configs: Path, patch: pytest.MonkeyPatch) -> None:
-        self.folder, self.configs = base / "run", configs
+    def __init__(self, base: Path, configs: Path, patch: pytest.MonkeyPatch, trained: bool = False) -> None:
+        self.folder = base / "run"
+        self.configured = partial(configured, trained=trained, folder=configs)
         self.disk = faulty = Disk(base)
         self.reported: dict[tuple[str, int], dict[str, Any]] = {}
         """(Unit, cycle) -> what a driver has reported as finished."""
@@ -373,18 +383,18 @@ class Drivers:
         patch.setattr(lock, "_status", lambda pid: ("R", str(pid)) if pid in faulty.alive else None)
         patch.setattr(lock, "STARTING", 0.0)
         patch.setattr(time, "time", lambda: faulty.now)
-        patch.setattr(runner, "_load", lambda benchmark, left: {s.name: DATA for s in benchmark.suites})
+        patch.setattr(runner, "_load", lambda benchmark, left: self.configured(cycles_of(benchmark))[2])
         patch.setattr(runner, "with_notes", lambda info, data: info)
-        patch.setattr(runner, "check_networks", lambda benchmark, units: None)
         patch.setattr(runner, "write", short_report)
         patch.setattr(runner, "Display", self._display)
-        patch.setattr(executor, "ActiveLearner", Learner)
+        if not trained:
+            patch.setattr(executor, "ActiveLearner", Learner)
+        patch.setattr(Benchmark, "written", lambda benchmark: "the config")  # it takes longer than a cycle
         patch.setattr(command, "load_config", lambda path, overrides: self._benchmark(int(path)))
-        expanded = {cycles: configured(cycles, configs)[1] for cycles in (3, 5)}
-        patch.setattr(grid, "expand", lambda benchmark, **_: expanded[benchmark.suites[0].protocol.cycles])
+        patch.setattr(grid, "expand", lambda benchmark, **_: self.configured(cycles_of(benchmark))[1])
 
     def _benchmark(self, cycles: int) -> Benchmark:
-        benchmark, _ = configured(cycles, self.configs)
+        benchmark = self.configured(cycles)[0]
         return replace(benchmark, where=benchmark.where.model_copy(update={"output": str(self.folder)}))
 
     def _display(self, *arguments: Any) -> Display:
@@ -464,6 +474,10 @@ class Drivers:
         return wrong
 
 
+def cycles_of(benchmark: Benchmark) -> int:
+    return benchmark.suites[0].protocol.cycles
+
+
 DATA: Any = SimpleNamespace(fingerprint="f", names=None)
 
 
@@ -472,6 +486,9 @@ def decided(record: CycleRecord) -> dict[str, Any]:
     values = record.to_json()
     for key in ("seconds", "wall_seconds", "peak_memory_bytes", "pid"):
         del values[key]
+    for shard in values["scoring"]["shards"]:
+        for key in ("pid", "seconds", "peak_memory_bytes"):
+            shard.pop(key, None)
     return values
 
 
@@ -498,21 +515,20 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, configs: Path) -> Iterator[Callable[[], Drivers]]:
+def fresh(configs: Path) -> Iterator[Callable[[], Drivers]]:
     """Give drivers with an empty folder at each call."""
-    with pytest.MonkeyPatch.context() as patch:
-        numbers = iter(range(10**6))
-        previous: list[Path] = []
+    memory = Path("/dev/shm")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
+    ):
+        base = Path(folder).resolve() / "base"
 
-        def make() -> Drivers:
-            for path in previous:
-                shutil.rmtree(path)
-            base = tmp_path / str(next(numbers))
-            base.mkdir()
-            previous[:] = [base]
+        def make(trained: bool = False) -> Drivers:
             patch.undo()
-            return Drivers(base, configs, patch)
+            if base.exists():
+                shutil.rmtree(base)
+            base.mkdir()
+            return Drivers(base, configs, patch, trained)
 
         yield make
-    with suppress(FileNotFoundError):
-        shutil.rmtree(tmp_path)

@@ -10,7 +10,7 @@ The results folder of a run::
     trials/<trial>/state_000.pt      state after the cycle: network weights and the state of the method
     trials/<trial>/selection_004.json, .pt   the same for a last cycle whose selection was made later, when the run was
                                      extended: the whole record, and the state after the selection
-    trials/<trial>/records.jsonl     readable copy of the records, derived from the cycle files, never read
+    trials/<trial>/records.jsonl     readable copy of the records, never read
     trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
     trials/<trial>/failure.txt       the traceback of a plug-in's exception that ended the trial; no run reads it
     shared/<key>/...                 the same files for a first cycle that several trials share
@@ -212,14 +212,17 @@ class TrialStore:
             "sha256": _sha256(_body(body)),
             "body": body,
         }  # keys are not sorted: per_class keeps the order of the classes
+        copy = self.records()
+        copy[cycle : cycle + 1] = [record]
+        lines = "".join(json.dumps(r.to_json()) + "\n" for r in copy)
+        # first, so that a process that dies in between leaves no finished cycle that the copy lacks for good
+        write_atomically(self.folder / "records.jsonl", lines.encode())
         write_atomically(self._path(kind, cycle, "json"), json.dumps(wrapped).encode())
         if not late and record.selected:  # computed again, as a whole
             _remove(self._path("selection", cycle, "json"))
         for old_state in range(cycle - KEPT_STATES + 1):
             for kept in ("state", "selection"):
                 _remove(self._path(kept, old_state, "pt"))
-        lines = "".join(json.dumps(r.to_json()) + "\n" for r in self.records())
-        write_atomically(self.folder / "records.jsonl", lines.encode())
 
 
 class RunStore:
