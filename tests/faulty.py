@@ -39,7 +39,7 @@ from harness.report.write import read
 from harness.results import disk, lock
 from harness.results.clock import Clock
 from harness.results.records import CycleRecord
-from harness.results.store import RunStore, write_atomically
+from harness.results.store import TrialStore, write_atomically
 from harness.trial import ActiveLearner, Selection, Trained
 
 TEST = 1  # the process of the test itself
@@ -221,28 +221,29 @@ class Disk:
         self.pid = self.last = self.last + 1
         self.alive.add(self.pid)
 
-    def lose_power(self, keep: Callable[[], float] = lambda: 1.0) -> None:
-        """End all processes, and lose what was not synced: of each change alone if ``keep()`` is below 0.5.
+    def lose_power(self, lasts: Callable[[], bool] = lambda: False, left: Callable[[], int] = lambda: 0) -> None:
+        """End all processes, and lose what was not synced.
 
-        Of the content that was not synced nothing, a half, zeros or all is left.
+        ``lasts()``: whether a change of a folder lasts nevertheless; ``left()``: what is left of a content: 0 what was
+        synced before, 1 zeros, 2 a half, 3 all.
         """
         self.alive &= {TEST}
         after: dict[str, bytes | None] = {}
 
-        def visit(folder: str, kept: bool) -> None:
+        def visit(folder: str) -> None:
             here = self._now_in(folder) if os.path.isdir(folder) else {}
             before = self.lasting.get(folder, {})
             for name in here.keys() | before.keys():
                 path = f"{folder}/{name}"
                 new, old = here.get(name), before.get(name)
-                entry = new if new is old or keep() < 0.5 else old
+                entry = new if new is old or lasts() else old
                 if entry is FOLDER:
                     after[path] = None
-                    visit(path, kept)
+                    visit(path)
                 elif entry is not None:
-                    after[path] = self._left(entry, path if entry is new else None, keep)
+                    after[path] = self._left(entry, path if entry is new else None, left)
 
-        visit(self.base, True)
+        visit(self.base)
         for name in os.listdir(self.base):
             shutil.rmtree(f"{self.base}/{name}")
         for path in sorted(after):
@@ -255,13 +256,12 @@ class Disk:
         self.settle()
         self.boot = f"boot {int(self.boot.split()[1]) + 1}"
 
-    def _left(self, file: File, path: str | None, keep: Callable[[], float]) -> bytes:
+    def _left(self, file: File, path: str | None, left: Callable[[], int]) -> bytes:
         """Return what is left of a file; ``path``: where it is now, if it has a name."""
         now = Path(path).read_bytes() if path else file.lasting
         if now == file.lasting or now is None:
             return file.lasting or b""
-        draw = keep()
-        return [now, now[: len(now) // 2], bytes(len(now)), file.lasting or b""][min(int(draw * 4), 3)]
+        return [file.lasting or b"", bytes(len(now)), now[: len(now) // 2], now][left()]
 
 
 # ------------------------------------------------------------------------------------------- a grid without training
@@ -438,22 +438,29 @@ class Drivers:
             self.disk.now += 400
         raise AssertionError(ended)
 
-    def results(self) -> dict[str, Any]:
-        """Return all records, without what a clock or a process decides, and the states after the last two cycles."""
-        found: dict[str, Any] = {}
-        for kind in ("trials", "shared"):
-            for folder in sorted((self.folder / kind).iterdir()):
-                trial = getattr(RunStore(self.folder, {}), kind.removesuffix("s"))(folder.name)
-                found[f"{kind}/{folder.name}"] = [decided(record) for record in trial.records()]
-                found[f"{kind}/{folder.name} ends"] = sums(trial.resume_point()[1])
-        return found
+    def stores(self) -> dict[str, TrialStore]:
+        """Return the stores of all units, by the names of their folders."""
+        folders = [*(self.folder / "trials").iterdir(), *(self.folder / "shared").iterdir()]
+        return {f"{folder.parent.name}/{folder.name}": TrialStore(folder) for folder in folders}
+
+    def records(self) -> dict[str, list[dict[str, Any]]]:
+        """Return all records, without what a clock or a process decides."""
+        return {name: [decided(record) for record in store.records()] for name, store in self.stores().items()}
+
+    def states(self) -> dict[str, Any]:
+        """Return the numbers of finished cycles, and the states after them as bytes."""
+        points = {name: store.resume_point() for name, store in self.stores().items()}
+        return {name: (finished, sums(state)) for name, (finished, state) in points.items()}
+
+    def results(self) -> Any:
+        """Return what must be equal, bit for bit, however often the run was interrupted."""
+        return self.records(), self.states()
 
     def unfinished(self) -> list[tuple[str, int]]:
         """Return what was reported as finished and is not, or not as it was."""
-        store, lost = RunStore(self.folder, {}), []
+        lost = []
         for (name, cycle), values in self.reported.items():
-            kind, _, key = name.partition("/")
-            records = (store.shared if kind == "shared" else store.trial)(key).records()
+            records = TrialStore(self.folder / name).records()
             if len(records) <= cycle or records[cycle].metrics["accuracy"] != values["accuracy"]:
                 lost.append((name, cycle))
         return lost
@@ -466,11 +473,11 @@ class Drivers:
     def copies_differ(self) -> list[str]:
         """Return the folders whose records.jsonl does not hold the finished records."""
         wrong = []
-        for folder in [*(self.folder / "trials").iterdir(), *(self.folder / "shared").iterdir()]:
-            store = getattr(RunStore(self.folder, {}), folder.parent.name.removesuffix("s"))(folder.name)
-            text = (folder / "records.jsonl").read_text() if (folder / "records.jsonl").exists() else ""
-            if text != "".join(json.dumps(record.to_json()) + "\n" for record in store.records()):
-                wrong.append(folder.name)
+        for name, store in self.stores().items():
+            copy = store.folder / "records.jsonl"
+            lines = "".join(json.dumps(record.to_json()) + "\n" for record in store.records())
+            if not copy.exists() or copy.read_text() != lines:
+                wrong.append(name)
         return wrong
 
 
@@ -482,7 +489,7 @@ DATA: Any = SimpleNamespace(fingerprint="f", names=None)
 
 
 def decided(record: CycleRecord) -> dict[str, Any]:
-    """Return what must be equal, bit for bit, however often the run was interrupted."""
+    """Return what neither a clock nor a process decides."""
     values = record.to_json()
     for key in ("seconds", "wall_seconds", "peak_memory_bytes", "pid"):
         del values[key]

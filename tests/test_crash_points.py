@@ -27,13 +27,13 @@ def lose(drivers: Drivers) -> None:
 
 def tear(drivers: Drivers) -> None:
     """The power fails; names last, but half of the content that was not synced is gone."""
-    drivers.disk.lose_power(lambda: 0.3)
+    drivers.disk.lose_power(lambda: True, lambda: 2)
 
 
 def reorder(drivers: Drivers) -> None:
     """The power fails, and of the changes that were not synced every other one lasts."""
     turns = iter(range(10**6))
-    drivers.disk.lose_power(lambda: 0.9 if next(turns) % 2 else 0.1)
+    drivers.disk.lose_power(lambda: next(turns) % 2 == 0, lambda: 3)
 
 
 def before(kind: Death, at: int) -> Callable[[Drivers], None]:

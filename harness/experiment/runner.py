@@ -177,6 +177,8 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
                     "--accept-changes, which keeps such rows apart in the tables"
                 )
             notes += changed
+    elif (output / "run.json").exists():
+        notes.append(f"{output / 'run.json'} is damaged: it is written again, with the suites of this config alone")
     for unit in left.units:
         notes += (store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)).problems()
     finished = [0 if unit.shared else len(store.trial(unit.trial.id).records()) for unit in left.units]

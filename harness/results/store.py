@@ -52,8 +52,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             if not disk.exists(path.parent):
                 disk.make(path.parent)
             disk.write(temporary, data)
+            lock.check(path)  # a disk may have kept this process waiting for minutes
             disk.move(temporary, path)
-        except OSError:
+        except (OSError, lock.LockLost):
             with suppress(OSError):  # the folder may be a file
                 disk.remove(temporary)
             lock.check(path)  # another run removes the files of this one
