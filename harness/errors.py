@@ -24,6 +24,13 @@ class DataMissing(UserError):
     """A dataset's files are missing, damaged or unsuitable. The message names them and says what to get or replace."""
 
 
+class StorageError(Exception):
+    """The file system refuses to read or write a file of a run. It ends the run; the exit code is 1.
+
+    The message names the file, the system's reason and what to do.
+    """
+
+
 class BadFile(DataMissing):
     """One file that can't be used. The message starts with its path."""
 
@@ -37,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def answered(work: Callable[[], int]) -> int:
-    """Return the exit code of a command line's work, or print its user error as one line and return 2.
+    """Return the exit code of a command line's work, or print its error as one line and return 2 (StorageError: 1).
 
     If the reader of the output goes away, as ``head`` does, nothing more is printed, and the work goes on.
     """
@@ -88,6 +95,10 @@ def _answered(work: Callable[[], int]) -> int:
         message = "\n".join(readable(line) for line in str(error).splitlines())
         print(f"error: {message}", file=sys.stderr)
         return 2
+    except StorageError as error:
+        sys.stdout.flush()  # the sentence is the last word
+        print(f"error: {readable(str(error))}", file=sys.stderr)
+        return 1
 
 
 def check_platform(platform: str) -> None:

@@ -636,7 +636,7 @@ def test_wrong_folder_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     done = command_line(str(tmp_path))
     answer = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2
-    assert answer == [f"error: {tmp_path}: not the results folder of a run: it has no readable run.json"]
+    assert answer == [f"error: {tmp_path}: not the results folder of a run: it has no run.json"]
     assert done.stdout == ""
     assert "argparse" in imported(done)
     assert not imported(done) & {"pandas", "matplotlib", "numpy", "torch", "ray"}

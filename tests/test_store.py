@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +16,7 @@ from harness.config.suite import Trial
 from harness.data.dataset import LoadedData
 from harness.errors import NotReproduced
 from harness.results.records import SCHEMA_VERSION, CycleRecord
-from harness.results.store import RunStore, TrialStore, _body, _sha256, write_atomically
+from harness.results.store import RunStore, TrialStore, _body, _sha256
 
 
 def record(cycle: int, **changes: Any) -> CycleRecord:
@@ -262,31 +260,6 @@ def test_a_last_cycle_that_is_computed_again_keeps_its_late_selection(store: Tri
     whole = extended(store)
     store.commit(record(4, selected=[]), store.save_state(4, weights(4)))
     assert store.records() == whole
-
-
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def full(*arguments: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "replace", full)))
-    with pytest.raises(RuntimeError, match=f"no space left on the disk of {tmp_path}.*--resume"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_another_error_of_the_disk_is_raised_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: Any) -> None:
-        raise OSError(errno.EIO, "broken")
-
-    monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(OSError, match="broken"):
-        write_atomically(tmp_path / "file", b"new")
-    assert not list(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------------------------- whole trials

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from harness import registry
 from harness.config.suite import Benchmark
 from harness.data import dataset
-from harness.errors import UserError
+from harness.errors import StorageError, UserError
 from harness.experiment import data_check
 from harness.experiment.display import Display, Failure, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, manifest
@@ -71,7 +71,7 @@ def _run_in_process(
         display("start", unit, {})
         try:
             failure = execute(unit, data[unit.suite], run, placement, report)
-        except LockLost:
+        except (LockLost, StorageError):
             raise
         except Exception as error:  # nothing that ends one trial may end the others
             traceback.print_exc(file=(output := StringIO()))
@@ -151,7 +151,8 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
     """Run ``benchmark``, the part of the config ``whole`` that --only selects, and print its report.
 
     ``accept_changes``: continue rows whose code, data, libraries, precision or device changed; the report keeps them
-    apart. Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError.
+    apart. Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError, and StorageError, after
+    the report of what is there.
     """
     output = benchmark.output
     for name, reason in grid.skipped.items():
@@ -176,6 +177,8 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
                     "--accept-changes, which keeps such rows apart in the tables"
                 )
             notes += changed
+    elif (output / "run.json").exists():
+        notes.append(f"{output / 'run.json'} is damaged: it is written again, with the suites of this config alone")
     for unit in left.units:
         notes += (store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)).problems()
     finished = [0 if unit.shared else len(store.trial(unit.trial.id).records()) for unit in left.units]
@@ -192,6 +195,7 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
         print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)
         return Display(left.units, sys.stdout, finished)
 
+    stopped: Exception | None = None
     if left.units and benchmark.where.trials == "ray":
         failures = run_on_ray(benchmark, left, data, begin)
     else:
@@ -201,17 +205,24 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
         display = begin()
         try:
             failures = _run_in_process(placement, left, data, store, display)
+        except StorageError as error:
+            failures, stopped = display.failures, error
         finally:
             display.close()
     print()
-    print(write(output))
-    left = left_to_run(grid, store)
+    try:
+        left = left_to_run(grid, store)
+        write(output, print)
+    except (StorageError, UserError) as error:  # the report may be printed nevertheless
+        stopped = stopped or error
     for first, *others in grouped(failures):
         print(f"FAILED: {first.unit}: {first.cause}", file=sys.stderr)
         if others:
             print(f"FAILED like it: {', '.join(failure.unit for failure in others)}", file=sys.stderr)
     if left.units:
         print(f"Not finished: {_counts(left)}; add --resume to continue.", file=sys.stderr)
+    if stopped:
+        raise stopped
     return 1 if left.units or failures else 0
 
 

@@ -28,6 +28,7 @@ with importing():
 
 from harness import registry
 from harness.data.dataset import LoadedData
+from harness.errors import StorageError
 from harness.experiment.display import Failure, Listener, cycle_values
 from harness.experiment.grid import Unit
 from harness.on_ray.session import Resources, nodes, resources
@@ -140,7 +141,7 @@ def _run_unit(
         failure = execute(unit, loaded, run, placement, report, scorer, start=where.scoring == "ray_data")
         if failure is not None:  # a retry would fail in the same way: reported once, so that Tune does not retry
             tune.report({"cycle": -1, "failure": failure})
-    except lock.LockLost as error:
+    except (lock.LockLost, StorageError) as error:
         tune.report({"cycle": -1, "failure": str(error)})
     finally:
         if scorer is not None:

@@ -10,7 +10,7 @@ from harness.report.write import write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write and print the report of a run; return the exit code: 0, or 2 for a user error."""
+    """Write and print the report of a run; return the exit code: 0, 1 if its files can't be written, or 2."""
     return answered(lambda: _report(arguments))
 
 
@@ -20,7 +20,7 @@ def _report(arguments: Sequence[str] | None) -> int:
         description="Write the report of a run, finished or not, to RUN_DIR/report/, and print it.",
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="results folder of the run (where.output)")
-    print(write(expanded(parser.parse_args(arguments).run_dir)))
+    write(expanded(parser.parse_args(arguments).run_dir), print)
     return 0
 
 

@@ -6,12 +6,12 @@ std, n), then text. CSV files hold the long tables, in the units of the printed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import readable
+from harness.errors import StorageError, readable
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 from harness.results.store import RunStore, write_atomically
@@ -151,14 +151,29 @@ def first_selected(records: Sequence[CycleRecord], store: RunStore) -> dict[str,
     return pictures
 
 
-def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore, used: set[str]) -> tuple[str, str]:
-    """Write the files of a suite that has records; return (printed text, the suite's part of report.md).
+class Files:
+    """The files of a report, which are written up to the first that the file system refuses."""
 
-    ``used``: the names of the files of the report so far, so that no suite overwrites another's.
-    """
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.used: set[str] = set()
+        """The names of the files so far, so that no suite overwrites another's."""
+        self.refused: StorageError | None = None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file. Raises LockLost, and UserError if a folder has its name, or the other way round."""
+        if self.refused is None:
+            try:
+                write_atomically(self.folder / name, data)
+            except StorageError as error:
+                self.refused = error
+
+
+def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore, files: Files) -> tuple[str, str]:
+    """Write the files of a suite that has records; return (printed text, the suite's part of report.md)."""
     from harness.report.plots import learning_curves, picture, selected_grid
 
-    folder = store.folder / "report"
+    folder, used = files.folder, files.used
     tables = suite_tables(suite, records)
     notes = [
         f"{progress(suite, records)}.",
@@ -174,11 +189,11 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
         text = f"{wrapped(table.caption)}\n\n{as_text(table.shown)}\n"
         caption = markdown(table.caption)
         page = f"{caption}\n\n{formatted(table.shown, 'github')}\n"
-        write_atomically(folder / f"{stem}.txt", text.encode())
-        write_atomically(folder / f"{stem}.md", page.encode())
-        write_atomically(folder / f"{stem}.tex", latex(table.shown, table.caption, stem).encode())
+        files.write(f"{stem}.txt", text.encode())
+        files.write(f"{stem}.md", page.encode())
+        files.write(f"{stem}.tex", latex(table.shown, table.caption, stem).encode())
         for ending, numbers in table.numbers.items():
-            write_atomically(folder / f"{stem}{ending}.csv", csv(numbers).encode())
+            files.write(f"{stem}{ending}.csv", csv(numbers).encode())
         if table.printed:
             printed.append(f"{wrapped(table.caption, width)}\n\n{as_text(table.shown, width)}".rstrip())
             marked.append(page)
@@ -191,7 +206,7 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
             caption = f"Mean (line) and mean±std (band) over seeds. {provenance(suite, records)}{seeds}"
             curves = learning_curves(table.numbers[""], suite.methods, suite.title, caption, f"{table.metric} (%)")
             for kind in ("png", "svg"):
-                write_atomically(folder / f"{stem}.{kind}", picture(curves, kind))
+                files.write(f"{stem}.{kind}", picture(curves, kind))
             marked.append(f"![{table.metric} of {markdown(suite.title)}]({stem}.png)\n")
     pictures = first_selected(records, store)
     for number, method in enumerate(suite.methods):
@@ -204,7 +219,7 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
                 "predictions of the network at that time."
             )
             grid = selected_grid(images, heading, caption)
-            write_atomically(folder / f"{stem}.png", picture(grid, "png"))
+            files.write(f"{stem}.png", picture(grid, "png"))
             marked.append(f"![{markdown(heading)}]({stem}.png)\n")
     if pictures:
         printed.append(f"The first selected images: {folder / file_name(f'{suite.name}_selected')}_*.png")
@@ -235,11 +250,13 @@ def read(run_dir: Path) -> tuple[str, list[tuple[SuiteEntry, list[CycleRecord]]]
     return manifest.name, suites
 
 
-def write(run_dir: Path) -> str:
-    """Write RUN_DIR/report/ from the finished cycles; return the text to print. Raises UserError like ``read``."""
+def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
+    """Write RUN_DIR/report/ from the finished cycles; return the text to print.
+
+    ``show`` gets the text too, also if its files can't be written. Raises UserError like ``read``, and StorageError.
+    """
     name, suites = read(run_dir)
-    store = RunStore(run_dir)
-    used: set[str] = set()
+    store, files = RunStore(run_dir), Files(run_dir / "report")
     printed, marked = [f"Report of run {name}"], [f"# Report of run {markdown(name)}"]
     for suite, records in suites:
         if suite.skipped:
@@ -248,9 +265,15 @@ def write(run_dir: Path) -> str:
         elif not records:
             text = part = f"No results yet: {progress(suite, records)}."
         else:
-            text, part = _write_suite(suite, records, store, used)
+            text, part = _write_suite(suite, records, store, files)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")
         marked.append(f"## {markdown(suite.title)}\n\n{part}")
-    path = run_dir / "report" / "report.md"
-    write_atomically(path, ("\n\n".join(marked) + "\n").encode())
-    return "\n\n".join([*printed, f"All tables and pictures: {path}"])
+    files.write("report.md", ("\n\n".join(marked) + "\n").encode())
+    if files.refused is None:
+        printed.append(f"All tables and pictures: {files.folder / 'report.md'}")
+    text = "\n\n".join(printed)
+    if show is not None:
+        show(text)
+    if files.refused is not None:
+        raise files.refused
+    return text

@@ -14,7 +14,6 @@ import secrets
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +23,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from harness.errors import UserError
+from harness.errors import StorageError, UserError, reason
+from harness.results import disk
 
 HEARTBEAT = 20.0
 """Seconds after which a run renews its lock."""
@@ -69,13 +69,17 @@ class Lock:
         return self.folder / f"lock.{self.number}"
 
     def check(self) -> None:
-        """Raise LockLost if another run has taken the folder over, or if the file of the lock is gone, and OSError."""
+        """Raise LockLost if another run has taken the folder over, or if the file of the lock is gone.
+
+        Raises StorageError if the folder is gone or can't be read.
+        """
         newer = None
-        with suppress(FileNotFoundError, IndexError, UserError):
-            newest = _numbers(self.folder)[-1]
-            newer = _read(self.folder / f"lock.{newest}")
-            if newest == self.number and newer and newer.token == self.token:
-                return
+        with disk.answering(self.folder, "read"):
+            numbers = _numbers(self.folder)
+            with suppress(FileNotFoundError, IndexError, UserError):
+                newer = _read(self.folder / f"lock.{numbers[-1]}")
+                if numbers[-1] == self.number and newer and newer.token == self.token:
+                    return
         cause = f"was taken over by {newer}" if newer else f"is no longer locked by this run ({self.path} is gone)"
         raise LockLost(f"{self.folder} {cause}; this run writes nothing more, and its finished cycles are kept")
 
@@ -87,17 +91,9 @@ class Lock:
             host=socket.gethostname(), pid=os.getpid(), started=now, machine=_machine(), birth=birth, token=self.token
         )
         try:
-            file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            disk.write(self.path, holder.model_dump_json().encode(), new=True)
         except FileExistsError:
             return False
-        try:
-            os.write(file, holder.model_dump_json().encode())
-            os.fsync(file)
-        except OSError:
-            self.path.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(file)
         return True
 
     def release(self) -> None:
@@ -105,7 +101,7 @@ class Lock:
         with suppress(OSError, UserError):
             holder = _read(self.path)
             if holder and holder.token == self.token:
-                self.path.unlink()
+                disk.remove(self.path)
 
 
 _held: Lock | None = None
@@ -139,8 +135,8 @@ def check(path: Path) -> None:
 def held(folder: Path, force: bool = False) -> Iterator[None]:
     """Hold the results folder, which is created if it is missing; ``force``: take it from a run that holds it.
 
-    Raises UserError if another run holds it, or if it can't be written to, and LockLost if it was taken over when the
-    block was interrupted.
+    Temporary files that dead processes left there are removed. Raises UserError if another run holds it, or if it can't
+    be written to, and LockLost if it was taken over when the block was interrupted.
     """
     lock = _take(folder, force)
     ended = threading.Event()
@@ -148,9 +144,11 @@ def held(folder: Path, force: bool = False) -> Iterator[None]:
     renewal.start()
     try:
         work_under(lock)
+        disk.sweep(folder)
         yield
     except KeyboardInterrupt:
-        lock.check()
+        with suppress(StorageError):
+            lock.check()
         raise
     finally:
         ended.set()
@@ -162,19 +160,19 @@ def held(folder: Path, force: bool = False) -> Iterator[None]:
 def _renew(lock: Lock, ended: threading.Event) -> None:
     """Renew the lock until the end, and interrupt the main thread if the lock is lost."""
     while not ended.wait(HEARTBEAT):
-        with suppress(OSError):  # a file system may be away for a while
+        with suppress(OSError, StorageError):  # a file system may be away for a while
             try:
                 lock.check()
             except LockLost:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
-            os.utime(lock.path)
+            disk.renew(lock.path)
 
 
 def _take(folder: Path, force: bool) -> Lock:
     """Return a lock on the folder. Raises UserError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.make(folder)
         deadline = time.monotonic() + STARTING
         while True:
             numbers = _numbers(folder)
@@ -189,13 +187,14 @@ def _take(folder: Path, force: bool) -> Lock:
                         for path in (folder / f"lock.{number}" for number in numbers):
                             with suppress(OSError, UserError):
                                 holder = _read(path)
-                                path.unlink()
+                                disk.remove(path)
                                 print(f"{folder}: taken over from {holder or path}", flush=True)
                         return lock
                     lock.release()
             time.sleep(0.02)
-    except OSError as error:
-        raise UserError(f"where.output: {folder} can't be written to: {error.strerror or error}") from None
+    except (OSError, StorageError) as error:
+        problem = reason(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+        raise UserError(f"where.output: {folder} can't be written to: {problem}") from None
 
 
 def _left_behind(folder: Path, number: int, waited: bool) -> bool:
@@ -224,25 +223,27 @@ def _left_behind(folder: Path, number: int, waited: bool) -> bool:
 
 def _numbers(folder: Path) -> list[int]:
     """Return the numbers of the locks in the folder, ascending."""
-    names = [path.name for path in folder.iterdir()]
-    return sorted(int(name[5:]) for name in names if re.fullmatch("lock[.][0-9]{1,9}", name))
+    return sorted(int(name[5:]) for name in disk.names(folder) if re.fullmatch("lock[.][0-9]{1,9}", name))
 
 
 def _read(path: Path) -> Holder | None:
     """Return whom a lock names, or None if that can't be read. Raises UserError if it is not a file, and OSError."""
-    if path.exists() and not path.is_file():
+    if disk.exists(path) and not path.is_file():
         raise UserError(f"{path}: must be a file, the lock of a run; remove it")
     try:
-        return Holder.model_validate_json(path.read_bytes())
+        return Holder.model_validate_json(disk.read(path))
     except ValueError:
         return None
 
 
 def _age(path: Path) -> float:
     """Return the seconds since the file was written or renewed, by the clock of the file system: hosts' differ."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as now, path.open("rb") as file:
-        os.utime(now.name)
-        return abs(Path(now.name).stat().st_mtime - os.fstat(file.fileno()).st_mtime)
+    now = path.with_name(f".clock-{secrets.randbits(64)}")
+    try:
+        disk.write(now, b"", new=True)
+        return abs(disk.changed(now) - disk.changed(path))
+    finally:
+        disk.remove(now)
 
 
 def _alive(holder: Holder) -> bool | None:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import UserError, readable
+from harness.results import disk
 from harness.results.records import SCHEMA_VERSION
 
 MOST_BYTES = 200_000_000  # of run.json
@@ -83,17 +84,18 @@ class Manifest(BaseModel):
     def read(cls, run_dir: Path) -> Manifest:
         """Return RUN_DIR/run.json, of this or an earlier schema version.
 
-        Raises NoManifest if it is missing or invalid, and UserError if its schema version is newer.
+        Raises NoManifest if it is missing or invalid, UserError if its schema version is newer, and StorageError.
         """
         path = run_dir / "run.json"
+        with disk.answering(path, "read"):
+            try:
+                data = disk.read(path, MOST_BYTES + 1)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                raise NoManifest(f"{run_dir}: not the results folder of a run: it has no run.json") from error
         try:
-            with path.open("rb") as file:
-                data = file.read(MOST_BYTES + 1)
             if len(data) > MOST_BYTES:
                 raise NoManifest(f"{path}: not the manifest of a run: it has more than {MOST_BYTES} bytes")
             values = json.loads(data.decode())
-        except OSError as error:
-            raise NoManifest(f"{run_dir}: not the results folder of a run: it has no readable run.json") from error
         except RecursionError:
             raise NoManifest(f"{path}: not the manifest of a run: its values are nested too deeply") from None
         except ValueError as error:

@@ -10,7 +10,7 @@ The results folder of a run::
     trials/<trial>/state_000.pt      state after the cycle: network weights and the state of the method
     trials/<trial>/selection_004.json, .pt   the same for a last cycle whose selection was made later, when the run was
                                      extended: the whole record, and the state after the selection
-    trials/<trial>/records.jsonl     readable copy of the records, derived from the cycle files, never read
+    trials/<trial>/records.jsonl     readable copy of the records, never read
     trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
     trials/<trial>/failure.txt       the traceback of a plug-in's exception that ended the trial; no run reads it
     shared/<key>/...                 the same files for a first cycle that several trials share
@@ -23,57 +23,61 @@ same cycle is an error, because a cycle is a pure function of its trial.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
-import os
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.errors import NotReproduced, UserError, reason
-from harness.results import lock
+from harness.errors import NotReproduced, UserError
+from harness.results import disk, lock
 from harness.results.manifest import Manifest
 from harness.results.records import CycleRecord
 
 KEPT_STATES = 2  # the state after the last cycle, and the one before it in case the last file is damaged
 
-USERS = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS}
-"""Errors of a disk that the user can fix: permissions, and a file where a folder should be, or the other way round."""
-
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file atomically: after a crash or power loss it is complete, unchanged or absent.
 
-    Raises LockLost if the file is in a results folder that another run has taken over.
+    Raises LockLost if the file is in a results folder that another run has taken over, StorageError, and UserError if
+    a folder has the file's name, or the other way round.
     """
     lock.check(path)
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
+    temporary = disk.temporary(path)
+    with disk.answering(path):
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        with suppress(OSError):  # the folder may be a file
-            temporary.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise RuntimeError(
-                f"no space left on the disk of {path.parent}; finished cycles are kept: free space, then add --resume"
-            ) from error
-        if error.errno in USERS:
-            raise UserError(f"{path}: can't be written: {reason(error)}") from error
-        raise
+            if not disk.exists(path.parent):
+                disk.make(path.parent)
+            disk.write(temporary, data)
+            lock.check(path)  # a disk may have kept this process waiting for minutes
+            disk.move(temporary, path)
+        except (OSError, lock.LockLost):
+            with suppress(OSError):  # the folder may be a file
+                disk.remove(temporary)
+            lock.check(path)  # another run removes the files of this one
+            raise
+
+
+def _remove(path: Path) -> None:
+    with disk.answering(path, "removed"):
+        disk.remove(path)
+
+
+def _exists(path: Path) -> bool:
+    with disk.answering(path, "read"):
+        return disk.exists(path)
+
+
+def _content(path: Path) -> bytes | None:
+    """Return the content of a file, or None if there is none. Raises StorageError."""
+    with disk.answering(path, "read"):
+        try:
+            return disk.read(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
 
 
 def _sha256(data: bytes) -> str:
@@ -108,24 +112,26 @@ class TrialStore:
     def pictures_path(self) -> Path:
         """The file with the first selected images, which need not exist."""
         earlier = self.folder / "queried_000.npz"  # the name in schema version 1
-        return earlier if earlier.exists() else self.folder / "selected_000.npz"
+        return earlier if _exists(earlier) else self.folder / "selected_000.npz"
 
     def open(self, header: dict[str, Any]) -> None:
         """Write trial.json, for readers: no run reads it, because every cycle file names its own trial."""
         path, text = self.folder / "trial.json", json.dumps(header, indent=2, sort_keys=True).encode()
-        if not path.is_file() or path.read_bytes() != text:
+        if _content(path) != text:
             write_atomically(path, text)
+        with disk.answering(self.folder):
+            disk.make(self.folder)  # it may have been made by a process that died before it could last
 
     def _read(self, cycle: int, kind: str = "cycle") -> Stored | None:
         """Return the content of a cycle file, or None if the file is missing, damaged or foreign: see ``problems``."""
         try:
-            wrapped = json.loads(self._path(kind, cycle, "json").read_bytes())
+            wrapped = json.loads(_content(self._path(kind, cycle, "json")) or b"")
             body = wrapped["body"]
             intact = wrapped["sha256"] == _sha256(_body(body))
             record = CycleRecord.from_json(body["record"])
             # before schema version 3, the file of a shared first cycle did not name its folder
             folder = body.get("folder") or ("" if self.folder.parent.name == "shared" else record.trial)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
         own = record.cycle == cycle and folder in ("", *self.ids)
         return Stored(record, body["state"]) if intact and own else None
@@ -153,7 +159,7 @@ class TrialStore:
         return [
             f"{path} is damaged, or belongs to another trial or cycle: it is not used"
             for kind, cycle in files
-            if (path := self._path(kind, cycle, "json")).exists() and self._read(cycle, kind) is None
+            if _exists(path := self._path(kind, cycle, "json")) and self._read(cycle, kind) is None
         ]
 
     def resume_point(self) -> tuple[int, dict[str, Any] | None]:
@@ -165,11 +171,8 @@ class TrialStore:
 
         for cycle, stored in reversed([*enumerate(self._finished())]):
             for kind in ("state", "selection"):
-                try:
-                    data = self._path(kind, cycle, "pt").read_bytes()
-                except OSError:
-                    continue
-                if _sha256(data) == stored.state:
+                data = _content(self._path(kind, cycle, "pt"))
+                if data is not None and _sha256(data) == stored.state:
                     return cycle + 1, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return 0, None
 
@@ -210,14 +213,17 @@ class TrialStore:
             "sha256": _sha256(_body(body)),
             "body": body,
         }  # keys are not sorted: per_class keeps the order of the classes
+        copy = self.records()
+        copy[cycle : cycle + 1] = [record]
+        lines = "".join(json.dumps(r.to_json()) + "\n" for r in copy)
+        # first, so that a process that dies in between leaves no finished cycle that the copy lacks for good
+        write_atomically(self.folder / "records.jsonl", lines.encode())
         write_atomically(self._path(kind, cycle, "json"), json.dumps(wrapped).encode())
         if not late and record.selected:  # computed again, as a whole
-            self._path("selection", cycle, "json").unlink(missing_ok=True)
+            _remove(self._path("selection", cycle, "json"))
         for old_state in range(cycle - KEPT_STATES + 1):
             for kept in ("state", "selection"):
-                self._path(kept, old_state, "pt").unlink(missing_ok=True)
-        lines = "".join(json.dumps(r.to_json()) + "\n" for r in self.records())
-        write_atomically(self.folder / "records.jsonl", lines.encode())
+                _remove(self._path(kept, old_state, "pt"))
 
 
 class RunStore:
