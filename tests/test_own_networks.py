@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import changed, make_trial, outcomes, run
+from conftest import changed, make_street_trial, make_trial, outcomes, run
 from PIL import Image
 
+import harness.check
 from harness import registry
 from harness.config.load import load_config
 from harness.data.dataset import DatasetInfo, LoadedData
@@ -119,6 +122,40 @@ def test_a_dense_network_of_ones_own(make: Make) -> None:
     check(model, MAPS_INFO)
     with pytest.raises(UserError, match=r"model.name: the dataset labels images.*one output per position"):
         check(model, INFO)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8, 16, 32])
+def test_a_map_may_have_any_stride_that_is_a_power_of_two(
+    make: Make, stride: int, streets: LoadedData, tmp_path: Path
+) -> None:
+    strides = tuple(2 if 2**number <= stride else 1 for number in range(1, 5))
+    strides = (4, 2, 2, 2) if stride == 32 else strides
+    model = net(make(DENSE.replace("(2, 2, 2, 1)", f"{strides}").replace("False), 8)", f"False), {stride})")))
+    (record, *_) = run(replace(make_street_trial(), model=model), streets, tmp_path / "run")
+    assert math.isfinite(record.final_loss) and record.metrics["miou"] > 0
+
+
+def test_a_dense_network_of_stages_that_average_is_refused(make: Make) -> None:
+    name = make(DENSE.replace("pool=False", "pool=True"))
+    with pytest.raises(PluginFault, match="a DenseNetwork whose Stages have pool=False, for label maps; got pool=True"):
+        check(net(name), MAPS_INFO)
+
+
+@pytest.mark.parametrize("stride", ["3", "64", "0", "'8'", "8.0"])
+def test_another_stride_is_refused_before_a_run_and_in_the_check(
+    make: Make, stride: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    code = DENSE.replace("False), 8)", f"False), {stride})")
+    name = make(code)
+    line = 1 + (HEAD + code).splitlines().index("    def build(self, info):")
+    got = "the text '8'" if stride == "'8'" else stride
+    problem = f"must return a DenseNetwork whose stride is 1, 2, 4, 8, 16 or 32; got {got}"
+    sentence = f"{name} (mine.py:{line}): build {problem}"
+    with pytest.raises(PluginFault, match=re.escape(sentence)):
+        check(net(name), MAPS_INFO)
+    assert harness.check.main([name, "--kind", "network"]) == 1
+    assert f"WRONG label maps: {sentence}\n" in capsys.readouterr().out
 
 
 def test_own_keys_are_checked_like_all_others(make: Make, tmp_path: Path) -> None:
@@ -270,7 +307,7 @@ WRONG = {
     ),
     "maps as features": (
         PLAIN.replace("classes))", "classes), pool=False)"),
-        "forward raises RuntimeError: ",
+        "build must return a Network whose Stages have pool=True, for images; got pool=False",
     ),
     "NaN": (
         BODY.format(change="nn.init.constant_(network.classifier.bias, float('nan'))"),
@@ -312,8 +349,7 @@ def test_a_wrong_network_gets_one_sentence(make: Make, name: str) -> None:
     line = mark or next(i for i, line in enumerate(lines, 1) if "def build" in line)
     with pytest.raises(PluginFault) as refused:
         check(model, INFO)
-    where = r"\d+" if name == "maps as features" else str(line)
-    assert re.match(rf"{re.escape(model.name)} \(mine\.py:{where}\): {re.escape(problem)}", str(refused.value))
+    assert re.match(rf"{re.escape(model.name)} \(mine\.py:{line}\): {re.escape(problem)}", str(refused.value))
     assert "\n" not in str(refused.value)
 
 
