@@ -50,10 +50,14 @@ def name_of(plugin: Any) -> str:
     return getattr(plugin, "_plugin_name", "") or cls.__module__.rpartition(".")[2]
 
 
+def place(plugin: Any, hook: str = "") -> str:
+    """Return "file.py:LINE" of a hook of a plug-in (an object or a class), or of the class if it defines no such."""
+    return _at(*_place(plugin if isinstance(plugin, type) else type(plugin), hook))
+
+
 def fault(plugin: Any, hook: str, problem: str, name: str = "") -> PluginFault:
     """Return the fault of a plug-in (an object or a class) whose ``hook`` has a problem: "must return ...; got ..."."""
-    at = _at(*_place(plugin if isinstance(plugin, type) else type(plugin), hook))
-    return PluginFault(f"{name or name_of(plugin)} ({at}): {hook} {problem}")
+    return PluginFault(f"{name or name_of(plugin)} ({place(plugin, hook)}): {hook} {problem}")
 
 
 def call(plugin: Any, hook: str, *arguments: Any, name: str = "") -> Any:

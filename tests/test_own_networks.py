@@ -19,6 +19,7 @@ from conftest import changed, make_street_trial, make_trial, outcomes, run
 from PIL import Image
 
 import harness.check
+import harness.list
 from harness import registry
 from harness.config.load import load_config
 from harness.data.dataset import DatasetInfo, LoadedData
@@ -224,11 +225,54 @@ def test_a_model_that_a_file_in_plugins_registers_with_timm(tmp_path: Path) -> N
     assert not names.shipped(trial.model.name)
 
 
+@pytest.mark.parametrize("arguments", [[], ["--kind", "network"], ["output_stride=8"]])
+def test_such_a_model_is_checked_by_its_name_in_a_config(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "own_file.py").write_text(
+        TIMM.replace("return ResNet(", "return build_model_with_cfg(ResNet, 'n', False, ")
+        .replace("import register_model, ", "import register_model, build_model_with_cfg, ")
+        .replace("BasicBlock, [1", "block=BasicBlock, layers=[1")
+    )
+    assert harness.check.main(["own_file.my_net_of_mine", *arguments, "--plugins", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "own_file.my_net_of_mine: all 11 checks passed" in printed
+    assert printed.startswith("ok    label maps: " if "output_stride=8" in arguments else "ok    images: ")
+    assert not caplog.records, "timm misses pretrained weights, which nobody asked for"
+
+
+def test_what_is_wrong_with_such_a_model_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    wrong = TIMM.replace("1], **kwargs)", "1], **{**kwargs, 'num_classes': 3})").replace("my_net_of_mine", "my_threes")
+    (tmp_path / "own_file.py").write_text(wrong)
+    arguments = ["--plugins", str(tmp_path)]
+    assert harness.check.main(["own_file.my_threes", *arguments]) == 1
+    outputs = "5 outputs, one for each class; got 3"
+    sentence = f"own_file.my_threes (own_file.py:6): build must return a network whose classifier has {outputs}"
+    assert f"WRONG images: {sentence}\n" in capsys.readouterr().out
+    for name in ("own_file", "own_file.my_three"):
+        assert harness.check.main([name, *arguments]) == 2
+        function = name.rpartition(".")[2]
+        said = f"own_file (own_file.py:1) defines no Architecture and registers no '{function}' with timm"
+        hint = "did you mean 'own_file.my_threes'? allowed: own_file.my_threes"
+        assert capsys.readouterr().err == f"error: '{name}' is not a network: {said}; {hint}\n"
+
+
+def test_such_a_model_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own_file.py").write_text(TIMM)
+    assert harness.list.main(["networks", "--plugins", str(tmp_path)]) == 0
+    own = capsys.readouterr().out.split("your networks\n")[1]
+    assert own.startswith("  own_file.my_net_of_mine  (images)\n") and "not_registered" not in own
+    assert "output_stride  8 or 16 or 32 or null, default null" in own
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("{module}.not_registered", r"'{module}.not_registered' is not a network: {module} defines no Architecture"),
-        ("{module}.typo", r"'{module}.typo' is not a network: {module} defines .* registers no 'typo' with timm"),
+        ("{module}.not_registered", r"'{module}.not_registered' is not a network: {module} \(mine.py:1\) defines no A"),
+        ("{module}.typo", r"'{module}.typo' is not a network: {module} .* registers no 'typo' with timm"),
         ("no_such_package.net", r".*'no_such_package'"),
         ("resnet18.a1_in1k", r"unknown network 'resnet18.a1_in1k'; did you mean 'resnet18'\?"),
         ("resnet_smal", r"unknown network 'resnet_smal'; did you mean 'resnet_small'\?"),

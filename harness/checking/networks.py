@@ -199,8 +199,7 @@ def check(name: str, plugin: type[Any], values: dict[str, Any], say: Callable[[s
     """Check a network, say a line for each check, and return (how many failed, how many ran). Raises UserError."""
     (settings,) = settings_of([plugin], {**cut(plugin, values), **values})
     failed = ran = 0
-    declared = plugin.labels(settings) if callable(plugin.labels) else plugin.labels
-    for kind in sorted(declared):
+    for kind in sorted(plugin(settings).labels):
         prefix = f"{kind}: "
         for checks in ([fits], CHECKS):
             more_failed, more = run_checks(name, plugin, checks, OnKind(name, plugin, settings, kind), say, prefix)
