@@ -50,10 +50,14 @@ def name_of(plugin: Any) -> str:
     return getattr(plugin, "_plugin_name", "") or cls.__module__.rpartition(".")[2]
 
 
+def place(plugin: Any, hook: str = "") -> str:
+    """Return "file.py:LINE" of a hook of a plug-in (an object or a class), or of the class if it defines no such."""
+    return _at(*_place(plugin if isinstance(plugin, type) else type(plugin), hook))
+
+
 def fault(plugin: Any, hook: str, problem: str, name: str = "") -> PluginFault:
     """Return the fault of a plug-in (an object or a class) whose ``hook`` has a problem: "must return ...; got ..."."""
-    at = _at(*_place(plugin if isinstance(plugin, type) else type(plugin), hook))
-    return PluginFault(f"{name or name_of(plugin)} ({at}): {hook} {problem}")
+    return PluginFault(f"{name or name_of(plugin)} ({place(plugin, hook)}): {hook} {problem}")
 
 
 def call(plugin: Any, hook: str, *arguments: Any, name: str = "") -> Any:
@@ -79,7 +83,7 @@ def guarded(plugin: Any, hook: str, work: Callable[[], Result], name: str = "", 
     except (Exception, SystemExit) as error:
         if _passes(error):
             raise
-        raise _raised(plugin, hook, error, name, at) from error
+        raise raised(plugin, hook, error, name, at) from error
 
 
 def described(value: Any) -> str:
@@ -137,14 +141,18 @@ def _passes(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
-def _raised(plugin: Any, hook: str, error: BaseException, name: str = "", at: str = "") -> PluginFault:
-    """Return the fault for an exception in a hook, at the deepest line in the plug-in's file or folder."""
+def raised(plugin: Any, hook: str, error: BaseException, name: str = "", at: str = "") -> PluginFault:
+    """Return the fault for an exception in a hook, at the deepest line in the plug-in's file or folder.
+
+    Without ``hook`` it names the plug-in's function that the harness called.
+    """
     cls = plugin if isinstance(plugin, type) else type(plugin)
     file, line = _place(cls, at or hook)
     own, _ = _place(cls, "")
     for frame in traceback.extract_tb(error.__traceback__):
         if _belongs(frame.filename, own):
             file, line = frame.filename, frame.lineno or 0
+            hook = hook or frame.name
     try:
         lines = str(error).strip().splitlines()
         trace = "".join(traceback.format_exception(error))
@@ -153,7 +161,7 @@ def _raised(plugin: Any, hook: str, error: BaseException, name: str = "", at: st
         lines, trace = [], f"Traceback (most recent call last):\n{frames}{type(error).__name__}"
     said = f": {lines[0]:.300}" if lines else ""
     problem = f"returns wrong data{said}" if isinstance(error, WrongData) else f"raises {type(error).__name__}{said}"
-    return PluginFault(f"{name or name_of(plugin)} ({_at(file, line)}): {hook} {problem}", trace)
+    return PluginFault(f"{name or name_of(plugin)} ({_at(file, line)}): {hook or 'it'} {problem}", trace)
 
 
 def _belongs(file: str, own: str) -> bool:

@@ -28,6 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from harness import faults
 from harness.errors import UserError, did_you_mean, expanded
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,10 +165,15 @@ def find(folder: str, name: str, contract: type[Plugin]) -> type[Plugin] | None:
     ]
     if len(classes) > 1:
         both = " and ".join(cls.__name__ for cls in classes)
-        raise UserError(
-            f"{name!r} has {len(classes)} classes of {contract.__name__}, {both}; allowed: one in each file"
-        )
+        problem = f"{len(classes)} classes of {contract.__name__}, {both}; allowed: one in each file"
+        raise UserError(f"{name} ({faults.place(classes[1])}) has {problem}")
     return classes[0] if classes else None
+
+
+def place(module: ModuleType) -> str:
+    """Return "file.py:LINE" of the first class that a module defines, or of its first line."""
+    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    return faults.place(own[0]) if own else f"{Path(module.__file__ or '?').name}:1"
 
 
 def every(folder: str, contract: type[Plugin]) -> dict[str, type[Plugin]]:
@@ -200,8 +206,9 @@ def unknown(folder: str, name: str, contract: type[Any]) -> str:
     """Return a message that says why ``name`` is no plug-in with this contract, and which names are allowed."""
     kind = contract.__name__.lower()
     article = "an" if kind[0] in "aeiou" else "a"
-    if "." in name:
-        return f"{name!r} is not {article} {kind}: the module defines no subclass of harness.{contract.__name__}"
+    if "." in name or name in _added:
+        file = place(load(folder, name))
+        return f"{name!r} is not {article} {kind}: no class in {file} is a subclass of harness.{contract.__name__}"
     allowed = [*every(folder, contract)]
     if name in names(folder):
         return f"{name!r} is not {article} {kind}; allowed: {', '.join(allowed)}"

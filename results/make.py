@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from harness.config.load import config_path
+from harness.errors import Parser, answered
 from harness.results.manifest import Manifest
 from harness.results.provenance import commit, versions
 from harness.results.store import RunStore
@@ -33,6 +34,8 @@ def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
     resume = ["--resume"] if (output / "run.json").exists() else []
     if code := run([str(config_path(name)), *resume, *arguments, f"where.output={output}"]):
         return code
+    if not (output / "run.json").exists():  # after --plan, for example
+        return 0
     store, manifest = RunStore(output), Manifest.read(output)
     records = [record for suite in manifest.suites for trial in suite.trials for record in store.trial(trial).records()]
     shared = [
@@ -54,7 +57,23 @@ def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
     return 0
 
 
+def _made(arguments: list[str] | None) -> int:
+    """Do what the command line asks for; return the exit code. Raises UserError."""
+    parser = Parser(prog="python results/make.py", description="Make the records and tables of a config again.")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a config of the harness, e.g. quickstart")
+    parser.add_argument("arguments", nargs="*", metavar="key.path=value", help="arguments of python -m harness.run")
+    options, others = parser.parse_known_intermixed_args(arguments)
+    if options.name is None:
+        parser.error("the name of a config is needed, e.g. quickstart")
+    stem = config_path(options.name).stem
+    given = [*options.arguments, *others]
+    return make(options.name, given, HERE / stem, HERE.parent / "runs" / "results" / stem)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: that of the run, or 2 for a user error."""
+    return answered(lambda: _made(arguments))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    sys.exit(make(sys.argv[1], sys.argv[2:], HERE / sys.argv[1], HERE.parent / "runs" / "results" / sys.argv[1]))
+    sys.exit(main())

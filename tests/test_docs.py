@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,13 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import changed, flat, make_trial, opened
+from conftest import changed, flat, make_street_trial, make_trial, opened, run
 
 import harness
+import harness.check
 from harness import registry
-from harness.data.dataset import DataRoot, Dataset, LoadedData
+from harness.data.dataset import MAPS, DataRoot, Dataset, LoadedData
 from harness.learning.contract import Acquisition, Training
 from harness.learning.inference import evaluating
+from harness.networks import names
+from harness.networks.names import spec as net
 from harness.results.records import PHASES
 from harness.run import main
 
@@ -114,6 +118,21 @@ def test_the_example_of_a_dataset_runs(tmp_path: Path) -> None:
     assert learner.train(cycle).final_loss > 0 and len(learner.select(cycle).indices) == 3
     with pytest.raises(module.DataMissing, match="save the arrays there"):
         module.Npz(module.Npz.Settings(file="none.npz"), DataRoot(tmp_path, download=False)).info()
+
+
+@pytest.mark.parametrize(("name", "source"), EXAMPLE.findall((DOCS / "network.md").read_text()))
+def test_every_example_of_a_network_passes_its_check_and_trains(
+    name: str, source: str, digits: LoadedData, streets: LoadedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / f"{name}.py").write_text(source)
+    assert harness.check.main([name, "--kind", "network", "--plugins", str(tmp_path)]) == 0
+    assert f"{name}: all 11 checks passed" in capsys.readouterr().out
+    model = net(name)
+    of_maps = MAPS in names.of(model).labels
+    trial, data = (make_street_trial(), streets) if of_maps else (make_trial(), digits)
+    records = run(replace(trial, model=model), data, tmp_path / "run")
+    metric = "miou" if of_maps else "accuracy"
+    assert len(records) == 3 and all(0 < record.metrics[metric] <= 1 for record in records)
 
 
 def test_the_example_of_a_notebook_runs() -> None:

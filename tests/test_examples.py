@@ -101,6 +101,28 @@ def test_results_are_made_again_by_one_command(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "made.json").read_text())["command"].endswith(" ".join(small))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, "usage: python results/make.py"),
+        (["quickstrt"], 2, "error: there is no file and no config 'quickstrt'; did you mean 'quickstart'? allowed: "),
+        ([], 2, "error: the name of a config is needed, e.g. quickstart; --help lists the options\n"),
+        (["quickstart", "recipe.epoch=3"], 2, "error: recipe.epoch=3 (command line): unknown key 'epoch'; did you"),
+        (["quickstart", "--plna"], 2, "error: unrecognized arguments: --plna"),
+    ],
+)
+def test_wrong_arguments_of_results_are_answered_like_those_of_a_run(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(ROOT / "results" / "make.py"))["main"]
+    try:
+        assert main(arguments) == code
+    except SystemExit as helped:
+        assert not helped.code and not code
+    printed = capsys.readouterr()
+    assert (printed.err or printed.out).startswith(said)
+
+
 def test_the_quickstart_s_table_in_readme_is_that_of_its_records() -> None:
     table = (ROOT / "results" / "quickstart" / "quickstart_accuracy.txt").read_text()
     rows = [line for line in table.splitlines() if line.startswith(("Ran", "LC", "Core-set", "DAST-AL"))]

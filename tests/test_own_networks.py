@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import changed, make_trial, outcomes, run
+from conftest import changed, make_street_trial, make_trial, outcomes, run
 from PIL import Image
 
+import harness.check
+import harness.list
 from harness import registry
 from harness.config.load import load_config
 from harness.data.dataset import DatasetInfo, LoadedData
@@ -121,6 +125,40 @@ def test_a_dense_network_of_ones_own(make: Make) -> None:
         check(model, INFO)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4, 8, 16, 32])
+def test_a_map_may_have_any_stride_that_is_a_power_of_two(
+    make: Make, stride: int, streets: LoadedData, tmp_path: Path
+) -> None:
+    strides = tuple(2 if 2**number <= stride else 1 for number in range(1, 5))
+    strides = (4, 2, 2, 2) if stride == 32 else strides
+    model = net(make(DENSE.replace("(2, 2, 2, 1)", f"{strides}").replace("False), 8)", f"False), {stride})")))
+    (record, *_) = run(replace(make_street_trial(), model=model), streets, tmp_path / "run")
+    assert math.isfinite(record.final_loss) and record.metrics["miou"] > 0
+
+
+def test_a_dense_network_of_stages_that_average_is_refused(make: Make) -> None:
+    name = make(DENSE.replace("pool=False", "pool=True"))
+    with pytest.raises(PluginFault, match="a DenseNetwork whose Stages have pool=False, for label maps; got pool=True"):
+        check(net(name), MAPS_INFO)
+
+
+@pytest.mark.parametrize("stride", ["3", "64", "0", "'8'", "8.0"])
+def test_another_stride_is_refused_before_a_run_and_in_the_check(
+    make: Make, stride: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    code = DENSE.replace("False), 8)", f"False), {stride})")
+    name = make(code)
+    line = 1 + (HEAD + code).splitlines().index("    def build(self, info):")
+    got = "the text '8'" if stride == "'8'" else stride
+    problem = f"must return a DenseNetwork whose stride is 1, 2, 4, 8, 16 or 32; got {got}"
+    sentence = f"{name} (mine.py:{line}): build {problem}"
+    with pytest.raises(PluginFault, match=re.escape(sentence)):
+        check(net(name), MAPS_INFO)
+    assert harness.check.main([name, "--kind", "network"]) == 1
+    assert f"WRONG label maps: {sentence}\n" in capsys.readouterr().out
+
+
 def test_own_keys_are_checked_like_all_others(make: Make, tmp_path: Path) -> None:
     name = make("""
 from pydantic import Field, PositiveInt
@@ -187,11 +225,54 @@ def test_a_model_that_a_file_in_plugins_registers_with_timm(tmp_path: Path) -> N
     assert not names.shipped(trial.model.name)
 
 
+@pytest.mark.parametrize("arguments", [[], ["--kind", "network"], ["output_stride=8"]])
+def test_such_a_model_is_checked_by_its_name_in_a_config(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "own_file.py").write_text(
+        TIMM.replace("return ResNet(", "return build_model_with_cfg(ResNet, 'n', False, ")
+        .replace("import register_model, ", "import register_model, build_model_with_cfg, ")
+        .replace("BasicBlock, [1", "block=BasicBlock, layers=[1")
+    )
+    assert harness.check.main(["own_file.my_net_of_mine", *arguments, "--plugins", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "own_file.my_net_of_mine: all 11 checks passed" in printed
+    assert printed.startswith("ok    label maps: " if "output_stride=8" in arguments else "ok    images: ")
+    assert not caplog.records, "timm misses pretrained weights, which nobody asked for"
+
+
+def test_what_is_wrong_with_such_a_model_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    wrong = TIMM.replace("1], **kwargs)", "1], **{**kwargs, 'num_classes': 3})").replace("my_net_of_mine", "my_threes")
+    (tmp_path / "own_file.py").write_text(wrong)
+    arguments = ["--plugins", str(tmp_path)]
+    assert harness.check.main(["own_file.my_threes", *arguments]) == 1
+    outputs = "5 outputs, one for each class; got 3"
+    sentence = f"own_file.my_threes (own_file.py:6): build must return a network whose classifier has {outputs}"
+    assert f"WRONG images: {sentence}\n" in capsys.readouterr().out
+    for name in ("own_file", "own_file.my_three"):
+        assert harness.check.main([name, *arguments]) == 2
+        function = name.rpartition(".")[2]
+        said = f"own_file (own_file.py:1) defines no Architecture and registers no '{function}' with timm"
+        hint = "did you mean 'own_file.my_threes'? allowed: own_file.my_threes"
+        assert capsys.readouterr().err == f"error: '{name}' is not a network: {said}; {hint}\n"
+
+
+def test_such_a_model_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own_file.py").write_text(TIMM)
+    assert harness.list.main(["networks", "--plugins", str(tmp_path)]) == 0
+    own = capsys.readouterr().out.split("your networks\n")[1]
+    assert own.startswith("  own_file.my_net_of_mine  (images)\n") and "not_registered" not in own
+    assert "output_stride  8 or 16 or 32 or null, default null" in own
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("{module}.not_registered", r"'{module}.not_registered' is not a network: {module} defines no Architecture"),
-        ("{module}.typo", r"'{module}.typo' is not a network: {module} defines .* registers no 'typo' with timm"),
+        ("{module}.not_registered", r"'{module}.not_registered' is not a network: {module} \(mine.py:1\) defines no A"),
+        ("{module}.typo", r"'{module}.typo' is not a network: {module} .* registers no 'typo' with timm"),
         ("no_such_package.net", r".*'no_such_package'"),
         ("resnet18.a1_in1k", r"unknown network 'resnet18.a1_in1k'; did you mean 'resnet18'\?"),
         ("resnet_smal", r"unknown network 'resnet_smal'; did you mean 'resnet_small'\?"),
@@ -270,7 +351,7 @@ WRONG = {
     ),
     "maps as features": (
         PLAIN.replace("classes))", "classes), pool=False)"),
-        "forward raises RuntimeError: ",
+        "build must return a Network whose Stages have pool=True, for images; got pool=False",
     ),
     "NaN": (
         BODY.format(change="nn.init.constant_(network.classifier.bias, float('nan'))"),
@@ -312,8 +393,7 @@ def test_a_wrong_network_gets_one_sentence(make: Make, name: str) -> None:
     line = mark or next(i for i, line in enumerate(lines, 1) if "def build" in line)
     with pytest.raises(PluginFault) as refused:
         check(model, INFO)
-    where = r"\d+" if name == "maps as features" else str(line)
-    assert re.match(rf"{re.escape(model.name)} \(mine\.py:{where}\): {re.escape(problem)}", str(refused.value))
+    assert re.match(rf"{re.escape(model.name)} \(mine\.py:{line}\): {re.escape(problem)}", str(refused.value))
     assert "\n" not in str(refused.value)
 
 

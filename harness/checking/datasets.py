@@ -17,12 +17,12 @@ import numpy as np
 
 from harness import registry
 from harness.checking.text import Inapplicable, Wrong, run_checks, settings_of, wrapped
-from harness.data.dataset import DataRoot, Dataset, DatasetInfo, DatasetSettings, LoadedData, facts, same_streams
+from harness.data.dataset import DataRoot, Dataset, DatasetInfo, DatasetSettings, LoadedData, facts, fetch, opened, read
 from harness.data.files import IGNORED, Files
 from harness.data.images import Images
 from harness.data.rows import on_device
 from harness.errors import DataMissing, UserError
-from harness.faults import described, named
+from harness.faults import described
 from harness.lazy import torch
 from harness.settings import Recipe
 
@@ -60,21 +60,17 @@ class Loadable:
     def make(self, root: DataRoot | None = None, **values: Any) -> Any:
         """Return the dataset with some settings changed. Raises UserError."""
         (settings,) = settings_of([self.plugin], {**self.values, **values})
-        return self.plugin(settings, root or self.root)
+        return opened(self.plugin, self.name, settings, root or self.root)
 
     @cached_property
     def facts(self) -> DatasetInfo:
         """What ``info`` returns."""
-        info: DatasetInfo = self.make().info()
-        return info
+        return facts(self.make())
 
     @cached_property
     def data(self) -> LoadedData:
         """What ``load`` returns."""
-        dataset = self.make()
-        with same_streams(named(dataset, self.name), "load"):
-            data: LoadedData = dataset.load()
-        return data
+        return read(self.make())
 
     def splits(self) -> dict[str, tuple[Any, Any]]:
         """Return (images, labels) of each split."""
@@ -187,7 +183,7 @@ def gives_batches(it: Loadable) -> None:
 
 def loads_twice(it: Loadable) -> None:
     """A second load gives the same images and labels in the same order."""
-    again = it.make().load()
+    again = read(it.make())
     if again.fingerprint != it.data.fingerprint:
         first = next(
             name
@@ -249,7 +245,7 @@ def keeps_limits(it: Loadable) -> None:
     ):
         limit = max(1, count // 2)
         dataset = it.make(None, **{key: limit})
-        told, loaded = getattr(dataset.info(), f"num_{part}"), len(getattr(dataset.load(), f"{part}_images"))
+        told, loaded = getattr(facts(dataset), f"num_{part}"), len(getattr(read(dataset), f"{part}_images"))
         for hook, found in (("info", told), ("load", loaded)):
             if found != limit:
                 raise it.wrong(f"{key}={limit} must give {limit} images; {hook} returns {found}", hook)
@@ -294,9 +290,8 @@ CHECKS: list[Callable[[Loadable], str | None]] = [
 
 def loads(it: Loadable) -> None:
     """It loads."""
-    it.make().fetch()
-    facts(named(it.make(), it.name))
-    assert isinstance(it.data, LoadedData), f"load must return LoadedData; got {type(it.data).__name__}"
+    fetch(it.make())
+    it.facts, it.data  # noqa: B018
 
 
 def check(
@@ -311,10 +306,10 @@ def check(
     failed, ran = run_checks(name, plugin, [inherits_settings], it, say)
     if failed:
         return failed, ran
-    dataset = it.make()
+    settings_of([plugin], values)
     try:
-        dataset.info()
-        dataset.fetch()
+        facts(it.make())
+        fetch(it.make())
     except DataMissing as missing:
         raise UserError(f"{name} can't be checked without its data: {missing}") from None
     except Exception:  # a failure of the check below

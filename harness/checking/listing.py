@@ -12,6 +12,7 @@ from harness.checking.text import explained, wrapped
 from harness.config.messages import bounds
 from harness.data.dataset import Dataset
 from harness.learning.contract import Acquisition, Training
+from harness.networks import names
 
 
 def text(kinds: list[str]) -> str:
@@ -24,7 +25,7 @@ def text(kinds: list[str]) -> str:
         blocks.append([folder])
         if common:
             blocks[-1] += [f"  settings of all {folder}", *_settings([contracts[0]], set())]
-        found = [registry.every(folder, contract) for contract in contracts]
+        found = [names.every()] if folder == "networks" else [registry.every(folder, c) for c in contracts]
         for shipped in (True, False):
             for name in sorted({name for every in found for name in every}):
                 classes = [every[name] for every in found if name in every]
@@ -78,9 +79,11 @@ def _what(classes: list[type[Any]]) -> str:
 
 
 def _summary(cls: type[Any]) -> str:
-    """Return the first line of the file's docstring, else of the class's."""
-    module = inspect.getmodule(cls)
-    described = (module.__doc__ if module else None) or cls.__doc__ or "(no docstring)"
+    """Return the first line of the docstring of a function registered with timm, else of the file's or the class's."""
+    module, function = inspect.getmodule(cls), getattr(cls, "written_as", None)
+    described = (
+        getattr(function, "__doc__", None) or (module.__doc__ if module else None) or cls.__doc__ or "(no docstring)"
+    )
     return described.strip().splitlines()[0]
 
 

@@ -28,6 +28,8 @@ from harness.checking.problem import (
 from harness.checking.text import Inapplicable, Wrong, cut, run_checks, settings_of, wrapped
 from harness.config.suite import DEFAULT_TRAINING, PluginSpec
 from harness.errors import UserError
+from harness.faults import call, place
+from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Batch, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import evaluating
@@ -58,22 +60,33 @@ def method_of(name: str, values: dict[str, Any]) -> tuple[Method, dict[str, Any]
     if acquisition is None:
         specs[Acquisition] = _companion(Acquisition, lambda cls: not cls.scores_images and not cls.needs)
         acquisition = registry.find("methods", specs[Acquisition].name, Acquisition)
-    needed = acquisition.needed(specs[Acquisition].settings)
+    needed = boundary.needed(acquisition, specs[Acquisition].name, specs[Acquisition].settings)
     if training is None or not needed <= training.gives:
-        specs[Training] = _companion(Training, lambda cls: needed <= cls.gives, first=DEFAULT_TRAINING, what=needed)
+        specs[Training] = _companion(
+            Training,
+            lambda cls: needed <= cls.gives,
+            first=DEFAULT_TRAINING,
+            what=needed,
+            where=f"{name} ({place(acquisition)})",
+        )
         training = registry.find("methods", specs[Training].name, Training)
     return Method(name, specs[Training], specs[Acquisition], training, acquisition, tuple(classes)), lowered
 
 
 def _companion(
-    contract: type[Any], suits: Callable[[Any], bool], first: str = "", what: frozenset[str] = frozenset()
+    contract: type[Any],
+    suits: Callable[[Any], bool],
+    first: str = "",
+    what: frozenset[str] = frozenset(),
+    where: str = "",
 ) -> PluginSpec:
     """Return the first plug-in of a contract that suits, with its default settings. Raises UserError if none does."""
     every: dict[str, Any] = registry.every("methods", contract)
     for name, cls in sorted(every.items(), key=lambda item: item[0] != first):
         if suits(cls):
             return PluginSpec(name, cls.Settings(**cut(cls, {})))
-    raise UserError(f"no training gives {' and '.join(sorted(what))}; define one, in the same file or in another")
+    missing = " and ".join(sorted(what))
+    raise UserError(f"{where} needs {missing}, which no training gives; define one, in the same file or in another")
 
 
 @dataclass
@@ -100,14 +113,15 @@ class OnKind:
         cycle = learner.open_cycle(0)
         learner.train(cycle)
         learner.acquisition.ready(cycle)
-        return cycle, learner.acquisition, learner.acquisition.prepare(cycle)
+        return cycle, learner.acquisition, boundary.prepare(learner.acquisition, cycle)
 
     def describe(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the columns of one batch of images, as ``describe`` returns them."""
         cycle, acquisition, prepared = self.scored
         with evaluating(cycle.network):
             batch = Batch(cycle.images.unaugmented(indices), indices, stream(cycle.key("describe"), 0))
-            return acquisition.describe(cycle.network, batch, prepared)
+            columns: dict[str, torch.Tensor] = call(acquisition, "describe", cycle.network, batch, prepared)
+            return columns
 
     def same(self, other: Ran, than: str, first: Ran | None = None, hook: str = "") -> None:
         """Raise Wrong unless another run came out like the first one; ``than`` says what differs between them."""
@@ -179,7 +193,7 @@ def batch_size(it: OnKind) -> None:
     with evaluating(cycle.network):
         batch = Batch(cycle.images.unaugmented(candidates[:4]), candidates[:4], generator)
         before = generator.get_state()
-        acquisition.describe(cycle.network, batch, it.scored[2])
+        call(acquisition, "describe", cycle.network, batch, it.scored[2])
     if not torch.equal(before, generator.get_state()):
         raise Inapplicable("it draws from the batch's generator")
     whole = it.describe(candidates)
@@ -242,7 +256,7 @@ def declares_its_passes(it: OnKind) -> None:
         (method.acquisition_class, method.acquisition, 0),
     )
     for (cls, spec, standard), counted in zip(halves, it.first.trained_on, strict=True):
-        declared = standard + cls.extra_passes(spec.settings, recipe, *counts)
+        declared = standard + boundary.extra_passes(cls, spec.name, spec.settings, recipe, *counts)
         if cls in method.own and abs(declared - counted) > TOLERANCE * max(declared, counted):
             raise Wrong(
                 cls,

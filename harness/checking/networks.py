@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from harness.checking.text import Wrong, cut, run_checks, settings_of, wrapped
 from harness.data.dataset import DatasetInfo
+from harness.errors import reason
 from harness.learning.contract import IMAGES, MAPS
 from harness.networks import building
 from harness.networks.building import close
@@ -165,7 +166,10 @@ def trains_every_parameter(it: OnKind) -> None:
 def pickles(it: OnKind) -> None:
     """A pickled copy gives the same outputs."""
     network, images = it.build(), it.images()
-    copy = pickle.loads(pickle.dumps(network))
+    try:
+        copy = pickle.loads(pickle.dumps(network))
+    except Exception as error:
+        raise it.wrong(f"the network must be picklable, as workers get a copy; it is not: {reason(error)}") from error
     if not torch.equal(it.outputs(network, images).logits, it.outputs(copy, images).logits):
         raise it.wrong("a pickled copy must give the same logits; they differ")
 
@@ -199,8 +203,7 @@ def check(name: str, plugin: type[Any], values: dict[str, Any], say: Callable[[s
     """Check a network, say a line for each check, and return (how many failed, how many ran). Raises UserError."""
     (settings,) = settings_of([plugin], {**cut(plugin, values), **values})
     failed = ran = 0
-    declared = plugin.labels(settings) if callable(plugin.labels) else plugin.labels
-    for kind in sorted(declared):
+    for kind in sorted(plugin(settings).labels):
         prefix = f"{kind}: "
         for checks in ([fits], CHECKS):
             more_failed, more = run_checks(name, plugin, checks, OnKind(name, plugin, settings, kind), say, prefix)

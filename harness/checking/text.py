@@ -6,9 +6,7 @@ import inspect
 import json
 import shutil
 import textwrap
-import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +15,7 @@ from harness.config.messages import sentence
 from harness.config.source import cut as cut_text
 from harness.config.source import parsed, problem_of
 from harness.errors import NonFiniteLoss, UserError, did_you_mean
-from harness.faults import WrongData, name_of
+from harness.faults import name_of, place, raised
 
 
 class Wrong(Exception):
@@ -49,21 +47,8 @@ def wrapped(mark: str, text: str, indent: int = 6) -> str:
     )
 
 
-def place(plugin: type[Any], hook: str = "") -> str:
-    """Return "file.py:LINE" of a hook's ``def``, or of the class if it does not define the hook."""
-    subject: Any = (
-        inspect.unwrap(getattr(vars(plugin)[hook], "__func__", vars(plugin)[hook]))
-        if (hook in vars(plugin))
-        else plugin
-    )
-    try:
-        return f"{Path(inspect.getsourcefile(subject) or '?').name}:{inspect.getsourcelines(subject)[1]}"
-    except (OSError, TypeError):  # a class that was typed into a notebook has no file
-        return f"{plugin.__qualname__}{f'.{hook}' if hook else ''}"
-
-
 def explained(name: str, plugin: type[Any], error: Exception, hook: str = "") -> str:
-    """Return what an exception of a check or of a plug-in means, in a sentence with file and line.
+    """Return what an exception of a check or of a plug-in means, in a run's sentence with file and line.
 
     The line is that of ``hook`` if the plug-in's own file is not in the traceback.
     """
@@ -71,15 +56,7 @@ def explained(name: str, plugin: type[Any], error: Exception, hook: str = "") ->
         return f"{name} ({place(error.plugin, error.hook)}): {error.problem}"
     if isinstance(error, UserError | NonFiniteLoss):
         return str(error)
-    file = inspect.getsourcefile(plugin)
-    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    own = [frame for frame in frames if file and Path(frame[0]).parent == Path(file).parent]
-    where = f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else place(plugin, hook)
-    said = str(error) if isinstance(error, WrongData) else f"{type(error).__name__}: {error}"
-    if not str(error).strip():
-        file, line = frames[-1] if frames else ("?", 0)
-        said = f"{type(error).__name__} without a message, raised at {Path(file).name}:{line}"
-    return f"{name} ({where}): {said}"
+    return str(raised(plugin, "", error, name, at=hook))
 
 
 def run_checks(

@@ -317,11 +317,17 @@ def fetch(dataset: Dataset) -> None:
     _asked(dataset, "fetch")
 
 
-def loaded(dataset: Dataset, info: DatasetInfo) -> LoadedData:
-    """Return a dataset's images and labels. Raises PluginFault if they are not as ``info`` states."""
+def read(dataset: Dataset) -> LoadedData:
+    """Return a dataset's images and labels. Raises PluginFault if they are no LoadedData."""
     data = _asked(dataset, "load")
     if not isinstance(data, LoadedData):
         raise fault(dataset, "load", f"must return LoadedData; got {described(data)}")
+    return data
+
+
+def loaded(dataset: Dataset, info: DatasetInfo) -> LoadedData:
+    """Return a dataset's images and labels. Raises PluginFault if they are not as ``info`` states."""
+    data = read(dataset)
     (height, width), (test_height, test_width) = data.train_images.shape[1:3], data.test_images.shape[1:3]
     found = {
         "num_train": len(data.train_images),

@@ -222,13 +222,24 @@ def batch(
     pair = call(training, "batch", images, labels, generator)
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise fault(training, "batch", f"must return (images, targets); got {described(pair)}")
-    inputs = pair[0]
+    inputs, targets = pair
     if not (isinstance(inputs, torch.Tensor) and inputs.ndim == 4 and inputs.is_floating_point()):
         raise fault(training, "batch", f"must return images [B, channels, H, W], floating; got {described(inputs)}")
     if inputs.device != images.device or inputs.shape[1] != images.shape[1]:
         expected = f"{images.shape[1]} channels on {images.device}"
         problem = f"must return images like those that it gets; expected {expected}, got {described(inputs)}"
         raise fault(training, "batch", f"{problem} on {inputs.device}")
+    if inputs.dtype != images.dtype:
+        kept = f"{images.dtype}".removeprefix("torch.")
+        raise fault(training, "batch", f"must return images in the type that it gets, {kept}; got {described(inputs)}")
+    if _inherited(training, "loss"):  # which compares classes; the targets of an own loss are its own
+        alike = isinstance(targets, torch.Tensor) and targets.ndim == labels.ndim
+        if not (alike and targets.dtype in (labels.dtype, torch.int64)):
+            problem = f"must return targets like the labels that it gets, {described(labels)}, unless loss is its own"
+            raise fault(training, "batch", f"{problem}; got {described(targets)}")
+    if isinstance(targets, torch.Tensor) and targets.ndim and len(targets) != len(inputs):
+        counts = f"{len(inputs)} images and {len(targets)} targets"
+        raise fault(training, "batch", f"must return as many targets as images; got {counts}")
     return pair
 
 
@@ -343,6 +354,10 @@ def describe(acquisition: Acquisition, network: Network, batch: Batch, prepared:
         if not columns["score"].is_floating_point():
             got = described(columns["score"])
             raise fault(acquisition, "describe", f"must return floating scores; 'score' is {got}")
+        one_each = not hasattr(network, "stride") and _inherited(acquisition, "over_positions")  # no label maps
+        if columns["score"].ndim > 1 and one_each:
+            problem = f"must return one score per image, [{count}]; 'score' is {described(columns['score'])}"
+            raise fault(acquisition, "describe", problem)
         if columns["score"].ndim > 1:
             columns = {**columns, "score": over_positions(acquisition, columns["score"].flatten(1))}
     elif _uses_default_select(acquisition):

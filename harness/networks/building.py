@@ -12,7 +12,8 @@ from harness.data.dataset import DatasetInfo
 from harness.errors import UserError, reason
 from harness.faults import PluginFault, Result, described, fault, guarded
 from harness.networks import names
-from harness.networks.network import DenseNetwork, Network, Outputs
+from harness.networks.maps import STRIDES
+from harness.networks.network import DenseNetwork, Network, Outputs, Stages
 from harness.networks.weights import load_weights
 from harness.seeds import global_states, key, moved, restore
 from harness.settings import PluginSpec
@@ -110,6 +111,12 @@ def _check_built(model: PluginSpec, info: DatasetInfo, network: Any) -> None:
     expected = DenseNetwork if info.per_pixel else Network
     if not isinstance(network, expected) or isinstance(network, DenseNetwork) != info.per_pixel:
         raise _wrong(model, f"a {expected.__name__} for {info.labels}; got {described(network)}")
+    if isinstance(network, DenseNetwork) and not (type(network.stride) is int and network.stride in STRIDES):
+        allowed = f"{', '.join(map(str, STRIDES[:-1]))} or {STRIDES[-1]}"
+        raise _wrong(model, f"a DenseNetwork whose stride is {allowed}; got {described(network.stride)}")
+    if isinstance(network.body, Stages) and network.body.pool == info.per_pixel:
+        problem = f"a {expected.__name__} whose Stages have pool={not info.per_pixel}, for {info.labels}"
+        raise _wrong(model, f"{problem}; got pool={network.body.pool}")
     if not hasattr(network.body, "get_classifier"):
         raise _wrong(model, f"a network whose body has get_classifier(); {described(network.body)} has not")
     classifier = run(model, "get_classifier", network.body.get_classifier)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from harness.lazy import torch
 
-STRIDES = (1, 8, 16, 32, 64, 128)  # 1: upsampled maps; the last two: labels larger than the images
+STRIDES = (1, 2, 4, 8, 16, 32)
+"""Pixels per position that the map of a network may have."""
+_KNOWN = (*STRIDES, 64, 128)  # the last two: labels larger than the images
 
 
 def upsampled(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -29,7 +31,7 @@ def upsampled_bands(maps: torch.Tensor, size: tuple[int, int], height: int) -> I
 
 def stride_of(maps: torch.Tensor, size: tuple[int, int]) -> int:
     """Return the stride, in pixels, of maps [B, K, h, w] of images of ``size``. Raises ValueError if none fits."""
-    for stride in STRIDES:
+    for stride in _KNOWN:
         if maps.shape[2:] == tuple(-(-side // stride) for side in size):
             return stride
     raise ValueError(f"maps of {tuple(maps.shape[2:])} positions do not fit images of {size} pixels")

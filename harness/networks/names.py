@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import sys
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from harness import registry
 from harness.data.dataset import MAPS, DatasetInfo
-from harness.errors import UserError, expanded
+from harness.errors import UserError, did_you_mean, expanded
 from harness.networks.architecture import Architecture
 from harness.networks.timm_model import TimmModel
 from harness.settings import PluginSpec
@@ -52,7 +54,7 @@ def architecture(name: str) -> type[Architecture]:
         return _timm_model(name, TimmModel.__module__)
     module = name.rpartition(".")[0]
     if not module or module.split(".")[0] in timm_names():
-        own = registry.every("networks", Architecture)
+        own = every()
         close = get_close_matches(name.split(".")[0], sorted({*own, *timm_names()}), n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         allowed = f"{', '.join(own)}, or any model of timm {version('timm')}, without a pretrained tag"
@@ -82,11 +84,35 @@ def _registered(name: str, module: str) -> type[Architecture]:
     import timm
 
     if not (hasattr(plugin, function) and timm.is_model(function)):
-        raise UserError(
-            f"{name!r} is not a network: {module} defines no Architecture and registers no {function!r} with timm"
-        )
+        lacking = f"{module} ({registry.place(plugin)}) defines no Architecture and registers no {function!r} with timm"
+        others = [f"{module}.{other}" for other in _functions(plugin)]
+        raise UserError(f"{name!r} is not a network: {lacking}{did_you_mean(name, others)}")
     written_as = staticmethod(timm.models.model_entrypoint(function))
     return _timm_model(function, plugin.__name__, written_as=written_as)
+
+
+def _functions(plugin: ModuleType) -> list[str]:
+    """Return the functions that a module registers with timm."""
+    if "timm" not in sys.modules:  # which takes seconds to import, and which the module would have imported
+        return []
+    import timm
+
+    entrypoint = timm.models.model_entrypoint
+    return [name for name, value in vars(plugin).items() if timm.is_model(name) and entrypoint(name) is value]
+
+
+def every() -> dict[str, type[Architecture]]:
+    """Return all networks by name but timm's own: the plug-ins, and what the user's files register with timm."""
+    found = registry.every("networks", Architecture)
+    for name in registry.names("networks"):
+        if name in found:
+            continue
+        try:
+            functions = _functions(registry.load("networks", name))
+        except UserError:  # another file of a folder must not stand in the way
+            continue
+        found |= {f"{name}.{function}": _registered(f"{name}.{function}", name) for function in functions}
+    return found
 
 
 def shipped(name: str) -> bool:
@@ -177,8 +203,7 @@ def check_fits(model: PluginSpec, info: DatasetInfo, dataset: str = "the dataset
     """Raise UserError, which begins with the key, if the network does not suit the dataset's labels or images."""
     labels, size = of(model).labels, model.settings.input_size
     if info.labels not in labels:
-        every = registry.every("networks", Architecture)
-        allowed = [name for name, found in every.items() if info.labels in found.labels]
+        allowed = [name for name, found in every().items() if info.labels in found.labels]
         if info.per_pixel:
             raise UserError(
                 f"model.name: {dataset} labels pixels, but {model.name} has one output per image; allowed: "

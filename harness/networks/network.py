@@ -39,7 +39,7 @@ def classifier_name(body: Any) -> str:
 
 
 class Stages(nn.Module):
-    """A ready body for Network or DenseNetwork: modules applied one after another, and the classifier.
+    """A ready body of modules applied one after another, and the classifier; a DenseNetwork needs ``pool=False``.
 
     ``stages``: modules from images [B, channels, H, W], or from the output of the previous module, to maps
     [B, D_s, H_s, W_s]; methods that read stages need at least four. ``classifier``: an nn.Linear from the last module's
@@ -164,7 +164,7 @@ class DenseNetwork(Network):
     """A network for segmentation: logits [B, C, h, w] and features [B, D, h, w], h = ceil(H / stride).
 
     The body's ``forward_head`` does not pool: it returns maps [B, D, h, w], one position for stride x stride pixels.
-    ``stride`` is 8, 16 or 32.
+    ``stride`` is 1, 2, 4, 8, 16 or 32.
     Images whose sides are not multiples of the stride are padded with zeros, the mean colour, at the bottom and on the
     right; ``upsampled`` crops this padding. The classifier is the same nn.Linear, applied to each position.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -14,6 +15,18 @@ from harness.settings import ModelSettings
 if TYPE_CHECKING:
     from harness.networks.network import Network
     from harness.networks.pretrained import Pretrained
+
+
+def _created(name: str, **keys: Any) -> Any:
+    """Return a new model of timm, without timm's warning that a user's model has no pretrained weights."""
+    import timm
+
+    logger = logging.getLogger("timm.models._builder")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        return timm.create_model(name, pretrained=False, **keys)
+    finally:
+        logger.disabled = was_disabled
 
 
 class TimmModel(Architecture):
@@ -35,21 +48,18 @@ class TimmModel(Architecture):
 
     def build(self, info: DatasetInfo) -> Network:
         """Return the network; see Architecture. Raises UserError if timm's model does not fit the interface."""
-        import timm
         import torch.nn as nn
 
         from harness.networks.network import DenseNetwork, Network, classifier_name
 
         name, stride = self.timm_name, self.settings.output_stride
         if stride is None:
-            body = timm.create_model(name, pretrained=False, num_classes=info.num_classes, in_chans=info.channels)
+            body = _created(name, num_classes=info.num_classes, in_chans=info.channels)
             if not isinstance(body.get_classifier(), nn.Linear):
                 raise UserError(f"model.name: {name!r} does not end in one linear layer")
             return Network(body)
         try:
-            body = timm.create_model(
-                name, pretrained=False, num_classes=0, global_pool="", in_chans=info.channels, output_stride=stride
-            )
+            body = _created(name, num_classes=0, global_pool="", in_chans=info.channels, output_stride=stride)
         except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
             raise UserError(
                 f"model.output_stride: {name!r} does not support {stride} ({reason(error)}); ResNets, EfficientNets, "
@@ -60,9 +70,7 @@ class TimmModel(Architecture):
 
     def num_parameters(self, info: DatasetInfo) -> int:
         """Return the number of parameters; see Architecture."""
-        import timm
-
-        body = timm.create_model(self.timm_name, num_classes=info.num_classes, in_chans=info.channels)
+        body = _created(self.timm_name, num_classes=info.num_classes, in_chans=info.channels)
         return sum(p.numel() for p in body.parameters())
 
     @classmethod

@@ -305,6 +305,40 @@ TRAININGS = [
         "batch must return images [B, channels, H, W], floating; got float32 [16, 64]",
     ),
     Wrong(
+        "batch_fewer_images",
+        "Training",
+        """
+        def batch(self, images, labels, generator):  # here
+            return images[:-1], labels
+        """,
+        "images[:-1]",
+        "images",
+        "batch must return as many targets as images; got 15 images and 16 targets",
+    ),
+    Wrong(
+        "batch_double",
+        "Training",
+        """
+        def batch(self, images, labels, generator):  # here
+            return images.double(), labels
+        """,
+        "images.double()",
+        "images",
+        "batch must return images in the type that it gets, float32; got float64 [16, 1, 8, 8]",
+    ),
+    Wrong(
+        "batch_soft_targets",
+        "Training",
+        """
+        def batch(self, images, labels, generator):  # here
+            return images, torch.nn.functional.one_hot(labels, 10).float()
+        """,
+        "torch.nn.functional.one_hot(labels, 10).float()",
+        "labels",
+        "batch must return targets like the labels that it gets, int64 [16], unless loss is its own; got float32 "
+        "[16, 10]",
+    ),
+    Wrong(
         "batch_three_channels",
         "Training",
         """
@@ -606,6 +640,17 @@ def prepare(self, cycle):  # here
         "[1:]",
         "",
         "describe must return columns with one row per image; expected 64 rows in 'score', got 63",
+    ),
+    Wrong(
+        "describe_column_of_rows",
+        "Acquisition",
+        """
+        def describe(self, network, batch, prepared):  # here
+            return {"score": network(batch.images).logits.amax(1)[:, None]}
+        """,
+        ".amax(1)[:, None]",
+        ".amax(1)",
+        "describe must return one score per image, [64]; 'score' is float32 [64, 1]",
     ),
     Wrong(
         "describe_a_mean",
