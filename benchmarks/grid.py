@@ -5,6 +5,7 @@
 Each trial is one cycle whose training sleeps, so that any machine can run eight at once. The whole command is timed:
 start of Ray and of the workers, the report, the end. Efficiency is trials x seconds / (workers x wall seconds). Ray is
 told of as many processors as there are workers; what the workers' own start costs is this machine's processors' work.
+The last columns: the size of Ray Tune's state at the end, for each trial, and the highest memory of Ray's driver.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ where: {{scoring: in_process, dashboard: false, warm_workers: {warm}}}
 """
 
 
-def wall_seconds(checkout: Path, trials: int, seconds: float, workers: int, warm: bool) -> float:
-    """Run the command on so many workers; return its wall seconds."""
+def measured(checkout: Path, trials: int, seconds: float, workers: int, warm: bool) -> tuple[float, float, float]:
+    """Run the command on so many workers; return wall seconds, kB of Tune's state a trial, MB of Ray's driver."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "sleep.yaml"
         config.write_text(CONFIG.format(seconds=seconds, seeds=list(range(trials)), warm=str(warm).lower()))
@@ -72,11 +73,31 @@ def wall_seconds(checkout: Path, trials: int, seconds: float, workers: int, warm
         }
         command = [sys.executable, "-m", "harness.run", str(config), f"where.output={folder}/out"]
         began = time.perf_counter()
-        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
-        took = time.perf_counter() - began
-        if done.returncode or f"{trials} of {trials} trials and" not in done.stdout:
-            raise SystemExit(f"the run failed:\n{done.stdout}\n{done.stderr}")
-        return took
+        memory = 0
+        with (Path(folder) / "said").open("w+") as said:
+            run = subprocess.Popen(command, cwd=checkout, env=environment, stdout=said, stderr=said)
+            while run.poll() is None:
+                memory = max(memory, _driver_memory(run.pid))
+                time.sleep(0.1)
+            took = time.perf_counter() - began
+            said.seek(0)
+            text = said.read()
+        if run.returncode or f"{trials} of {trials} trials and" not in text:
+            raise SystemExit(f"the run failed:\n{text}")
+        state = sum(path.stat().st_size for path in Path(folder).glob("out/ray/*/experiment_state-*.json"))
+        return took, state / 1000 / trials, memory / 1000
+
+
+def _driver_memory(command: int) -> int:
+    """Return the kB of memory of the child of the command that is Ray's driver, or 0."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == command and b"harness.run" in (process / "cmdline").read_bytes():
+                return int((process / "status").read_text().split("VmRSS:")[1].split()[0])
+        except (OSError, ValueError, IndexError):
+            continue
+    return 0
 
 
 def main(words: list[str] | None = None) -> None:
@@ -95,12 +116,16 @@ def main(words: list[str] | None = None) -> None:
         (checkout / "methods" / "sleep.py").write_text(METHOD)
         for seconds in asked.seconds:
             for workers in asked.workers:
-                wall = wall_seconds(checkout, asked.trials, seconds, workers, not asked.cold)
-                rows.append([seconds, workers, wall, 100 * asked.trials * seconds / (workers * wall)])
+                wall, state, memory = measured(checkout, asked.trials, seconds, workers, not asked.cold)
+                rows.append([seconds, workers, wall, 100 * asked.trials * seconds / (workers * wall), state, memory])
                 print(f"{seconds:g} s on {workers}: {wall:.1f} s", file=sys.stderr, flush=True)
     kind = "a process for each trial" if asked.cold else "warm workers"
     print(f"{asked.trials} sleeping trials, {kind}, {os.cpu_count()} processors")
-    print(tabulate(rows, ["trial, s", "workers", "wall s", "efficiency %"], floatfmt=".1f"))
+    print(
+        tabulate(
+            rows, ["trial, s", "workers", "wall s", "efficiency %", "state, kB a trial", "driver, MB"], floatfmt=".1f"
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -124,6 +125,18 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no home folder {Path(path).parts[0]}") from None
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asks the process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class RayLost(RuntimeError):
+    """Ray has died, and starting it again does not help."""
+
+
 class NonFiniteLoss(RuntimeError):
     """A loss or a score is NaN or infinite."""
 
@@ -161,3 +174,12 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     close = get_close_matches(word, options, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{hint} allowed: {', '.join(options)}" if options else ""
+
+
+def died(code: int | None) -> str:
+    """Return how a process ended, from its exit code; a negative one, or one above 128, stands for a signal."""
+    number = -code if code is not None and code < 0 else (code or 0) - 128
+    try:
+        return f"signal {number}, {signal.Signals(number).name}"
+    except ValueError:
+        return f"exit code {code}"

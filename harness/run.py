@@ -10,11 +10,17 @@ import json
 import os
 import signal
 import sys
+import time
+from typing import Any
 
 from harness.config.load import load_config
 from harness.config.only import is_override, only
-from harness.errors import Parser, answered
+from harness.errors import Parser, Stopped, answered
 from harness.results import lock
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 1.0
+"""Seconds after the first signal in which another one changes nothing: some tools send it twice."""
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -89,9 +95,24 @@ def main(arguments: list[str] | None = None) -> int:
     except lock.LockLost as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; finished cycles are kept, add --resume to continue", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        name = signal.Signals(number).name
+        print(f"stopped by {name}; finished cycles are kept, add --resume to continue", file=sys.stderr)
+        return 128 + number
+
+
+def _stop(number: int, frame: Any) -> None:
+    """End the run; a second Ctrl-C, after a while, ends it at once."""
+    began = time.monotonic()
+
+    def at_once(number: int, frame: Any) -> None:
+        if time.monotonic() - began > PATIENCE:
+            os._exit(128 + number)
+
+    for each in ENDING:
+        signal.signal(each, at_once if each == signal.SIGINT else signal.SIG_IGN)
+    raise Stopped(number)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -130,8 +151,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers send it: it ends a run as Ctrl-C does
+    for number in ENDING:  # schedulers and terminals send them: all end a run in the same way
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants
+            signal.signal(number, _stop)
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code) if code == 130 else sys.exit(code)
+    os._exit(code) if code > 128 else sys.exit(code)

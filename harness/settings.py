@@ -239,7 +239,14 @@ class Where(Strict):
         None, description="highest number of trials that run at the same time; default: as many as the resources allow"
     )
     retries: Annotated[NonNegativeInt, Field(le=1000), Why("more would take years")] = Field(
-        2, description="how many times a crashed trial is restarted from its last finished cycle"
+        2,
+        description="how many times a trial whose process died is restarted from its last finished cycle, and how many "
+        "times a Ray that died is started again before another cycle is finished",
+    )
+    stalled_after: Annotated[float, Field(gt=0, le=10**7), Why("a run takes no year")] = Field(
+        1800.0,
+        description="on Ray: seconds without any progress after which a trial is restarted; after half of them it is "
+        "shown as stalled",
     )
     scoring: Literal["auto", "in_process", "ray_data"] = Field(
         "auto",

@@ -71,8 +71,14 @@ def unit_of(trial: Trial, method: str) -> Unit:
 def run(folder: Path, data: LoadedData, *units: Unit) -> tuple[list[Failure], RunStore]:
     """Run the units in this process; return those that failed, and the store."""
     store = RunStore(folder / "run")
-    grid, by_suite = Grid([*units], {}, {}), {"suite": data}
-    return runner._run_in_process(Placement(), grid, by_suite, store, lambda *event: None), store
+    failures: list[Failure] = []
+
+    def listen(event: str, unit: Unit, values: dict[str, Any]) -> None:
+        if event == "failed":
+            failures.append(Failure(unit.name, values["failure"]))
+
+    runner._run_in_process(Placement(), Grid([*units], {}, {}), {"suite": data}, store, listen)
+    return failures, store
 
 
 @pytest.mark.parametrize("wrong", METHODS, ids=ids)
@@ -82,7 +88,7 @@ def test_a_wrong_method_fails_with_a_sentence_and_the_others_go_on(
     bad, good = trial_of(wrong, wrong.write(folder)), make_trial(cycles=2)
     failures, store = run(folder, digits, unit_of(bad, "Bad"), unit_of(good, "Good"))
     sentence = wrong.expected
-    trace = store.trial(bad.id).folder / "failure.txt"
+    trace = store.folder / "logs" / f"{bad.id}.log"
     if " raises " in wrong.sentence:
         sentence += f"; the traceback is in {trace}"
         assert wrong.sentence.split(" raises ")[1].split(":")[0] in trace.read_text().splitlines()[-1]
@@ -164,7 +170,7 @@ def test_a_failed_trial_gives_exit_code_1(folder: Path, capsys: pytest.CaptureFi
     wrong = next(wrong for wrong in ACQUISITIONS if wrong.name == "describe_raises")
     assert main([str(config(folder, wrong.write(folder), wrong.base))]) == 1
     out, err = capsys.readouterr()
-    (trace,) = (folder / "run" / "trials").glob("*/failure.txt")
+    (trace,) = (folder / "run" / "logs").glob("*.log")
     assert f"FAILED: config / it / seed 0: {wrong.expected}; the traceback is in {trace}\n" in err
     assert "Traceback" not in out + err
 
@@ -173,7 +179,7 @@ def test_an_old_traceback_does_not_outlive_a_success(folder: Path, digits: Loade
     wrong = next(wrong for wrong in ACQUISITIONS if wrong.name == "select_raises")
     unit = unit_of(trial_of(wrong, wrong.write(folder)), "Bad")
     failures, store = run(folder, digits, unit)
-    trace = store.trial(unit.trial.id).folder / "failure.txt"
+    trace = store.folder / "logs" / f"{unit.trial.id}.log"
     assert failures and trace.exists()
     (folder / "plugins" / f"{wrong.name}.py").write_text(wrong.module(correct=True))
     del sys.modules[f"plugins.{wrong.name}"]

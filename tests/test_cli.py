@@ -897,7 +897,7 @@ def test_cycles_of_an_earlier_run_and_of_a_retry_count_once_and_take_no_time(clo
     clock.now += 6
     show("cycle", lc, cycle(0))
     show("cycle", lc, cycle(1))  # 140 passes in 14 s; 80 left
-    show("retry", lc, {})
+    show("retry", lc, {"cause": "its process died"})
     show("start", lc, {})
     lines = output.getvalue().count("\n")
     show("cycle", lc, cycle(0))
@@ -928,10 +928,10 @@ def test_a_failed_unit_is_over(clock: Any, units: list[Unit]) -> None:
 
 def test_failures_with_one_cause_are_grouped() -> None:
     shared, ran, lc, other = (
-        display.Failure("first cycle", "it raises x; the traceback is in a/failure.txt"),
-        display.Failure("Ran", "it raises x; the traceback is in b/failure.txt"),
+        display.Failure("first cycle", "it raises x; the traceback is in logs/a.log"),
+        display.Failure("Ran", "it raises x; the traceback is in logs/b.log"),
         display.Failure("LC", "it raises x"),
-        display.Failure("BALD", "it raises y; the traceback is in b/failure.txt"),
+        display.Failure("BALD", "it raises y; the traceback is in logs/b.log"),
     )
     assert display.grouped([shared, other, ran, lc]) == [[shared, ran, lc], [other]]
 
@@ -978,7 +978,7 @@ def test_mean_iou_is_shown_by_its_name(clock: Any, units: list[Unit], monkeypatc
     ("seconds", "shown"), [(0.2, "0 s"), (59.7, "1 min 00 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")]
 )
 def test_durations(seconds: float, shown: str) -> None:
-    assert display._duration(seconds) == shown
+    assert display.duration(seconds) == shown
 
 
 # ------------------------------------------------------------------------------------------------------ small runs
@@ -1044,8 +1044,7 @@ def test_a_gpu_that_is_not_there_is_refused_in_process(
 def test_a_gpu_that_is_not_there_is_refused_on_ray(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness import on_ray
-    from harness.on_ray import session
+    from harness.on_ray import before, session
 
     sentence = "where.device: cuda: no node of the cluster has a GPU; allowed here: auto, cpu"
     nodes = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 0.0}]
@@ -1056,7 +1055,7 @@ def test_a_gpu_that_is_not_there_is_refused_on_ray(
         assert session.resources(Where(device="cpu"), exclusive, [{"CPU": 4.0, "GPU": 1.0}]).gpus == 0
         assert session.resources(Where(), exclusive, nodes).gpus == 0
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(on_ray, "prepare", lambda joining: None)
+    monkeypatch.setattr(before, "prepare", lambda where: None)
     monkeypatch.setattr(session, "start", lambda where: "Ray: a cluster of CPUs")
     monkeypatch.setattr(session, "stop", lambda: None)
     monkeypatch.setattr(session, "nodes", lambda: nodes)

@@ -12,8 +12,11 @@ from harness.results.records import METRICS, CycleRecord
 MIN_DONE = 0.03  # fraction of the work below which no remaining time is shown: starting the processes distorts it
 
 
+TRACEBACK_IN = "; the traceback is in "
+"""Before the name of a log, at the end of the cause of a failure."""
+
 Listener = Callable[[str, Unit, dict[str, Any]], None]
-"""Called with (event, unit, values); the event is start, cycle, end, retry or failed."""
+"""Called with (event, unit, values); the event is start, cycle, end, retry, stalled or failed."""
 
 
 def cycle_values(record: CycleRecord) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def grouped(failures: list[Failure]) -> list[list[Failure]]:
     """Return failures by their cause: trials fail like the first cycle that they share."""
     groups: dict[str, list[Failure]] = {}
     for failure in failures:
-        groups.setdefault(failure.cause.partition("; the traceback is in ")[0], []).append(failure)
+        groups.setdefault(failure.cause.partition(TRACEBACK_IN)[0], []).append(failure)
     return list(groups.values())
 
 
@@ -81,12 +84,17 @@ class Display:
         elif event == "cycle":
             self._cycle(number, values)
         elif event == "retry":
-            self._print(f"{unit.name}: its process died; it restarts from its last finished cycle")
+            self.say(f"{unit.name}: {values['cause']}; it restarts from its last finished cycle")
+        elif event == "stalled":
+            self.say(
+                f"{unit.name}: STALLED, without progress for {duration(values['seconds'])}; it is restarted after "
+                f"{duration(values['limit'])}"
+            )
         elif event == "failed":
             self._end(number)
             self.failures.append(Failure(unit.name, values["failure"]))
             same = next(group for group in grouped(self.failures) if self.failures[-1] in group)
-            self._print(f"{unit.name}: FAILED" + (f" like {same[0].unit}" if len(same) > 1 else f": {same[0].cause}"))
+            self.say(f"{unit.name}: FAILED" + (f" like {same[0].unit}" if len(same) > 1 else f": {same[0].cause}"))
         elif event == "end":
             self._end(number)
         self._refresh()
@@ -101,7 +109,7 @@ class Display:
         self.running[number] = values
         if self.live is None:
             shown = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._metrics(values).items())
-            self._print(
+            self.say(
                 f"{unit.name}: cycle {_cycle_of(cycle, unit)}, {values['labelled']} labelled: {shown}"
                 f"  ({values['cost']:.1f} s; {self._summary()})"
             )
@@ -116,10 +124,11 @@ class Display:
 
     def _summary(self) -> str:
         left = self.seconds_left()
-        expected = "" if left is None else f", about {_duration(left)} remaining"
-        return f"{len(self.over)}/{len(self.units)} done, elapsed {_duration(time.time() - self.began)}{expected}"
+        expected = "" if left is None else f", about {duration(left)} remaining"
+        return f"{len(self.over)}/{len(self.units)} done, elapsed {duration(time.time() - self.began)}{expected}"
 
-    def _print(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Print a line, above the live table if there is one."""
         if self.live is not None:
             self.live.console.print(line, markup=False, highlight=False)
         else:
@@ -145,8 +154,14 @@ class Display:
                 # assumes that the remaining cycles cost as much per labelled image as the last one
                 labelled = unit.trial.protocol.labelled()
                 left = values["cost"] * sum(labelled[values["cycle"] + 1 : unit.cycles]) / values["labelled"]
-                table.add_row(Text(unit.name), *cells, f"{values['cost']:.1f}", _duration(left))
+                table.add_row(Text(unit.name), *cells, f"{values['cost']:.1f}", duration(left))
         self.live.update(table, refresh=True)
+
+    def restart(self, line: str) -> None:
+        """Print why all running units have ended; they run again."""
+        self.running.clear()
+        self.say(line)
+        self._refresh()
 
     def close(self) -> None:
         """Stop the live table, if there is one."""
@@ -159,7 +174,8 @@ def _cycle_of(cycle: int, unit: Unit) -> str:
     return f"{cycle}/{unit.cycles - 1}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words, for example '2 min 05 s'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else (f"{minutes} min {rest:02d} s" if minutes else f"{rest} s")

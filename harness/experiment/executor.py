@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import NonFiniteLoss, NotReproduced, UserError
+from harness.errors import NonFiniteLoss, NotReproduced, StorageError, UserError
+from harness.experiment.display import TRACEBACK_IN
 from harness.faults import PluginFault
+from harness.results.lock import LockLost
 from harness.results.store import write_atomically
 from harness.trial import ActiveLearner, Report, run_shared, run_trial
 
@@ -26,18 +30,18 @@ def execute(
     report: Report,
     scorer: Scorer | None = None,
     start: bool = False,
+    lost: tuple[type[BaseException], ...] = (),
 ) -> str | None:
     """Run the unfinished cycles of a unit and report all of its cycles; return None, or why it failed.
 
-    It fails if the code on this machine is not that of the process that started the run. Only failures that a retry
-    would repeat are returned; all other exceptions are raised. With ``start`` the workers of the scorer are started
-    before anything is timed. The traceback of a plug-in's exception is written to failure.txt in the folder of the
-    trial, or of the shared first cycle.
+    It fails if the code on this machine is not that of the process that started the run, and by any exception of its
+    own: a retry would repeat it. The traceback goes to logs/ in the folder of the run. Exceptions of the types ``lost``
+    are raised, because a retry may help, and LockLost. With ``start`` the workers of the scorer are started before
+    anything is timed.
     """
-    folder = (run.shared(unit.trial.sharing_key) if unit.shared else run.trial(unit.trial.id)).folder
-    traceback = folder / "failure.txt"
+    log = run.folder / "logs" / f"{unit.trial.sharing_key if unit.shared else unit.trial.id}.log"
     with suppress(OSError):  # what else can't be written says so
-        traceback.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
     if different := [part for part, hash_ in unit.code.items() if unit.trial.code.get(part) != hash_]:
         return f"the code of {' and '.join(different)} has changed on this machine since the run started"
     try:
@@ -45,11 +49,24 @@ def execute(
             scorer.start()
         learner = ActiveLearner(unit.trial, data, placement, scorer)
         (run_shared if unit.shared else run_trial)(learner, run, unit.suite, unit.method, report)
+    except (LockLost, StorageError):
+        raise
+    except lost:
+        raise
     except PluginFault as error:
-        if not error.trace:
-            return str(error)
-        write_atomically(traceback, error.trace.encode())
-        return f"{error}; the traceback is in {traceback}"
+        return _logged(str(error), error.trace, log)
     except (NonFiniteLoss, NotReproduced, UserError) as error:
         return str(error)
+    except Exception as error:  # nothing that ends one trial may end the others
+        first = next(iter(str(error).strip().splitlines()), "")
+        return _logged(f"{type(error).__name__}: {first:.200}", traceback.format_exc(), log)
     return None
+
+
+def _logged(sentence: str, trace: str, log: Path) -> str:
+    """Write a traceback, if there is one, to the log; return the sentence with the name of the log."""
+    if not trace:
+        return sentence
+    log.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(log, trace.encode())
+    return f"{sentence}{TRACEBACK_IN}{log}"

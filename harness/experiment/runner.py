@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import registry
 from harness.config.suite import Benchmark
 from harness.data import dataset
-from harness.errors import StorageError, UserError
+from harness.errors import RayLost, StorageError, UserError
 from harness.experiment import data_check
-from harness.experiment.display import Display, Failure, cycle_values, grouped
+from harness.experiment.display import Display, Listener, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, manifest
 from harness.experiment.upgrade import open_run
 from harness.faults import PluginFault
 from harness.networks import names
 from harness.report.captions import counted
 from harness.report.write import write
-from harness.results.lock import LockLost
 from harness.results.manifest import Manifest, leaving
 from harness.results.provenance import versions
 from harness.results.records import OWN_CODE, UNKNOWN, conditions, differing
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
     from harness.learning.process import Placement
     from harness.results.records import CycleRecord
 
-    RunOnRay = Callable[[Benchmark, Grid, dict[str, LoadedData], Callable[[], Display]], list[Failure]]
+    RunOnRay = Callable[[Benchmark, Grid, dict[str, LoadedData], Callable[[], Display]], None]
     """Runs the units of a grid on Ray: see harness.on_ray.launch.run."""
 
 
@@ -57,33 +54,21 @@ def _load(benchmark: Benchmark, grid: Grid) -> dict[str, LoadedData]:
 
 
 def _run_in_process(
-    placement: Placement, grid: Grid, data: dict[str, LoadedData], run: RunStore, display: Display
-) -> list[Failure]:
-    """Run the units one after another in this process; return those that failed."""
+    placement: Placement, grid: Grid, data: dict[str, LoadedData], run: RunStore, display: Listener
+) -> None:
+    """Run the units one after another in this process."""
     from harness.experiment.executor import execute
 
-    failures = []
     for unit in grid.units:
 
         def report(record: CycleRecord, unit: Unit = unit) -> None:
             display("cycle", unit, cycle_values(record))
 
         display("start", unit, {})
-        try:
-            failure = execute(unit, data[unit.suite], run, placement, report)
-        except (LockLost, StorageError):
-            raise
-        except Exception as error:  # nothing that ends one trial may end the others
-            traceback.print_exc(file=(output := StringIO()))
-            path = run.folder / "failure.txt"
-            write_atomically(path, output.getvalue().encode())
-            first = next(iter(str(error).strip().splitlines()), "")
-            failure = f"{type(error).__name__}: {first:.200}; the traceback is in {path}"
+        failure = execute(unit, data[unit.suite], run, placement, report)
         if failure is not None:
-            failures.append(Failure(unit.name, failure))
             display("failed", unit, {"failure": failure})
         display("end", unit, {})
-    return failures
 
 
 def left_to_run(grid: Grid, run: RunStore) -> Grid:
@@ -195,35 +180,49 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
         print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)
         return Display(left.units, sys.stdout, finished)
 
-    stopped: Exception | None = None
-    if left.units and benchmark.where.trials == "ray":
-        failures = run_on_ray(benchmark, left, data, begin)
-    else:
-        from harness.learning.process import Placement, chosen_device
+    display: Display | None = None
 
-        placement = Placement(chosen_device(benchmark.where.device), benchmark.where.cpus_per_trial)
+    def displayed() -> Display:
+        nonlocal display
         display = begin()
-        try:
-            failures = _run_in_process(placement, left, data, store, display)
-        except StorageError as error:
-            failures, stopped = display.failures, error
-        finally:
+        return display
+
+    ended: BaseException | None = None
+    try:
+        if left.units and benchmark.where.trials == "ray":
+            run_on_ray(benchmark, left, data, displayed)
+        else:
+            from harness.learning.process import Placement, chosen_device
+
+            placement = Placement(chosen_device(benchmark.where.device), benchmark.where.cpus_per_trial)
+            _run_in_process(placement, left, data, store, displayed())
+    except (KeyboardInterrupt, RayLost, StorageError) as error:
+        if display is None:
+            raise
+        ended = error
+    finally:
+        if display is not None:
             display.close()
+    assert display is not None
     print()
     try:
         left = left_to_run(grid, store)
         write(output, print)
     except (StorageError, UserError) as error:  # the report may be printed nevertheless
-        stopped = stopped or error
-    for first, *others in grouped(failures):
+        ended = ended or error
+    for first, *others in grouped(display.failures):
         print(f"FAILED: {first.unit}: {first.cause}", file=sys.stderr)
         if others:
             print(f"FAILED like it: {', '.join(failure.unit for failure in others)}", file=sys.stderr)
+    if isinstance(ended, KeyboardInterrupt):
+        raise ended
+    if isinstance(ended, RayLost):
+        print(f"stopped: {ended}", file=sys.stderr)
     if left.units:
         print(f"Not finished: {_counts(left)}; add --resume to continue.", file=sys.stderr)
-    if stopped:
-        raise stopped
-    return 1 if left.units or failures else 0
+    if isinstance(ended, StorageError | UserError):
+        raise ended
+    return 1 if left.units or display.failures else 0
 
 
 def changed_rows(

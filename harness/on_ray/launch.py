@@ -1,37 +1,293 @@
-"""Runs a grid on Ray, from starting or joining it to leaving it."""
+"""Runs a grid on Ray, in a process of its own: whatever happens to Ray, this process has the last word.
+
+Ray's driver ends with Ray: without a sentence if its node dies, with a stack dump or a traceback in other cases. So it
+is a child of this process, a fork, which shares the loaded data. Its output goes to logs/ray.log in the results folder.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from harness.errors import RayLost, StorageError, UserError, died
+from harness.experiment.display import duration
+from harness.experiment.runner import left_to_run
 from harness.on_ray import before
+from harness.on_ray.beats import BEAT, Stalled, Watch
+from harness.results.store import RunStore
 
 if TYPE_CHECKING:
     from harness.config.suite import Benchmark
     from harness.data.dataset import LoadedData
-    from harness.experiment.display import Display, Failure
-    from harness.experiment.grid import Grid
+    from harness.experiment.display import Display
+    from harness.experiment.grid import Grid, Unit
+    from harness.settings import Where
+
+ENDING = 15.0
+"""Seconds that Ray's driver may take to end when it is asked to, or when the processes of its trials have died."""
+TOO_OFTEN = "its process died more often than where.retries allows"
 
 
-def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> list[Failure]:
-    """Run the units on Ray; return those that failed. ``begin`` is called once Ray has started."""
+def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> None:
+    """Run the units on Ray. ``begin`` is called once Ray has started; its display is told all that happens.
+
+    If Ray dies it is started again, as long as that brings another finished cycle or where.retries are left. After a
+    kill by Ray's memory monitor half as many trials run at once. Raises UserError and RayLost.
+    """
     if line := before.announcement(benchmark.where):
         print(line, flush=True)
     before.prepare(benchmark.where)
+    driver, where = _Driver(benchmark, data, begin), benchmark.where
+    tries, reached = 0, 0
+    units = grid.units
+    while cause := driver.run(units, where):
+        display = driver.display
+        assert display is not None
+        running = [display.units[number] for number in sorted(display.running)]
+        if driver.memory_full and len(running) == 1:
+            display("failed", running[0], {"failure": f"{cause}, which ran alone"})
+        else:
+            finished = sum(display.reached)
+            tries, reached = (1 if finished > reached else tries + 1), finished
+            if tries > where.retries:
+                raise RayLost(f"{cause}; Ray's own words are in {driver.log}")
+            again = f"Ray is started again (restart {tries} of {where.retries} without another finished cycle)"
+            if driver.memory_full:
+                limit = max(1, len(running) // 2)
+                where = where.model_copy(update={"max_concurrent": limit})
+                again += f", with {limit} of {len(running)} trials at once"
+            display.restart(f"{cause}; {again}")
+        failed = {failure.unit for failure in display.failures}
+        left = left_to_run(grid, RunStore(benchmark.output)).units
+        units = [unit for unit in left if unit.name not in failed]
+
+
+class _Driver:
+    """Ray's driver, seen from the process that has started it."""
+
+    def __init__(self, benchmark: Benchmark, data: dict[str, LoadedData], begin: Callable[[], Display]) -> None:
+        self.output, self.data, self.begin = benchmark.output, data, begin
+        self.log = self.output / "logs" / "ray.log"
+        self.watch = Watch(self.output / "ray" / "beats")
+        self.display: Display | None = None
+        self.memory_full = False
+        self.dead: list[tuple[float, Unit]] = []
+        """When, and which, units ended because their processes died more often than where.retries."""
+
+    def run(self, units: list[Unit], where: Where) -> str | None:
+        """Run the units; return None, or why the driver ended before them. Raises UserError."""
+        if not units:
+            return None
+        self.watch.clear()
+        self.log.parent.mkdir(exist_ok=True)
+        self.memory_full = False
+        self.dead.clear()
+        ours, its = get_context("fork").Pipe()
+        child: Any = get_context("fork").Process(target=_drive, args=(its, ours, units, self.data, where, self.output))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads: none of ours hold locks
+            child.start()
+        its.close()
+        try:
+            return self._listen(ours, child, units, where)
+        finally:
+            _end(child)
+            ours.close()
+            if self.display is None and not self.log.stat().st_size:  # nothing has begun
+                self.log.unlink()
+                self.log.parent.rmdir()
+
+    def _listen(self, pipe: Connection, child: Any, units: list[Unit], where: Where) -> str | None:
+        silent, shown = 0.0, set[int]()
+        began, started = time.monotonic(), False
+        while True:
+            try:
+                told = pipe.recv() if pipe.poll(1.0 if not started else BEAT) else None
+            except (EOFError, OSError):
+                child.join(ENDING)
+                if self.display is None:
+                    how = died(child.exitcode)
+                    raise UserError(f"Ray could not be started ({how}); its words are in {self.log}") from None
+                return f"Ray has died (its driver ended with {died(child.exitcode)})"
+            if not started and time.monotonic() - began > before.START_SECONDS:
+                child.kill()
+                if self.display is None:
+                    raise before.too_slow(where)
+                return f"Ray has not started again within {before.START_SECONDS:.0f} s"
+            if told is None:
+                silent += BEAT if started else 1.0
+                if silent > where.stalled_after:
+                    child.kill()
+                    return f"Ray's driver has made no progress for {duration(silent)}"
+            else:
+                silent = 0.0
+                kind, *values = told
+                if kind == "say":
+                    started = True
+                    print(*values, flush=True)
+                elif kind == "begin":
+                    self.display = self.display or self.begin()
+                    pipe.send("go on")
+                elif kind == "refused":
+                    if self.display is None:
+                        raise UserError(*values)
+                    return str(*values)
+                elif kind == "memory":
+                    self.memory_full = True
+                    return "the memory of a machine was full, and Ray has killed a trial"
+                elif kind == "lost":
+                    if self.display is None:
+                        raise UserError(f"Ray could not be started ({values[0]}); its words are in {self.log}")
+                    return f"Ray has failed ({values[0]})"
+                elif kind == "finished":
+                    self._release(0.0)
+                    return None
+                elif kind == "event" and self.display is not None:
+                    event, number, details = values
+                    if event == "refused":
+                        raise StorageError(details["refusal"])
+                    if event == "dead":
+                        self.dead.append((time.monotonic(), units[number]))
+                    else:
+                        self.display(event, units[number], details)
+                    if event in ("failed", "dead", "end", "retry"):
+                        self.watch.end(number)
+                        shown.discard(number)
+            self._release(ENDING)
+            self._look(pipe, units, where, shown)
+
+    def _release(self, after: float) -> None:
+        """Show the units whose processes died too often, once it is clear that Ray itself has not died with them."""
+        assert self.display is not None or not self.dead
+        while self.dead and time.monotonic() - self.dead[0][0] >= after and self.display is not None:
+            unit = self.dead.pop(0)[1]
+            self.display("failed", unit, {"failure": TOO_OFTEN})
+
+    def _look(self, pipe: Connection, units: list[Unit], where: Where, shown: set[int]) -> None:
+        """Show units without progress, and later let the driver kill their processes: Tune then restarts them."""
+        if self.display is None:
+            return
+        stalled = self.watch.stalled(where.stalled_after / 2)
+        shown &= {unit.unit for unit in stalled}
+        for found in stalled:
+            if found.seconds > where.stalled_after:
+                self.watch.end(found.unit)
+                shown.discard(found.unit)
+                with suppress(OSError):
+                    pipe.send(found)
+            elif found.unit not in shown:
+                shown.add(found.unit)
+                times = {"seconds": found.seconds, "limit": where.stalled_after}
+                self.display("stalled", units[found.unit], times)
+
+
+def _end(child: Any) -> None:
+    """End the driver: it leaves the cluster, or stops the local Ray, which also ends if its driver is killed."""
+    if child.is_alive():
+        child.terminate()
+        child.join(ENDING)
+    if child.is_alive():
+        child.kill()
+    child.join()
+
+
+def _drive(
+    pipe: Connection, others: Connection, units: list[Unit], data: dict[str, LoadedData], where: Where, output: Path
+) -> None:
+    """Be Ray's driver: run the units, and tell the parent process all that happens."""
+    others.close()
+    os.setsid()  # a terminal sends Ctrl-C to the parent only
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with (output / "logs" / "ray.log").open("ab", buffering=0) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False, buffering=1) for number in (1, 2))  # noqa: SIM115
+    code = 1
+    try:
+        _work(pipe, units, data, where, output)
+        code = 0
+    except SystemExit:
+        pass
+    except UserError as error:
+        pipe.send(("refused", str(error)))
+    except BrokenPipeError:  # the parent has ended
+        pass
+    except BaseException as error:
+        traceback.print_exc()
+        pipe.send(
+            ("memory",)
+            if "OutOfMemory" in traceback.format_exc()
+            else ("lost", f"{type(error).__name__}: {error}".splitlines()[0][:200])
+        )
+    os._exit(code)
+
+
+def _leave(number: int, frame: Any) -> None:
+    raise SystemExit
+
+
+def _end_with_parent() -> None:
+    """Die as soon as the parent has died; the local Ray then ends by itself, and a cluster ends the trials."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], where: Where, output: Path) -> None:
+    """Start or join Ray, run the units, and leave it. Raises UserError, and what Ray raises."""
     from harness.on_ray import session, trials
 
-    ended_by = signal.getsignal(signal.SIGTERM)
-    print(session.start(benchmark.where), flush=True)
+    numbers = {id(unit): number for number, unit in enumerate(units)}
+    pipe.send(("say", session.start(where)))
     try:
-        signal.signal(signal.SIGTERM, ended_by)  # Ray's own handler aborts
-        notes = session.check(benchmark.where, grid.units, benchmark.output, data)
-        print(*notes, sep="\n", end="\n" if notes else "")
-        display = begin()
-        try:
-            return trials.run(grid.units, data, benchmark.where, benchmark.output, display)
-        finally:
-            display.close()
+        signal.signal(signal.SIGTERM, _leave)  # Ray's own handler aborts
+        for note in session.check(where, units, output, data):
+            pipe.send(("say", note))
+        pipe.send(("begin",))
+        pipe.recv()
+        trials.run(
+            units,
+            data,
+            where,
+            output,
+            lambda event, unit, values: pipe.send(("event", event, numbers[id(unit)], values)),
+            _Steps(pipe),
+        )
+        pipe.send(("finished",))
     finally:
         session.stop()
+
+
+class _Steps:
+    """Shows the parent that the driver lives, and kills the processes that the parent names."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe, self.told = pipe, time.monotonic()
+
+    def __call__(self) -> None:
+        """Do so; Tune calls it several times a second."""
+        from harness.on_ray import session
+
+        if time.monotonic() - self.told > BEAT:
+            self.told = time.monotonic()
+            self.pipe.send(("alive",))
+        while self.pipe.poll():
+            found: Stalled = self.pipe.recv()
+            session.kill(found.node, found.pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,25 @@ def check(where: Where, units: list[Unit], folder: Path, data: dict[str, LoadedD
     for exclusive in {unit.exclusive for unit in units}:
         resources(where, exclusive, nodes())
     return node_check.check(units, folder, data) if before.address(where) else []
+
+
+def kill(node: str, pid: int) -> None:
+    """Kill a process on a node; it may be stopped, so that Ray could not end it."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    end: Any = ray.remote(num_cpus=0)(_kill)
+    end.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(pid)
+
+
+def check_alive() -> None:
+    """Raise what Ray raises, or TimeoutError, if it can't run a task."""
+    ready: Any = ray.remote(num_cpus=0)(_nothing)
+    ray.get(ready.remote(), timeout=30)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

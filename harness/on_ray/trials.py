@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +28,10 @@ with importing():
 from harness import registry
 from harness.data.dataset import LoadedData
 from harness.errors import StorageError
-from harness.experiment.display import Failure, Listener, cycle_values
+from harness.experiment.display import Listener, cycle_values
 from harness.experiment.grid import Unit
-from harness.on_ray.session import Resources, nodes, resources
+from harness.on_ray.beats import beating
+from harness.on_ray.session import Resources, check_alive, nodes, resources
 from harness.results import code, lock
 from harness.results.records import METRICS, PHASES, CycleRecord
 from harness.results.store import RunStore
@@ -56,7 +56,7 @@ class Order(Searcher):
             if unit.after not in self.pending:
                 del self.waiting[number]
                 self.running[trial_id] = number
-                return {"unit": number}
+                return {"unit": number, "trial": unit.trial.id}
         return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -135,14 +135,27 @@ def _run_unit(
             publish(record)
         tune.report({**cycle_values(record), "began": began})
 
+    node = ray.get_runtime_context().get_node_id()
     try:
-        lock.work_under(holding)
-        run, loaded = RunStore(Path(folder)), ray.get(data[unit.suite])
-        failure = execute(unit, loaded, run, placement, report, scorer, start=where.scoring == "ray_data")
+        with beating(Path(folder) / "ray" / "beats" / str(config["unit"]), node):
+            lock.work_under(holding)
+            run, loaded = RunStore(Path(folder)), ray.get(data[unit.suite])
+            failure = execute(
+                unit,
+                loaded,
+                run,
+                placement,
+                report,
+                scorer,
+                start=where.scoring == "ray_data",
+                lost=(ray.exceptions.RayError,),
+            )
         if failure is not None:  # a retry would fail in the same way: reported once, so that Tune does not retry
             tune.report({"cycle": -1, "failure": failure})
-    except (lock.LockLost, StorageError) as error:
+    except lock.LockLost as error:
         tune.report({"cycle": -1, "failure": str(error)})
+    except StorageError as error:
+        tune.report({"cycle": -1, "refusal": str(error)})
     finally:
         if scorer is not None:
             scorer.close()
@@ -151,9 +164,10 @@ def _run_unit(
 class _Listen(tune.Callback):
     """Passes Tune's events on to a listener."""
 
-    def __init__(self, units: list[Unit], listener: Listener) -> None:
-        self.units, self.listener = units, listener
-        self.failures: list[Failure] = []
+    def __init__(self, units: list[Unit], listener: Listener, each_step: Callable[[], None]) -> None:
+        self.units, self.listener, self.each_step = units, listener, each_step
+        self.dead = False
+        """Whether the process of a trial died more often than where.retries."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return an empty state: Tune pickles its callbacks, a terminal can't be pickled, and no state is restored."""
@@ -169,8 +183,9 @@ class _Listen(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if "failure" in result:
-            self.failures.append(Failure(self.units[trial.config["unit"]].name, result["failure"]))
             self._notify("failed", trial, result)
+        elif "refusal" in result:
+            self._notify("refused", trial, result)
         elif "labelled" in result:  # a cycle
             self._notify("cycle", trial, result)
 
@@ -178,19 +193,36 @@ class _Listen(tune.Callback):
         self._notify("end", trial, {})
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._notify("retry", trial, {})
+        self._notify("retry", trial, {"cause": "its process died"})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        unit = self.units[trial.config["unit"]]
-        cause = str(trial.get_error() or "its process died").strip().splitlines()[-1]
-        self.failures.append(Failure(unit.name, cause))
-        self._notify("failed", trial, {"failure": cause})
+        self.dead = True
+        self._notify("dead", trial, {})
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.each_step()
+
+
+# Tune pickles these functions once for each trial: they are of this module, and hold nothing
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["trial"])
+
+
+def _dirname(trial: Any) -> str:
+    return f"{trial.config['unit']:04d}"
 
 
 def run(
-    units: list[Unit], data: dict[str, LoadedData], where: Where, folder: Path, listener: Listener
-) -> list[Failure]:
-    """Run the units on the Ray that ``session.start`` started; return those that failed."""
+    units: list[Unit],
+    data: dict[str, LoadedData],
+    where: Where,
+    folder: Path,
+    listener: Listener,
+    each_step: Callable[[], None],
+) -> None:
+    """Run the units on the Ray that ``session.start`` started. ``each_step`` is called several times a second."""
     shares = {exclusive: resources(where, exclusive, nodes()) for exclusive in (False, True)}
     put = {id(loaded): ray.put(loaded) for loaded in data.values()}
     parameters = {
@@ -214,7 +246,7 @@ def run(
 
     limit = max(shares[unit.exclusive].concurrent for unit in units)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(limit)
-    listen = _Listen(units, listener)
+    listen = _Listen(units, listener, each_step)
     tuner = tune.Tuner(
         tune.with_resources(
             Trial,
@@ -225,8 +257,8 @@ def run(
             num_samples=len(units),
             max_concurrent_trials=limit,
             reuse_actors=where.warm_workers,
-            trial_name_creator=lambda trial: f"{units[trial.config['unit']].trial.id}",
-            trial_dirname_creator=lambda trial: f"{trial.config['unit']:04d}",
+            trial_name_creator=_name,
+            trial_dirname_creator=_dirname,
         ),
         run_config=tune.RunConfig(
             name=time.strftime("%Y%m%d-%H%M%S"),
@@ -239,5 +271,5 @@ def run(
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     tuner.fit()
-    sys.stdout.flush()
-    return listen.failures
+    if listen.dead:  # Tune ends in the same way if Ray itself has died
+        check_alive()

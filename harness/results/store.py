@@ -12,9 +12,11 @@ The results folder of a run::
                                      extended: the whole record, and the state after the selection
     trials/<trial>/records.jsonl     readable copy of the records, never read
     trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
-    trials/<trial>/failure.txt       the traceback of a plug-in's exception that ended the trial; no run reads it
     shared/<key>/...                 the same files for a first cycle that several trials share
     lock.1                           the process that writes here now: see harness.results.lock
+    logs/<trial>.log                 the traceback of the exception that ended a trial, or a shared first cycle
+    logs/ray.log                     what Ray prints
+    ray/                             Ray Tune's files and the heartbeats; no run reads an earlier one's
     report/                          tables and plots, derived from the records
 
 Several processes may write the same cycle: the first one to finish determines the record. A different result for the
