@@ -10,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from harness.errors import UserError
-from harness.networks import compiling
+from harness.networks import compiling, pointwise
 from harness.settings import Recipe
 
 
@@ -104,6 +104,7 @@ class Network(nn.Module):
         self.weights_source = ""
         self.body: Any = body
         self.projection = projection if projection is not None else nn.Identity()
+        pointwise.protect(self)
 
     @property
     def classifier(self) -> nn.Linear:
