@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ class Several(Acquisition):
 def test_an_images_disagreement_is_the_mean_over_its_positions() -> None:
     predictions = [3 * noise(4, 3, 2, 5, seed=seed) for seed in range(3)]
     images = torch.zeros(4, 3, 8, 8)
-    found = scores_of(Several(predictions), None, images, {})
+    found = scores_of(Several(predictions), SimpleNamespace(stride=4), images, {})  # a network of label maps
     p = torch.stack(predictions).double().softmax(2)
     divergence = (p * (p / p.mean(0)).log()).sum(2).mean(0)  # of each position: mean KL to the mean prediction
     torch.testing.assert_close(found, divergence.mean((1, 2)))

@@ -182,11 +182,15 @@ def test_an_entry_point_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ),
         ({"own/squared.py": "\nx = ("}, {"plugins": ["own"]}, "can't be imported: squared.py:2: SyntaxError"),
         ({"own/squared.py": "\n\n1 / 0"}, {"plugins": ["own"]}, "squared.py:3: ZeroDivisionError: division by zero"),
-        ({"own/squared.py": ""}, {"plugins": ["own"]}, "'squared' is not an acquisition; allowed:"),
+        (
+            {"own/squared.py": ""},
+            {"plugins": ["own"]},
+            "'squared' is not an acquisition: no class in squared.py:1 is a subclass of harness.Acquisition",
+        ),
         (
             {"own/squared.py": "from harness import Acquisition\nclass A(Acquisition): ...\nclass B(Acquisition): ..."},
             {"plugins": ["own"]},
-            "'squared' has 2 classes of Acquisition, A and B; allowed: one in each file",
+            "squared (squared.py:3) has 2 classes of Acquisition, A and B; allowed: one in each file",
         ),
         ({"own/squared.py": "raise SystemExit(3)"}, {"plugins": ["own"]}, "squared.py:1: SystemExit: 3"),
         (
@@ -206,7 +210,7 @@ def test_an_entry_point_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ),
         ({}, {}, "unknown acquisition 'squared'"),
         ({}, {"methods": {"Own": "no_package.badge"}}, "there is no module 'no_package'; it must be installed, or lie"),
-        ({}, {"methods": {"Own": "json.decoder"}}, "'json.decoder' is not an acquisition: the module defines no sub"),
+        ({}, {"methods": {"Own": "json.decoder"}}, "'json.decoder' is not an acquisition: no class in decoder.py:"),
     ],
 )
 def test_a_wrong_plug_in_is_one_sentence(
