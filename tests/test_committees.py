@@ -107,12 +107,13 @@ class Several(Acquisition):
 def test_an_images_disagreement_is_the_mean_over_its_positions() -> None:
     predictions = [3 * noise(4, 3, 2, 5, seed=seed) for seed in range(3)]
     images = torch.zeros(4, 3, 8, 8)
-    found = scores_of(Several(predictions), SimpleNamespace(stride=4), images, {})  # a network of label maps
+    maps = SimpleNamespace(stride=4)  # what makes a network one of label maps
+    found = scores_of(Several(predictions), maps, images, {})
     p = torch.stack(predictions).double().softmax(2)
     divergence = (p * (p / p.mean(0)).log()).sum(2).mean(0)  # of each position: mean KL to the mean prediction
     torch.testing.assert_close(found, divergence.mean((1, 2)))
     torch.testing.assert_close(Several(predictions).describe(None, batch_of(images), {})["score"], divergence)
-    one = scores_of(Several([predictions[0]] * 3), None, images, {})
+    one = scores_of(Several([predictions[0]] * 3), maps, images, {})
     assert one.tolist() == pytest.approx([0] * 4, abs=1e-14)
 
 
