@@ -354,7 +354,8 @@ def describe(acquisition: Acquisition, network: Network, batch: Batch, prepared:
         if not columns["score"].is_floating_point():
             got = described(columns["score"])
             raise fault(acquisition, "describe", f"must return floating scores; 'score' is {got}")
-        one_each = not hasattr(network, "stride") and _inherited(acquisition, "over_positions")  # no label maps
+        images_only = isinstance(network, torch.nn.Module) and not hasattr(network, "stride")  # that of a DenseNetwork
+        one_each = images_only and _inherited(acquisition, "over_positions")
         if columns["score"].ndim > 1 and one_each:
             problem = f"must return one score per image, [{count}]; 'score' is {described(columns['score'])}"
             raise fault(acquisition, "describe", problem)
