@@ -167,6 +167,12 @@ class LoadedData:
         """Whether labels are maps."""
         return self.train_labels.ndim == 3
 
+    @property
+    def decoded(self) -> list[Files]:
+        """The images and label maps that are decoded on access; none for data in memory."""
+        every = (self.train_images, self.train_labels, self.test_images, self.test_labels)
+        return [array for array in every if isinstance(array, Files)]
+
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits of a hash of all pixels and labels: equal for two runs on the same data."""

@@ -40,7 +40,7 @@ TOO_OFTEN = "its process died more often than where.retries allows"
 
 
 def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> None:
-    """Run the units on Ray. ``begin`` is called once Ray has started; its display is told all that happens.
+    """Run the units on Ray. ``begin`` is called once Ray has started; its display shows what happens.
 
     If Ray dies it is started again, as long as that brings another finished cycle or where.retries are left. After a
     kill by Ray's memory monitor half as many trials run at once. Raises UserError and RayLost.

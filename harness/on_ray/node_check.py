@@ -18,7 +18,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness import registry
 from harness.config.suite import Trial
 from harness.data.dataset import LoadedData
-from harness.data.files import Files
 from harness.errors import UserError, readable
 from harness.experiment.grid import Unit
 from harness.results import code
@@ -134,9 +133,8 @@ def _sampled(data: dict[str, LoadedData]) -> list[str]:
     """Return some of the files that trials decode; data in memory has none."""
     found: dict[str, None] = {}
     for loaded in data.values():
-        for array in (loaded.train_images, loaded.train_labels, loaded.test_images, loaded.test_labels):
-            if isinstance(array, Files):
-                found |= {str(array.paths[round(part * (len(array) - 1))]): None for part in SAMPLED}
+        for files in loaded.decoded:
+            found |= {str(files.paths[round(part * (len(files) - 1))]): None for part in SAMPLED}
     return list(found)
 
 
