@@ -323,10 +323,9 @@ def checked(tmp_path: Path) -> list[str]:
 
     (tmp_path / "a.png").write_bytes(b"123")
     files = Files([tmp_path / "a.png"] * 5, (8, 8))
-    arrays = dict.fromkeys(("train_images", "train_labels", "test_images", "test_labels"), files)
     torch.save({}, tmp_path / "w.pt")
     trial = make_trial(weights=str(tmp_path / "w.pt"))
-    data: Any = {"s": SimpleNamespace(**arrays)}
+    data: Any = {"s": SimpleNamespace(decoded=[files])}
     return node_check.check([Unit(trial, "s", "Ran", False, False, None, [], [])], tmp_path, data)
 
 
