@@ -138,7 +138,13 @@ class RayLost(RuntimeError):
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or a score is NaN or infinite."""
+    """A loss, a score or a weight is NaN or infinite."""
+
+
+REMEDY = (
+    "a lower learning rate (recipe.learning_rate or the method's own) or, for ISDA, a lower lambda_0 usually fixes this"
+)
+"""What to do against a loss that explodes."""
 
 
 class OutOfMemory(UserError):

@@ -228,7 +228,8 @@ class ActiveLearner:
         with self.clock.phase("train"), within_memory(f"training of cycle {cycle.number}", settings):
             loss = boundary.fit(self.training, cycle)
         cycle.learned = boundary.state(self.training)
-        with self.clock.phase("evaluate"), boundary.same_streams(self.training, "predict", self.device):
+        streams = boundary.same_streams(self.training, "predict", self.device)
+        with self.clock.phase("evaluate"), streams, boundary.finite(self.training):
             metrics, per_class = self.evaluate(cycle)
         return Trained(metrics, loss, per_class)
 
@@ -236,7 +237,7 @@ class ActiveLearner:
         """Return (metrics, metrics by class) of the cycle's network on the test set."""
         images, labels, classes = self.test_images, self.test_labels, self.info.num_classes
         predict, recipe = partial(boundary.predict, self.training), self.trial.recipe
-        counts = confusion(cycle.network, images, labels, classes, recipe, predict, cycle.warnings)
+        counts = confusion(cycle.network, images, labels, classes, recipe, predict, cycle)
         return summary(counts, self.data.classes, self.info.per_pixel)
 
     def select(self, cycle: Cycle) -> Selection:

@@ -43,7 +43,7 @@ from pydantic import Field
 
 from harness.lazy import F, torch
 from harness.learning.contract import Acquisition, Batch, Training
-from harness.learning.fit import batches, built, check_finite, learning_rate, optimizer, step
+from harness.learning.fit import batches, built, check_finite, final_loss, learning_rate, optimizer, step
 from harness.learning.inference import evaluating
 from harness.learning.labels import as_rows, at_positions, per_position
 from harness.settings import Parts, Rate, Recipe, Strict
@@ -148,7 +148,7 @@ class ADS(Training):
             losses = supervised_epoch(epoch)
         network.eval()
         self.module.eval()
-        return float(losses.mean())
+        return final_loss(losses, 2 * self.num_classes * math.log(2), cycle)  # what guessing costs both heads
 
     def agreement_step(self, network: Network, images: torch.Tensor, optimiser: torch.optim.Optimizer) -> torch.Tensor:
         """Update only the backbone, so that the heads agree; return the loss."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,15 +23,18 @@ from harness.config.suite import PluginSpec
 from harness.data.dataset import DatasetSettings, LoadedData
 from harness.data.oracle import TrueLabels
 from harness.errors import NonFiniteLoss, OutOfMemory
+from harness.learning import fit as fit_module
 from harness.learning import pool
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
-from harness.learning.fit import batches, fit, learning_rate
+from harness.learning.fit import batches, final_loss, fit, learning_rate
 from harness.learning.inference import confusion, evaluating
+from harness.learning.labels import cross_entropy
 from harness.learning.metrics import summary
 from harness.learning.process import Placement, limit_memory
 from harness.learning.scoring import InProcess, warm_up
 from harness.networks.network import Network, Outputs
+from harness.report.captions import record_warnings
 from harness.results import clock as clock_module
 from harness.results.clock import Clock
 from harness.results.records import PHASES, CycleRecord
@@ -247,6 +251,100 @@ def test_the_step_of_a_loss_that_is_not_finite_is_named(digits: LoadedData) -> N
     with pytest.raises(NonFiniteLoss, match="cycle 5, epoch 1, training step 1: the loss is inf"):
         fit_with(cycle, loss)
     assert len(steps) == 6, "the epoch in which it happened is the last"
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "isda", "ll4al", "ads"])
+def test_a_network_that_the_last_step_breaks_fails_the_cycle(name: str, digits: LoadedData, folders: Folders) -> None:
+    # one step, so that no loss can show what it did; random selection reads no score
+    trial, folder = make_trial(name, learning_rate=1e6, batch_size=64), folders()
+    with pytest.raises(NonFiniteLoss, match=r"cycle 0, after the last step: the class scores .* NaN; .*learning rate"):
+        run(trial, digits, folder)
+    assert RunStore(folder).trial(trial.id).records() == []
+
+
+@pytest.mark.parametrize(
+    ("training", "acquisition", "where", "part"),
+    [
+        ("cross_entropy", "random", "the target network", "parameter"),
+        ("cross_entropy", "random", "the target network", "buffer"),
+        ("ll4al", "random", "the training's module 1", "parameter"),
+        ("ads", "random", "the training's module 1", "parameter"),
+        ("cross_entropy", "vaal", "the acquisition's module 1", "buffer"),
+        ("cross_entropy", "sraal", "the acquisition's module 1", "parameter"),
+        ("cross_entropy", "qbc", "the acquisition's module 1", "buffer"),
+    ],
+)
+def test_every_network_is_finite_after_its_training(
+    training: str, acquisition: str, where: str, part: str, digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, cycle = opened(make_trial(training, acquisition), digits)
+    half, hook = (learner.acquisition, "prepare") if "acquisition" in where else (learner.training, "fit")
+    real = getattr(half, hook)
+
+    def broken(cycle: Cycle) -> Any:
+        found = real(cycle)
+        module = cycle.network if "target" in where else half.module
+        tensors = dict(module.named_buffers() if part == "buffer" else module.named_parameters())
+        name, tensor = next((name, t) for name, t in reversed(tensors.items()) if t.is_floating_point())
+        tensor.data.flatten()[-1] = float("inf")
+        broken.name = name  # type: ignore[attr-defined]
+        return found
+
+    monkeypatch.setattr(half, hook, broken)
+    with pytest.raises(NonFiniteLoss) as caught:
+        learner.train(cycle)
+        learner.select(cycle)
+    said = f"cycle 0, after the last step: {broken.name!r} of {where} has NaN or infinite values"  # type: ignore[attr-defined]
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("cross_entropy", -0.1), ("ads", -0.5)])
+def test_a_loss_that_exploded_is_a_warning(
+    name: str, rate: float, digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (fit_module, sys.modules[type(opened(make_trial(name), digits)[0].training).__module__]):
+        monkeypatch.setattr(module, "learning_rate", lambda recipe, epoch: rate, raising=False)  # uphill
+    trial, folder = make_trial(name, "random", epochs=4, cycles=1), folders()
+    share(trial, digits, folder)
+    records = run(trial, digits, folder)
+    warning = records[0].warnings[0]
+    assert warning.startswith("the loss exploded: in the last epoch it is over 10 times that of the first step")
+    assert record_warnings(records)[0] == f"warning: {warning} ({trial.id} cycle 0)"
+    if name != "ads":
+        committee = run(changed(trial, acquisition=spec("qbc", Acquisition), cycles=2), digits, folders())
+        assert any(w.startswith("qbc, member 1: the loss exploded") for w in committee[0].warnings)
+
+
+@pytest.mark.parametrize(
+    ("start", "last", "exploded"),
+    [(2.4, 23.9, False), (2.4, 24.1, True), (30.0, 299.0, False), (30.0, 301.0, True)],
+)
+def test_what_counts_as_exploded(start: float, last: float, exploded: bool, digits: LoadedData) -> None:
+    _, cycle = opened(make_trial(), digits)
+    assert final_loss(torch.tensor([last - 1, last + 1]), start, cycle) == pytest.approx(last)
+    assert [w.startswith("the loss exploded") for w in cycle.warnings] == [True] * exploded
+
+
+def test_a_low_loss_that_a_warm_network_starts_from_is_no_measure(digits: LoadedData) -> None:
+    values = iter([0.001, *[2.0] * 5])
+
+    def loss(outputs: Outputs, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        return outputs.logits.sum() * 0 + next(values)
+
+    _, cycle = opened(make_trial(epochs=2), digits)
+    assert fit_with(cycle, loss) == 2
+    assert not cycle.warnings
+
+
+def test_a_warm_network_that_has_exploded_warns_again(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    for own in (False, True):
+        _, cycle = opened(make_trial(learning_rate=1e-6), digits)
+        cycle.network.classifier.weight.data *= 1e4
+        training = Training(Training.Settings(), 10)
+        if own:  # nobody knows what its loss is for guesses
+            monkeypatch.setattr(training, "loss", lambda outputs, labels, _: cross_entropy(outputs.logits, labels))
+        assert fit(cycle, training) > 100
+        assert len(cycle.warnings) == (not own)
 
 
 @pytest.mark.parametrize("initial", [33, 17, 16, 5])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.data.dataset import IMAGES, MAPS
-from harness.errors import NonFiniteLoss
+from harness.errors import REMEDY, NonFiniteLoss
 from harness.faults import call, check_signature, described, fault, make
 from harness.lazy import torch
 from harness.seeds import global_states, moved
@@ -184,30 +184,39 @@ def _check_portable(half: Half, hook: str, tensors: Any) -> None:
 def fit(training: Training, cycle: Cycle) -> float:
     """Train the cycle's network with a forked random stream, and return the loss."""
     network = cycle.network
-    with forked(cycle.key("global"), cycle.device), unwritten(training, "fit", _of_cycle(cycle)), _finite(training):
+    with forked(cycle.key("global"), cycle.device), unwritten(training, "fit", _of_cycle(cycle)), finite(training):
         loss = call(training, "fit", cycle)
     if isinstance(loss, bool) or not isinstance(loss, float | int | np.floating) or not np.isfinite(loss):
         raise fault(training, "fit", f"must return a finite float, the last epoch's mean loss; got {described(loss)}")
     if cycle.network is not network:
         raise fault(training, "fit", "must train cycle.network in place; it replaces cycle.network")
-    wrong = first_not_finite(_tensors(network))
-    if wrong is not None:
-        problem = (
-            f"must leave finite weights; {wrong!r} has NaN or infinite values (a lower learning rate may fix this)"
-        )
-        raise fault(training, "fit", problem)
+    with finite(training):
+        _check_weights(cycle, {"the target network": network, **_named("training", modules(training))})
     return float(loss)
 
 
+def _named(half: str, modules: list[torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    return {f"the {half}'s module {number}": module for number, module in enumerate(modules, 1)}
+
+
+def _check_weights(cycle: Cycle, networks: dict[str, torch.nn.Module]) -> None:
+    """Raise NonFiniteLoss if a parameter or buffer is not finite: no loss tells what the last step did."""
+    wrong = first_not_finite(
+        (f"{name!r} of {of}", t) for of, module in networks.items() for name, t in _tensors(module)
+    )
+    if wrong is not None:
+        raise NonFiniteLoss(f"cycle {cycle.number}, after the last step: {wrong} has NaN or infinite values; {REMEDY}")
+
+
 @contextmanager
-def _finite(half: Half) -> Iterator[None]:
+def finite(half: Half) -> Iterator[None]:
     """Let a NonFiniteLoss of a user's half name it, and the hook that most likely causes it."""
     try:
         yield
     except NonFiniteLoss as error:
         if type(half).__module__.startswith("harness."):
             raise
-        own = [hook for hook in ("prepare", "loss", "fit", "batch") if not _inherited(half, hook)]
+        own = [hook for hook in ("prepare", "loss", "fit", "batch", "predict") if not _inherited(half, hook)]
         raise fault(half, own[0] if own else "loss", f"must lead to finite numbers; {error}") from error
 
 
@@ -328,8 +337,9 @@ def check_selected(acquisition: Acquisition, indices: list[int], candidates: lis
 def prepare(acquisition: Acquisition, cycle: Cycle) -> Columns:
     """Return the tensors that an acquisition prepares for scoring, with a forked random stream."""
     forks = forked(cycle.key("prepare"), cycle.device)
-    with forks, unwritten(acquisition, "prepare", _of_cycle(cycle)), _finite(acquisition):
+    with forks, unwritten(acquisition, "prepare", _of_cycle(cycle)), finite(acquisition):
         prepared = call(acquisition, "prepare", cycle)
+        _check_weights(cycle, _named("acquisition", modules(acquisition)))
     _check_portable(acquisition, "prepare", prepared)
     return prepared
 
@@ -495,7 +505,7 @@ class Unchanged:
     def __init__(self, half: Half, network: Network, others: Sequence[torch.nn.Module] = ()) -> None:
         self.half, self.device = half, next(network.parameters()).device
         self.networks: dict[str, torch.nn.Module] = {"the target network": network}
-        self.networks |= {f"the training's module {number}": module for number, module in enumerate(others, 1)}
+        self.networks |= _named("training", [*others])
         self._flags = self._read_flags()
         self._names = [f"{name} of {of}" for of, network in self.networks.items() for name, _ in _tensors(network)]
         self._sums = [("", self._read_sums())]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import log
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import NonFiniteLoss
+from harness.errors import REMEDY, NonFiniteLoss
 from harness.lazy import torch
 from harness.learning import boundary
 from harness.settings import Recipe
@@ -56,14 +57,14 @@ def fit(cycle: Cycle, training: Training, stages: bool = False, ahead: int = 0) 
 
     With ``stages`` the network also returns the outputs of its stages. The learning rate of an epoch is that of
     ``ahead`` epochs later: 1 for code that steps its scheduler before an epoch. Losses stay on the device until the end
-    of an epoch. Raises NonFiniteLoss, which names epoch and step.
+    of an epoch. Raises NonFiniteLoss, which names epoch and step; the cycle gets a warning if the loss exploded.
     """
     recipe, network, device = cycle.recipe, cycle.network, cycle.device
     order, augmentation = cycle.stream("order"), cycle.stream("augmentation", on_device=True)
     mixing = cycle.stream("batch", on_device=True)
     trained = [network] if training.module is None else [network, training.module]
     optimiser = optimizer([p for module in trained for p in module.parameters()], recipe)
-    losses = torch.zeros(0)
+    losses = first = torch.zeros(0)
     with cycle.clock.phase("train"):
         for module in trained:
             module.train()
@@ -80,9 +81,13 @@ def fit(cycle: Cycle, training: Training, stages: bool = False, ahead: int = 0) 
                 step_losses.append(loss.detach())
             losses = torch.stack(step_losses)
             check_finite(losses, cycle, f"epoch {epoch}, training")
+            first = losses[0] if epoch == 0 else first
         for module in trained:
             module.eval()
-        return float(losses.mean())
+        guessing = log(training.num_classes)
+        own = getattr(training.loss, "__module__", "") != "harness.learning.contract"
+        # a warm network may have exploded before, but only of the cross-entropy is it known what guessing costs
+        return final_loss(losses, max(float(first), guessing) if own else guessing, cycle)
 
 
 def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> torch.Tensor:
@@ -109,6 +114,22 @@ def check_finite(losses: torch.Tensor, cycle: Cycle, kind: str, first: int = 0) 
     if not bool(losses.isfinite().all()):
         number = int((~losses.isfinite()).nonzero()[0])
         raise NonFiniteLoss(
-            f"cycle {cycle.number}, {kind} step {first + number}: the loss is {float(losses[number])}; a lower "
-            "learning rate (recipe.learning_rate or the method's own) or, for ISDA, a lower lambda_0 usually fixes this"
+            f"cycle {cycle.number}, {kind} step {first + number}: the loss is {float(losses[number])}; {REMEDY}"
         )
+
+
+EXPLODED = 10
+"""How many times the loss that a training starts from its last loss must be to count as exploded."""
+
+
+def final_loss(losses: torch.Tensor, start: float, cycle: Cycle) -> float:
+    """Return the mean of the last epoch's losses [steps], and warn in the cycle if the loss exploded.
+
+    ``start`` is the loss before any update, or that of guessing (the cross-entropy ln C) where it is higher: a warm
+    network may start from almost 0. A method's own loss may grow by design, as ISDA's does, but not by the factor.
+    """
+    mean = float(losses.mean())
+    if mean > EXPLODED * start:
+        what = f"in the last epoch it is over {EXPLODED} times that of the first step or of guessing"
+        cycle.warnings.append(f"the loss exploded: {what}; {REMEDY}")
+    return mean

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.data.rows import take
-from harness.errors import OutOfMemory
+from harness.errors import REMEDY, NonFiniteLoss, OutOfMemory
 from harness.lazy import torch
 from harness.learning.labels import at_labels
 from harness.settings import Recipe
@@ -115,14 +115,16 @@ def confusion(
     num_classes: int,
     recipe: Recipe,
     predict: Callable[[Network, torch.Tensor], list[torch.Tensor]],
-    warnings: list[str] | None = None,
+    cycle: Cycle | None = None,
 ) -> torch.Tensor:
     """Return confusion matrices [heads, C, C] int64: entry [h, i, j] counts label i predicted as class j by head h.
 
-    Images are not augmented. Maps are predicted at the labels' own size, and IGNORED pixels are left out. ``warnings``
-    gets a warning if the batch size was halved.
+    Images are not augmented. Maps are predicted at the labels' own size, and IGNORED pixels are left out. ``cycle``
+    gets a warning if the batch size was halved. Raises NonFiniteLoss if a class score is NaN: weights may be finite,
+    but so large that what is computed with them is not.
     """
     counts: torch.Tensor | None = None
+    broken: list[torch.Tensor] = []
     cells = (
         num_classes**2
     )  # also the number of an extra cell for IGNORED pixels, because filtering them would synchronise
@@ -132,7 +134,9 @@ def confusion(
     def paired(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the number of the matrix cell [heads, labels] that each prediction belongs to."""
         expected = targets.long()
-        predicted = [at_labels(head, expected).argmax(1) for head in predict(network, inputs)]
+        heads = predict(network, inputs)
+        broken.extend(head.isnan().any() for head in heads)
+        predicted = [at_labels(head, expected).argmax(1) for head in heads]
         pairs = torch.stack([(expected * num_classes + head).flatten() for head in predicted])
         return torch.where(expected.flatten() < num_classes, pairs, cells)
 
@@ -143,7 +147,10 @@ def confusion(
                 counts = pairs.new_zeros(len(pairs), cells + 1)
             with in_any_order():
                 counts.scatter_add_(1, pairs, torch.ones_like(pairs))
-    if warnings is not None:
-        warnings += splitter.warnings("evaluation")
+    if cycle is not None:
+        cycle.warnings += splitter.warnings("evaluation")
     assert counts is not None
+    if bool(torch.stack(broken).any()):
+        number = f"cycle {cycle.number}, " if cycle else ""
+        raise NonFiniteLoss(f"{number}after the last step: the class scores of test images are NaN; {REMEDY}")
     return counts[:, :-1].reshape(-1, num_classes, num_classes).cpu()

@@ -440,8 +440,22 @@ TRAININGS = [
         """,
         "/= 0",
         "/= 2",
-        "fit must leave finite weights; 'body.fc.weight' has NaN or infinite values (a lower learning rate "
-        "may fix this)",
+        "fit must lead to finite numbers; cycle 0, after the last step: 'body.fc.weight' of the target network has NaN "
+        "or infinite values; a lower learning rate (recipe.learning_rate or the method's own) or, for ISDA, a lower "
+        "lambda_0 usually fixes this",
+    ),
+    Wrong(
+        "predict_no_numbers",
+        "Training",
+        """
+        def predict(self, network, images):  # here
+            return [network(images).logits * float("nan")]
+        """,
+        'float("nan")',
+        "2",
+        "predict must lead to finite numbers; cycle 0, after the last step: the class scores of test images are NaN; "
+        "a lower learning rate (recipe.learning_rate or the method's own) or, for ISDA, a lower lambda_0 usually fixes "
+        "this",
     ),
     Wrong(
         "predict_a_tensor",
