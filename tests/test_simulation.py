@@ -258,6 +258,11 @@ def simulate(first: int, faults: int, fresh: Callable[[], Drivers]) -> Counter[s
     return counts
 
 
+@pytest.mark.parametrize("seed", [20299])
+def test_seeds_that_failed(seed: int, fresh: Callable[[], Drivers]) -> None:  # noqa: F811
+    simulate(seed, 1, fresh)
+
+
 def test_a_damaged_manifest_is_said(fresh: Callable[[], Drivers]) -> None:  # noqa: F811
     drivers = fresh()
     assert drivers.start(3).code == 0

@@ -256,6 +256,22 @@ def test_a_cycle_with_a_late_selection_that_is_computed_again_as_a_whole(store: 
     assert not (store.folder / "selection_004.json").exists()
 
 
+def test_the_state_of_a_last_cycle_does_not_stand_for_that_after_a_selection(store: TrialStore) -> None:
+    """A run of fewer cycles computes a cycle again as its last one, which selects nothing."""
+    store.commit(record(3, selected=[]), store.save_state(3, weights(33)))
+    assert store.records() == [record(cycle) for cycle in range(4)]
+    finished, state = store.resume_point()
+    assert finished == 3 and state is not None and same(state["network"], weights(2)["network"])
+    whole = extended(store)
+    flip_byte(store.folder / "cycle_004.json")
+    store.commit(record(4, selected=[]), store.save_state(4, weights(4)))
+    assert store.records() == whole
+    flip_byte(store.folder / "selection_004.json")
+    assert store.records()[4] == record(4, selected=[])
+    finished, state = store.resume_point()
+    assert finished == 5 and state is not None and same(state["network"], weights(4)["network"])
+
+
 def test_a_last_cycle_that_is_computed_again_keeps_its_late_selection(store: TrialStore) -> None:
     whole = extended(store)
     store.commit(record(4, selected=[]), store.save_state(4, weights(4)))

@@ -196,7 +196,7 @@ class TrialStore:
 
         ``late``: store the selection of a cycle that is stored without one, beside it; the record is the whole cycle's.
         """
-        kind, cycle = "selection" if late else "cycle", record.cycle
+        kind, cycle, shown = "selection" if late else "cycle", record.cycle, record
         stored = self._read(cycle, "selection") or self._read(cycle)
         if stored is not None:
             old, new = stored.record.outcome(), record.outcome()
@@ -209,14 +209,19 @@ class TrialStore:
                     f"recipe.deterministic is false; remove {self.folder} to run this trial again"
                 )
             if stored.record.selected or not record.selected:
-                record = stored.record
+                shown = stored.record
+            plain = stored if record.selected else self._read(cycle)
+            if plain is not None and plain.record.selected and not record.selected:
+                return  # stored with its selection, which the state of a last cycle does not include
+            if plain is not None and (plain.record.selected or not record.selected):
+                record = plain.record
         body = {"record": record.to_json(), "state": state, "folder": self.folder.name}
         wrapped = {
             "sha256": _sha256(_body(body)),
             "body": body,
         }  # keys are not sorted: per_class keeps the order of the classes
         copy = self.records()
-        copy[cycle : cycle + 1] = [record]
+        copy[cycle : cycle + 1] = [shown]
         lines = "".join(json.dumps(r.to_json()) + "\n" for r in copy)
         # first, so that a process that dies in between leaves no finished cycle that the copy lacks for good
         write_atomically(self.folder / "records.jsonl", lines.encode())
