@@ -1,20 +1,26 @@
-"""CIFAR-10 and CIFAR-100, from the official python archive, a generated archive in its format, or an image tree."""
+"""CIFAR-10 and CIFAR-100, from the official python archive, a generated archive, or an image tree.
+
+The official batches are pickles, and a pickle can run any command: each is read once, compared with its official
+checksum, and only then unpickled. Nothing that lies beside it can make another one trusted.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
+import tarfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 
 from harness.data.dataset import Dataset, DatasetInfo, LoadedData, balanced
-from harness.errors import DataMissing
-from harness.settings import Strict
+from harness.errors import DataMissing, reason
 
 from ._trees import Tree, class_names, decode, described, last_of_every, read_tree
 
@@ -23,11 +29,12 @@ if TYPE_CHECKING:
 
     Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
-MARKER = "GENERATED"
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SIZE = 32
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
 STALLED_SECONDS = 30.0
+GENERATED = ("train_images", "train_labels", "test_images", "test_labels")
+"""The arrays of a generated archive."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,8 @@ class Kind:
     archive_md5: str
     train: dict[str, str]
     test: dict[str, str]
-    meta: dict[str, str]
-    prefix: str
-    """Prefix of the keys 'labels' and 'label_names' in the files."""
+    labels: str
+    """Key of the labels in a batch."""
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -63,8 +69,7 @@ CIFAR10 = Kind(
         "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     },
     test={"test_batch": "40351d587109b95175f43aff81a1287e"},
-    meta={"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
-    prefix="",
+    labels="labels",
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     mean=(0.4914, 0.4822, 0.4465),  # as in the code of LL4AL and DAST-AL
     std=(0.2023, 0.1994, 0.2010),
@@ -77,8 +82,7 @@ CIFAR100 = Kind(
     archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
     train={"train": "16019d7e3df5f24257cddd939b257f8d"},
     test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    meta={"meta": "7973b15100ade9c7d40fb424638fde48"},
-    prefix="fine_",
+    labels="fine_labels",
     classes=tuple(
         """
         apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
@@ -97,17 +101,8 @@ CIFAR100 = Kind(
 KINDS = {kind.name: kind for kind in (CIFAR10, CIFAR100)}
 
 
-class Marker(Strict):
-    """The file GENERATED next to generated batches: their MD5 sums and counts."""
-
-    note: str
-    md5: dict[str, str]
-    num_train: int
-    num_test: int
-
-
 class Cifar(Dataset):
-    """Base class of cifar10 and cifar100. The official archive takes precedence over an image tree."""
+    """Base class of cifar10 and cifar100. The official archive comes before a generated one, and that before a tree."""
 
     kind: ClassVar[Kind]
 
@@ -116,14 +111,16 @@ class Cifar(Dataset):
         num_train, num_test, root = NUM_TRAIN, NUM_TEST, self._root
         notes: tuple[str, ...] = ()
         if self._folder.is_dir():
-            marker = self._checked()
+            for name, md5 in (self.kind.train | self.kind.test).items():
+                self._verified(self._folder / name, md5)
             source = f"official archive in {root}"
-            if marker is not None:
-                num_train, num_test = marker.num_train, marker.num_test
-                source = f"generated archive (not real images) in {root}"
         elif self._archive.is_file():
-            _check(self._archive, self.kind.archive_md5)
+            self._verified(self._archive, self.kind.archive_md5)
             source = f"official archive in {root}"
+        elif self._generated.is_file():
+            (_, train_labels), (_, test_labels) = self._read_generated()
+            num_train, num_test = len(train_labels), len(test_labels)
+            source = f"generated archive (not real images) in {root}"
         elif folder := self._tree_folder():
             tree = self._tree(folder)
             num_train, num_test = len(tree.train_paths), len(tree.test_paths)
@@ -144,7 +141,8 @@ class Cifar(Dataset):
 
     def fetch(self) -> None:
         """Download or unpack the archive if needed. Its folder is either complete or absent."""
-        if self._folder.is_dir() or self._tree_folder():
+        found = self._archive.is_file()
+        if self._folder.is_dir() or (not found and self._generated.is_file()) or self._tree_folder():
             return
         self.info()  # raises DataMissing if the archive is damaged, or if it is absent and must not be downloaded
         import socket
@@ -153,37 +151,39 @@ class Cifar(Dataset):
         from torchvision import datasets
         from torchvision.datasets import utils
 
-        verb = "unpacked" if self._archive.is_file() else "downloaded"
-        default_timeout = socket.getdefaulttimeout()
+        kind, default_timeout = self.kind, socket.getdefaulttimeout()
         try:
             socket.setdefaulttimeout(STALLED_SECONDS)  # behind a firewall, torchvision would wait for minutes
             self._root.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=self._root) as part:
-                if self._archive.is_file():
-                    utils.extract_archive(str(self._archive), part)
-                else:
-                    official = getattr(datasets, self.kind.name.upper())
-                    utils.download_and_extract_archive(official.url, part, md5=self.kind.archive_md5)
-                Path(part, self.kind.folder).rename(self._folder)
-        except (OSError, RuntimeError, HTTPException) as problem:
+                archive = self._archive
+                if not found:
+                    archive = Path(part, kind.archive)
+                    utils.download_url(getattr(datasets, kind.name.upper()).url, part, archive.name, kind.archive_md5)
+                self._unpack(archive, Path(part, kind.folder))
+                Path(part, kind.folder).rename(self._folder)
+        except (OSError, RuntimeError, HTTPException, tarfile.TarError, EOFError, zlib.error) as problem:
             if not self._folder.is_dir():  # if it exists, another process was faster
-                raise DataMissing(f"{self.kind.title} could not be {verb} ({problem}): {self._advice}") from problem
+                verb = "unpacked" if found else "downloaded"
+                raise DataMissing(f"{kind.title} could not be {verb} ({reason(problem)}): {self._advice}") from problem
         finally:
             socket.setdefaulttimeout(default_timeout)
 
     def load(self) -> LoadedData:
         """Return the images: those of an archive in its order, those of a tree sorted by class and name."""
+        names: tuple[str, ...] = ()
         if folder := self._tree_folder():
             tree = self._tree(folder)
             names = tree.names()
             train = decode(tree.train_paths, SIZE, resize=False), tree.train_labels
             test = decode(tree.test_paths, SIZE, resize=False), tree.test_labels
         else:
-            names = ()
             self.fetch()
-            marker = self._checked()
-            train = self._read(True, marker, self.settings.limit)
-            test = self._read(False, marker, self.settings.test_limit)
+            if self._folder.is_dir():
+                train, test = self._read(self.kind.train), self._read(self.kind.test)
+            else:
+                train, test = self._read_generated()
+            train, test = _kept(*train, self.settings.limit), _kept(*test, self.settings.test_limit)
         return LoadedData(*train, *test, self.kind.classes, self.kind.mean, self.kind.std, names)
 
     def examine(self) -> list[str]:
@@ -195,8 +195,9 @@ class Cifar(Dataset):
         """The folder above the official one: the data folder, its cifar10/, or its parent if it is the official one."""
         given, folder = self.data_root.root, self.kind.folder
         within = [given.parent if given.parts else Path("..")] if given.absolute().name == folder else []
+        files = self.kind.archive, generated_name(self.kind.name)
         for root in (given, given / self.kind.name, *within):
-            if (root / folder).is_dir() or (root / self.kind.archive).is_file():
+            if (root / folder).is_dir() or any((root / name).is_file() for name in files):
                 return root
         return given
 
@@ -228,6 +229,10 @@ class Cifar(Dataset):
         return self._root / self.kind.archive
 
     @property
+    def _generated(self) -> Path:
+        return self._root / generated_name(self.kind.name)
+
+    @property
     def _advice(self) -> str:
         kind, root = self.kind, self.data_root.root
         return (
@@ -237,7 +242,7 @@ class Cifar(Dataset):
 
     def _tree_folder(self) -> Path | None:
         """Return the folder of the image tree, or None if there is no tree or the official files exist."""
-        if self._folder.is_dir() or self._archive.is_file():
+        if self._folder.is_dir() or self._archive.is_file() or self._generated.is_file():
             return None
         below = self.data_root.root / self.kind.name
         if (below / "train").is_dir():
@@ -249,65 +254,88 @@ class Cifar(Dataset):
         tree = read_tree(folder, SUFFIXES, self.kind.classes)
         return tree.limited(self.settings.limit, self.settings.test_limit)
 
-    def _checked(self) -> Marker | None:
-        """Return the marker if the batches are generated. Raises DataMissing if a file is missing or damaged."""
-        marker = None
-        md5 = self.kind.train | self.kind.test | self.kind.meta
-        if (self._folder / MARKER).is_file():
-            try:
-                marker = Marker.model_validate_json((self._folder / MARKER).read_bytes())
-            except ValueError as problem:
-                raise DataMissing(f"{self._folder / MARKER} is damaged: generate the archive again") from problem
-        for name in md5:
-            _check(self._folder / name, marker.md5.get(name, "") if marker else md5[name])
-        return marker
+    def _verified(self, path: Path, md5: str) -> bytes:
+        """Return the bytes of an official file. Raises DataMissing if its MD5 sum is another, or if it is missing."""
+        if not path.is_file():
+            raise DataMissing(f"{path} is missing: remove {path.parent} and unpack the archive again")
+        content = path.read_bytes()
+        if not _is_official(content, md5):
+            raise DataMissing(
+                f"{path} is not read, because its MD5 sum is not that of {self.kind.title}'s official file and a file "
+                f"of unknown origin could run commands: remove {path if path == self._archive else path.parent} and "
+                f"{self._advice}"
+            )
+        return content
 
-    def _read(self, is_train: bool, marker: Marker | None, limit: int | None) -> Arrays:
-        from torchvision import datasets
+    def _unpack(self, archive: Path, folder: Path) -> None:
+        """Write the official batches of an archive into a new folder; no path that the archive names is used."""
+        folder.mkdir()
+        with tarfile.open(archive) as tar:
+            for name, md5 in (self.kind.train | self.kind.test).items():
+                try:
+                    member = tar.extractfile(f"{self.kind.folder}/{name}")
+                except KeyError:
+                    member = None
+                content = member.read() if member else b""
+                if not _is_official(content, md5):
+                    raise tarfile.TarError(f"{archive.name} does not hold the official {name}")
+                (folder / name).write_bytes(content)
 
-        reader = getattr(datasets, self.kind.name.upper())
-        if marker is not None:  # torchvision reads generated batches if it has their MD5 sums
-            train, test = ([[name, marker.md5[name]] for name in part] for part in (self.kind.train, self.kind.test))
-            meta = reader.meta | {"md5": marker.md5[reader.meta["filename"]]}
-            reader = type(reader.__name__, (reader,), {"train_list": train, "test_list": test, "meta": meta})
-        part = reader(self._root, train=is_train)
-        labels = np.array(part.targets, dtype=np.int64)
-        kept = balanced(labels, limit)
-        return np.ascontiguousarray(part.data[kept]), labels[kept]
+    def _read(self, names: dict[str, str]) -> Arrays:
+        """Return the images and labels of official batches."""
+        images, labels = [], []
+        for name, md5 in names.items():
+            # what is unpickled are the very bytes whose checksum is the official one
+            batch = pickle.loads(self._verified(self._folder / name, md5), encoding="latin1")  # noqa: S301
+            images.append(batch["data"].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1))
+            labels += batch[self.kind.labels]
+        return np.concatenate(images), np.array(labels, dtype=np.int64)
+
+    def _read_generated(self) -> tuple[Arrays, Arrays]:
+        """Return the training and the test images of a generated archive, with labels. Raises DataMissing."""
+        path, found = self._generated, {}
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                found = {name: stored[name] for name in GENERATED}
+        except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error):
+            pass
+        for images, labels in (GENERATED[:2], GENERATED[2:]):
+            if not (
+                found
+                and (found[images].dtype, found[labels].dtype, found[labels].ndim) == (np.uint8, np.int64, 1)
+                and found[images].shape == (*found[labels].shape, SIZE, SIZE, 3)
+                and set(np.unique(found[labels])) <= set(range(len(self.kind.classes)))
+            ):
+                raise DataMissing(f"{path} is damaged: remove it and generate the archive again")
+        train, train_labels, test, test_labels = found.values()
+        return (train, train_labels), (test, test_labels)
 
 
-def _check(path: Path, md5: str) -> None:
-    if not path.is_file():
-        raise DataMissing(f"{path} is missing: remove {path.parent} and unpack the archive again")
-    with path.open("rb") as file:
-        # without usedforsecurity=False, some systems forbid MD5; here it only detects damage
-        if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != md5:
-            raise DataMissing(f"{path} is damaged (its MD5 sum is wrong): remove it and get it again")
+def _is_official(content: bytes, md5: str) -> bool:
+    # MD5, because the official sums are; nobody can make another file with a given sum, only pairs of files with equal
+    # sums. Without usedforsecurity=False, some systems forbid it
+    return hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
+
+
+def _kept(images: NDArray[np.uint8], labels: NDArray[np.int64], limit: int | None) -> Arrays:
+    """Return a class-balanced subset."""
+    kept = balanced(labels, limit)
+    return np.ascontiguousarray(images[kept]), labels[kept]
+
+
+def generated_name(kind: str) -> str:
+    """Return the name of the file that ``write_cifar_archive`` writes."""
+    return f"{kind}_generated.npz"
 
 
 def write_cifar_archive(root: Path, kind: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-    """Write generated images in the format of CIFAR's unpacked archive, with a marker file.
+    """Write generated images into a folder as an archive that the dataset reads in place of the official one.
 
     The kind is 'cifar10' or 'cifar100', images are [N, 32, 32, 3], and every sixth image of each class becomes a test
-    image. Raises FileExistsError if the archive's folder exists.
+    image. Raises FileExistsError if there is one.
     """
-    about = KINDS[kind]
-    folder = root / about.folder
-    folder.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     is_test = last_of_every(labels, 6)
-    contents: dict[str, dict[str, object]] = {}
-    for names, kept in ((about.train, np.flatnonzero(~is_test)), (about.test, np.flatnonzero(is_test))):
-        for name, part in zip(names, np.array_split(kept, len(names)), strict=True):
-            rows = np.ascontiguousarray(images[part].transpose(0, 3, 1, 2)).reshape(len(part), -1)
-            contents[name] = {"data": rows, f"{about.prefix}labels": labels[part].tolist()}
-    for name in about.meta:
-        contents[name] = {f"{about.prefix}label_names": list(about.classes)}
-    for name, content in contents.items():
-        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-    marker = Marker(
-        note="generated, not real images",
-        md5={n: hashlib.md5((folder / n).read_bytes(), usedforsecurity=False).hexdigest() for n in contents},
-        num_train=int((~is_test).sum()),
-        num_test=int(is_test.sum()),
-    )
-    (folder / MARKER).write_text(marker.model_dump_json(indent=1))
+    parts: Any = (images[~is_test], labels[~is_test], images[is_test], labels[is_test])
+    with (root / generated_name(kind)).open("xb") as file:
+        np.savez(file, **dict(zip(GENERATED, parts, strict=True)))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import os
 import re
 import sys
 import sysconfig
@@ -30,6 +29,7 @@ from typing import Any, TypeVar
 
 from harness import faults
 from harness.errors import UserError, did_you_mean, expanded
+from harness.private import private_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 Plugin = TypeVar("Plugin")
@@ -290,7 +290,7 @@ def unpack(given: Luggage) -> None:
         return
     _carried = given
     digest = hashlib.sha256(repr(sorted(given.files.items())).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"harness-plugins-{os.getuid()}-{digest}"
+    folder = private_folder("harness-plugins") / digest
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             whole = Path(temporary) / "whole"

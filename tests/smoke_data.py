@@ -21,7 +21,7 @@ def provide(folder: Path) -> str:
     try:
         dataset.fetch()
     except DataMissing as missing:
-        print(f"{missing}\nno official archive: generating one in its format", file=sys.stderr)
+        print(f"{missing}\nno official archive: generating one", file=sys.stderr)
         draw = np.random.default_rng(0)
         labels = np.repeat(np.arange(10), 120)
         tint = draw.integers(0, 256, (10, 1, 1, 3))  # a colour for each class, so that there is something to learn

@@ -24,7 +24,7 @@ import PIL
 import pytest
 import yaml
 from PIL import Image, PngImagePlugin
-from test_datasets import archive, cifar, make, pictures, save, write_tree
+from test_datasets import archive, cifar, make, official, pictures, save, write_tree
 from test_segmentation_data import folder, own, whole
 
 import harness
@@ -1062,20 +1062,26 @@ def test_41_cifar_is_found_where_users_put_it(
     tmp_path: Path, kind: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = cifar.KINDS[kind]
-    archive(tmp_path / kind, kind)
-    official = tmp_path / kind / about.folder
-    root = tmp_path if where == "in a folder of its name" else official
+    official(tmp_path / kind, monkeypatch, kind)
+    folder = tmp_path / kind / about.folder
+    root = tmp_path if where == "in a folder of its name" else folder
     if where.endswith("inside"):
-        monkeypatch.chdir(official)
+        monkeypatch.chdir(folder)
         root = Path()
     dataset = make(kind, root, download=True)
-    assert dataset.info().source.startswith("generated archive")
+    assert dataset.info().source.startswith("official archive")
     dataset.fetch()
     assert dataset.load().fingerprint == make(kind, tmp_path / kind).load().fingerprint
 
 
-def test_41_a_renamed_folder_is_recognised(tmp_path: Path) -> None:
-    archive(tmp_path)
+@pytest.mark.parametrize("where", [".", "cifar10"])
+def test_41_a_generated_archive_is_found(tmp_path: Path, where: str) -> None:
+    archive(tmp_path / where)
+    assert make("cifar10", tmp_path).load().fingerprint == make("cifar10", tmp_path / where).load().fingerprint
+
+
+def test_41_a_renamed_folder_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py").rename(tmp_path / "mine")
     for download in (False, True):
         refuses(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -56,6 +58,29 @@ def archive(root: Path, kind: str = "cifar10", each: int = 12) -> tuple[np.ndarr
     images = pictures(len(labels))
     cifar.write_cifar_archive(root, kind, images, labels)
     return images, labels
+
+
+def official(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "cifar10", each: int = 12
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Write CIFAR's unpacked archive; it counts as the official one because the built-in MD5 sums are replaced.
+
+    Return its images, its labels and which of them are test images.
+    """
+    about, folder = cifar.KINDS[kind], root / cifar.KINDS[kind].folder
+    folder.mkdir(parents=True)
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(len(about.classes)), each))
+    images, is_test = pictures(len(labels)), trees.last_of_every(labels, 6)
+    md5 = {}
+    for names, rows in ((about.train, np.flatnonzero(~is_test)), (about.test, np.flatnonzero(is_test))):
+        for name, part in zip(names, np.array_split(rows, len(names)), strict=True):
+            data = np.ascontiguousarray(images[part].transpose(0, 3, 1, 2)).reshape(len(part), -1)
+            content = pickle.dumps({"data": data, about.labels: labels[part].tolist()}, protocol=2)
+            (folder / name).write_bytes(content)
+            md5[name] = hashlib.md5(content).hexdigest()
+    parts = {part: {name: md5[name] for name in getattr(about, part)} for part in ("train", "test")}
+    monkeypatch.setattr(PLUGINS[kind], "kind", replace(about, **parts))
+    return images, labels, is_test
 
 
 def checked(dataset: Any) -> LoadedData:
@@ -130,8 +155,7 @@ def test_constants_are_torchvision_s(kind: str) -> None:
     assert (ours.folder, ours.archive, ours.archive_md5) == (theirs.base_folder, theirs.filename, theirs.tgz_md5)
     assert [list(item) for item in ours.train.items()] == theirs.train_list
     assert [list(item) for item in ours.test.items()] == theirs.test_list
-    assert ours.meta == {theirs.meta["filename"]: theirs.meta["md5"]}
-    assert f"{ours.prefix}label_names" == theirs.meta["key"]
+    assert ours.labels == theirs.meta["key"].replace("label_names", "labels")
     assert list(ours.classes) == sorted(set(ours.classes))
     assert len(ours.classes) == {"cifar10": 10, "cifar100": 100}[kind]
 
@@ -157,56 +181,81 @@ def test_generating_never_overwrites(tmp_path: Path) -> None:
         archive(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta", "GENERATED"])
-def test_damaged_file(tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    "damage_it",
+    [
+        damage,
+        lambda path: path.write_bytes(path.read_bytes()[:-40]),
+        lambda path: path.write_bytes(b""),
+        lambda path: np.savez(path, train_images=np.zeros(3)),
+    ],
+)
+def test_damaged_generated_archive(tmp_path: Path, damage_it: Callable[[Path], Any]) -> None:
     archive(tmp_path)
-    damaged = tmp_path / "cifar-10-batches-py" / file
-    damage(damaged) if file != "GENERATED" else damaged.write_text("{}")
+    damage_it(tmp_path / "cifar10_generated.npz")
     for call in (make("cifar10", tmp_path).info, make("cifar10", tmp_path, download=True).load):
-        with pytest.raises(DataMissing, match=f"{file} is damaged"):
+        with pytest.raises(DataMissing, match=r"cifar10_generated\.npz is damaged: remove it and generate"):
             call()
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    archive(tmp_path)
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
+def test_official_folder(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchvision reads from it."""
+    from torchvision import datasets
+
+    images, labels, is_test = official(tmp_path, monkeypatch, kind)
+    archive(tmp_path, kind)
+    dataset = make(kind, tmp_path, download=True)
+    assert dataset.info().source == f"official archive in {tmp_path}", "it comes before a generated one"
+    data = dataset.load()
+    assert data.train_images.flags.c_contiguous and data.train_labels.dtype == np.int64
+    assert (data.train_images == images[~is_test]).all() and (data.train_labels == labels[~is_test]).all()
+    assert (data.test_images == images[is_test]).all() and (data.test_labels == labels[is_test]).all()
+    theirs = getattr(datasets, kind.upper())
+    monkeypatch.setattr(theirs, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(theirs, "_load_meta", lambda self: None)
+    read = theirs(tmp_path, train=True)
+    assert (read.data == data.train_images).all() and read.targets == data.train_labels.tolist()
+
+
+def test_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official(tmp_path, monkeypatch)
+    damage(tmp_path / "cifar-10-batches-py" / "data_batch_3")
+    for call in (make("cifar10", tmp_path).info, make("cifar10", tmp_path, download=True).load):
+        with pytest.raises(DataMissing) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        folder = tmp_path / "cifar-10-batches-py"
+        assert str(caught.value).startswith(
+            f"{folder / 'data_batch_3'} is not read, because its MD5 sum is not that of CIFAR-10's official file and a "
+            f"file of unknown origin could run commands: remove {folder} and get cifar-10-python.tar.gz, the python"
+        )
+
+
+def test_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py" / "data_batch_2").unlink()
     with pytest.raises(DataMissing, match="data_batch_2 is missing"):
         make("cifar10", tmp_path).info()
 
 
-def test_generated_batches_are_refused_without_their_marker(tmp_path: Path) -> None:
-    archive(tmp_path)
-    (tmp_path / "cifar-10-batches-py" / "GENERATED").unlink()
-    for call in (make("cifar10", tmp_path).info, make("cifar10", tmp_path).load):
-        with pytest.raises(DataMissing, match="data_batch_1 is damaged"):
-            call()
-
-
 @pytest.fixture
 def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, np.ndarray]:
-    """An archive that counts as the official one: CIFAR-10's MD5 sums are replaced by those of generated files."""
-    import hashlib
-
-    from torchvision import datasets
-
-    images, labels = archive(tmp_path / "made")
+    """An archive that counts as the official one."""
+    images, _, is_test = official(tmp_path / "made", monkeypatch)
     folder = tmp_path / "made" / "cifar-10-batches-py"
-    (folder / "GENERATED").unlink()
     file = tmp_path / "cifar-10-python.tar.gz"
     with tarfile.open(file, "w:gz") as tar:
         tar.add(folder, folder.name)
+    count_as_official(file, monkeypatch)
+    return file, images[~is_test]
 
-    def md5(path: Path) -> str:
-        return hashlib.md5(path.read_bytes()).hexdigest()
 
-    kind = cifar.CIFAR10
-    train, test, meta = ({name: md5(folder / name) for name in part} for part in (kind.train, kind.test, kind.meta))
-    ours = replace(kind, archive_md5=md5(file), train=train, test=test, meta=meta)
-    monkeypatch.setattr(PLUGINS["cifar10"], "kind", ours)
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [list(item) for item in train.items()])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [list(item) for item in test.items()])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": meta["batches.meta"]})
-    return file, images[~trees.last_of_every(labels, 6)]
+def count_as_official(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the built-in MD5 sum of CIFAR-10's archive by that of a file."""
+    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    plugin: Any = PLUGINS["cifar10"]
+    monkeypatch.setattr(plugin, "kind", replace(plugin.kind, archive_md5=md5))
 
 
 def test_official_archive_is_unpacked(packed: tuple[Path, np.ndarray]) -> None:
@@ -225,7 +274,7 @@ def test_damaged_official_archive(packed: tuple[Path, np.ndarray]) -> None:
     file, _ = packed
     damage(file)
     for call in (make("cifar10", file.parent).info, make("cifar10", file.parent, download=True).fetch):
-        with pytest.raises(DataMissing, match=f"{file.name} is damaged"):
+        with pytest.raises(DataMissing, match=f"{file.name} is not read, because its MD5 sum is not"):
             call()
 
 
@@ -298,16 +347,15 @@ def test_tree(tmp_path: Path, kind: str, below: bool) -> None:
 def test_tree_and_archive_agree(tmp_path: Path) -> None:
     images, labels = archive(tmp_path / "archive")
     is_test = trees.last_of_every(labels, 6)
-    with (tmp_path / "archive" / "cifar-10-batches-py" / "batches.meta").open("rb") as file:
-        names = pickle.load(file)["label_names"]
+    names = cifar.CIFAR10.classes
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         part = "test" if is_test[index] else "train"
         save(tmp_path / "tree" / part / names[label] / f"{index:04}.png", image)
-    official, tree = (make("cifar10", tmp_path / folder).load() for folder in ("archive", "tree"))
-    assert official.classes == tree.classes
-    order = np.argsort(official.train_labels, kind="stable")
-    assert (official.train_images[order] == tree.train_images).all()
-    assert (official.train_labels[order] == tree.train_labels).all()
+    packed, tree = (make("cifar10", tmp_path / folder).load() for folder in ("archive", "tree"))
+    assert packed.classes == tree.classes
+    order = np.argsort(packed.train_labels, kind="stable")
+    assert (packed.train_images[order] == tree.train_images).all()
+    assert (packed.train_labels[order] == tree.train_labels).all()
 
 
 def test_an_archive_is_preferred_to_a_tree(tmp_path: Path) -> None:

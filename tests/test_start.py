@@ -160,7 +160,7 @@ def test_a_temporary_folder_that_ray_can_t_use_is_refused(
 
 def test_the_longest_folder_is_exact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    most = 107 - len(f"/ray/session_2026-01-31_00-00-00_000000_{os.getpid()}/sockets/plasma_store")
+    most = 107 - len(f"/ray-{os.getuid()}/s/session_2026-01-31_00-00-00_000000_{os.getpid()}/sockets/plasma_store")
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "x" * (most - 5))
     before.prepare(Where())
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "x" * (most - 4))

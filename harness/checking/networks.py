@@ -167,7 +167,7 @@ def pickles(it: OnKind) -> None:
     """A pickled copy gives the same outputs."""
     network, images = it.build(), it.images()
     try:
-        copy = pickle.loads(pickle.dumps(network))
+        copy = pickle.loads(pickle.dumps(network))  # noqa: S301
     except Exception as error:
         raise it.wrong(f"the network must be picklable, as workers get a copy; it is not: {reason(error)}") from error
     if not torch.equal(it.outputs(network, images).logits, it.outputs(copy, images).logits):

@@ -32,6 +32,9 @@ FORMATS = {
 }
 """Suffixes of the files that are read as images, those of torchvision's ImageFolder and GIF, and their formats."""
 
+READERS = tuple(sorted({"PPM" if name == "PGM" else name.upper() for name in FORMATS.values()}))
+"""Pillow's names of these formats. No other is read, whatever the suffix: for EPS, Pillow starts Ghostscript."""
+
 UPRIGHT, ORIENTATION = 1, 0x0112
 WITH_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # what Pillow's getexif reads
 SAMPLE_FORMAT, UNSIGNED = 339, 1  # of TIFF
@@ -61,7 +64,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
     try:
         # not by its path: Pillow would map an uncompressed TIFF into memory, with its sides exchanged if it is turned
-        with path.open("rb") as stream, Image.open(stream) as file:
+        with path.open("rb") as stream, Image.open(stream, formats=READERS) as file:
             yield file
     except BadFile:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from harness.errors import UserError
+from harness.private import private_folder
 from harness.results.clock import Clock
 
 Result = TypeVar("Result")
@@ -20,6 +22,8 @@ VERSIONS = 64  # compiled versions per function: networks x batch sizes x modes 
 @cache
 def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
     """Return the function, compiled for each shape of its arguments; the first call imports the compiler."""
+    # torch reads code and pickles from this folder; by default, from one that another user could have made before
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
     return torch.compile(function, dynamic=False)
 
 

@@ -16,6 +16,11 @@ from harness.settings import PluginSpec
 SHOWN = 3  # tensor names per problem in a message
 
 
+def _tensors(path: str) -> Any:
+    # stated, because older versions of timm read pickles by default, which can run any command
+    return load_state_dict(str(Path(path).expanduser()), use_ema=False, weights_only=True)
+
+
 def load_weights(network: Network, model: PluginSpec, channels: int) -> None:
     """Load pretrained weights into all layers except the classifier, which keeps its initial weights.
 
@@ -29,7 +34,7 @@ def load_weights(network: Network, model: PluginSpec, channels: int) -> None:
             raise network_names.no_pretrained(model.name)
         path = str(found.path)
     try:
-        digest, read = network_names.sha256(path), load_state_dict(Path(path).expanduser(), use_ema=False)
+        digest, read = network_names.sha256(path), _tensors(path)
     except Exception as error:  # readers raise many kinds of errors for an unknown file
         raise UserError(f"model.weights: {path!r} can't be read as a file of tensors: {reason(error)}") from None
     if expected not in (None, digest):

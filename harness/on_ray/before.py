@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.errors import UserError, reason
+from harness.private import private_folder
 from harness.settings import Where
 
 START_SECONDS = 60.0
@@ -120,7 +121,15 @@ def _speaks_grpc(connection: socket.socket) -> bool:
 def _folder() -> tuple[str, str]:
     """Return (Ray's temporary folder, the variable that names it)."""
     given = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "")
-    return (os.environ[given], given) if given else ("/tmp", "RAY_TMPDIR")
+    return (os.environ[given], given) if given else ("/tmp", "RAY_TMPDIR")  # noqa: S108 - Ray's; see ray_folder
+
+
+def ray_folder() -> Path:
+    """Return the folder for Ray's sockets and logs. Ray lets everybody write to it, so it lies in a private one.
+
+    Raises OSError.
+    """
+    return private_folder("ray", Path(_folder()[0])) / "s"
 
 
 def too_long(extra: int = 0) -> UserError:
@@ -129,7 +138,7 @@ def too_long(extra: int = 0) -> UserError:
     ``extra``: bytes of these paths after the folder's own; if 0, an estimate.
     """
     folder, name = _folder()
-    most = LONGEST_SOCKET - (extra or 70)
+    most = LONGEST_SOCKET - (extra or 78)
     return UserError(
         f"{name}: {folder} is too long for Ray, whose sockets lie below it and whose paths may have {LONGEST_SOCKET} "
         f"bytes: set RAY_TMPDIR to a folder of at most {most} characters, such as /tmp, {INSTEAD}"
@@ -139,10 +148,7 @@ def too_long(extra: int = 0) -> UserError:
 def _check_folder() -> None:
     """Raise UserError if Ray can't make its sockets and logs in its temporary folder."""
     folder, name = _folder()
-    example = f"/ray/session_2026-01-31_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
-    if len(os.fsencode(os.path.join(folder, ""))) - 1 + len(example) > LONGEST_SOCKET:  # noqa: PTH118 (as Ray does)
-        raise too_long(len(example))
-    path, remedy = Path(folder) / "ray", f"set RAY_TMPDIR to a folder of your own, {INSTEAD}"
+    path, remedy = Path(folder), f"set RAY_TMPDIR to a folder of your own, {INSTEAD}"
     if not path.is_absolute():
         raise UserError(f"{name}: must be an absolute path, got {folder!r}; {remedy}")
     try:
@@ -151,11 +157,21 @@ def _check_folder() -> None:
         raise UserError(f"{name}: Ray can't use {folder} ({reason(error)}): {remedy}") from None
     if not nearest.is_dir():
         raise UserError(f"{name}: Ray needs a folder {path}, and {nearest} is a file: {remedy}")
+    _check_length(path / f"ray-{os.getuid()}" / "s")
     try:
-        with tempfile.TemporaryFile(dir=nearest):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=ray_folder().parent):
             pass
     except OSError as error:
         raise UserError(f"{name}: Ray can't write to {nearest} ({reason(error)}): {remedy}") from None
+    _check_length(ray_folder())
+
+
+def _check_length(below: Path) -> None:
+    """Raise UserError if the paths of Ray's sockets in a folder are longer than the system allows."""
+    example = below / f"session_2026-01-31_00-00-00_000000_{os.getpid()}" / "sockets" / "plasma_store"
+    if len(os.fsencode(example)) > LONGEST_SOCKET:
+        raise too_long(len(os.fsencode(example)) - len(os.fsencode(Path(_folder()[0]))))
 
 
 def _check_ports() -> None:

@@ -6,7 +6,10 @@ import logging
 import os
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +53,59 @@ def start(where: Where) -> str:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if found := before.address(where):
         return _join(*found, common)
-    local = {"address": "local", "dashboard_host": "127.0.0.1", **common}
+    folder = str(before.ray_folder())
+    local = {"address": "local", "dashboard_host": "127.0.0.1", "_temp_dir": folder, **common}
     missing = ""
-    try:
-        context = ray.init(include_dashboard=where.dashboard, **local)
-    except Exception as error:
-        if "dashboard" not in str(error):
-            raise _not_started(error) from None
-        ray.shutdown()
+    with _on_loopback():
         try:
-            context = ray.init(include_dashboard=False, **local)
-        except Exception as again:
-            raise _not_started(again) from None
-        missing = "; install ray[default] for dashboard and metrics"
+            context = ray.init(include_dashboard=where.dashboard, **local)
+        except Exception as error:
+            if "dashboard" not in str(error):
+                raise _not_started(error) from None
+            ray.shutdown()
+            try:
+                context = ray.init(include_dashboard=False, **local)
+            except Exception as again:
+                raise _not_started(again) from None
+            missing = "; install ray[default] for dashboard and metrics"
+    return "\n".join(filter(None, (_about_dashboard(context, missing), _about_ports(context))))
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let the node that starts here have the loopback address, to which Ray's processes then bind all their ports.
+
+    With an address of the network they would listen on every one. Ray has a variable for this, but reads it only when
+    it is imported, and replaces a loopback address that it is given.
+    """
+    from ray._private import ray_constants
+
+    before_it = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before_it
+
+
+def _with_token() -> bool:
+    return os.environ.get("RAY_AUTH_MODE") == "token"
+
+
+def _about_ports(context: Any) -> str:
+    """Return a line about what is open to others, or "" if nothing is."""
+    if not ip_address(context.address_info["node_ip_address"]).is_loopback:
+        closed = "closed by the token, except that of its metrics" if _with_token() else "and need no token"
+        return f"Ray: its ports listen on all addresses of this machine, {closed}: keep it behind a firewall"
+    return (
+        "" if _with_token() else "Ray: needs no token (RAY_AUTH_MODE): every user of this machine can run commands here"
+    )
+
+
+def _about_dashboard(context: Any, missing: str) -> str:
     if context.dashboard_url:
-        token = os.environ.get("RAY_AUTH_TOKEN_PATH", "`ray get-auth-token`")
-        return f"Ray: dashboard at http://{context.dashboard_url} (this machine only; token: {token})"
+        token = f"; token: {os.environ.get('RAY_AUTH_TOKEN_PATH', '`ray get-auth-token`')}" if _with_token() else ""
+        return f"Ray: dashboard at http://{context.dashboard_url} (this machine only{token})"
     return f"Ray: without dashboard{missing}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from harness.results import disk
 from harness.results.records import SCHEMA_VERSION
 
 MOST_BYTES = 200_000_000  # of run.json
+
+
+FOLDER = re.compile(r"(trials|shared)/(?!\.\.?$)[^/\0]+")
 
 
 class NoManifest(UserError):
@@ -113,6 +117,11 @@ class Manifest(BaseModel):
             first = error.errors()[0]
             keys = ".".join(map(str, first["loc"]))
             raise NoManifest(f"{path}: not the manifest of a run: {keys}: {first['msg']}") from None
+        for name in (*manifest.folders.keys(), *manifest.folders.values()):
+            if not FOLDER.fullmatch(name):  # a run writes there
+                raise NoManifest(
+                    f"{path}: not the manifest of a run: folders: {name!r:.100} is not trials/ID or shared/KEY"
+                )
         for suite in manifest.suites:
             if unknown := {entry.method for entry in suite.trials.values()} - {*suite.methods}:
                 problem = f"a trial of suite {suite.name!r} has the unknown method {min(unknown)!r}"

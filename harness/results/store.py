@@ -167,15 +167,22 @@ class TrialStore:
     def resume_point(self) -> tuple[int, dict[str, Any] | None]:
         """Return (number of finished cycles, state after them), up to the last cycle whose state file is intact.
 
-        Later cycles are recomputed and must equal their stored records. Without any state, return (0, None).
+        Later cycles are recomputed and must equal their stored records. Without any state, return (0, None). Raises
+        UserError for a file of that checksum that is no state.
         """
         import torch
 
         for cycle, stored in reversed([*enumerate(self._finished())]):
             for kind in ("state", "selection"):
-                data = _content(self._path(kind, cycle, "pt"))
+                data = _content(path := self._path(kind, cycle, "pt"))
                 if data is not None and _sha256(data) == stored.state:
-                    return cycle + 1, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                    try:
+                        # only tensors: a results folder may come from anywhere, and a pickle could run commands
+                        return cycle + 1, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                    except Exception:  # torch raises many kinds
+                        raise UserError(
+                            f"{path}: is no state of a trial: remove it, and its cycle is computed again"
+                        ) from None
         return 0, None
 
     def save_state(self, cycle: int, state: dict[str, Any], late: bool = False) -> str:
