@@ -61,7 +61,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget() -> None:
     """Let the next look at code read the files, as a new process does."""
-    for cached in (code_of, harness_code, code._source, code._location):
+    for cached in (code_of, harness_code, code._source, code._location, code._package):
         cached.cache_clear()
 
 
@@ -140,6 +140,30 @@ def test_the_code_of_a_plug_in_is_its_file_and_what_it_imports_of_its_own(plugin
         'own.py: """Least confidence, described better."""  # and a comment',
         "unused.py: 2",
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import importlib\nimportlib.import_module('.part.unused', __package__)",
+        "from importlib import import_module as load",
+        "import pkgutil",
+        "__import__(f'{__package__}.part.unused')",
+        "exec('from .part import unused')",
+    ],
+)
+def test_the_whole_package_counts_for_code_that_imports_by_other_means(line: str, plugin: Path) -> None:
+    before = own_code(plugin)
+    (plugin / "own.py").write_text((plugin / "own.py").read_text() + f"\n{line}\n")
+    found = []
+    (plugin / "part").mkdir()
+    (plugin / "part" / "__init__.py").write_text("raise SystemExit('a look at code imports nothing')")
+    (plugin / "part" / "template.py").write_text("{{ no Python }}")
+    for source in ("X = 1\n", "X = 2\n"):
+        (plugin / "part" / "unused.py").write_text(source)
+        forget()
+        found.append(own_code(plugin))
+    assert len({before, *found}) == 3
 
 
 def test_installed_packages_do_not_count_wherever_they_are(plugin: Path, tmp_path: Path, monkeypatch: Any) -> None:

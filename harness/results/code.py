@@ -30,6 +30,9 @@ APART = ("harness.data.host", "harness.data.remembered", "harness.learning.pictu
 SHIPPED = ("harness.methods", "harness.datasets", "harness.networks.zoo")
 """Packages of the shipped plug-ins."""
 
+LATE = ("importlib", "pkgutil", "runpy", "__import__", "exec", "eval")
+"""Modules and functions that import modules which no statement names."""
+
 DIGITS = 12
 
 
@@ -50,20 +53,37 @@ def harness_code() -> str:
 def code_of(module: str) -> str:
     """Return the hash, 12 hex digits, of a plug-in's module and of the modules of its own that it imports.
 
-    Its own modules are those of its package, and those of the user outside Python's folders of packages. Modules that
-    are imported by other means than ``import`` statements are not found.
+    Its own modules are those of its package, and those of the user outside Python's folders of packages. If one of them
+    can import by other means than ``import`` statements, all modules of its package count.
     """
     files: dict[str, Path] = {}
+    places: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in files or not _is_own(name, module) or (file := _source(name)) is None:
+        if name in files or not _is_own(name, module) or (file := places.get(name) or _source(name)) is None:
             continue
         files[name] = file
         parents = name.split(".")[:-1]
         waiting += [".".join(parents[: end + 1]) for end in range(len(parents))]  # their __init__.py runs first
         waiting += _imports(name, file)
+        if _read(file).imports_late:
+            places |= _package(parents[0] if parents else name)
+            waiting += places
     return _hash(files)
+
+
+@cache
+def _package(top: str) -> dict[str, Path]:
+    """Return the modules of a package, found without an import, and their files; none for a module that is one file."""
+    found = {}
+    loaded = sys.modules.get(top)
+    spec = None if loaded else importlib.util.find_spec(top)
+    for folder in getattr(loaded, "__path__", None) or (spec and spec.submodule_search_locations) or ():
+        for file in sorted(Path(folder).rglob("*.py")):
+            parts = file.relative_to(folder).with_suffix("").parts
+            found[".".join([top, *(parts[:-1] if parts[-1] == "__init__" else parts)])] = file
+    return found
 
 
 def _inside(module: str, packages: tuple[str, ...]) -> bool:
@@ -118,6 +138,8 @@ class _File(NamedTuple):
     """Hash of the syntax tree."""
     imports: tuple[tuple[int, str, tuple[str, ...]], ...]
     """(level, module, names) of each ``from`` statement; ``import a`` is (0, 'a', ())."""
+    imports_late: bool
+    """Whether the file names a way to import what no statement names."""
 
 
 known: dict[str, _File] = {}
@@ -128,14 +150,22 @@ def _read(file: Path) -> _File:
     source = file.read_bytes()
     key = hashlib.sha256(source).hexdigest()
     if key not in known:
-        tree = ast.parse(source)
+        try:
+            tree = ast.parse(source)
+        except (SyntaxError, ValueError):  # a template, or code of another Python, which nothing can import
+            known[key] = _File(key, (), False)
+            return known[key]
         imports: list[tuple[int, str, tuple[str, ...]]] = []
+        late = False
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 imports += [(0, alias.name, ()) for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
-        known[key] = _File(hashlib.sha256(repr(without_docstrings(tree)).encode()).hexdigest(), tuple(imports))
+            elif isinstance(node, ast.Name):
+                late |= node.id in LATE
+        late |= any(_inside(module, LATE) for _, module, _ in imports)
+        known[key] = _File(hashlib.sha256(repr(without_docstrings(tree)).encode()).hexdigest(), tuple(imports), late)
     return known[key]
 
 
