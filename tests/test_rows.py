@@ -237,6 +237,7 @@ NOT_DECIDING = {
     "harness.list",
     "harness.networks.zoo",
     "harness.on_ray",
+    "harness.private",
     "harness.registry",
     "harness.report",
     "harness.results",
@@ -592,6 +593,22 @@ def test_a_changed_config_says_which_rows_leave_the_tables(
     assert go("--resume", recipe={**CONFIG["recipe"], "epochs": 2}, methods=changed) == 0
     said = capsys.readouterr().out
     assert "suite c: 1 trial leaves its tables, because LC: training.name was cross_entropy, now isda\n" in said
+
+
+def test_a_renamed_method_keeps_its_trials_in_a_row_of_the_new_name(
+    go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert go(seeds=[0, 1]) == 0
+    capsys.readouterr()
+    shorter = {"protocol": {**CONFIG["protocol"], "cycles": 1}}
+    assert go("--resume", seeds=[0, 1], methods={"Random": "random", "LC": "least_confidence"}, **shorter) == 0
+    said = flat(capsys.readouterr().out)
+    assert "suite c: the row Ran is now called Random; its trials are the same" in said
+    assert "suite c: its tables end after 20 labelled images, before 30" in said
+    assert rows(tmp_path) == {"LC": 2, "Random": 2}
+    assert go("--resume", methods={"Chance": "random"}) == 0
+    assert "suite c: 1 trial of the row Random went to the row Chance, the same method" in flat(capsys.readouterr().out)
+    assert rows(tmp_path) == {"LC": 2, "Random": 1, "Chance": 1}
 
 
 def test_a_trial_of_two_suites_runs_once_for_the_longer_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -170,16 +171,26 @@ def _merged(old: SuiteEntry, new: SuiteEntry) -> SuiteEntry:
     """Return the suite ``new`` with the trials of ``old`` whose methods did not change."""
     halves = {**old.halves, **new.halves}
     unchanged = {name for name, pair in old.halves.items() if pair == halves[name]}
-    kept = {trial: entry for trial, entry in old.trials.items() if entry.method in unchanged}
+    kept = {trial: entry for trial, entry in old.trials.items() if entry.method in unchanged} | new.trials
+    renamed = {*_renamed(old, new)} - {*new.methods}
     return new.model_copy(
         update={
-            "methods": list(dict.fromkeys([*old.methods, *new.methods])),
+            "methods": [name for name in dict.fromkeys([*old.methods, *new.methods]) if name not in renamed],
             "halves": halves,
             "seeds": sorted({*old.seeds, *new.seeds}),
             "code": {**old.code, **new.code},
-            "trials": {**kept, **new.trials},
+            "trials": kept,
         }
     )
+
+
+def _renamed(old: SuiteEntry, new: SuiteEntry) -> dict[str, str]:
+    """Return the new name of each method that no longer has any of its trials, because all have another name now."""
+    names: dict[str, set[str | None]] = {}
+    for trial, entry in old.trials.items():
+        now = new.trials.get(trial)
+        names.setdefault(entry.method, set()).add(now.method if now else None)
+    return {was: str(*now) for was, now in names.items() if len(now) == 1 and now.isdisjoint({was, None})}
 
 
 def leaving(earlier: Manifest, merged: Manifest) -> list[str]:
@@ -198,6 +209,14 @@ def leaving(earlier: Manifest, merged: Manifest) -> list[str]:
         if count:
             trials = "1 trial leaves" if count == 1 else f"{count} trials leave"
             sentences.append(f"suite {old.name}: {trials} its tables, because {'; '.join(changes)}")
+        renamed = _renamed(old, new)
+        moved = Counter((e.method, new.trials[t].method) for t, e in old.trials.items() if t in new.trials)
+        for (was, now), count in moved.items():
+            if was in renamed:
+                sentences.append(f"suite {old.name}: the row {was} is now called {now}; its trials are the same")
+            elif was != now:
+                trials = "1 trial" if count == 1 else f"{count} trials"
+                sentences.append(f"suite {old.name}: {trials} of the row {was} went to the row {now}, the same method")
         if len(old.labelled) > len(new.labelled):
             lost = f"its tables end after {new.labelled[-1]} labelled images, before {old.labelled[-1]}"
             sentences.append(f"suite {old.name}: {lost}; the records of later cycles are kept")
