@@ -13,21 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos import cycles, outcomes, processes
+from chaos import SMALL, cycles, outcomes, processes
 
 from harness.errors import died
 from harness.on_ray import beats
 from harness.on_ray.beats import Watch, beating
 
 ROOT = Path(__file__).resolve().parent.parent
-GRID = """
-dataset: {name: digits, limit: 300, test_limit: 100}
-model: {name: resnet_small, width: 4}
-recipe: {epochs: 60, batch_size: 32, crop_padding: 1, flip: false, inference_batch_size: 40}
-protocol: {initial: 40, budget: 20, cycles: 4, candidates: 200, start: warm}
-methods: {Ran: random, Core-set: core_set}
+GRID = f"""{SMALL}
+methods: {{Ran: random, Core-set: core_set}}
 seeds: [0]
-where: {dashboard: false, scoring: in_process}
+where: {{dashboard: false, scoring: in_process}}
 """
 
 

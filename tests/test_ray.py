@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chaos import SMALL, outcomes
 
 from harness import registry
 from harness.config.load import load_config
@@ -29,18 +30,14 @@ from harness.results.store import RunStore
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parent.parent
 
-GRID = """
-dataset: {name: digits, limit: 300, test_limit: 100}
-model: {name: resnet_small, width: 4}
-recipe: {epochs: 30, batch_size: 32, crop_padding: 1, flip: false, inference_batch_size: 40}
-protocol: {initial: 40, budget: 20, cycles: 3, candidates: 200, start: warm}
+GRID = f"""{SMALL.replace("epochs: 60", "epochs: 30").replace("cycles: 4", "cycles: 3")}
 methods:
   Ran: random
   Core-set: core_set
-  Sampled: {acquisition: {name: epmcm, form: sampled, samples: 20}, training: isda}
-  DAST-AL: {acquisition: epmcm, training: isda}
+  Sampled: {{acquisition: {{name: epmcm, form: sampled, samples: 20}}, training: isda}}
+  DAST-AL: {{acquisition: epmcm, training: isda}}
 seeds: [0]
-where: {dashboard: false, warm_workers: true}
+where: {{dashboard: false, warm_workers: true}}
 """
 
 
@@ -100,13 +97,6 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     os.close(ours)
     assert process.wait(60) == 0, shown.decode()[-3000:]
     return shown.decode()
-
-
-def outcomes(folder: Path) -> dict[str, list[dict[str, object]]]:
-    """Return the outcome of each trial: metrics and selected images, without times."""
-    manifest = json.loads((folder / "run.json").read_text())
-    trials = [trial for suite in manifest["suites"] for trial in suite["trials"]]
-    return {trial: [record.outcome() for record in RunStore(folder).trial(trial).records()] for trial in trials}
 
 
 @pytest.fixture(scope="module")
