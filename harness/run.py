@@ -147,7 +147,7 @@ def _run(options: argparse.Namespace) -> int:
     with lock.held(benchmark.output, options.force):
         runner.check_output(benchmark.output, options.resume)
         grid = expand(benchmark, fetch=True, finished=finished)
-        return runner.run(whole, benchmark, grid, launch.run, options.accept_changes)
+        return runner.run(whole, benchmark, grid, launch, options.accept_changes)
 
 
 if __name__ == "__main__":

@@ -548,6 +548,14 @@ def test_a_wrong_dataset_fails_its_check_alone(
     assert line.endswith("here.txt'") or line == f"{cls.__name__} ({place}): {sentence}"
 
 
+def test_a_dataset_that_kills_the_new_process_is_told(
+    plugged: Plug, with_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert harness.check.main([plugged(W.Crashing), "--data", str(with_file)]) == 1
+    problem = "load fails in a new process in another folder: signal 11, SIGSEGV"
+    assert wrong_lines(capsys.readouterr().out) == [f"Crashing ({where(W.Crashing, 'load')}): {problem}"]
+
+
 class Nothing(W.Fine):
     def load(self) -> Any:
         return None

@@ -29,10 +29,12 @@ from test_ray import GUARD
 
 from harness.data.files import Files
 from harness.errors import UserError
+from harness.experiment import runner
 from harness.experiment.grid import Unit
 from harness.networks.building import build
 from harness.networks.names import architecture
 from harness.on_ray import before
+from harness.run import main
 from harness.settings import PluginSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +113,14 @@ def test_an_address_without_a_cluster_is_refused(
     assert before.announcement(where) == f"Ray: joining the cluster at {address} ({name})"
     with pytest.raises(UserError, match=f"^{name}: {problem}"):
         before.prepare(where)
+
+
+def test_ray_is_asked_for_before_the_data_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "_load", lambda *_: pytest.fail("the data was loaded"))
+    assert main(["quickstart", "where.address=127.0.0.1:1", f"where.output={tmp_path / 'run'}"]) == 2
+    assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n", b""])

@@ -21,7 +21,7 @@ from harness.data.dataset import DataRoot, Dataset, DatasetInfo, DatasetSettings
 from harness.data.files import IGNORED, Files
 from harness.data.images import Images
 from harness.data.rows import on_device
-from harness.errors import DataMissing, UserError
+from harness.errors import DataMissing, UserError, died
 from harness.faults import described
 from harness.lazy import torch
 from harness.settings import Recipe
@@ -212,7 +212,8 @@ def loads_elsewhere(it: Loadable) -> None:
             [sys.executable, "-c", FRESH], input=given, capture_output=True, text=True, cwd=folder, env=environment
         )
     if ran.returncode:
-        raise it.wrong(f"load fails in a new process in another folder: {ran.stderr.strip().splitlines()[-1]}", "load")
+        how = next(reversed(ran.stderr.strip().splitlines()), died(ran.returncode))
+        raise it.wrong(f"load fails in a new process in another folder: {how}", "load")
     if ran.stdout.split()[-1] != it.data.fingerprint:
         problem = "a new process in another folder loads other data; sort what comes from a folder or from a set"
         raise it.wrong(problem, "load")

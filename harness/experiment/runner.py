@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from harness import registry
 from harness.config.suite import Benchmark
@@ -34,8 +34,15 @@ if TYPE_CHECKING:
     from harness.learning.process import Placement
     from harness.results.records import CycleRecord
 
-    RunOnRay = Callable[[Benchmark, Grid, dict[str, LoadedData], Callable[[], Display]], None]
-    """Runs the units of a grid on Ray: see harness.on_ray.launch.run."""
+
+class OnRay(Protocol):
+    """What runs units on Ray: harness.on_ray.launch, which is given, so that nothing here imports Ray."""
+
+    def prepare(self, where: Where) -> None:
+        """Raise UserError if Ray can't be had."""
+
+    def run(self, benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> None:
+        """Run the units."""
 
 
 def _load(benchmark: Benchmark, grid: Grid) -> dict[str, LoadedData]:
@@ -132,7 +139,7 @@ def _check_kinds(output: Path) -> None:
             raise UserError(f"where.output: {output / name} is a folder, where a run has a file; move it away")
 
 
-def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay, accept_changes: bool = False) -> int:
+def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_changes: bool = False) -> int:
     """Run ``benchmark``, the part of the config ``whole`` that --only selects, and print its report.
 
     ``accept_changes``: continue rows whose code, data, libraries, precision or device changed; the report keeps them
@@ -148,6 +155,9 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
     earlier, store = open_run(output)
     left = left_to_run(grid, store)
     left = replace(left, units=[replace(unit, code=unit.trial.code) for unit in left.units])
+    on_ray = bool(left.units) and benchmark.where.trials == "ray"
+    if on_ray:
+        ray.prepare(benchmark.where)  # before the data, which may take long
     data = _load(benchmark, left)
     grid = replace(grid, info={name: with_notes(info, data.get(name)) for name, info in grid.info.items()})
     entries = manifest(benchmark, grid)
@@ -189,8 +199,8 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
 
     ended: BaseException | None = None
     try:
-        if left.units and benchmark.where.trials == "ray":
-            run_on_ray(benchmark, left, data, displayed)
+        if on_ray:
+            ray.run(benchmark, left, data, displayed)
         else:
             from harness.learning.process import Placement, chosen_device
 

@@ -39,15 +39,19 @@ ENDING = 15.0
 TOO_OFTEN = "its process died more often than where.retries allows"
 
 
+def prepare(where: Where) -> None:
+    """Check what Ray needs. Raises UserError."""
+    if line := before.announcement(where):
+        print(line, flush=True)
+    before.prepare(where)
+
+
 def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> None:
-    """Run the units on Ray. ``begin`` is called once Ray has started; its display shows what happens.
+    """Run the units on Ray, after ``prepare``. ``begin`` is called once Ray has started; its display shows it all.
 
     If Ray dies it is started again, as long as that brings another finished cycle or where.retries are left. After a
     kill by Ray's memory monitor half as many trials run at once. Raises UserError and RayLost.
     """
-    if line := before.announcement(benchmark.where):
-        print(line, flush=True)
-    before.prepare(benchmark.where)
     driver, where = _Driver(benchmark, data, begin), benchmark.where
     tries, reached = 0, 0
     units = grid.units
@@ -169,9 +173,9 @@ class _Driver:
 
     def _release(self, after: float) -> None:
         """Show the units whose processes died too often, once it is clear that Ray itself has not died with them."""
-        assert self.display is not None or not self.dead
-        while self.dead and time.monotonic() - self.dead[0][0] >= after and self.display is not None:
+        while self.dead and time.monotonic() - self.dead[0][0] >= after:
             unit = self.dead.pop(0)[1]
+            assert self.display is not None
             self.display("failed", unit, {"failure": TOO_OFTEN})
 
     def _look(self, pipe: Connection, units: list[Unit], where: Where, shown: set[int]) -> None:
