@@ -175,8 +175,8 @@ class Cifar(Dataset):
         if folder := self._tree_folder():
             tree = self._tree(folder)
             names = tree.names()
-            train = decode(tree.train_paths, SIZE, resize=False), tree.train_labels
-            test = decode(tree.test_paths, SIZE, resize=False), tree.test_labels
+            images, test_images = decode((tree.train_paths, tree.test_paths), SIZE, resize=False)
+            train, test = (images, tree.train_labels), (test_images, tree.test_labels)
         else:
             self.fetch()
             if self._folder.is_dir():

@@ -48,56 +48,52 @@ class Pairs:
         return Pairs([self.images[i] for i in indices], [self.labels[i] for i in indices])
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Return (height, width) of each image, read from headers: no image is decoded.
+        """Return (height, width) of each image of checked pairs, read from headers."""
+        return [(height, width) for height, width in pixels.known(self.images, "size", pixels.size)]
 
-        Raises DataMissing, which names all label maps that are missing, or differ in size from their images.
-        """
-        absent = [
-            BadFile(f"{label} is {'no file' if label.exists() else 'missing'}: it must hold the labels of {image}")
+    def check(
+        self, table: NDArray[np.uint8], few: bool, size: tuple[int, int] | None
+    ) -> tuple[Counter[int], list[BadFile], list[BadFile]]:
+        """Return (id -> number of pixels, files that can't be decoded, files that don't fit): see ``checked``."""
+        bad: dict[Path, BadFile] = {}
+        wrong = {
+            label: BadFile(
+                f"{label} is {'no file' if label.exists() else 'missing'}: it must hold the labels of {image}"
+            )
             for image, label in zip(self.images, self.labels, strict=True)
             if not label.is_file()
-        ]
-        if absent:
-            raise pixels.refused(absent, len(self.labels), None)
-        images, labels = (_good(paths, "size", pixels.size) for paths in (self.images, self.labels))
-        differ = [
-            BadFile(
-                f"{label} is {label_size[1]} x {label_size[0]} pixels, "
-                f"but its image {image.name} is {size[1]} x {size[0]}"
-            )
-            for image, label, size, label_size in zip(self.images, self.labels, images, labels, strict=True)
-            if size != label_size
-        ]
-        if differ:
-            raise pixels.refused(differ, len(self.labels), None)
-        return [(height, width) for height, width in images]
+        }
 
-    def counted(
-        self, table: NDArray[np.uint8], few: bool = False, hint: Callable[[Collection[int]], str] = lambda ids: ""
-    ) -> Counter[int]:
-        """Return id -> number of pixels in the label maps, which are decoded once: all, or a few of them.
+        def known(paths: Sequence[Path], what: str, find: Callable[[Path], Any]) -> dict[Path, Any]:
+            """Return what is found out of those that are still good, and keep what is bad."""
+            good = [path for path in paths if path not in bad and path not in wrong]
+            found = dict(zip(good, pixels.known(good, what, find), strict=True))
+            bad.update({path: value for path, value in found.items() if isinstance(value, BadFile)})
+            return {path: value for path, value in found.items() if path not in bad}
 
-        Raises DataMissing, which names all that can't be decoded or hold ids that are UNKNOWN in the table. ``hint``
-        says, of all ids, what may be the reason.
-        """
-        labels = [self.labels[i] for i in spaced(len(self.labels), LOOKED_AT if few else None)]
-        counts = [dict(found) for found in _good(labels, "ids", pixels.counted_ids)]
-        unknown = {*np.flatnonzero(table == UNKNOWN).tolist()}
-        wrong = [
-            BadFile(unknown_id(path, min(ids.keys() & unknown), table))
-            for path, ids in zip(labels, counts, strict=True)
-            if ids.keys() & unknown
-        ]
-        total: Counter[int] = Counter()
-        for ids in counts:
+        sizes = known([*self.images, *self.labels], "size", pixels.size)
+        for image, label in zip(self.images, self.labels, strict=True):
+            its, maps = sizes.get(image), sizes.get(label)
+            if size and its and tuple(its) != size:
+                found = f"is {its[1]} x {its[0]} pixels, but must be {size[1]} x {size[0]}"
+                wrong[image] = BadFile(f"{image} {found}")
+            if its and maps and its != maps:
+                found = f"is {maps[1]} x {maps[0]} pixels, but its image {image.name} is {its[1]} x {its[0]}"
+                wrong[label] = BadFile(f"{label} {found}")
+        looked_at = [self.labels[i] for i in spaced(len(self.labels), LOOKED_AT if few else None)]
+        unknown, total = {*np.flatnonzero(table == UNKNOWN).tolist()}, Counter[int]()
+        for label, counts in known(looked_at, "ids", pixels.counted_ids).items():
+            ids = dict(counts)
             total.update(ids)
-        if wrong:
-            raise DataMissing(f"{pixels.refused(wrong, len(labels), None)}{hint(total.keys())}")
-        return total
+            if ids.keys() & unknown:
+                wrong[label] = BadFile(unknown_id(label, min(ids.keys() & unknown), table))
+        if not few:
+            known(self.images, "image of a map", _looked_at)
+        return total, [*bad.values()], [*wrong.values()]
 
     def looked_at(self) -> list[dict[str, Any]]:
-        """Return what decoding each image tells. Raises DataMissing, which names all that can't be decoded."""
-        return _good(self.images, "image of a map", _looked_at)
+        """Return what decoding each image of checked pairs tells."""
+        return pixels.known(self.images, "image of a map", _looked_at)
 
     def unreadable(self) -> list[str]:
         """Return for each pair why its image or its label map can't be decoded, or ""."""
@@ -113,12 +109,30 @@ def _looked_at(path: Path) -> Any:
     return pixels.looked_at(path, turn=False)
 
 
-def _good(paths: Sequence[Path], what: str, find: Callable[[Path], Any]) -> list[Any]:
-    """Return ``pixels.known``. Raises DataMissing, which names all bad files."""
-    found = pixels.known(paths, what, find)
-    if bad := [value for value in found if isinstance(value, BadFile)]:
-        raise pixels.refused(bad, len(paths))
-    return found
+def checked(
+    splits: Sequence[Pairs],
+    table: NDArray[np.uint8],
+    few: bool = False,
+    size: tuple[int, int] | None = None,
+    hint: Callable[[Collection[int]], str] = lambda ids: "",
+) -> list[Counter[int]]:
+    """Return id -> number of pixels in the label maps of each split; all files are decoded, once.
+
+    ``few``: a few label maps of each split are decoded, and all files only if there is something wrong. ``size``: the
+    (height, width) that all images must have. Raises DataMissing, which names all files of all splits that are missing,
+    can't be decoded, differ in size from their image, or hold ids that are UNKNOWN in the table. ``hint`` says, of all
+    ids, what may be the reason.
+    """
+    found = [pairs.check(table, few, size) for pairs in splits]
+    if few and any(bad or wrong for _, bad, wrong in found):
+        return checked(splits, table, size=size, hint=hint)
+    bad = [problem for _, problems, _ in found for problem in problems]
+    wrong = [problem for _, _, problems in found for problem in problems]
+    if bad or wrong:
+        files = sum(len(pairs.images) + len(pairs.labels) for pairs in splits)
+        ids = {i for counts, _, _ in found for i in counts}
+        raise DataMissing(f"{pixels.refused([*bad, *wrong], files, None if wrong else '')}{hint(ids) if wrong else ''}")
+    return [counts for counts, _, _ in found]
 
 
 def share_note(ids: Counter[int], table: NDArray[np.uint8]) -> tuple[str, ...]:

@@ -186,38 +186,42 @@ def _some(classes: tuple[str, ...]) -> str:
     return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
 
 
-def decode(paths: Sequence[Path], size: int, resize: bool, more: str = "") -> NDArray[np.uint8]:
-    """Return images of any mode as RGB [N, size, size, 3] uint8, upright as their EXIF orientation says.
+def decode(splits: Sequence[Sequence[Path]], size: int, resize: bool, more: str = "") -> list[NDArray[np.uint8]]:
+    """Return for each split its images, of any mode, as RGB [N, size, size, 3] uint8, upright as EXIF says.
 
     With ``resize``, the shorter side is resized to ``size`` (bilinear, antialiased), and the longer side is cropped to
-    its centre. Otherwise, an image of another size is a bad one. Raises DataMissing, which names all bad images.
+    its centre. Otherwise, an image of another size is a bad one. Raises DataMissing, which names all bad images of all
+    splits.
     """
     from PIL import Image, ImageOps
 
-    images = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+    arrays = [np.empty((len(paths), size, size, 3), dtype=np.uint8) for paths in splits]
+    places = [
+        (paths[row], images, row) for paths, images in zip(splits, arrays, strict=True) for row in range(len(paths))
+    ]
 
     def decode_part(part: range) -> list[BadFile]:
         bad = []
-        for index in part:
+        for path, images, row in places[part.start : part.stop]:
             try:
-                image = pixels.rgb(paths[index], turn=True)
+                image = pixels.rgb(path, turn=True)
                 if resize:
                     image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
                 elif image.size != (size, size):
                     found = f"{image.width} x {image.height}"
-                    raise BadFile(f"{paths[index]} is {found} pixels, but must be {size} x {size}")
-                images[index] = np.asarray(image)
+                    raise BadFile(f"{path} is {found} pixels, but must be {size} x {size}")
+                images[row] = np.asarray(image)
             except BadFile as problem:
                 bad.append(problem)
         return bad
 
     # images without resizing are tiny: threads would wait for each other longer than they decode
     step = 64
-    parts = (range(i, min(i + step, len(paths))) for i in range(0, len(paths), step))
+    parts = (range(i, min(i + step, len(places))) for i in range(0, len(places), step))
     threads = os.cpu_count() if resize else 1
     if bad := [problem for part in remembered.in_threads(decode_part, parts, threads) for problem in part]:
-        raise pixels.refused(bad, len(paths), more)
-    return images
+        raise pixels.refused(bad, len(places), more)
+    return arrays
 
 
 def mean_and_std(images: Iterable[NDArray[np.uint8]]) -> tuple[tuple[float, ...], tuple[float, ...]]:

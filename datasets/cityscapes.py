@@ -18,7 +18,7 @@ from harness.data.files import IGNORED, UNKNOWN, common_size
 from harness.errors import DataMissing
 
 from ._listing import Listing, is_folder, listed
-from ._maps import Pairs, Scale, as_files, classes_occur, in_words, share_note
+from ._maps import Pairs, Scale, as_files, checked, classes_occur, in_words, share_note
 from ._street import CLASSES, draw
 
 HEIGHT, WIDTH = 1024, 2048
@@ -69,11 +69,7 @@ class Cityscapes(Dataset):
 
         A few label maps are decoded, to detect wrong ids before a run.
         """
-        for pairs in self._splits:
-            for path, (height, width) in zip(pairs.images, pairs.sizes(), strict=True):
-                if (height, width) != (HEIGHT, WIDTH):
-                    raise DataMissing(f"{path} is {width} x {height} pixels, but must be {WIDTH} x {HEIGHT}")
-            pairs.counted(KNOWN, few=True, hint=_hint)
+        checked(self._splits, KNOWN, True, (HEIGHT, WIDTH), _hint)
         train, test = self._splits
         what = "generated tree (not real images)" if self._is_generated else "official tree"
         return DatasetInfo(
@@ -93,9 +89,8 @@ class Cityscapes(Dataset):
 
         All of them are decoded once before, as far as that is not remembered.
         """
-        self.info()
+        ids = self._ids()
         train, test = self._splits
-        ids, _ = self._ids(), [pairs.looked_at() for pairs in self._splits]
         files = as_files(train, test, (self._size, self._size), self.settings.scale, TABLE)
         names = tuple(str(path.relative_to(self._folder)) for path in train.images)
         return LoadedData(*files, tuple(IDS), MEAN, STD, names, share_note(ids, TABLE))
@@ -105,7 +100,7 @@ class Cityscapes(Dataset):
         return in_words(self._splits, self._ids(), TABLE, tuple(IDS))
 
     def _ids(self) -> Counter[int]:
-        train, test = (pairs.counted(KNOWN, hint=_hint) for pairs in self._splits)
+        train, test = checked(self._splits, KNOWN, False, (HEIGHT, WIDTH), _hint)
         classes_occur(train, TABLE, tuple(IDS))
         return train + test
 

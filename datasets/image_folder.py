@@ -57,8 +57,7 @@ class ImageFolder(Dataset):
     def load(self) -> LoadedData:
         """Return the images as RGB squares, sorted by class and file name."""
         tree, size = self._tree, self.settings.image_size
-        images = decode(tree.train_paths, size, resize=True, more=SKIP)
-        test_images = decode(tree.test_paths, size, resize=True, more=SKIP)
+        images, test_images = decode((tree.train_paths, tree.test_paths), size, resize=True, more=SKIP)
         arrays = images, tree.train_labels, test_images, tree.test_labels
         return LoadedData(*arrays, tree.classes, *mean_and_std(images), tree.names())
 

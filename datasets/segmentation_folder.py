@@ -19,8 +19,8 @@ from harness.data.pixels import FORMATS
 from harness.errors import BadFile, DataMissing, expanded, reason
 from harness.settings import LONGEST_LIST, LONGEST_NAME, Pixel, Side, Spread
 
-from ._listing import Listing, counted, inside, is_folder, listed, splits_differ
-from ._maps import Pairs, Scale, as_files, classes_occur, in_words, share_note
+from ._listing import Listing, counted, entries, inside, is_folder, is_system, listed, splits_differ
+from ._maps import Pairs, Scale, as_files, checked, classes_occur, in_words, share_note
 from ._trees import mean_and_std
 
 MEASURED = 100
@@ -124,9 +124,8 @@ class SegmentationFolder(Dataset):
 
     def info(self) -> DatasetInfo:
         """Return counts and shapes from headers. Decode a few label maps, to detect wrong ``classes`` before a run."""
+        checked(self._splits, self._table, few=True)
         _, train_labels, _, test_labels = self._files
-        for pairs in self._splits:
-            pairs.counted(self._table, few=True)
         return DatasetInfo(
             len(train_labels),
             len(test_labels),
@@ -144,8 +143,8 @@ class SegmentationFolder(Dataset):
 
         All of them are decoded once before, as far as that is not remembered.
         """
+        ids = self._ids()
         images, labels, test_images, test_labels = self._files
-        ids, _ = self._ids(), [pairs.looked_at() for pairs in self._splits]
         mean, std = self.settings.mean, self.settings.std
         if mean is None or std is None:
             measured = mean_and_std(images.row(int(i)) for i in spaced(len(images), MEASURED))
@@ -167,7 +166,7 @@ class SegmentationFolder(Dataset):
         return in_words(self._splits, self._ids(), self._table, self.settings.classes)
 
     def _ids(self) -> Counter[int]:
-        train, test = (pairs.counted(self._table) for pairs in self._splits)
+        train, test = checked(self._splits, self._table)
         classes_occur(train, self._table, self.settings.classes)
         return train + test
 
@@ -192,15 +191,22 @@ class SegmentationFolder(Dataset):
         train, test = self._splits
         train_sizes, test_sizes = train.sizes(), test.sizes()
         cover = (settings.size[0], settings.size[1]) if settings.size else None
-        for path, size in zip(train.images, train_sizes, strict=True):
-            if size != train_sizes[0] and not cover:  # the padding would affect the image's score
-                raise DataMissing(
-                    f"{path} is {size[1]} x {size[0]} pixels, but {train.images[0].name} is {train_sizes[0][1]} x "
-                    f"{train_sizes[0][0]}: images of the pool must have the same size; set size: [height, width], to "
-                    "which they are then resized and cropped"
-                )
+        if not cover and (differ := self._of_other_sizes(train, train_sizes)):  # padding would affect an image's score
+            raise DataMissing(
+                f"{pixels.refused(differ, len(train.images), None)}: images of the pool must have the same size; set "
+                "size: [height, width], to which they are then resized and cropped"
+            )
         sizes = cover or common_size(train_sizes, settings.scale), common_size(test_sizes, settings.scale)
         return as_files(train, test, sizes, settings.scale, self._table, cover)
+
+    @staticmethod
+    def _of_other_sizes(pairs: Pairs, sizes: Sequence[tuple[int, int]]) -> list[str]:
+        first = f"but {pairs.images[0].name} is {sizes[0][1]} x {sizes[0][0]}"
+        return [
+            f"{path} is {size[1]} x {size[0]} pixels, {first}"
+            for path, size in zip(pairs.images, sizes, strict=True)
+            if size != sizes[0]
+        ]
 
     @cached_property
     def _splits(self) -> tuple[Pairs, Pairs]:
@@ -234,6 +240,7 @@ class SegmentationFolder(Dataset):
             raise DataMissing(
                 f"there is no folder {folder}; expected: {settings.images.replace(SPLIT, '<split>')}/<name>.png or "
                 f".jpg and {settings.labels.replace(SPLIT, '<split>')}/<name>{settings.label_suffix} in {self._folder}"
+                f"{self._other_splits(settings.images, split)}"
             )
         found = listed(folder, tuple(FORMATS))
         maps = listed(labels, (suffix,)) if is_folder(labels) else Listing()
@@ -263,6 +270,19 @@ class SegmentationFolder(Dataset):
             self._notes.append(f"{settings.labels.replace(SPLIT, split)}: left out: {files} ({maps.kinds})")
         return Pairs(images, used)
 
+    def _other_splits(self, pattern: str, split: str) -> str:
+        """Return a hint at what may be the split that is missing, or ""."""
+        path, settings = Path(pattern), self.settings
+        depth = next(index for index, part in enumerate(path.parts) if SPLIT in part)
+        folder, (before, after) = self._folder.joinpath(*path.parts[:depth]), path.parts[depth].split(SPLIT, 1)
+        names = [entry.name for entry in entries(folder)] if is_folder(folder) else []
+        fitting = [n[len(before) : len(n) - len(after)] for n in names if n.startswith(before) and n.endswith(after)]
+        others = [
+            name for name in fitting if name and not is_system(name) and name not in settings.train + settings.test
+        ]
+        key = "train" if split in settings.train else "test"
+        return f"; there is {', '.join(others[:5])}: set {key}: [{others[0]}]" if others else ""
+
     def _note(self, listing: Listing, where: str) -> None:
         self._notes += [note] if (note := listing.note(where)) else []
 
@@ -273,6 +293,9 @@ class SegmentationFolder(Dataset):
         try:
             if path.exists() and not path.is_file():
                 raise DataMissing(f"{path} is no file: it must name one image a line")
+            if not path.exists():
+                others = self._other_splits(self.settings.lists, split)
+                raise DataMissing(f"there is no file {path}: it must name one image a line{others}")
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataMissing(f"{path} can't be read ({reason(error)}): it must name one image a line") from None

@@ -468,15 +468,18 @@ def break_some(paths: list[Path]) -> None:
 
 
 def test_11_all_bad_images_are_named_at_once(base: Path) -> None:
-    break_some([base / "train" / "cat" / f"000{i}.png" for i in range(3)])
-    message = refuses(images(base).load, "3 of 12 files can't be used, replace or remove them, or set skip_unreadable")
-    assert all(f"cat/000{i}.png can't be decoded" in message for i in range(3))
+    broken = [base / "train" / "cat" / f"000{i}.png" for i in range(3)] + [base / "test" / "dog" / "0000.png"]
+    total = len(list(base.rglob("*.png")))
+    break_some(broken)
+    for call in (images(base).load, images(base).examine):
+        words = f"4 of {total} files can't be used, replace or remove them, or set skip_unreadable"
+        refuses(call, words, *(f"{path} can't be decoded" for path in broken))
 
 
 def test_11_the_first_ten_and_a_count(tmp_path: Path) -> None:
     write_tree(tmp_path / "base", ["cat", "dog"], train=12, test=1, size=24)
     break_some(sorted((tmp_path / "base" / "train" / "cat").iterdir()))
-    message = refuses(images(tmp_path / "base").load, "12 of 24 files can't be used", "; and 2 more")
+    message = refuses(images(tmp_path / "base").load, "12 of 26 files can't be used", "; and 2 more")
     assert message.count("can't be decoded") == 10
 
 
@@ -850,9 +853,49 @@ def test_32_a_wrong_id_anywhere_is_found_before_the_start(tmp_path: Path) -> Non
         save(root / "labels" / "train" / f"{number:03}.png", np.full((16, 24), 9, np.uint8))
     own(root, limit=2).load()
     message = refuses(
-        own(root).load, "2 of 12 files can't be used: ", "holds the id 9; allowed: 0..2, 7 (7 is ignored)"
+        own(root).load, "2 of 48 files can't be used: ", "holds the id 9; allowed: 0..2, 7 (7 is ignored)"
     )
     assert "005.png" in message and "007.png" in message
+
+
+@pytest.mark.parametrize("hook", ["info", "examine", "load"])
+def test_32_whatever_is_wrong_with_label_maps_is_named_at_once(hook: str, tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine", sizes=[(16, 24)] * 12)
+    images, labels, test = root / "images" / "train", root / "labels" / "train", root / "labels" / "test"
+    for path in (images / "001.png", labels / "002.png", images / "000.png", test / "000.png"):
+        path.write_bytes(b"x")
+    (images / "003.png").write_bytes((images / "003.png").read_bytes()[:-200])  # its header is whole
+    (labels / "004.png").unlink()
+    save(labels / "005.png", np.zeros((8, 24), np.uint8))
+    save(labels / "006.png", np.full((16, 24), 9, np.uint8))
+    refuses(
+        getattr(own(root), hook),
+        "8 of 48 files can't be used: ",
+        *(f"{path} can't be decoded" for path in (images / "000.png", images / "001.png", images / "003.png")),
+        f"{labels / '002.png'} can't be decoded",
+        f"{test / '000.png'} can't be decoded",
+        f"{labels / '004.png'} is missing",
+        f"{labels / '005.png'} is 24 x 8 pixels, but its image 005.png is 24 x 16",
+        f"{labels / '006.png'} holds the id 9",
+    )
+
+
+def test_32_all_images_of_other_sizes_are_named(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine", sizes=[(16, 24), (16, 32), (16, 24), (8, 24)])
+    refuses(own(root).info, "2 of 4 files can't be used", "001.png is 32 x 16", "003.png is 24 x 8", "; set size")
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_34_a_split_of_another_name_is_hinted_at(lists: bool, tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    if lists:
+        for split in ("train", "val"):
+            (root / f"{split}_list.txt").write_text("000\n")
+        given, hint = {"lists": "{split}_list.txt"}, "there is no file "
+    else:
+        (root / "images" / "test").rename(root / "images" / "val")
+        given, hint = {}, "there is no folder "
+    refuses(own(root, **given).info, hint, "; there is val: set test: [val]")
 
 
 def test_32_a_bad_image_of_a_streamed_pool_is_found_before_the_start(tmp_path: Path) -> None:
@@ -861,7 +904,7 @@ def test_32_a_bad_image_of_a_streamed_pool_is_found_before_the_start(tmp_path: P
     for path in broken:
         path.write_bytes(path.read_bytes()[:-200])
     own(root).info()
-    refuses(own(root).load, "2 of 6 files can't be used", "004.png can't be decoded", "005.png can't be decoded")
+    refuses(own(root).load, "2 of 24 files can't be used", "004.png can't be decoded", "005.png can't be decoded")
     dataset = own(root, skip_unreadable=True)
     assert dataset.info().num_train == 4 == len(whole(dataset.load().train_labels))
     assert dataset.info().notes[0].startswith("left out as unreadable: 2 images: ")
@@ -900,7 +943,7 @@ def test_34_label_suffix(tmp_path: Path, suffix: str) -> None:
         Image.open(path).save(path.with_name(path.stem + suffix))
         path.unlink()
     refuses(
-        own(root).info, "2 of 2 files can't be used: ", "labels/train/000.png is missing: it must hold the labels of"
+        own(root).info, "4 of 8 files can't be used: ", "labels/train/000.png is missing: it must hold the labels of"
     )
     assert (whole(own(root, label_suffix=suffix).load().train_labels) == before).all()
 
@@ -958,7 +1001,7 @@ def test_34_list_files_of_pascal_voc(tmp_path: Path) -> None:
     listed.write_bytes(b"\xff\xfe\x00")
     refuses(own(root, **voc).info, "train.txt can't be read")
     listed.unlink()
-    refuses(own(root, **voc).info, "train.txt can't be read (No such file or directory)")
+    refuses(own(root, **voc).info, "train.txt: it must name one image a line")
 
 
 @pytest.mark.parametrize(

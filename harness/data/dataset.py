@@ -32,7 +32,7 @@ IMAGES, MAPS = "images", "label maps"
 """The kinds of labels: one class per image, or one class per pixel."""
 
 
-LESS = "set limit and test_limit, or make the images smaller"
+LESS = "set limit and test_limit, or make the images smaller (image_size or scale, where the dataset has it)"
 """What helps against data that does not fit into memory."""
 
 
