@@ -500,6 +500,33 @@ def test_latex_is_escaped() -> None:
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
 
 
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("[x]", "{}[x]"),
+        (" *", "{}*"),
+        ("a [x] *", "a [x] *"),
+        ("a|b", r"a\textbar{}b"),
+        ("{}", r"\{\}"),
+        ("\\input", r"\textbackslash{}input"),
+        ("~^", r"\textasciitilde{}\^{}"),
+        ("<a>", r"\textless{}a\textgreater{}"),
+        ('"q"', r"\symbol{34}q\symbol{34}"),
+        ("?`a'", r"?{}\symbol{96}a'"),
+        ("&%$#_", r"\&\%\$\#\_"),
+        ("a--b---c,,''", "a-{}-b-{}-{}-c,{},'{}'"),
+        ("Größe±\N{EN DASH}é", r"Größe$\pm$--é"),
+    ],
+)
+def test_latex_shows_a_label_as_it_is_written(label: str, shown: str) -> None:
+    import pandas as pd
+
+    text = latex(pd.DataFrame([{"method": label, "n": "1"}]), label, "t")
+    row = text.splitlines()[-4]
+    assert re.fullmatch(rf" {re.escape(shown)} +& +1 \\\\", row) and f"\\caption{{{shown}}}" in text
+    assert [line for line in text.splitlines() if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(tmp_path: Path) -> None:
     body = "".join(
