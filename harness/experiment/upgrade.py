@@ -47,15 +47,15 @@ def upgraded(manifest: Manifest, folder: Path) -> Manifest:
             try:
                 trial = _trial(suite, entry)
                 assert trial.id not in ids, "another trial that differs only in a setting that no longer counts"
-            except (UserError, ValueError, KeyError, AssertionError):
+                shared = trial.sharing_key_in_version_2()
+                if manifest.schema_version == 1:
+                    shared = _sharing_key(suite, entry, trial.draws_first())
+            except (UserError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
                 ids[name] = (
                     entry  # such a trial, or one whose plug-in no longer exists, is reported but can't be resumed
                 )
                 continue
             ids[trial.id] = entry
-            shared = trial.sharing_key_in_version_2()
-            if manifest.schema_version == 1:
-                shared = _sharing_key(suite, entry, trial.draws_first())
             earlier = {f"trials/{trial.id}": f"trials/{name}", f"shared/{trial.sharing_key}": f"shared/{shared}"}
             for current, old in earlier.items():  # a run of version 2 may itself have begun in version 1
                 old = manifest.folders.get(old, old)
