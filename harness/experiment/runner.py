@@ -124,12 +124,13 @@ def check_plan(output: Path) -> None:
 
 def _check_kinds(output: Path) -> None:
     """Raise UserError if a folder of a run is a file, or the other way round."""
-    for name in ("trials", "shared", "report"):
+    for name in ("trials", "shared", "report", "logs", "ray"):
         if (output / name).exists() and not (output / name).is_dir():
             raise UserError(f"where.output: {output / name} is a file, where a run has a folder; move it away")
-    for name in ("run.json", "config.yaml"):
-        if (output / name).is_dir():
-            raise UserError(f"where.output: {output / name} is a folder, where a run has a file; move it away")
+    for name in ("run.json", "config.yaml", "logs/ray.log"):
+        if (path := output / name).exists() and not path.is_file():
+            kind = "folder" if path.is_dir() else "pipe or a device"
+            raise UserError(f"where.output: {path} is a {kind}, where a run has a file; move it away")
 
 
 def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay, accept_changes: bool = False) -> int:
