@@ -18,7 +18,7 @@ from harness.errors import RayLost, StorageError, UserError
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, manifest
-from harness.experiment.upgrade import open_run
+from harness.experiment.upgrade import lost, open_run
 from harness.faults import PluginFault
 from harness.networks import names
 from harness.report.captions import counted
@@ -163,11 +163,12 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, run_on_ray: RunOnRay
                     "--accept-changes, which keeps such rows apart in the tables"
                 )
             notes += changed
-    elif (output / "run.json").exists():
-        notes.append(f"{output / 'run.json'} is damaged: it is written again, with the suites of this config alone")
+    notes += lost(benchmark)
+    finished = []
     for unit in left.units:
-        notes += (store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)).problems()
-    finished = [0 if unit.shared else len(store.trial(unit.trial.id).records()) for unit in left.units]
+        stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
+        finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
+        notes += stored.problems(finished[-1])
 
     def begin() -> Display:
         """Write config.yaml and run.json, and return the display; called after all checks for user errors."""
