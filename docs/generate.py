@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 
 import harness  # noqa: E402
 from harness import load_config, registry  # noqa: E402
-from harness.config.messages import bounds  # noqa: E402
 from harness.config.schema import record_schema, run_schema  # noqa: E402
 from harness.data.dataset import Dataset  # noqa: E402
 from harness.learning.contract import Acquisition, Training  # noqa: E402
+from harness.messages import bounds  # noqa: E402
 from harness.networks.architecture import Architecture  # noqa: E402
 from harness.settings import ModelSettings, Protocol, Recipe, SuiteKeys, Where  # noqa: E402
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -123,6 +125,14 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path}: there is no home folder {Path(path).parts[0]}") from None
+
+
+def no_pipe(path: Path) -> Path:
+    """Return the path of something that is to be opened. Raises OSError for a pipe or device: it may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a pipe or a device, not a file")
+    return path
 
 
 class Stopped(KeyboardInterrupt):

@@ -71,7 +71,9 @@ def add(path: Path) -> None:
     files = [path] if path.suffix == ".py" else sorted(path.glob("*.py"))
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder of .py files, or one .py file")
-    if not (files := [file for file in files if not file.stem.startswith("_")]):
+    if path.suffix == ".py" and not path.is_file():
+        raise UserError(f"{path} is no file; give a folder of .py files, or one .py file")
+    if not (files := [file for file in files if file.is_file() and not file.stem.startswith("_")]):
         raise UserError(f"{path} has no .py files without a leading underscore")
     folder = path.parent if path.suffix == ".py" else path
     package = f"harness_plugins_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
@@ -258,8 +260,8 @@ def luggage() -> Luggage:
             for path in sorted(paths[0].rglob("*")):
                 inside = path.relative_to(paths[0])
                 hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
-                wanted = path.suffix == ".py" if top.startswith("harness_plugins_") else path.is_file()
-                if wanted and not hidden:
+                wanted = path.suffix == ".py" or not top.startswith("harness_plugins_")
+                if wanted and not hidden and path.is_file():
                     files[f"{top}/{inside}"] = path.read_bytes()
         elif not paths and package.__file__ and not is_installed(Path(package.__file__)):
             files[f"{top}.py"] = Path(package.__file__).read_bytes()

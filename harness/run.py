@@ -131,6 +131,8 @@ def _run(options: argparse.Namespace) -> int:
 
         runner.check_plan(benchmark.output)
         finished = runner.finished_suites(benchmark)
+        if options.resume:
+            print(*(f"{note}\n" for note in runner.lost(benchmark)), sep="", end="")
         print(plan.text(benchmark, expand(benchmark, planning=True, finished=finished)))
         return 0
     if options.check_data:

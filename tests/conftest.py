@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -225,6 +226,20 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in set(sys.modules) - modules:
         if name.split(".")[0] in ("own_package", "own_file") or name.startswith("harness_plugins_"):
             del sys.modules[name]
+
+
+@pytest.fixture
+def at_once() -> Iterator[None]:
+    """Fail a test that waits for a pipe."""
+
+    def late(number: int, frame: Any) -> None:
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,9 +10,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from harness import registry
-from harness.config.messages import bounds, sentence
 from harness.data.dataset import Dataset
 from harness.learning.contract import Acquisition, Training
+from harness.messages import bounds, sentence
 from harness.networks.architecture import Architecture
 from harness.networks.timm_model import TimmModel
 from harness.settings import LONGEST_LIST, LONGEST_TEXT, Protocol, Recipe, SuiteKeys, Where

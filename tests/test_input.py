@@ -330,6 +330,43 @@ def test_devices_and_pipes_are_no_configs(answer: Answer) -> None:
     assert answer("/dev/zero", "--plan")[1].startswith("error: /dev/zero: is not a regular file")
 
 
+def test_no_pipe_that_a_user_names_makes_a_command_wait(answer: Answer, at_once: None) -> None:
+    os.mkfifo("pipe.pt")
+    os.mkfifo("pipe.py")
+    for path in ("pipe.pt", "/dev/zero"):
+        code, printed = answer("c.yaml", f"model.weights={path}", "--plan")
+        assert code == 2 and printed.endswith(f"{path!r} can't be read: it is a pipe or a device, not a file")
+    code, printed = answer("c.yaml", "plugins=[pipe.py]", "--plan")
+    assert code == 2 and printed.endswith("pipe.py is no file; give a folder of .py files, or one .py file")
+
+
+def test_only_files_of_a_plugin_folder_travel(home: Path, at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_added", {})
+    a_file("plugins/own_kind.py")
+    a_folder("plugins/folder.py")
+    os.mkfifo("plugins/pipe.py")
+    registry.add(Path("plugins"))
+    assert [*registry._added] == ["own_kind"]
+    assert [Path(name).name for name in registry.luggage().files if "plugins" in name] == ["own_kind.py"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "logs/ray.log"])
+def test_what_is_no_file_in_the_place_of_one_of_a_run(
+    name: str, make: Callable[[Path], None], answer: Answer, at_once: None
+) -> None:
+    path = Path("out", name)
+    path.parent.mkdir(parents=True)
+    make(path)
+    kind = "folder" if make is Path.mkdir else "pipe or a device"
+    for options in ([], ["--plan"], ["--resume"], ["--resume", "--plan"]):
+        code, printed = answer("c.yaml", "where.output=out", *options)
+        assert code == 2 and printed.endswith(f"{path} is a {kind}, where a run has a file; move it away")
+    if name == "run.json":
+        code, printed = answer("out", command=harness.report.__main__.main)
+        assert code == 2 and printed.startswith("error: out/run.json: not the manifest of a run: ")
+
+
 GOOD = {"name": "s", "title": "t", "dataset": "d", "model": "m", "recipe": "r", "methods": ["a"], "seeds": [0]}
 GOOD |= {"labelled": [1], "trials": {}}
 
@@ -338,7 +375,7 @@ GOOD |= {"labelled": [1], "trials": {}}
     "data",
     [
         *(text.encode() for text in ("", "1", "null", "true", '"x"', "[]", "[[]]", "{}", "[" * 10**5, '{"a":' * 10**5)),
-        *(b"\xff", b"\x00", b'{"name": "\xff"}', b"{" * 10**6),
+        *(b"\xff", b"1" * 10**4, b"\x00", b'{"name": "\xff"}', b"{" * 10**6),
         *(
             json.dumps(values).encode()
             for values in (
@@ -354,6 +391,12 @@ GOOD |= {"labelled": [1], "trials": {}}
                 *({"name": "n", "suites": [GOOD | {key: 3.5}]} for key in GOOD),
                 *({"name": "n", "suites": [GOOD | {key: [None]}]} for key in GOOD),
                 {"name": "n", "suites": [GOOD | {"trials": {"x": {"method": "b", "seed": 0}}}]},
+                *(
+                    {"name": "n", "suites": [GOOD | {"trials": {trial: {"method": "a", "seed": 0}}}]}
+                    for trial in ("", ".", "..", "../x", "/x", "a\0b", "\ud800", "x" * 256)
+                ),
+                {"name": "n", "suites": [GOOD | {"settings": {"protocol": 3}}]},
+                {"name": "n", "suites": [], "schema_version": 0},
             )
         ),
     ],
@@ -363,7 +406,11 @@ def test_a_manifest_of_any_shape_is_a_sentence(answer: Answer, data: bytes) -> N
     Path("out/run.json").write_bytes(data)
     code, printed = answer("out", command=harness.report.__main__.main)
     assert code == 2 and re.match(r"error: out/run\.json: (not valid JSON|not the manifest of a run): ?", printed)
-    assert len(printed) < 500
+    assert len(printed) < 500 and not re.search("Input should|[Ff]ield required|codec|sys[.]", printed)
+    if b"3.5" in data or (b"null" in data and not data.startswith(b"null")):
+        assert re.search(
+            r": (must be [\w ]+(, such as \[0, 1, 2\])?, got (3\.5|null|\[null\])|.* is required)", printed
+        )
 
 
 @pytest.mark.parametrize(("path", "make"), [("report", a_file), ("report/report.md", a_folder)])

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-BASE = {"errors", "faults", "lazy", "private", "seeds", "settings", "registry"}
+BASE = {"errors", "faults", "lazy", "messages", "private", "seeds", "settings", "registry"}
 PLUGINS = {"methods", "datasets"}
 ALLOWED = {
     "results": {*BASE, "results"},

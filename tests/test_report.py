@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -20,11 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import harness
 from harness.data.files import IGNORED
 from harness.registry import ROOT
 from harness.report.__main__ import main
 from harness.report.captions import mixtures, record_warnings, timing_note
-from harness.report.formats import NOTHING, as_text, latex, own_file_name
+from harness.report.formats import NOTHING, as_text, latex, markdown, own_file_name
 from harness.report.write import Table, read, suite_tables, write
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.pictures import SelectedImages
@@ -500,6 +502,33 @@ def test_latex_is_escaped() -> None:
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
 
 
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("[x]", "{}[x]"),
+        (" *", "{}*"),
+        ("a [x] *", "a [x] *"),
+        ("a|b", r"a\textbar{}b"),
+        ("{}", r"\{\}"),
+        ("\\input", r"\textbackslash{}input"),
+        ("~^", r"\textasciitilde{}\^{}"),
+        ("<a>", r"\textless{}a\textgreater{}"),
+        ('"q"', r"\symbol{34}q\symbol{34}"),
+        ("?`a'", r"?{}\symbol{96}a'"),
+        ("&%$#_", r"\&\%\$\#\_"),
+        ("a--b---c,,''", "a-{}-b-{}-{}-c,{},'{}'"),
+        ("Größe±\N{EN DASH}é", r"Größe$\pm$--é"),
+    ],
+)
+def test_latex_shows_a_label_as_it_is_written(label: str, shown: str) -> None:
+    import pandas as pd
+
+    text = latex(pd.DataFrame([{"method": label, "n": "1"}]), label, "t")
+    row = text.splitlines()[-4]
+    assert re.fullmatch(rf" {re.escape(shown)} +& +1 \\\\", row) and f"\\caption{{{shown}}}" in text
+    assert [line for line in text.splitlines() if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(tmp_path: Path) -> None:
     body = "".join(
@@ -586,6 +615,30 @@ def test_bands_are_drawn_only_for_several_seeds() -> None:
 
     assert filled(all_records()) == 3
     assert filled([r for r in all_records() if r.seed == 0]) == 0
+
+
+def test_a_damaged_cycle_file_is_named_with_what_is_left_out(tmp_path: Path, at_once: None) -> None:
+    folder = run_dir(tmp_path / "run", all_records(), [suite()])
+    trial = next(iter(suite().trials))
+    method, seed = suite().trials[trial].method, suite().trials[trial].seed
+    for cycle, make in ((2, os.mkfifo), (1, Path.mkdir), (0, Path.touch)):
+        path = folder / "trials" / trial / f"cycle_00{cycle}.json"
+        path.unlink()
+        make(path)
+        printed = " ".join(write(folder).split())
+        sentence = (
+            f"WARNING: {path} is damaged, or belongs to another trial or cycle: it is not used; the tables lack "
+            f"{method}, seed {seed}, from cycle {cycle} on."
+        )
+        assert sentence in printed and printed.count("is damaged") == 1
+        assert markdown(sentence) in (folder / "report" / "report.md").read_text()
+        with pytest.warns(UserWarning, match=re.escape(sentence)):
+            assert len(harness.load(folder)) == 24 + cycle
+    for other in (folder / "trials").iterdir():
+        (other / "cycle_000.json").unlink() if other.name != trial else None
+    printed = " ".join(write(folder).split())
+    assert "No results yet" in printed and sentence in printed
+    assert printed.count("cycle_000.json is lost: later cycles are not used; the tables lack") == 8
 
 
 def test_unfinished_run(tmp_path: Path) -> None:

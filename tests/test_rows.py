@@ -235,6 +235,7 @@ NOT_DECIDING = {
     "harness.lazy",
     "harness.learning.pictures",
     "harness.list",
+    "harness.messages",
     "harness.networks.zoo",
     "harness.on_ray",
     "harness.private",
@@ -466,6 +467,26 @@ def test_a_worker_with_other_code_fails_its_unit(
 def test_accept_changes_needs_resume(go: Go, capsys: pytest.CaptureFixture[str]) -> None:
     assert go("--accept-changes") == 2
     assert "--accept-changes needs --resume" in capsys.readouterr().err
+
+
+def test_a_damaged_manifest_is_said_with_the_trials_that_leave_the_tables(
+    go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert go(seeds=[0, 1]) == 0
+    path = tmp_path / "run" / "run.json"
+    path.write_text('{"name": 3}')
+    names = ", ".join(f"c / {method} / seed 1" for method in sorted(CONFIG["methods"]))
+    said = (
+        f"{path} is damaged: it is written again, with the suites of this config alone\n"
+        f"2 trials that this config does not name leave the tables, and keep the files: {names}\n"
+    )
+    for options in (["--resume", "--plan"], ["--resume"]):
+        capsys.readouterr()
+        assert go(*options) == 0
+        assert capsys.readouterr().out.startswith(said)
+    assert go("--resume", seeds=[0, 1]) == 0
+    out = capsys.readouterr().out
+    assert "is damaged" not in out and "To run: 0 trials" in out and "leave the tables" not in out
 
 
 def test_a_foreign_cycle_file_is_told_and_computed_again(

@@ -132,7 +132,7 @@ def readings(folder: Path, whole: bool) -> list[Callable[[], Any]]:
         lambda: harness.load(folder / "out"),
         lambda: main([*command, "--plan"]),
         trial.resume_point,
-        trial.problems,
+        lambda: trial.problems(len(trial.records())),
         lambda: SelectedImages.read(trial.pictures_path),
         *(commands if whole else ()),
     ]

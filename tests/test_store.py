@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -183,9 +184,9 @@ def test_a_cycle_file_of_another_trial_or_cycle_does_not_count(store: TrialStore
     for foreign in (other.folder / "cycle_002.json", store.folder / "cycle_003.json", store.folder / "cycle_000.json"):
         path.write_bytes(foreign.read_bytes())
         assert store.records() == [record(0), record(1)]
-        assert store.problems() == [f"{path} is damaged, or belongs to another trial or cycle: it is not used"]
+        assert store.problems(2) == [f"{path} is damaged, or belongs to another trial or cycle: it is not used"]
     path.write_bytes(right)
-    assert store.problems() == [] and len(store.records()) == 4
+    assert store.problems(4) == [] and len(store.records()) == 4
     copied = TrialStore(Path(shutil.copytree(store.folder, tmp_path / "copied")))
     assert copied.records() == [], "a folder that was renamed or copied holds another trial"
 
@@ -195,6 +196,30 @@ def test_a_copied_shared_first_cycle_does_not_count(tmp_path: Path) -> None:
     right.commit(record(0), right.save_state(0, weights(1)))
     assert right.records() == [record(0)], "its record names one of the trials that share it"
     assert TrialStore(Path(shutil.copytree(right.folder, tmp_path / "shared" / "other"))).records() == []
+
+
+def test_a_pipe_or_folder_in_the_place_of_a_file_is_damage(store: TrialStore, at_once: None) -> None:
+    for make in (os.mkfifo, Path.mkdir):
+        for name in ("cycle_002.json", "selection_003.json", "state_003.pt"):
+            copy = TrialStore(Path(shutil.copytree(store.folder, store.folder.parent / make.__name__ / name / "trial")))
+            path = copy.folder / name
+            path.unlink(missing_ok=True)
+            make(path)
+            count = 2 if name == "cycle_002.json" else 4
+            assert len(copy.records()) == count
+            assert copy.resume_point()[0] == (3 if name == "state_003.pt" else 4 if count == 4 else 0)
+            said = f"{path} is damaged, or belongs to another trial or cycle: it is not used"
+            assert copy.problems(count) == ([said] if name.endswith(".json") else [])
+
+
+def test_a_lost_cycle_file_is_said(store: TrialStore) -> None:
+    path = store.folder / "cycle_001.json"
+    path.unlink()
+    assert len(store.records()) == 1
+    assert store.problems(1) == [f"{path} is lost: later cycles are not used"]
+    for cycle in (2, 3):
+        (store.folder / f"cycle_00{cycle}.json").unlink()
+    assert store.problems(1) == [], "a run that is to go on"
 
 
 # ------------------------------------------------------------------------------------- a selection that is made later

@@ -9,9 +9,9 @@ from typing import Any
 from harness import registry
 from harness.checking.run import SUITES
 from harness.checking.text import explained, wrapped
-from harness.config.messages import bounds
 from harness.data.dataset import Dataset
 from harness.learning.contract import Acquisition, Training
+from harness.messages import bounds
 from harness.networks import names
 
 

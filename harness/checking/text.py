@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.config.messages import sentence
-from harness.config.source import cut as cut_text
 from harness.config.source import parsed, problem_of
 from harness.errors import NonFiniteLoss, UserError, did_you_mean
 from harness.faults import name_of, place, raised
+from harness.messages import cut as cut_text
+from harness.messages import sentence
 
 
 class Wrong(Exception):

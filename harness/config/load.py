@@ -15,14 +15,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from harness import registry
-from harness.config.messages import sentence
-from harness.config.source import PAIR, TOP_LEVEL, Source, apply_overrides, merged, shown_value
+from harness.config.source import PAIR, TOP_LEVEL, Source, apply_overrides, merged
 from harness.config.suite import DEFAULT_TRAINING, Benchmark, Suite, open_dataset
 from harness.data.dataset import Dataset, LoadedData, check_dataset, facts, fetch, loaded
 from harness.errors import UNPRINTABLE, UserError, did_you_mean, expanded
 from harness.faults import PluginFault
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Training
+from harness.messages import sentence, shown_value
 from harness.networks import names
 from harness.networks.architecture import check_architecture
 from harness.settings import LONGEST_NAME, PluginSpec, SuiteKeys, Where

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from copy import deepcopy
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from harness.errors import UNPRINTABLE, UserError, did_you_mean, readable, reason
+from harness.messages import cut, shown_value
 from harness.settings import SuiteKeys
 
 PAIR = {"acquisition", "training"}
@@ -20,7 +20,6 @@ PAIR = {"acquisition", "training"}
 TOP_LEVEL = {"suites", "where", "plugins", *SuiteKeys.model_fields}
 """The keys of a config; besides them, a key that starts with x- may hold anything, to be reused by its anchor."""
 
-LONGEST_VALUE = 60  # characters; longer values are cut in messages
 MOST_BYTES = 1_000_000  # of a config
 MOST_VALUES = 20_000  # of a config; a reused value counts at each of its places
 MOST_DEPTH = 50  # open brackets of a config
@@ -215,16 +214,6 @@ class Source:
     def error(self, path: Iterable[Any], problem: str, suite: str | None = None) -> UserError:
         """Return the error for a problem with a value: where the value was written, then the problem."""
         return UserError(f"{self.at(path, suite)}: {problem}")
-
-
-def shown_value(value: Any) -> str:
-    """Return a value as written in a config, cut to LONGEST_VALUE characters."""
-    return cut(repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
-
-
-def cut(text: str) -> str:
-    """Return a text, cut to LONGEST_VALUE characters."""
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def problem_of(error: UserError) -> str:

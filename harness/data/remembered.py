@@ -19,7 +19,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar
 
-from harness.errors import BadFile, reason
+from harness.errors import BadFile, no_pipe, reason
 
 SETTLED_SECONDS = 2.0
 """A file whose status changed later is not remembered: it could change again without a change of its times."""
@@ -145,7 +145,7 @@ def _of(folder: str) -> dict[str, dict[str, Any]]:
 
 def _read(folder: str) -> dict[str, dict[str, Any]]:
     try:
-        stored = json.loads(_file(folder).read_text(encoding="utf-8"))
+        stored = json.loads(no_pipe(_file(folder)).read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home
         return {}
     return stored if isinstance(stored, dict) else {}

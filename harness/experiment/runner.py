@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 from harness import registry
 from harness.config.suite import Benchmark
 from harness.data import dataset
-from harness.errors import RayLost, StorageError, UserError
+from harness.errors import DataMissing, RayLost, StorageError, UserError
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, manifest
-from harness.experiment.upgrade import open_run
+from harness.experiment.upgrade import lost, open_run
 from harness.faults import PluginFault
 from harness.networks import names
 from harness.report.captions import counted
@@ -54,7 +54,10 @@ def _load(benchmark: Benchmark, grid: Grid) -> dict[str, LoadedData]:
             continue
         key = json.dumps(suite.dataset.written(), sort_keys=True)
         if key not in loaded:
-            loaded[key] = dataset.loaded(suite.open_dataset(benchmark.where), grid.info[suite.name])
+            try:
+                loaded[key] = dataset.loaded(suite.open_dataset(benchmark.where), grid.info[suite.name])
+            except DataMissing as problem:
+                raise DataMissing(f"suite {suite.name}: {problem}") from None
             _ = loaded[key].fingerprint  # computed once, here, and then pickled with the data
         by_suite[suite.name] = loaded[key]
     return by_suite
@@ -131,12 +134,13 @@ def check_plan(output: Path) -> None:
 
 def _check_kinds(output: Path) -> None:
     """Raise UserError if a folder of a run is a file, or the other way round."""
-    for name in ("trials", "shared", "report"):
+    for name in ("trials", "shared", "report", "logs", "ray"):
         if (output / name).exists() and not (output / name).is_dir():
             raise UserError(f"where.output: {output / name} is a file, where a run has a folder; move it away")
-    for name in ("run.json", "config.yaml"):
-        if (output / name).is_dir():
-            raise UserError(f"where.output: {output / name} is a folder, where a run has a file; move it away")
+    for name in ("run.json", "config.yaml", "logs/ray.log"):
+        if (path := output / name).exists() and not path.is_file():
+            kind = "folder" if path.is_dir() else "pipe or a device"
+            raise UserError(f"where.output: {path} is a {kind}, where a run has a file; move it away")
 
 
 def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_changes: bool = False) -> int:
@@ -172,11 +176,12 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
                     "--accept-changes, which keeps such rows apart in the tables"
                 )
             notes += changed
-    elif (output / "run.json").exists():
-        notes.append(f"{output / 'run.json'} is damaged: it is written again, with the suites of this config alone")
+    notes += lost(benchmark)
+    finished = []
     for unit in left.units:
-        notes += (store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)).problems()
-    finished = [0 if unit.shared else len(store.trial(unit.trial.id).records()) for unit in left.units]
+        stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
+        finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
+        notes += stored.problems(finished[-1])
 
     def begin() -> Display:
         """Write config.yaml and run.json, and return the display; called after all checks for user errors."""

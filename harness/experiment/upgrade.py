@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.config.suite import DEFAULT_TRAINING, Trial
+from harness.config.suite import DEFAULT_TRAINING, Benchmark, Trial
 from harness.data.dataset import Dataset
-from harness.errors import UserError
+from harness.errors import UserError, readable
 from harness.experiment.grid import HALVES, SETTINGS
 from harness.learning.contract import Acquisition, Training
 from harness.networks import names
 from harness.results.manifest import Manifest, NoManifest, SuiteEntry, TrialEntry
 from harness.results.records import SCHEMA_VERSION
-from harness.results.store import RunStore
+from harness.results.store import RunStore, names_in
 from harness.settings import PluginSpec, Protocol, Recipe
+
+SHOWN = 6  # trials that a sentence names
 
 
 def open_run(folder: Path) -> tuple[Manifest | None, RunStore]:
@@ -32,6 +34,31 @@ def open_run(folder: Path) -> tuple[Manifest | None, RunStore]:
     except NoManifest:
         return None, RunStore(folder, {})
     return earlier, RunStore(folder, earlier.folders)
+
+
+def lost(benchmark: Benchmark) -> list[str]:
+    """Return what a run says of a damaged run.json in its results folder, and of the trials that only that file named.
+
+    Empty if there is no run.json, or an intact one.
+    """
+    output = benchmark.output
+    earlier, store = open_run(output)
+    if earlier is not None or not (output / "run.json").exists():
+        return []
+    sentences = [f"{output / 'run.json'} is damaged: it is written again, with the suites of this config alone"]
+    own = {trial.id for suite in benchmark.suites for _, trial in suite.trials()}
+    others = sorted({*names_in(output / "trials")} - own)
+    first = [records[0] for name in others if (records := store.trial(name).records())]
+    if first:
+        shown = ", ".join(readable(f"{r.suite} / {r.method} / seed {r.seed}") for r in first[:SHOWN])
+        more = f" and {len(first) - SHOWN} more" if len(first) > SHOWN else ""
+        leave = (
+            "1 trial that this config does not name leaves"
+            if len(first) == 1
+            else (f"{len(first)} trials that this config does not name leave")
+        )
+        sentences.append(f"{leave} the tables, and keep{'s' * (len(first) == 1)} the files: {shown}{more}")
+    return sentences
 
 
 def upgraded(manifest: Manifest, folder: Path) -> Manifest:
@@ -47,15 +74,15 @@ def upgraded(manifest: Manifest, folder: Path) -> Manifest:
             try:
                 trial = _trial(suite, entry)
                 assert trial.id not in ids, "another trial that differs only in a setting that no longer counts"
-            except (UserError, ValueError, KeyError, AssertionError):
+                shared = trial.sharing_key_in_version_2()
+                if manifest.schema_version == 1:
+                    shared = _sharing_key(suite, entry, trial.draws_first())
+            except (UserError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
                 ids[name] = (
                     entry  # such a trial, or one whose plug-in no longer exists, is reported but can't be resumed
                 )
                 continue
             ids[trial.id] = entry
-            shared = trial.sharing_key_in_version_2()
-            if manifest.schema_version == 1:
-                shared = _sharing_key(suite, entry, trial.draws_first())
             earlier = {f"trials/{trial.id}": f"trials/{name}", f"shared/{trial.sharing_key}": f"shared/{shared}"}
             for current, old in earlier.items():  # a run of version 2 may itself have begun in version 1
                 old = manifest.folders.get(old, old)

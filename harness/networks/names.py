@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import registry
 from harness.data.dataset import MAPS, DatasetInfo
-from harness.errors import UserError, did_you_mean, expanded
+from harness.errors import UserError, did_you_mean, expanded, no_pipe
 from harness.networks.architecture import Architecture
 from harness.networks.timm_model import TimmModel
 from harness.settings import PluginSpec
@@ -37,7 +37,7 @@ def timm_names() -> frozenset[str]:
 
 def sha256(path: str) -> str:
     """Return a file's SHA-256. Raises OSError."""
-    with expanded(path).open("rb") as file:
+    with no_pipe(expanded(path)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from harness.errors import UserError, reason
+from harness.errors import UserError, no_pipe, reason
 from harness.private import private_folder
 from harness.settings import Where
 
@@ -208,7 +208,7 @@ def _give_token() -> None:
 def _write_token(path: Path) -> None:
     """Write a new token, unless there is one. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not (path.exists() and path.read_bytes().strip()):
+    if not (path.exists() and no_pipe(path).read_bytes().strip()):
         descriptor, new = tempfile.mkstemp(dir=path.parent)  # of mode 0600
         try:
             with os.fdopen(descriptor, "w") as file:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from harness.errors import readable
 from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
+from harness.results.store import RunStore
 
 CYCLES_SHOWN = 4  # cycles named per warning
 
@@ -67,6 +70,19 @@ def timing_note(records: Sequence[CycleRecord]) -> str:
     if any(r.shared_from for r in records):
         note += "; methods shared the training of the first cycle, and its time counts for each of them"
     return note
+
+
+def left_out(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore) -> list[str]:
+    """Return a warning for each file that is why finished cycles are not among the records of a suite."""
+    finished = Counter(r.trial for r in records)
+    return [
+        readable(
+            f"WARNING: {problem}; the tables lack {entry.method}, seed {entry.seed}, from cycle {finished[trial]} on."
+        )
+        for trial, entry in suite.trials.items()
+        if finished[trial] < len(suite.labelled)
+        for problem in store.trial(trial).problems(finished[trial])
+    ]
 
 
 def differing_seeds(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:

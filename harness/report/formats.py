@@ -82,8 +82,8 @@ def formatted(shown: pd.DataFrame, form: str) -> str:
 
     sides = ["left" if c == "method" else "right" for c in shown.columns]
     rows = [list(shown.columns), *shown.to_numpy().tolist()]
-    if form == "github":
-        rows = [[markdown(text) for text in row] for row in rows]
+    if escape := ESCAPES.get(form):
+        rows = [[escape(text) for text in row] for row in rows]
     return tabulate(rows[1:], rows[0], tablefmt=form, disable_numparse=True, colalign=sides)
 
 
@@ -91,6 +91,23 @@ def markdown(text: str) -> str:
     """Return plain text as Markdown that shows it: marks, HTML, cell borders and formulas are escaped."""
     escaped = re.sub(r"[\\`*\[\]<>|$~#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
     return re.sub(r"&(?=#?\w+;)", "&amp;", escaped)
+
+
+TEX = {c: f"\\{c}" for c in "&%$#_{}"}
+TEX |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
+TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': r"\symbol{34}", "`": r"{}\symbol{96}"}
+TEX |= {"±": r"$\pm$", NOTHING: "--"}
+"""Character -> how LaTeX writes it, in any encoding of fonts; other letters than ASCII are UTF-8, as LaTeX reads."""
+
+
+def tex(text: str) -> str:
+    """Return plain text as LaTeX that shows it. A cell that starts like an argument of the row's end before is none."""
+    apart = re.sub(r"([-',])(?=\1)", "\\1\0", text)  # two of them are one letter
+    escaped = "".join(TEX.get(c, c) for c in apart).replace("\0", "{}")
+    return re.sub(r"^\s*(?=[\[*])", "{}", escaped)
+
+
+ESCAPES = {"github": markdown, "latex_raw": tex}
 
 
 def csv(numbers: pd.DataFrame) -> str:
@@ -114,12 +131,11 @@ def as_text(shown: pd.DataFrame, width: int = WIDTH) -> str:
 
 def latex(shown: pd.DataFrame, caption: str, label: str) -> str:
     """Return a LaTeX table, which needs the package booktabs."""
-    from tabulate import LATEX_ESCAPE_RULES
-
-    tabular = formatted(shown, "latex_booktabs")  # escapes the cells by the same rules as the caption below
-    escaped = "".join(LATEX_ESCAPE_RULES.get(c, c) for c in caption)
-    text = f"\\begin{{table}}\n\\centering\n\\caption{{{escaped}}}\n\\label{{tab:{label}}}\n{tabular}\n\\end{{table}}\n"
-    return text.replace("±", r"$\pm$").replace(NOTHING, "--")
+    tabular = formatted(shown, "latex_raw")
+    for rule in ("top", "mid", "bottom"):
+        tabular = tabular.replace(r"\hline", rf"\{rule}rule", 1)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(caption)}}}", rf"\label{{tab:{label}}}", tabular]
+    return "\n".join([*lines, r"\end{table}", ""])
 
 
 def wrapped(text: str, width: int = WIDTH) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import expanded
+from harness.report.captions import left_out
 from harness.report.write import read
 from harness.results.records import METRICS, PHASES, CycleRecord
+from harness.results.store import RunStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +35,11 @@ def load(run_dir: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    _, suites = read(expanded(run_dir))
+    folder = expanded(run_dir)
+    _, suites = read(folder)
+    for suite, records in suites:
+        for note in left_out(suite, records, RunStore(folder)):
+            warnings.warn(note, stacklevel=2)
     rows = [
         _row(r)
         for suite, records in suites

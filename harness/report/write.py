@@ -24,6 +24,7 @@ from harness.report.captions import (
     PHASES_NOTE,
     differing_seeds,
     is_finished,
+    left_out,
     mixtures,
     progress,
     provenance,
@@ -177,6 +178,7 @@ def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunSt
     tables = suite_tables(suite, records)
     notes = [
         f"{progress(suite, records)}.",
+        *left_out(suite, records, store),
         *differing_seeds(suite, records),
         *mixtures(records),
         *record_warnings(records),
@@ -263,7 +265,9 @@ def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
             text = f"Not run: {suite.skipped}"
             part = markdown(text)
         elif not records:
-            text = part = f"No results yet: {progress(suite, records)}."
+            notes = [f"No results yet: {progress(suite, records)}.", *left_out(suite, records, store)]
+            text = "\n".join(wrapped(note, terminal_width()) for note in notes)
+            part = "\n".join(f"- {markdown(note)}" for note in notes)
         else:
             text, part = _write_suite(suite, records, store, files)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")

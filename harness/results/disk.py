@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.errors import StorageError, UserError, reason
+from harness.errors import StorageError, UserError, no_pipe, reason
 
 KINDS = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR}
 """A file stands where a folder should be, or the other way round: the disk itself works."""
@@ -56,8 +56,8 @@ def answering(path: Path, done: str = "written") -> Iterator[None]:
 
 
 def read(path: Path, most: int | None = None) -> bytes:
-    """Return the content of a file, or its first ``most`` bytes."""
-    file = os.open(path, os.O_RDONLY)
+    """Return the content of a file, or its first ``most`` bytes. A pipe or a device is refused like a folder."""
+    file = os.open(no_pipe(path), os.O_RDONLY)
     try:
         parts, size = [], 0
         while part := os.read(file, 2**24 if most is None else min(2**24, most - size)):

@@ -10,14 +10,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.errors import UserError, readable
+from harness.errors import UserError, readable, reason
+from harness.messages import sentence
 from harness.results import disk
 from harness.results.records import SCHEMA_VERSION
 
 MOST_BYTES = 200_000_000  # of run.json
 
 
-FOLDER = re.compile(r"(trials|shared)/(?!\.\.?$)[^/\0]+")
+FOLDER = re.compile(r"(trials|shared)/(?!\.\.?$)[^/\0\ud800-\udfff]{1,255}")
 
 
 class NoManifest(UserError):
@@ -40,7 +41,7 @@ class SuiteEntry(BaseModel):
 
     name: str = Field(description="name of the suite in the config")
     title: str = Field(description="title in reports")
-    settings: dict[str, Any] = Field(
+    settings: dict[str, dict[str, Any]] = Field(
         {}, description="what decides results and differs from the defaults in dataset, model, recipe and protocol"
     )
     dataset: str = Field(description="name of the dataset")
@@ -95,19 +96,27 @@ class Manifest(BaseModel):
         with disk.answering(path, "read"):
             try:
                 data = disk.read(path, MOST_BYTES + 1)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            except (FileNotFoundError, NotADirectoryError) as error:
                 raise NoManifest(f"{run_dir}: not the results folder of a run: it has no run.json") from error
+            except IsADirectoryError as error:
+                raise NoManifest(f"{path}: not the manifest of a run: {reason(error)}") from error
         try:
             if len(data) > MOST_BYTES:
                 raise NoManifest(f"{path}: not the manifest of a run: it has more than {MOST_BYTES} bytes")
             values = json.loads(data.decode())
         except RecursionError:
             raise NoManifest(f"{path}: not the manifest of a run: its values are nested too deeply") from None
-        except ValueError as error:
+        except UnicodeDecodeError as error:
+            raise NoManifest(f"{path}: not valid JSON: not UTF-8 ({error.reason})") from error
+        except json.JSONDecodeError as error:
             raise NoManifest(f"{path}: not valid JSON: {error}") from error
+        except ValueError:
+            raise NoManifest(f"{path}: not the manifest of a run: a number has too many digits") from None
         if not isinstance(values, dict):
             raise NoManifest(f"{path}: not the manifest of a run: it must be a mapping")
         version = values.get("schema_version", 1)
+        if isinstance(version, int) and version < 1:
+            raise NoManifest(f"{path}: not the manifest of a run: schema_version: must be at least 1, got {version:d}")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise UserError(
                 f"{path}: schema_version {version} is from a newer harness; this one reads 1 to {SCHEMA_VERSION}"
@@ -115,15 +124,17 @@ class Manifest(BaseModel):
         try:
             manifest = cls.model_validate(values, strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            keys = ".".join(map(str, first["loc"]))
-            raise NoManifest(f"{path}: not the manifest of a run: {keys}: {first['msg']}") from None
+            keys, problem = sentence(cls, error.errors()[0])
+            raise NoManifest(f"{path}: not the manifest of a run: {'.'.join(map(str, keys)):.300}: {problem}") from None
         for name in (*manifest.folders.keys(), *manifest.folders.values()):
             if not FOLDER.fullmatch(name):  # a run writes there
                 raise NoManifest(
                     f"{path}: not the manifest of a run: folders: {name!r:.100} is not trials/ID or shared/KEY"
                 )
         for suite in manifest.suites:
+            for trial in suite.trials:
+                if not FOLDER.fullmatch(f"trials/{trial}"):
+                    raise NoManifest(f"{path}: not the manifest of a run: {trial!r:.100} is not the id of a trial")
             if unknown := {entry.method for entry in suite.trials.values()} - {*suite.methods}:
                 problem = f"a trial of suite {suite.name!r} has the unknown method {min(unknown)!r}"
                 raise NoManifest(f"{path}: not the manifest of a run: {problem}")

@@ -11,6 +11,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from harness.results import disk
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -43,7 +45,7 @@ class SelectedImages:
     def read(cls, path: Path) -> SelectedImages | None:
         """Return the images that a trial stored, or None if the file is missing or damaged."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(disk.read(path)), allow_pickle=False) as arrays:
                 renamed = {{"heat": "score_map"}.get(name, name): array for name, array in arrays.items()}
                 return cls(**{**renamed, "classes": tuple(renamed["classes"].tolist())})
         except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error):

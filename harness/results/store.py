@@ -28,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -80,6 +81,15 @@ def _content(path: Path) -> bytes | None:
             return disk.read(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of the files and folders in a folder, or [] if there is none. Raises StorageError."""
+    with disk.answering(folder, "read"):
+        try:
+            return disk.names(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 def _sha256(data: bytes) -> str:
@@ -155,14 +165,19 @@ class TrialStore:
         """Return the records of the finished cycles: from cycle 0 up to the first file that does not count."""
         return [stored.record for stored in self._finished()]
 
-    def problems(self) -> list[str]:
-        """Return a sentence for each cycle file that does not count although it is there: damaged or foreign ones."""
-        files = [(kind, cycle) for cycle in range(len(self._finished()) + 1) for kind in ("cycle", "selection")]
-        return [
+    def problems(self, finished: int) -> list[str]:
+        """Return a sentence for each damaged, foreign or lost cycle file; ``finished``: the number of records."""
+        names = names_in(self.folder)
+        files = [("cycle", finished), *(("selection", cycle) for cycle in range(finished + 1))]
+        found = [
             f"{path} is damaged, or belongs to another trial or cycle: it is not used"
             for kind, cycle in files
-            if _exists(path := self._path(kind, cycle, "json")) and self._read(cycle, kind) is None
+            if (path := self._path(kind, cycle, "json")).name in names and self._read(cycle, kind) is None
         ]
+        cycles = {int(name[6:-5]) for name in names if re.fullmatch(r"cycle_[0-9]{3,9}\.json", name)}
+        if finished not in cycles and max(cycles, default=0) > finished:
+            found.append(f"{self._path('cycle', finished, 'json')} is lost: later cycles are not used")
+        return found
 
     def resume_point(self) -> tuple[int, dict[str, Any] | None]:
         """Return (number of finished cycles, state after them), up to the last cycle whose state file is intact.

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from harness.config.source import shown_value
 from harness.errors import did_you_mean
 from harness.settings import Why
+
+LONGEST_VALUE = 60  # characters; longer values are cut in messages
+
+
+def shown_value(value: Any) -> str:
+    """Return a value as written in a config, cut to LONGEST_VALUE characters."""
+    return cut(repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def cut(text: str) -> str:
+    """Return a text, cut to LONGEST_VALUE characters."""
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def _model_at(model: Any, path: Iterable[Any]) -> type[BaseModel] | None:
