@@ -159,8 +159,7 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
     earlier, store = open_run(output)
     left = left_to_run(grid, store)
     left = replace(left, units=[replace(unit, code=unit.trial.code) for unit in left.units])
-    on_ray = bool(left.units) and benchmark.where.trials == "ray"
-    if on_ray:
+    if left.units and benchmark.where.trials == "ray":
         ray.prepare(benchmark.where)  # before the data, which may take long
     data = _load(benchmark, left)
     grid = replace(grid, info={name: with_notes(info, data.get(name)) for name, info in grid.info.items()})
@@ -195,6 +194,19 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
         print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)
         return Display(left.units, sys.stdout, finished)
 
+    display, ended = _run_units(benchmark, left, data, store, ray, begin)
+    return _end(output, grid, left, store, display, ended)
+
+
+def _run_units(
+    benchmark: Benchmark,
+    left: Grid,
+    data: dict[str, LoadedData],
+    store: RunStore,
+    ray: OnRay,
+    begin: Callable[[], Display],
+) -> tuple[Display, BaseException | None]:
+    """Run the units; return their display, which is closed, and what ended them early. Raises what comes before it."""
     display: Display | None = None
 
     def displayed() -> Display:
@@ -204,7 +216,7 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
 
     ended: BaseException | None = None
     try:
-        if on_ray:
+        if left.units and benchmark.where.trials == "ray":
             ray.run(benchmark, left, data, displayed)
         else:
             from harness.learning.process import Placement, chosen_device
@@ -219,6 +231,14 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
         if display is not None:
             display.close()
     assert display is not None
+    return display, ended
+
+
+def _end(output: Path, grid: Grid, left: Grid, store: RunStore, display: Display, ended: BaseException | None) -> int:
+    """Write the report, say what failed and what is left, and return the exit code. Raises what ended the units.
+
+    ``left``: what was left of the grid before.
+    """
     print()
     try:
         left = left_to_run(grid, store)
