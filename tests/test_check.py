@@ -606,6 +606,7 @@ def test_copies_of_training_images_are_noted(plugged: Plug, with_file: Path) -> 
     assert datasets.splits_differ(it) == "3 of 16 test images are also training images"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", registry.names("datasets"))
 def test_shipped_datasets_pass(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written: list[str] = []

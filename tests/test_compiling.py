@@ -93,6 +93,7 @@ def test_a_function_of_too_many_versions_is_an_error(counter: CompileCounter, mo
             some(torch.zeros(count, 3, 16, 16))
 
 
+@pytest.mark.long
 def test_a_compiled_trial_learns_the_same_and_books_its_compiling(
     digits: LoadedData, folders: Callable[[], Path]
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_compiled_trial_learns_the_same_and_books_its_compiling(
     assert [r.seconds["compile"] for r in plain] == [0, 0, 0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "names", [("ads", "ads"), ("cross_entropy", "qbc"), ("ll4al", "ll4al"), ("dropout", "mc_dropout")]
 )

@@ -740,6 +740,7 @@ def test_a_suite_on_request_runs_only_where_it_is_named(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- networks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", registry.names("networks"))
 @pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 7)])
 def test_networks_have_as_many_parameters_as_the_plan_says(name: str, channels: int, classes: int) -> None:

@@ -115,6 +115,7 @@ def test_a_list_names_an_entry_point_without_a_module(
     assert "can't be imported method 'lost': there is no module 'no_such_file'" in printed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "command",
     [
@@ -141,6 +142,7 @@ def test_a_pipe_that_nobody_reads_ends_quietly(command: str, tmp_path: Path) -> 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.long
 def test_a_run_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -259,6 +261,7 @@ def test_plug_ins_are_unpacked_on_another_machine(tmp_path: Path) -> None:
     assert done.stdout.split() == [trials[0].id, "2"], done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_plug_ins_run_on_ray_and_ray_data(tmp_path: Path) -> None:
     """The workers find a folder, and a package that only the driver has on its path, with the same results."""

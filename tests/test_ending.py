@@ -223,6 +223,7 @@ def _moving() -> None:
         time.sleep(0.013 * (number % 3))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("fast")
 def test_a_thread_that_waits_is_stalled_and_one_that_works_is_not(tmp_path: Path) -> None:
     assert _stalls(tmp_path / "waits", lambda: time.sleep(3.5))

@@ -181,6 +181,7 @@ def test_end_to_end_twice_and_resumed(
         assert same(state_of(trial, folder)["acquisition"], end["acquisition"])
 
 
+@pytest.mark.long
 @each_method
 def test_end_to_end_with_fresh_weights(
     method: str, first_run: Callable[[str], Any], digits: LoadedData, folders: Callable[[], Path]
@@ -193,6 +194,7 @@ def test_end_to_end_with_fresh_weights(
     assert outcomes(run_with_stops(trial, digits, folders())) == outcomes(first)
 
 
+@pytest.mark.long
 @each_method
 def test_end_to_end_on_colour_images(method: str, colours: LoadedData, folders: Callable[[], Path]) -> None:
     trial = make_trial(*METHODS[method], dataset=COLOURS, crop_padding=2, cycles=2, candidates=70)

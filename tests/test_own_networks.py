@@ -88,6 +88,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 # ------------------------------------------------------------------------------------------------------- the zoo
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", registry.names("networks"))
 def test_every_network_of_the_zoo_has_the_facts_that_are_asked_of_a_users(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -33,6 +33,7 @@ assert all(p.grad.isfinite().all() for p in network.parameters())
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [(2, 160, "bfloat16", 2), (8, 64, "float32", 2), (8, 64, "float32", 1)])
 def test_the_kernel_does_not_kill_the_process(case: tuple[int, int, str, int]) -> None:
     done = subprocess.run([sys.executable, "-c", STEP.format(case)], capture_output=True, text=True, cwd=ROOT)

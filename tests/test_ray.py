@@ -159,6 +159,7 @@ def cluster() -> Iterator[Cluster]:
         head.wait()
 
 
+@pytest.mark.long
 def test_two_trials_at_once_on_a_cluster_of_two_cpus_score_on_two_shards_each(
     grid: Path, expected: dict[str, list[dict[str, object]]], cluster: Cluster
 ) -> None:
@@ -215,6 +216,7 @@ def _trial_processes(driver: int) -> list[int]:
     return [pid for pid in busy if belongs(pid)]
 
 
+@pytest.mark.long
 def test_killed_trials_and_a_killed_driver_lose_nothing(
     grid: Path, expected: dict[str, list[dict[str, object]]], cluster: Cluster
 ) -> None:

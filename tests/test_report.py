@@ -812,6 +812,7 @@ def test_labels_are_escaped_in_every_form(tmp_path: Path, recwarn: pytest.Warnin
     )
 
 
+@pytest.mark.long
 def test_no_suite_overwrites_a_file_of_another(tmp_path: Path) -> None:
     folder = nasty_run(tmp_path / "run")
     write(folder)

@@ -330,6 +330,7 @@ def of_a_city() -> tuple[Network, torch.Tensor, int]:
         return network, image, peak(lambda: network(image), CPU)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -419,7 +420,9 @@ def test_only_pseudo_labels_are_not_for_label_maps() -> None:
     assert [(acquisition.name, acquisition.written()["pseudo_labels"]) for acquisition in others] == [("epmcm", True)]
 
 
-@pytest.mark.parametrize("method", FOR_MAPS)
+@pytest.mark.parametrize(
+    "method", [m if m in ("isda-epmcm", "ll4al") else pytest.param(m, marks=pytest.mark.long) for m in FOR_MAPS]
+)
 def test_every_method_runs_on_label_maps_twice_resumed_and_in_groups(
     method: str, streets: LoadedData, folders: Folders
 ) -> None:
