@@ -188,7 +188,7 @@ class Cifar(Dataset):
 
     def examine(self) -> list[str]:
         """Decode all images of a tree; those of an archive are known."""
-        return described(self._tree(folder), "") if (folder := self._tree_folder()) else []
+        return described(self._tree(folder), "", SIZE) if (folder := self._tree_folder()) else []
 
     @cached_property
     def _root(self) -> Path:

@@ -52,9 +52,12 @@ class Pairs:
         return [(height, width) for height, width in pixels.known(self.images, "size", pixels.size)]
 
     def check(
-        self, table: NDArray[np.uint8], few: bool, size: tuple[int, int] | None
-    ) -> tuple[Counter[int], list[BadFile], list[BadFile]]:
-        """Return (id -> number of pixels, files that can't be decoded, files that don't fit): see ``checked``."""
+        self, table: NDArray[np.uint8], few: bool, size: tuple[int, int] | None, alike: bool
+    ) -> tuple[Counter[int], list[BadFile], dict[Path, BadFile]]:
+        """Return (id -> number of pixels, files that can't be decoded, files that don't fit): see ``checked``.
+
+        ``alike``: images must have the size of the first one.
+        """
         bad: dict[Path, BadFile] = {}
         wrong = {
             label: BadFile(
@@ -72,8 +75,12 @@ class Pairs:
             return {path: value for path, value in found.items() if path not in bad}
 
         sizes = known([*self.images, *self.labels], "size", pixels.size)
+        first = next((image for image in self.images if image in sizes), None) if alike else None
         for image, label in zip(self.images, self.labels, strict=True):
             its, maps = sizes.get(image), sizes.get(label)
+            if first and its and its != sizes[first]:
+                found = f"is {its[1]} x {its[0]} pixels, but {first.name} is {sizes[first][1]} x {sizes[first][0]}"
+                wrong[image] = BadFile(f"{image} {found}")
             if size and its and tuple(its) != size:
                 found = f"is {its[1]} x {its[0]} pixels, but must be {size[1]} x {size[0]}"
                 wrong[image] = BadFile(f"{image} {found}")
@@ -89,7 +96,7 @@ class Pairs:
                 wrong[label] = BadFile(unknown_id(label, min(ids.keys() & unknown), table))
         if not few:
             known(self.images, "image of a map", _looked_at)
-        return total, [*bad.values()], [*wrong.values()]
+        return total, [*bad.values()], wrong
 
     def looked_at(self) -> list[dict[str, Any]]:
         """Return what decoding each image of checked pairs tells."""
@@ -115,23 +122,26 @@ def checked(
     few: bool = False,
     size: tuple[int, int] | None = None,
     hint: Callable[[Collection[int]], str] = lambda ids: "",
+    alike: str = "",
 ) -> list[Counter[int]]:
     """Return id -> number of pixels in the label maps of each split; all files are decoded, once.
 
     ``few``: a few label maps of each split are decoded, and all files only if there is something wrong. ``size``: the
     (height, width) that all images must have. Raises DataMissing, which names all files of all splits that are missing,
     can't be decoded, differ in size from their image, or hold ids that are UNKNOWN in the table. ``hint`` says, of all
-    ids, what may be the reason.
+    ids, what may be the reason. ``alike``: what to say if images of the first split, the pool, differ in size; "": they
+    may.
     """
-    found = [pairs.check(table, few, size) for pairs in splits]
+    found = [pairs.check(table, few, size, bool(alike) and pairs is splits[0]) for pairs in splits]
     if few and any(bad or wrong for _, bad, wrong in found):
-        return checked(splits, table, size=size, hint=hint)
+        return checked(splits, table, False, size, hint, alike)
     bad = [problem for _, problems, _ in found for problem in problems]
-    wrong = [problem for _, _, problems in found for problem in problems]
+    wrong = {path: problem for _, _, problems in found for path, problem in problems.items()}
     if bad or wrong:
         files = sum(len(pairs.images) + len(pairs.labels) for pairs in splits)
         ids = {i for counts, _, _ in found for i in counts}
-        raise DataMissing(f"{pixels.refused([*bad, *wrong], files, None if wrong else '')}{hint(ids) if wrong else ''}")
+        more = (hint(ids) if wrong else "") + (alike if wrong.keys() & {*splits[0].images} else "")
+        raise DataMissing(f"{pixels.refused([*bad, *wrong.values()], files, None if wrong else '')}{more}")
     return [counts for counts, _, _ in found]
 
 

@@ -94,12 +94,22 @@ class Tree:
         )
 
 
-def described(tree: Tree, more: str = SKIP) -> list[str]:
-    """Decode all images of a tree and return what they are, in sentences. Raises DataMissing, which names bad ones."""
+def described(tree: Tree, more: str = SKIP, size: int | None = None) -> list[str]:
+    """Decode all images of a tree and return what they are, in sentences. Raises DataMissing, which names bad ones.
+
+    ``size``: the side that all images must have; one of another size is a bad one.
+    """
     found = [image for part in tree.examined() for image in part]
+    for index, path in enumerate(tree.train_paths + tree.test_paths if size else []):
+        if not isinstance(found[index], BadFile) and found[index]["size"] != [size, size]:
+            found[index] = _of_other_size(path, found[index]["size"][::-1], size)
     if bad := [image for image in found if isinstance(image, BadFile)]:
         raise pixels.refused(bad, len(found), more)
     return pixels.in_words(found)
+
+
+def _of_other_size(path: Path, found: Sequence[int], size: int | None) -> BadFile:
+    return BadFile(f"{path} is {found[0]} x {found[1]} pixels, but must be {size} x {size}")
 
 
 def _looked_at(path: Path) -> Any:
@@ -208,8 +218,7 @@ def decode(splits: Sequence[Sequence[Path]], size: int, resize: bool, more: str 
                 if resize:
                     image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
                 elif image.size != (size, size):
-                    found = f"{image.width} x {image.height}"
-                    raise BadFile(f"{path} is {found} pixels, but must be {size} x {size}")
+                    raise _of_other_size(path, image.size, size)
                 images[row] = np.asarray(image)
             except BadFile as problem:
                 bad.append(problem)

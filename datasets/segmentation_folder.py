@@ -124,7 +124,7 @@ class SegmentationFolder(Dataset):
 
     def info(self) -> DatasetInfo:
         """Return counts and shapes from headers. Decode a few label maps, to detect wrong ``classes`` before a run."""
-        checked(self._splits, self._table, few=True)
+        self._checked(few=True)
         _, train_labels, _, test_labels = self._files
         return DatasetInfo(
             len(train_labels),
@@ -166,9 +166,14 @@ class SegmentationFolder(Dataset):
         return in_words(self._splits, self._ids(), self._table, self.settings.classes)
 
     def _ids(self) -> Counter[int]:
-        train, test = checked(self._splits, self._table)
+        train, test = self._checked()
         classes_occur(train, self._table, self.settings.classes)
         return train + test
+
+    def _checked(self, few: bool = False) -> list[Counter[int]]:
+        # padding would affect an image's score
+        alike = "; images of the pool must have the same size; set size: [height, width], to resize and crop them"
+        return checked(self._splits, self._table, few, alike="" if self.settings.size else alike)
 
     @property
     def _folder(self) -> Path:
@@ -191,22 +196,8 @@ class SegmentationFolder(Dataset):
         train, test = self._splits
         train_sizes, test_sizes = train.sizes(), test.sizes()
         cover = (settings.size[0], settings.size[1]) if settings.size else None
-        if not cover and (differ := self._of_other_sizes(train, train_sizes)):  # padding would affect an image's score
-            raise DataMissing(
-                f"{pixels.refused(differ, len(train.images), None)}: images of the pool must have the same size; set "
-                "size: [height, width], to which they are then resized and cropped"
-            )
         sizes = cover or common_size(train_sizes, settings.scale), common_size(test_sizes, settings.scale)
         return as_files(train, test, sizes, settings.scale, self._table, cover)
-
-    @staticmethod
-    def _of_other_sizes(pairs: Pairs, sizes: Sequence[tuple[int, int]]) -> list[str]:
-        first = f"but {pairs.images[0].name} is {sizes[0][1]} x {sizes[0][0]}"
-        return [
-            f"{path} is {size[1]} x {size[0]} pixels, {first}"
-            for path, size in zip(pairs.images, sizes, strict=True)
-            if size != sizes[0]
-        ]
 
     @cached_property
     def _splits(self) -> tuple[Pairs, Pairs]:

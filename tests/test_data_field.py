@@ -882,7 +882,11 @@ def test_32_whatever_is_wrong_with_label_maps_is_named_at_once(hook: str, tmp_pa
 
 def test_32_all_images_of_other_sizes_are_named(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine", sizes=[(16, 24), (16, 32), (16, 24), (8, 24)])
-    refuses(own(root).info, "2 of 4 files can't be used", "001.png is 32 x 16", "003.png is 24 x 8", "; set size")
+    refuses(own(root).info, "2 of 16 files can't be used", "001.png is 32 x 16", "003.png is 24 x 8", "; set size")
+    (root / "images" / "train" / "000.png").write_bytes(b"x")
+    (root / "labels" / "test" / "000.png").unlink()
+    words = "000.png can't be decoded", "000.png is missing", "003.png is 24 x 8 pixels, but 001.png is 32 x 16"
+    refuses(own(root).info, "4 of 16 files can't be used: ", *words)
 
 
 @pytest.mark.parametrize("lists", [False, True])
@@ -1140,6 +1144,20 @@ def test_41_another_version_is_recognised(tmp_path: Path, file: str, version: st
     for root in (tmp_path, tmp_path / "cifar-10-other"):
         refuses(
             make("cifar10", root).info, f"the {version} version, which lies there, is not read", "get cifar-10-python"
+        )
+
+
+def test_cifar_s_tree_names_all_bad_files_of_both_splits(tmp_path: Path) -> None:
+    write_tree(root := tmp_path / "cifar10", cifar.CIFAR10.classes)
+    undecoded = [root / "train" / "cat" / "0000.png", root / "test" / "dog" / "0000.png"]
+    break_some(undecoded)
+    save(root / "test" / "frog" / "0000.png", np.zeros((32, 40, 3), np.uint8))
+    for hook in ("load", "examine"):
+        refuses(
+            getattr(make("cifar10", tmp_path), hook),
+            "3 of ",
+            *(f"{path} can't be decoded" for path in undecoded),
+            "frog/0000.png is 40 x 32 pixels, but must be 32 x 32",
         )
 
 
