@@ -562,7 +562,7 @@ def test_22_data_that_does_not_fit_is_refused_with_its_bytes(
     monkeypatch.setattr(grid, "free_memory", lambda: 2 * 10**9)
     assert main([config(base), "dataset.image_size=10000", "--plan"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    words = r"field CAN'T RUN: its images take 4\.8 GB of memory, and 2\.0 GB are free: set limit and test_limit"
+    words = r"CAN'T RUN: its images take 4\.8 GB of memory, and 2\.0 GB are free: lower dataset\.image_size, or set"
     assert re.search(words, printed)
     assert main([config(base), "dataset.image_size=10000"]) == 2
     assert "4.8 GB" in capsys.readouterr().err and not (base.parent / "out").exists()
@@ -573,14 +573,14 @@ def test_22_data_that_does_not_fit_is_refused_with_its_bytes(
 def test_22_the_datasets_of_all_suites_must_fit_together(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "free_memory", lambda: 1000)
     here, on_ray = Where(trials="in_process"), Where(trials="ray")
-    grid.check_memory(600, here, 400)
+    grid.check_memory(600, here, "", 400)
     words = "0.6 kB of memory besides the 0.4 kB of other suites, and 1.0 kB"
-    refuses(lambda: grid.check_memory(600, here, 401), words)
-    grid.check_memory(300, on_ray, 200)
+    refuses(lambda: grid.check_memory(600, here, "", 401), words)
+    grid.check_memory(300, on_ray, "", 200)
     words = "0.6 kB of memory besides the 0.4 kB of other suites, with the copy for Ray's workers, and 1.0 kB are free"
-    refuses(lambda: grid.check_memory(300, on_ray, 201), words)
+    refuses(lambda: grid.check_memory(300, on_ray, "", 201), words)
     monkeypatch.setattr(grid, "free_memory", lambda: None)
-    grid.check_memory(10**15, on_ray)
+    grid.check_memory(10**15, on_ray, "")
 
 
 def test_22_the_data_of_finished_suites_need_not_fit(
@@ -608,7 +608,17 @@ def test_22_the_data_of_finished_suites_need_not_fit(
 def test_22_memory_that_runs_out_is_a_sentence(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module("harness.datasets._trees").np, "empty", _no_memory)
     dataset = images(base)
-    refuses(lambda: contract.loaded(dataset, contract.facts(dataset)), "does not fit into memory: set limit")
+    refuses(
+        lambda: contract.loaded(dataset, contract.facts(dataset)), "does not fit into memory: lower dataset.image_size"
+    )
+
+
+def test_22_the_remedy_names_the_keys_that_a_dataset_has(base: Path, tmp_path: Path) -> None:
+    limits = "set dataset.limit and dataset.test_limit"
+    assert contract.less(images(base).settings) == f"lower dataset.image_size, or {limits}"
+    maps = own(folder(tmp_path / "mine"))
+    assert contract.less(maps.settings) == f"lower dataset.scale or dataset.size, or {limits}"
+    assert contract.less(make("cifar10", tmp_path).settings) == limits
 
 
 def _no_memory(*_: Any, **__: Any) -> None:

@@ -32,8 +32,8 @@ IMAGES, MAPS = "images", "label maps"
 """The kinds of labels: one class per image, or one class per pixel."""
 
 
-LESS = "set limit and test_limit, or make the images smaller (image_size or scale, where the dataset has it)"
-"""What helps against data that does not fit into memory."""
+SMALLER = ("image_size", "scale", "size")
+"""The settings of datasets that make images smaller."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,13 @@ def _asked(dataset: Dataset, hook: str) -> Any:
             raise DataMissing(f"{readable(str(error.filename))} can't be read ({error.strerror})") from error
         raise
     except MemoryError:
-        raise DataMissing(f"{name_of(dataset)} does not fit into memory: {LESS}") from None
+        raise DataMissing(f"{name_of(dataset)} does not fit into memory: {less(dataset.settings)}") from None
+
+
+def less(settings: Any) -> str:
+    """Return what helps against data that does not fit into memory, with the keys that a dataset has."""
+    smaller = " or ".join(f"dataset.{key}" for key in SMALLER if key in type(settings).model_fields)
+    return f"{f'lower {smaller}, or ' if smaller else ''}set dataset.limit and dataset.test_limit"
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def _lines(benchmark: Benchmark, suite: Suite) -> Iterator[str]:
     opened = suite.open_dataset(benchmark.where)
     info = dataset.facts(opened)
     yield f"{suite.name}: {info.source}"
-    check_memory(info.in_memory, benchmark.where)
+    check_memory(info.in_memory, benchmark.where, dataset.less(suite.dataset.settings))
     dataset.fetch(opened)
     yield f"  {counts(info)}"
     for note in info.notes:

@@ -90,7 +90,8 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
                     dataset.fetch(opened)
                 checked[data] = found
             if data not in held and suite.name not in finished:
-                check_memory(checked[data].in_memory, benchmark.where, sum(held.values()))
+                less = dataset.less(suite.dataset.settings)
+                check_memory(checked[data].in_memory, benchmark.where, less, sum(held.values()))
                 held[data] = checked[data].in_memory
         except DataMissing as missing:
             if not (suite.optional or planning):
@@ -131,9 +132,10 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
     return Grid(units, info, skipped)
 
 
-def check_memory(needed: int, where: Where, others: int = 0) -> None:
+def check_memory(needed: int, where: Where, less: str, others: int = 0) -> None:
     """Raise DataMissing if data of this many bytes does not fit into memory, besides other data of the run.
 
+    ``less`` says what helps.
     Ray holds all arrays once more: workers read them in its object store.
     """
     free = free_memory()
@@ -141,8 +143,7 @@ def check_memory(needed: int, where: Where, others: int = 0) -> None:
     if free is not None and copies * (needed + others) > free:
         and_more = (f" besides the {in_units(copies * others)} of other suites" if others else "") + once_more
         raise DataMissing(
-            f"its images take {in_units(copies * needed)} of memory{and_more}, and {in_units(free)} are free: "
-            f"{dataset.LESS}"
+            f"its images take {in_units(copies * needed)} of memory{and_more}, and {in_units(free)} are free: {less}"
         )
 
 
