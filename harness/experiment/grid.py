@@ -132,18 +132,22 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
     return Grid(units, info, skipped)
 
 
+FOR_DATA = 0.9
+"""Share of the free memory that data may take: the system kills a process that takes all, without a word."""
+
+
 def check_memory(needed: int, where: Where, less: str, others: int = 0) -> None:
     """Raise DataMissing if data of this many bytes does not fit into memory, besides other data of the run.
 
-    ``less`` says what helps.
-    Ray holds all arrays once more: workers read them in its object store.
+    ``less`` says what helps. Ray holds all arrays once more: workers read them in its object store.
     """
     free = free_memory()
     copies, once_more = (2, ", with the copy for Ray's workers") if where.trials == "ray" else (1, "")
-    if free is not None and copies * (needed + others) > free:
+    if free is not None and copies * (needed + others) > FOR_DATA * free:
         and_more = (f" besides the {in_units(copies * others)} of other suites" if others else "") + once_more
         raise DataMissing(
-            f"its images take {in_units(copies * needed)} of memory{and_more}, and {in_units(free)} are free: {less}"
+            f"its images take {in_units(copies * needed)} of memory{and_more}, and {in_units(free)} are free, of which "
+            f"data may take {FOR_DATA:.0%}: {less}"
         )
 
 
