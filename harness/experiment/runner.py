@@ -251,7 +251,7 @@ def _end(output: Path, grid: Grid, left: Grid, store: RunStore, display: Display
             print(f"FAILED like it: {', '.join(failure.unit for failure in others)}", file=sys.stderr)
     if isinstance(ended, KeyboardInterrupt):
         raise ended
-    if isinstance(ended, RayLost):
+    if isinstance(ended, RayLost) and left.units:  # else the trials came to their end without it
         print(f"stopped: {ended}", file=sys.stderr)
     if left.units:
         print(f"Not finished: {_counts(left)}; add --resume to continue.", file=sys.stderr)

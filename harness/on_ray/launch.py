@@ -234,12 +234,15 @@ def _drive(
         pass
     except BaseException as error:
         traceback.print_exc()
-        pipe.send(
-            ("memory",)
-            if "OutOfMemory" in traceback.format_exc()
-            else ("lost", f"{type(error).__name__}: {error}".splitlines()[0][:200])
-        )
+        pipe.send(("memory",) if "OutOfMemory" in traceback.format_exc() else ("lost", _named(error)))
     os._exit(code)
+
+
+def _named(error: BaseException) -> str:
+    """Return an exception in a few words; those of Ray's own ones are about its insides."""
+    name = type(error).__name__
+    own = type(error).__module__.startswith("ray.") or not str(error)
+    return name if own else f"{name}: {error}".splitlines()[0][:200]
 
 
 def _leave(number: int, frame: Any) -> None:
