@@ -155,11 +155,14 @@ def test_a_report_may_be_written_while_the_run_goes_on(config: tuple[str, ...], 
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_end_leaves_no_lock(number: int, config: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_run_that_is_told_to_end_leaves_no_lock(
+    number: signal.Signals, config: tuple[str, ...], tmp_path: Path
+) -> None:
     run = command("harness.run", *config)
     wait_for_cycles(run, tmp_path / "run")
     run.send_signal(number)
-    assert ended(run, 130)[1] == "stopped; finished cycles are kept, add --resume to continue\n"
+    said = f"stopped by {number.name}; finished cycles are kept, add --resume to continue\n"
+    assert ended(run, 128 + number)[1] == said
     assert locks(tmp_path / "run") == []
 
 
