@@ -213,6 +213,11 @@ def test_of_eight_that_start_at_once_exactly_one_wins(left: bool, tmp_path: Path
     assert all(locks(tmp_path / str(number)) == [] for number in range(rounds))
 
 
+def test_a_lock_that_another_run_has_just_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock.disk, "exists", lambda path: True)  # as it was a moment ago
+    assert not lock._left_behind(tmp_path, 1, False)
+
+
 def _pass_on(folder: Path, seconds: float, results: Any) -> None:
     """Take and leave the folder as often as possible; report how often, and how often another one was inside."""
     taken = met = 0

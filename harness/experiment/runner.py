@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Protocol
 
 from harness import registry
@@ -134,13 +135,19 @@ def check_plan(output: Path) -> None:
 
 def _check_kinds(output: Path) -> None:
     """Raise UserError if a folder of a run is a file, or the other way round."""
-    for name in ("trials", "shared", "report", "logs", "ray"):
-        if (output / name).exists() and not (output / name).is_dir():
-            raise UserError(f"where.output: {output / name} is a file, where a run has a folder; move it away")
-    for name in ("run.json", "config.yaml", "logs/ray.log"):
-        if (path := output / name).exists() and not path.is_file():
-            kind = "folder" if path.is_dir() else "pipe or a device"
-            raise UserError(f"where.output: {path} is a {kind}, where a run has a file; move it away")
+    places = {
+        "folder": ("trials", "shared", "report", "logs", "ray"),
+        "file": ("run.json", "config.yaml", "logs/ray.log"),
+    }
+    for expected, parts in places.items():
+        for path in (output / part for part in parts):
+            try:
+                mode = path.stat().st_mode  # once: another run may remove it
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            kind = "folder" if S_ISDIR(mode) else "file" if S_ISREG(mode) else "pipe or a device"
+            if kind != expected:
+                raise UserError(f"where.output: {path} is a {kind}, where a run has a {expected}; move it away")
 
 
 def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_changes: bool = False) -> int:

@@ -228,10 +228,10 @@ def _numbers(folder: Path) -> list[int]:
 
 def _read(path: Path) -> Holder | None:
     """Return whom a lock names, or None if that can't be read. Raises UserError if it is not a file, and OSError."""
-    if disk.exists(path) and not path.is_file():
-        raise UserError(f"{path}: must be a file, the lock of a run; remove it")
     try:
         return Holder.model_validate_json(disk.read(path))
+    except IsADirectoryError:
+        raise UserError(f"{path}: must be a file, the lock of a run; remove it") from None
     except ValueError:
         return None
 
