@@ -636,7 +636,7 @@ def test_relative_paths_hold_on_nodes_that_started_elsewhere(tmp_path: Path) -> 
         time.sleep(1)
         again = ("where.output=again", "--only", "method=Ran")
         out = finished(command(tmp_path, *again, RAY_ADDRESS=joined.address, **joined.token))
-        assert "1 of 1 trials" in out, "whether or not Ray has noticed by then"
+        assert "1 of 1 trial and 2 of 2 cycles finished" in out, "whether or not Ray has noticed by then"
 
 
 @pytest.mark.long
