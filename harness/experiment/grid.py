@@ -16,6 +16,7 @@ from harness.errors import DataMissing, UserError
 from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Training
 from harness.networks import names
+from harness.report.captions import counted
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
 from harness.results.records import SCHEMA_VERSION
 from harness.settings import Where
@@ -227,8 +228,8 @@ def _entry(suite: Suite, skipped: str | None, data_notes: Sequence[str]) -> Suit
         settings={key: spec[key] for spec in specs.values() for key in SETTINGS},
         dataset=suite.dataset.name,
         model=suite.model.name,
-        recipe=f"{suite.model.name}, {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.precision}, {start}, "
-        f"{candidates}",
+        recipe=f"{suite.model.name}, {counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, {recipe.precision}, "
+        f"{start}, {candidates}",
         methods=list(suite.methods),
         halves={method: {half: spec[half] for half in HALVES} for method, spec in specs.items()},
         seeds=suite.seeds,
