@@ -61,7 +61,7 @@ def answered(work: Callable[[], int]) -> int:
 
 
 class Lasting:
-    """A stream that goes on into nothing once nobody reads it any more."""
+    """A stream that goes on into nothing once nobody reads it any more: a pipe, a terminal, a file on a full disk."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -84,7 +84,7 @@ class Lasting:
     def _lasting(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:  # what is still buffered goes into nothing as well
+        except OSError:  # what is still buffered goes into nothing as well
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self.stream.fileno())
             os.close(nothing)

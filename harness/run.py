@@ -90,8 +90,12 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 if a trial failed or is unfinished, 2 for a user error."""
+    return answered(lambda: _ended(arguments))
+
+
+def _ended(arguments: list[str] | None) -> int:
     try:
-        return answered(lambda: _run(_arguments(arguments)))
+        return _run(_arguments(arguments))
     except lock.LockLost as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
