@@ -23,28 +23,29 @@ BUSY = 0.05
 
 
 @contextmanager
-def beating(path: Path, node: str) -> Iterator[None]:
-    """Write ``path`` as long as the main thread makes progress in this block.
+def beating(path: Path, node: str | None) -> Iterator[None]:
+    """Write ``path`` as long as this thread makes progress in this block.
 
     It makes progress if it has moved to another place in the code, or if the process is busy: a thread that waits for a
-    lock, or for a file system that does not answer, does neither, and a stopped process writes nothing at all.
+    lock, or for a file system that does not answer, does neither, and a stopped process writes nothing at all. A
+    scoring worker, for which its trial waits, gives no ``node``: the file goes on naming the process of the trial.
     """
     ended = threading.Event()
-    thread = threading.Thread(target=_beat, args=(path, node, ended), daemon=True)
-    thread.start()
+    if node is not None:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"node": node, "pid": os.getpid()}))
+    threading.Thread(target=_beat, args=(path, threading.get_ident(), ended), daemon=True).start()
     try:
         yield
     finally:
         ended.set()
 
 
-def _beat(path: Path, node: str, ended: threading.Event) -> None:
-    main, place, used = threading.main_thread().ident or 0, None, 0.0
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"node": node, "pid": os.getpid()}))
+def _beat(path: Path, thread: int, ended: threading.Event) -> None:
+    place, used = None, 0.0
     while not ended.wait(BEAT):
-        now = _place(sys._current_frames().get(main))
+        now = _place(sys._current_frames().get(thread))
         busy = time.process_time() - used > BUSY * BEAT
         if now != place or busy:
             with suppress(OSError):  # a run that can't write ends by itself
@@ -82,9 +83,15 @@ class Watch:
     def clear(self) -> None:
         """Remove all heartbeats: of units that have ended, or of an earlier run."""
         self.seen.clear()
-        for path in self.folder.glob("*"):
+        for path in self._files():
             with suppress(OSError):
                 path.unlink()
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self.folder.iterdir())
+        except OSError:  # there is none yet, or a file system that fails, which ends the run elsewhere
+            return []
 
     def end(self, unit: int) -> None:
         """Remove the heartbeat of a unit that has ended, or whose process has."""
@@ -95,7 +102,7 @@ class Watch:
     def stalled(self, longer_than: float) -> list[Stalled]:
         """Return the units without progress for more than so many seconds."""
         now, found = time.monotonic(), []
-        for path in self.folder.glob("*"):
+        for path in self._files():
             with suppress(OSError, ValueError, TypeError):  # e.g. half-written
                 written = path.stat().st_mtime_ns
                 before, since = self.seen.get(path.name, (0, now))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,6 @@ from harness import registry
 from harness.config.suite import Trial
 from harness.data.images import Images
 from harness.data.rows import on_device
-from harness.errors import NonFiniteLoss, UserError
 from harness.learning.boundary import Unchanged
 from harness.learning.contract import Acquisition
 from harness.learning.cycle import Cycle
@@ -45,6 +46,7 @@ from harness.learning.scoring import (
     warm_up,
 )
 from harness.networks.names import normalisation as normalised_by
+from harness.on_ray.beats import beating
 from harness.trial import build_half, info_of
 
 START_SECONDS = 8.0
@@ -92,9 +94,15 @@ class Worker:
                 torch.cuda.empty_cache()
 
     def describe(
-        self, shard: Any, task: list[Any], weights: list[Any], cycle: int, key: int
+        self, shard: Any, task: list[Any], weights: list[Any], cycle: int, key: int, beat: Path | None = None
     ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
         """Return the columns of the shard's batches. The weights of a cycle are fetched once."""
+        with beating(beat, None) if beat else nullcontext():
+            return self._describe(shard, task, weights, cycle, key)
+
+    def _describe(
+        self, shard: Any, task: list[Any], weights: list[Any], cycle: int, key: int
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
         self.take(task)
         if cycle != self.cycle:
             network, self.prepared = (
@@ -123,13 +131,13 @@ class Worker:
 
 
 def _results(references: list[Any]) -> list[Any]:
-    """Return the workers' results. A failure that a worker put into one sentence is raised as it was raised there."""
+    """Return the workers' results. What a worker's code raised is raised as it was there: no worker has died of it."""
     try:
         return ray.get(references)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError | NonFiniteLoss):
-            raise error.cause from None
-        raise
+        if error.cause is None or isinstance(error.cause, ray.exceptions.RayError):
+            raise
+        raise error.cause from error
 
 
 _kept: list[Any] = []
@@ -139,7 +147,11 @@ _kept: list[Any] = []
 class RayData:
     """Describes images on ``shards`` workers; with ``keep`` the next trial of this process reuses them."""
 
-    def __init__(self, trial: Trial, data: Any, placement: Placement, shards: int, keep: bool = False) -> None:
+    def __init__(
+        self, trial: Trial, data: Any, placement: Placement, shards: int, keep: bool = False, beat: Path | None = None
+    ) -> None:
+        self.beat = beat
+        """The file that the trial writes as a heartbeat: while it waits for the workers, they do so."""
         self.trial, self.data, self.placement, self.shards, self.keep = trial, data, placement, shards, keep
         self.workers: list[Any] = []
         self.task: Any = None
@@ -180,7 +192,9 @@ class RayData:
         shards = ray.data.from_blocks(blocks).split(len(blocks))
         results = _results(
             [
-                worker.describe.remote(shard.iterator(), [self.task], [self.weights], self.shipped, cycle.key(purpose))
+                worker.describe.remote(
+                    shard.iterator(), [self.task], [self.weights], self.shipped, cycle.key(purpose), self.beat
+                )
                 for worker, shard in zip(self.workers, shards, strict=False)
             ]
         )

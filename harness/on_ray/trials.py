@@ -121,8 +121,9 @@ def _run_unit(
         gpu_share=(share.gpus or 1.0) / (1 + where.shards if with_workers else 1),
     )
     scorer: Any = None
+    beat = Path(folder) / "ray" / "beats" / str(config["unit"])
     if with_workers:
-        workers = RayData(unit.trial, data[unit.suite], placement, where.shards, keep=where.warm_workers)
+        workers = RayData(unit.trial, data[unit.suite], placement, where.shards, where.warm_workers, beat)
         idle = max(1, share.processors // (share.device_share * share.threads))  # cores for each trial
         parallel = min(where.shards, idle) if placement.device == "cpu" else where.shards
         auto = AutoScorer(workers, unit.trial.protocol.cycles, parallel)
@@ -137,7 +138,7 @@ def _run_unit(
 
     node = ray.get_runtime_context().get_node_id()
     try:
-        with beating(Path(folder) / "ray" / "beats" / str(config["unit"]), node):
+        with beating(beat, node):
             lock.work_under(holding)
             run, loaded = RunStore(Path(folder)), ray.get(data[unit.suite])
             failure = execute(
