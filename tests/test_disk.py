@@ -142,6 +142,8 @@ def test_the_next_start_removes_temporary_files(tmp_path: Path) -> None:
         f".clock-{2**60}",
         f"trials/x/state_001.pt.{host}.{alive}.tmp",  # the id of the process is used again
         "shared/y/cycle_000.json.elsewhere.17.tmp",
+        f"logs/a.log.{host}.{dead}.tmp",
+        ".seen-by-all-nodes-ab_1c",
         f"report/a.b c.md.{host}.{dead}.tmp",
         f"report/a.md.{host}.{os.getpid()}.tmp",
         "report/a.md.elsewhere.17.tmp",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,14 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from chaos import SMALL, cycles, outcomes, processes
 
-from harness.errors import died
-from harness.on_ray import beats
+from harness.errors import RayLost, StorageError, UserError, died
+from harness.experiment import runner
+from harness.on_ray import beats, launch
 from harness.on_ray.beats import Watch, beating
+from harness.settings import Where
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = f"""{SMALL}
@@ -97,6 +103,66 @@ def test_signals_end_a_run_alike(tmp_path: Path, number: signal.Signals, trials:
     assert err == f"stopped by {number.name}; finished cycles are kept, add --resume to continue\n"
     assert "of 8 cycles finished." in out and "All tables and pictures" in out
     assert not run.find("trial") and not run.find("raylet"), "no process is left"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGHUP, None], ids=["SIGHUP", "nohup"])
+def test_a_terminal_that_is_closed_ends_no_run_without_its_report(tmp_path: Path, number: int | None) -> None:
+    """With a signal, as a lost connection sends it, or without one, as a run that was started by nohup ignores it."""
+    ours, its = os.openpty()
+    (tmp_path / "grid.yaml").write_text(GRID)
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "harness.run", str(tmp_path / "grid.yaml"), "where.trials=in_process"]
+    process = subprocess.Popen(
+        [*command, f"where.output={output}"],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env={**os.environ, "TERM": "xterm"},
+        cwd=ROOT,
+        preexec_fn=_heed if number else _ignore,
+        start_new_session=True,
+    )
+    os.close(its)
+    threading.Thread(target=_drain, args=(ours,), daemon=True).start()
+    while cycles(output) < 1:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.close(ours)
+    if number:
+        process.send_signal(number)
+    assert process.wait(120) == (128 + number if number else 0)
+    assert (output / "report" / "report.md").exists()
+
+
+def _ignore() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _drain(terminal: int) -> None:
+    with suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
+
+
+def test_output_to_a_full_disk_goes_into_nothing() -> None:
+    command = [sys.executable, "-m", "harness.run", "quickstart", "--plan"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_report_that_can_t_be_written_is_told_although_ray_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(runner, "write", refuse)
+    nothing: Any = SimpleNamespace(units=[], failures=[])
+    monkeypatch.setattr(runner, "left_to_run", lambda *_: nothing)
+    with pytest.raises(StorageError, match="the disk is full"):
+        runner._end(tmp_path, nothing, nothing, nothing, nothing, RayLost("Ray has died"))
 
 
 @pytest.mark.ray
@@ -194,7 +260,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beats, "BEAT", 0.1)
 
 
-def _stalls(folder: Path, work: Callable[[], None]) -> bool:
+def _stalls(folder: Path, work: Callable[[], None], in_thread: Callable[[], None] | None = None) -> bool:
     """Return whether the work of this thread counts as stalled after two seconds, which a busy machine may take."""
     watch, found = Watch(folder), []
     over = threading.Event()
@@ -205,8 +271,15 @@ def _stalls(folder: Path, work: Callable[[], None]) -> bool:
 
     thread = threading.Thread(target=look)
     thread.start()
-    with beating(folder / "7", "node"):
-        work()
+
+    def beat() -> None:
+        with beating(folder / "7", "node"):
+            (in_thread or work)()
+
+    worker = threading.Thread(target=beat)
+    worker.start() if in_thread else beat()
+    if in_thread:
+        worker.join()
     over.set()
     thread.join()
     assert all(stalled[:3] == (7, "node", os.getpid()) for stalled in found)
@@ -233,6 +306,123 @@ def test_a_thread_that_waits_is_stalled_and_one_that_works_is_not(tmp_path: Path
     assert _stalls(tmp_path / "locked", lambda: bool(threading.Event().wait(3.5)) or None)
     assert not _stalls(tmp_path / "busy", _busy)
     assert not _stalls(tmp_path / "moving", _moving)
+    assert not _stalls(tmp_path / "elsewhere", lambda: None, in_thread=_moving)  # Tune runs a trial in a thread
+
+
+def test_a_worker_beats_for_the_trial_that_waits_for_it(tmp_path: Path, fast: None) -> None:
+    path = tmp_path / "beats" / "7"
+    with beating(path, "node"):
+        written = path.read_text()
+    os.utime(path, (0, 0))
+    with beating(path, None):
+        _moving()
+    assert path.stat().st_mtime > 0 and path.read_text() == written
+
+
+def test_a_file_system_that_fails_shows_no_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(path: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    watch = Watch(tmp_path)
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, stale)
+    assert watch.stalled(1) == []
+    watch.clear()
+
+
+# ------------------------------------------------------------------------- a driver of Ray that does what a test says
+
+
+class Shown:
+    """What a display would show of sixteen trials."""
+
+    def __init__(self) -> None:
+        self.units: Any = [SimpleNamespace(name=f"u{number}") for number in range(16)]
+        self.running: dict[int, Any] = {}
+        self.reached, self.failures, self.said = [0] * 16, [], []
+
+    def __call__(self, event: str, unit: Any, values: dict[str, Any]) -> None:
+        if event == "start":
+            self.running[self.units.index(unit)] = values
+        else:
+            self.said.append(f"{event} {unit.name}")
+
+    def restart(self, line: str) -> None:
+        self.said.append(line)
+        self.running.clear()
+
+
+@pytest.fixture
+def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shown]:
+    """Run sixteen units on a driver that does what a function says."""
+
+    def driven(act: Callable[[Any, int], None], where: Where) -> Shown:
+        def drive(pipe: Any, others: Any, units: Any, data: Any, where: Where, output: Path) -> None:
+            others.close()
+            act(pipe, min(where.max_concurrent or 16, len(units)))
+            os._exit(0)
+
+        shown = Shown()
+        monkeypatch.setattr(launch, "_drive", drive)
+        monkeypatch.setattr(launch, "left_to_run", lambda grid, store: grid)
+        given: Any = SimpleNamespace(output=tmp_path, where=where), SimpleNamespace(units=shown.units)
+        begin: Any = lambda: shown  # noqa: E731
+        launch.run(*given, {}, begin)
+        return shown
+
+    return driven
+
+
+def _begin(pipe: Any, many: int) -> None:
+    pipe.send(("say", "Ray"))
+    pipe.send(("begin",))
+    pipe.recv()
+    for number in range(many):
+        pipe.send(("event", "start", number, {}))
+
+
+def test_a_full_memory_halves_the_trials_down_to_one(driven: Callable[..., Shown]) -> None:
+    def act(pipe: Any, many: int) -> None:
+        _begin(pipe, many)
+        pipe.send(("memory",) if many > 1 else ("finished",))
+
+    said = driven(act, Where(retries=0)).said
+    assert [line.rpartition("; ")[2] for line in said] == [
+        f"Ray is started again, with {half} of {2 * half} trials at once" for half in (8, 4, 2, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("act", "problem"),
+    [
+        (lambda pipe, many: time.sleep(60), "Ray did not start within "),
+        (lambda pipe, many: pipe.send(("say", "Ray")) or time.sleep(60), "Ray did not start within "),
+        (lambda pipe, many: pipe.send(("memory",)), "Ray could not be started: the memory of a machine is full"),
+        (lambda pipe, many: None, r"Ray could not be started \(exit code 0\)$"),
+    ],
+)
+@pytest.mark.parametrize("logs", [False, True], ids=["no logs", "logs of trials"])
+def test_what_ends_the_start_is_one_sentence(
+    act: Any, problem: str, logs: bool, driven: Callable[..., Shown], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch.before, "START_SECONDS", 3.0)
+    if logs:
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "logs" / "a.log").write_text("of an earlier run")
+    with pytest.raises(UserError, match=f"^{problem}"):
+        driven(act, Where(stalled_after=2.0))
+    assert (tmp_path / "logs").exists() == logs
+
+
+def test_a_disk_that_refuses_the_log_of_ray_is_told(
+    driven: Callable[..., Shown], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, **_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(StorageError, match=r"ray\.log: can't be written: No space left on device"):
+        driven(_begin, Where())
 
 
 def test_a_heartbeat_that_can_t_be_read_is_none(tmp_path: Path) -> None:

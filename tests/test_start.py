@@ -101,6 +101,10 @@ def free_port() -> int:
         ("head:x", "must be HOST:PORT"),
         (":6379", "must be HOST:PORT"),
         ("head:65536", "must be HOST:PORT"),
+        ("head:" + "1" * 4000, "must be HOST:PORT"),
+        ("head..cluster:6379", r"there is no machine 'head..cluster' \(no name of a machine\)"),
+        (".head:6379", r"there is no machine '.head' \(no name of a machine\)"),
+        ("h" * 70 + ":6379", "there is no machine 'hhh"),
     ],
 )
 @pytest.mark.parametrize("name", ["where.address", "RAY_ADDRESS"])

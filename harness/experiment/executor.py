@@ -67,6 +67,5 @@ def _logged(sentence: str, trace: str, log: Path) -> str:
     """Write a traceback, if there is one, to the log; return the sentence with the name of the log."""
     if not trace:
         return sentence
-    log.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(log, trace.encode())
     return f"{sentence}{TRACEBACK_IN}{log}"

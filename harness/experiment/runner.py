@@ -247,11 +247,12 @@ def _end(output: Path, grid: Grid, left: Grid, store: RunStore, display: Display
     ``left``: what was left of the grid before.
     """
     print()
+    unwritten: Exception | None = None
     try:
         left = left_to_run(grid, store)
         write(output, print)
     except (StorageError, UserError) as error:  # the report may be printed nevertheless
-        ended = ended or error
+        unwritten = error
     for first, *others in grouped(display.failures):
         print(f"FAILED: {first.unit}: {first.cause}", file=sys.stderr)
         if others:
@@ -262,8 +263,10 @@ def _end(output: Path, grid: Grid, left: Grid, store: RunStore, display: Display
         print(f"stopped: {ended}", file=sys.stderr)
     if left.units:
         print(f"Not finished: {_counts(left)}; add --resume to continue.", file=sys.stderr)
-    if isinstance(ended, StorageError | UserError):
+    if isinstance(ended, StorageError):
         raise ended
+    if unwritten is not None:
+        raise unwritten
     return 1 if left.units or display.failures else 0
 
 

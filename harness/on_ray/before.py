@@ -80,7 +80,7 @@ def check_answer(written: str, name: str) -> None:
             "(its port is 6379 unless set), and run the command on a node of the cluster"
         )
     host, _, port = written.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+    if not (host and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 2**16):
         raise UserError(f"{name}: must be HOST:PORT, such as head:6379, or auto, got {written!r:.100}")
     problem, ends = "", time.monotonic() + PROBE_SECONDS
     while (left := ends - time.monotonic()) > 0:
@@ -92,8 +92,9 @@ def check_answer(written: str, name: str) -> None:
                 f"{name}: what answers at {written} is no Ray cluster (asked for up to {PROBE_SECONDS:.0f} s): give "
                 f"the port of its head, which is 6379 unless set, {_local_instead(name)}"
             )
-        except socket.gaierror as error:
-            raise UserError(f"{name}: there is no machine {host!r} ({error.strerror}), in {written!r}") from None
+        except (socket.gaierror, UnicodeError) as error:
+            why = error.strerror if isinstance(error, socket.gaierror) else "no name of a machine"
+            raise UserError(f"{name}: there is no machine {host!r:.100} ({why}), in {written!r:.100}") from None
         except OSError as error:
             problem = "no answer" if isinstance(error, TimeoutError) else reason(error)
             time.sleep(min(0.5, max(0.0, ends - time.monotonic())))  # the head may be starting

@@ -25,6 +25,7 @@ from harness.experiment.display import duration
 from harness.experiment.runner import left_to_run
 from harness.on_ray import before
 from harness.on_ray.beats import BEAT, Stalled, Watch
+from harness.results import disk
 from harness.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -59,18 +60,18 @@ def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Ca
         display = driver.display
         assert display is not None
         running = [display.units[number] for number in sorted(display.running)]
+        limit = max(1, len(running) // 2)
         if driver.memory_full and len(running) == 1:
             display("failed", running[0], {"failure": f"{cause}, which ran alone"})
+        elif driver.memory_full and (where.max_concurrent is None or limit < where.max_concurrent):
+            where = where.model_copy(update={"max_concurrent": limit})  # halving ends by itself: it is no try
+            display.restart(f"{cause}; Ray is started again, with {limit} of {len(running)} trials at once")
         else:
             finished = sum(display.reached)
             tries, reached = (1 if finished > reached else tries + 1), finished
             if tries > where.retries:
-                raise RayLost(f"{cause}; Ray's own words are in {driver.log}")
+                raise RayLost(f"{cause}{driver.words()}")
             again = f"Ray is started again (restart {tries} of {where.retries} without another finished cycle)"
-            if driver.memory_full:
-                limit = max(1, len(running) // 2)
-                where = where.model_copy(update={"max_concurrent": limit})
-                again += f", with {limit} of {len(running)} trials at once"
             display.restart(f"{cause}; {again}")
         failed = {failure.unit for failure in display.failures}
         left = left_to_run(grid, RunStore(benchmark.output)).units
@@ -94,7 +95,9 @@ class _Driver:
         if not units:
             return None
         self.watch.clear()
-        self.log.parent.mkdir(exist_ok=True)
+        with disk.answering(self.log):
+            self.log.parent.mkdir(exist_ok=True)
+            self.log.touch()
         self.memory_full = False
         self.dead.clear()
         ours, its = get_context("fork").Pipe()
@@ -108,9 +111,17 @@ class _Driver:
         finally:
             _end(child)
             ours.close()
-            if self.display is None and not self.log.stat().st_size:  # nothing has begun
-                self.log.unlink()
-                self.log.parent.rmdir()
+            if self.display is None and not self.words():  # nothing has begun
+                with suppress(OSError):  # other logs may be there
+                    self.log.unlink()
+                    self.log.parent.rmdir()
+
+    def words(self) -> str:
+        """Return where Ray's own words are, if there are any."""
+        with suppress(OSError):
+            if self.log.stat().st_size:
+                return f"; Ray's own words are in {self.log}"
+        return ""
 
     def _listen(self, pipe: Connection, child: Any, units: list[Unit], where: Where) -> str | None:
         silent, shown = 0.0, set[int]()
@@ -122,7 +133,7 @@ class _Driver:
                 child.join(ENDING)
                 if self.display is None:
                     how = died(child.exitcode)
-                    raise UserError(f"Ray could not be started ({how}); its words are in {self.log}") from None
+                    raise UserError(f"Ray could not be started ({how}){self.words()}") from None
                 return f"Ray has died (its driver ended with {died(child.exitcode)})"
             if not started and time.monotonic() - began > before.START_SECONDS:
                 child.kill()
@@ -131,8 +142,11 @@ class _Driver:
                 return f"Ray has not started again within {before.START_SECONDS:.0f} s"
             if told is None:
                 silent += BEAT if started else 1.0
-                if silent > where.stalled_after:
+                limit = where.stalled_after if self.display else max(where.stalled_after, before.START_SECONDS)
+                if silent > limit:
                     child.kill()
+                    if self.display is None:
+                        raise before.too_slow(where)
                     return f"Ray's driver has made no progress for {duration(silent)}"
             else:
                 silent = 0.0
@@ -147,12 +161,16 @@ class _Driver:
                     if self.display is None:
                         raise UserError(*values)
                     return str(*values)
+                elif kind == "disk":
+                    raise StorageError(*values)
                 elif kind == "memory":
                     self.memory_full = True
+                    if self.display is None:
+                        raise UserError("Ray could not be started: the memory of a machine is full")
                     return "the memory of a machine was full, and Ray has killed a trial"
                 elif kind == "lost":
                     if self.display is None:
-                        raise UserError(f"Ray could not be started ({values[0]}); its words are in {self.log}")
+                        raise UserError(f"Ray could not be started ({values[0]}){self.words()}")
                     return f"Ray has failed ({values[0]})"
                 elif kind == "finished":
                     self._release(0.0)
@@ -230,6 +248,8 @@ def _drive(
         pass
     except UserError as error:
         pipe.send(("refused", str(error)))
+    except StorageError as error:
+        pipe.send(("disk", str(error)))
     except BrokenPipeError:  # the parent has ended
         pass
     except BaseException as error:

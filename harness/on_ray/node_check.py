@@ -7,7 +7,7 @@ import pickle
 import secrets
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from harness.config.suite import Trial
 from harness.data.dataset import LoadedData
 from harness.errors import UserError, readable
 from harness.experiment.grid import Unit
-from harness.results import code
+from harness.results import code, disk
 from harness.results.records import DECIDING_VERSIONS
 
 ANSWER_SECONDS = 30.0
@@ -97,9 +97,12 @@ def check(units: list[Unit], folder: Path, data: dict[str, LoadedData]) -> list[
     Raises UserError, which names the first node that differs, how, and the others that differ.
     """
     folder = folder.resolve()
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".seen-by-all-nodes-") as file:
-        file.write(secrets.token_hex(8))
-        file.flush()
+    with ExitStack() as stack:
+        with disk.answering(folder):
+            file = stack.enter_context(tempfile.NamedTemporaryFile("w", dir=folder, prefix=".seen-by-all-nodes-"))
+            Path(file.name).chmod(0o644)  # nodes may run as another user
+            file.write(secrets.token_hex(8))
+            file.flush()
         wanted = {
             "packages": [name for name in (*DECIDING_VERSIONS, "ray") if name not in ("cuda", "cudnn")],
             "files": {"data": _sampled(data), "weights": _weights(units)},

@@ -34,7 +34,7 @@ REMEDIES = {
 FAILING = "check its disk, or the connection to it"
 """The remedy for EIO, ESTALE and whatever else a file system says."""
 
-TEMPORARY = re.compile(r".+\.[0-9]+\.tmp|\.clock-[0-9]+")
+TEMPORARY = re.compile(r".+\.[0-9]+\.tmp|\.clock-[0-9]+|\.seen-by-all-nodes-.+")
 """Names of files that only a process that died leaves behind."""
 
 
@@ -155,7 +155,7 @@ def sweep(folder: Path) -> None:
 
     In report/, the files of processes that live on this host stay: a report is written without holding the folder.
     """
-    folders = [folder, folder / "report"]
+    folders = [folder, folder / "report", folder / "logs"]
     for name in ("trials", "shared"):
         folders += [folder / name / each for each in _names_if_any(folder / name)]
     for each in folders:
