@@ -337,15 +337,16 @@ class Shown:
     """What a display would show of sixteen trials."""
 
     def __init__(self) -> None:
-        self.units: Any = [SimpleNamespace(name=f"u{number}") for number in range(16)]
+        self.units: Any = [SimpleNamespace(name="u", number=number) for number in range(16)]
         self.running: dict[int, Any] = {}
-        self.reached, self.failures, self.said = [0] * 16, [], []
+        self.reached, self.failed, self.said = [0] * 16, set[int](), list[str]()
 
     def __call__(self, event: str, unit: Any, values: dict[str, Any]) -> None:
         if event == "start":
             self.running[self.units.index(unit)] = values
         else:
             self.said.append(f"{event} {unit.name}")
+            self.failed |= {self.units.index(unit)} if event == "failed" else set()
 
     def restart(self, line: str) -> None:
         self.said.append(line)
@@ -390,6 +391,20 @@ def test_a_full_memory_halves_the_trials_down_to_one(driven: Callable[..., Shown
     assert [line.rpartition("; ")[2] for line in said] == [
         f"Ray is started again, with {half} of {2 * half} trials at once" for half in (8, 4, 2, 1)
     ]
+
+
+def test_a_unit_that_failed_is_not_run_again_but_another_of_its_name_is(driven: Callable[..., Shown]) -> None:
+    def act(pipe: Any, many: int) -> None:
+        _begin(pipe, many)
+        if many == 16:
+            pipe.send(("event", "failed", 3, {"failure": "it is wrong"}))
+            pipe.send(("lost", "Ray"))
+        else:
+            pipe.send(("event", "end", 0, {"left": many}) if many == 15 else ("lost", "Ray"))
+            pipe.send(("finished",))
+
+    shown = driven(act, Where())
+    assert [line.partition(";")[0] for line in shown.said] == ["failed u", "Ray has failed (Ray)", "end u"]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ class Display:
         """Number of reported cycles of each unit; a retried unit reports some of them again."""
         self.over: set[int] = set()
         self.failures: list[Failure] = []
+        self.failed: set[int] = set()
         self.passes_done = 0
         """Image passes of the cycles that finished in this run."""
         self.live: Any = None
@@ -92,6 +93,7 @@ class Display:
             )
         elif event == "failed":
             self._end(number)
+            self.failed.add(number)
             self.failures.append(Failure(unit.name, values["failure"]))
             same = next(group for group in grouped(self.failures) if self.failures[-1] in group)
             self.say(f"{unit.name}: FAILED" + (f" like {same[0].unit}" if len(same) > 1 else f": {same[0].cause}"))

@@ -73,9 +73,9 @@ def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Ca
                 raise RayLost(f"{cause}{driver.words()}")
             again = f"Ray is started again (restart {tries} of {where.retries} without another finished cycle)"
             display.restart(f"{cause}; {again}")
-        failed = {failure.unit for failure in display.failures}
+        failed = {id(display.units[number]) for number in display.failed}  # two units may have one name
         left = left_to_run(grid, RunStore(benchmark.output)).units
-        units = [unit for unit in left if unit.name not in failed]
+        units = [unit for unit in left if id(unit) not in failed]
 
 
 class _Driver:
