@@ -14,9 +14,13 @@ from harness.lazy import torch
 Covariance = Literal["diagonal", "full"]
 
 
-def _may_loop(features: torch.Tensor) -> bool:
-    """Return whether looking up which classes are present does not synchronise with the device."""
-    return features.device.type == "cpu"
+BLOCK = 2**24
+"""Numbers of the differences of weights that are in memory at once where classes are batched (64 MiB in float32)."""
+
+
+def _may_loop(tensor: torch.Tensor) -> bool:
+    """Return whether a loop over classes is cheap: on a GPU each class costs launches, and their look-up waits."""
+    return tensor.device.type == "cpu"
 
 
 class ClassStatistics:
@@ -104,15 +108,21 @@ class ClassStatistics:
             quadratic = (scaled * weight).sum(1)
             table = self.covariance @ weight.square().T - 2 * scaled @ weight.T + quadratic[:, None]
             return table.clamp(min=0)
-        rows = weight.new_zeros(len(weight), len(weight))
-        which = range(self.num_classes) if classes is None else classes.tolist()
+        which = torch.arange(self.num_classes, device=weight.device) if classes is None else classes
         if not len(which):
-            return rows
+            return weight.new_zeros(len(weight), len(weight))
         computed = []
-        for label in which:
-            difference = weight - weight[label]
-            computed.append(((difference @ self.covariance[label]) * difference).sum(1))
-        return rows.index_copy(0, torch.tensor(list(which), device=weight.device), torch.stack(computed))
+        if _may_loop(weight):
+            for label in which.tolist():
+                difference = weight - weight[label]
+                computed.append(((difference @ self.covariance[label]) * difference).sum(1))
+            rows = torch.stack(computed)
+        else:
+            for block in which.split(max(1, BLOCK // weight.numel())):
+                differences = weight - weight[block][:, None]  # [block, C, A]
+                computed.append(((differences @ self.covariance[block]) * differences).sum(2))
+            rows = torch.cat(computed)
+        return weight.new_zeros(len(weight), len(weight)).index_copy(0, which, rows)
 
     def logit_covariance(self, weight: torch.Tensor) -> torch.Tensor:
         """Return S [C, C, C], S[y] = V Sigma_y V^T, where V is the weight minus its mean row.

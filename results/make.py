@@ -31,6 +31,7 @@ TIMES = ("_seconds.txt", "_cost.txt")
 
 def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
     """Run a config in ``output`` and keep its records and tables in ``folder``; return the exit code of the run."""
+    ran = commit()  # before its own files change the checkout
     resume = ["--resume"] if (output / "run.json").exists() else []
     if code := run([str(config_path(name)), *resume, *arguments, f"where.output={output}"]):
         return code
@@ -47,7 +48,7 @@ def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
         if path.name.endswith((*KEPT, *TIMES)):
             shutil.copy(path, folder / path.name)
     made = {
-        "commit": commit(),
+        "commit": ran,
         "command": " ".join(["python results/make.py", name, *arguments]),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "versions": versions(),

@@ -159,14 +159,18 @@ def test_state_goes_on_where_it_was_saved(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_table_is_the_quadratic_form(kind: str) -> None:
+@pytest.mark.parametrize("loop", [True, False])
+def test_table_is_the_quadratic_form(kind: str, loop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_may_loop", lambda tensor: loop)
+    monkeypatch.setattr(statistics, "BLOCK", 2 * 5 * 7)  # two classes at once: 2 + 2 + 1
     covariance, weight = random_covariance(5, 7, 0), torch.randn(5, 7, generator=generator(1))
     expected = covariance if kind == "full" else torch.diag_embed(covariance.diagonal(dim1=1, dim2=2))
     found = filled(kind, covariance)
     table = found.table(weight)
     torch.testing.assert_close(table, table_of(weight, expected), **CLOSE)
     some = torch.tensor([4, 1])
-    assert torch.equal(found.table(weight, some)[some], table[some])
+    torch.testing.assert_close(found.table(weight, some)[some], table[some], **CLOSE)
+    assert found.table(weight, torch.tensor([], dtype=torch.long)).shape == (5, 5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
