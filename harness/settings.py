@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -273,6 +274,13 @@ class Where(Strict):
         if self.trials == "in_process" and self.scoring == "ray_data":
             raise ValueError("scoring: ray_data needs trials: ray, got trials: in_process")
         return self
+
+    def cluster(self) -> tuple[str, str] | None:
+        """Return (address of the Ray cluster to join, what names it), or None if a local Ray is to be started."""
+        for name, value in (("where.address", self.address), ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS"))):
+            if value and value.strip():
+                return None if value.strip() == "local" else (value.strip(), name)
+        return None
 
 
 class SuiteKeys(Strict):

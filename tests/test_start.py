@@ -214,17 +214,18 @@ def test_the_token_is_in_the_home_for_its_owner_only(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("home", ["/proc/none", None])
 def test_the_token_needs_no_home(home: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
-    monkeypatch.setattr(before.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(before, "_check_length", lambda below: None)  # pytest's folder is long
     before.prepare(Where())
     token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
-    assert token.is_relative_to(tmp_path) and mode(token) == 0o600 and mode(token.parent) == 0o700
-    before._remove(token.parent, os.getpid())
-    assert not token.parent.exists()
+    assert token == tmp_path / f"ray-{os.getuid()}" / "auth_token", "one for all runs: nothing is left by each"
+    assert mode(token) == 0o600 and mode(token.parent) == 0o700
 
 
 def test_no_place_for_the_token_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", "/proc/none")
-    monkeypatch.setattr(before.tempfile, "mkdtemp", lambda **_: str(Path("/proc/none")))
+    monkeypatch.setattr(before, "_check_folder", lambda: None)
+    monkeypatch.setattr(before, "ray_folder", lambda: Path("/proc/none/s"))
     with pytest.raises(UserError, match=r"no place for its token .No such file or directory.: set HOME or TMPDIR"):
         before.prepare(Where())
 
@@ -234,6 +235,32 @@ def test_a_given_token_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/proc/none")
     before.prepare(Where())
     assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+
+
+def test_old_sessions_of_ray_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(before, "_check_length", lambda below: None)  # pytest's folder is long
+    monkeypatch.setattr(before, "ray_folder", lambda: tmp_path)
+    for name in ("session_1_old", "session_2_new", "session_3_runs"):
+        (tmp_path / name / "logs").mkdir(parents=True)
+        (tmp_path / name / "logs" / "raylet.out").touch()
+    (tmp_path / "session_latest").symlink_to("session_3_runs")
+    past = time.time() - 25 * 3600
+    for path in ("session_1_old", "session_1_old/logs", "session_1_old/logs/raylet.out", "session_3_runs"):
+        os.utime(tmp_path / path, (past, past))
+    before.prepare(Where())
+    assert {path.name for path in tmp_path.iterdir()} == {"session_2_new", "session_3_runs", "session_latest"}
+
+
+def test_an_address_is_a_cluster_unless_it_says_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Where().cluster() is None
+    assert Where(address="head:6379").cluster() == ("head:6379", "where.address")
+    for value in ("local", " local ", ""):
+        monkeypatch.setenv("RAY_ADDRESS", value)
+        assert Where().cluster() is None
+    assert runner._device(Where(device="cpu")) == "cpu", "a changed device is noticed"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert Where().cluster() == ("head:6379", "RAY_ADDRESS")
+    assert runner._device(Where(device="cpu")) == ""
 
 
 def test_a_slow_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,7 +518,7 @@ def test_a_run_without_a_home_finishes(tmp_path: Path) -> None:
     assert "Report of run g" in out
     if found := [line for line in out.splitlines() if "token: " in line]:
         token = Path(found[0].split("token: ")[1].rstrip(")"))
-        assert token.name == "auth_token" and not token.exists(), "it is removed at the end"
+        assert token.name == "auth_token" and mode(token) == 0o600
 
 
 @pytest.mark.long

@@ -212,6 +212,17 @@ def test_a_pipe_or_folder_in_the_place_of_a_file_is_damage(store: TrialStore, at
             assert copy.problems(count) == ([said] if name.endswith(".json") else [])
 
 
+def test_a_damaged_or_lost_state_is_said(store: TrialStore) -> None:
+    assert store.state_problems() == [] == TrialStore(store.folder.parent / "new").state_problems()
+    path = store.folder / "state_003.pt"
+    flip_byte(path)
+    again = "its cycle, and each before it up to one with its state, is computed again"
+    assert store.state_problems() == [f"{path} is damaged: {again}"]
+    path.unlink()
+    assert store.state_problems() == [f"{path} is lost: {again}"]
+    assert store.resume_point()[0] == 3
+
+
 def test_a_lost_cycle_file_is_said(store: TrialStore) -> None:
     path = store.folder / "cycle_001.json"
     path.unlink()

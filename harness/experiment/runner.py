@@ -187,7 +187,7 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
     for unit in left.units:
         stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
         finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
-        notes += stored.problems(finished[-1])
+        notes += [*stored.problems(finished[-1]), *stored.state_problems()]
 
     def begin() -> Display:
         """Write config.yaml and run.json, and return the display; called after all checks for user errors."""
@@ -313,7 +313,7 @@ def changed_rows(
 
 def _device(where: Where) -> str:
     """Return the name of the device that trials run on, as in records, or '' if this process can't know it."""
-    if where.trials == "ray" and (where.address or os.environ.get("RAY_ADDRESS")):
+    if where.trials == "ray" and where.cluster():
         return ""
     import torch
 

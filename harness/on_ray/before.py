@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 import time
@@ -21,25 +21,19 @@ PROBE_SECONDS = 5.0
 """How long a cluster is asked for an answer before Ray is, which would ask for minutes."""
 LONGEST_SOCKET = 107
 """Bytes of the path of a Unix socket."""
+KEPT = 24 * 3600.0
+"""Seconds for which the logs of Ray's earlier sessions are kept."""
 INSTEAD = "or run without Ray: where.trials=in_process"
-
-
-def address(where: Where) -> tuple[str, str] | None:
-    """Return (address of the cluster to join, what names it), or None if a local Ray is to be started."""
-    for name, value in (("where.address", where.address), ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS"))):
-        if value and value.strip():
-            return None if value.strip() == "local" else (value.strip(), name)
-    return None
 
 
 def announcement(where: Where) -> str:
     """Return the line that is printed before a cluster is joined, or ""."""
-    return f"Ray: joining the cluster at {found[0]} ({found[1]})" if (found := address(where)) else ""
+    return f"Ray: joining the cluster at {found[0]} ({found[1]})" if (found := where.cluster()) else ""
 
 
 def prepare(where: Where) -> None:
     """Check what Ray needs, and give it a token: for a local Ray, or if the user has set one. Raises UserError."""
-    if found := address(where):
+    if found := where.cluster():
         if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         if found[1] != "RAY_ADDRESS":
@@ -50,6 +44,7 @@ def prepare(where: Where) -> None:
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     _check_folder()
+    _remove_old_sessions()
     _check_ports()
     if os.environ["RAY_AUTH_MODE"] == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         _give_token()
@@ -57,7 +52,7 @@ def prepare(where: Where) -> None:
 
 def too_slow(where: Where) -> UserError:
     """Return the error for a Ray that has not started, or was not joined, within START_SECONDS."""
-    if found := address(where):
+    if found := where.cluster():
         return UserError(
             f"{found[1]}: the Ray cluster at {found[0]} did not let this run join within {START_SECONDS:.0f} s: see "
             f"whether it works (`ray status`), {_local_instead(found[1])}"
@@ -168,6 +163,14 @@ def _check_folder() -> None:
     _check_length(ray_folder())
 
 
+def _remove_old_sessions() -> None:
+    """Remove what Ray left of earlier runs of this user; a Ray that runs writes to its logs every minute."""
+    for session in ray_folder().glob("session_*_*"):
+        with suppress(OSError):
+            if time.time() - max(path.stat().st_mtime for path in (session, *session.glob("logs/*"))) > KEPT:
+                shutil.rmtree(session, ignore_errors=True)
+
+
 def _check_length(below: Path) -> None:
     """Raise UserError if the paths of Ray's sockets in a folder are longer than the system allows."""
     example = below / f"session_2026-01-31_00-00-00_000000_{os.getpid()}" / "sockets" / "plasma_store"
@@ -195,15 +198,14 @@ def _give_token() -> None:
         _write_token(Path(home) / ".ray" / "auth_token")
     except OSError:
         try:
-            folder = Path(tempfile.mkdtemp(prefix="ray-token-"))
-            _write_token(folder / "auth_token")
+            token = ray_folder().parent / "auth_token"
+            _write_token(token)
         except OSError as error:
             raise UserError(
                 f"Ray can't start: there is no place for its token ({reason(error)}): set HOME or TMPDIR to a folder "
                 f"of your own, {INSTEAD}"
             ) from None
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "auth_token")
-        atexit.register(_remove, folder, os.getpid())
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
 def _write_token(path: Path) -> None:
@@ -221,10 +223,3 @@ def _write_token(path: Path) -> None:
         finally:
             os.unlink(new)  # noqa: PTH108
     path.chmod(0o600)
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # and not a process that was forked from it
-        with suppress(OSError):
-            (folder / "auth_token").unlink()
-            folder.rmdir()

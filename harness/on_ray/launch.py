@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ENDING = 15.0
 """Seconds that Ray's driver may take to end when it is asked to, or when the processes of its trials have died."""
+STALLED = "it stalled, and its process was ended"
 TOO_OFTEN = "its process died more often than where.retries allows"
 
 
@@ -89,6 +90,8 @@ class _Driver:
         self.memory_full = False
         self.dead: list[tuple[float, Unit]] = []
         """When, and which, units ended because their processes died more often than where.retries."""
+        self.stopped: set[int] = set()
+        """The numbers of units that stalled: their processes are killed, and do not die by themselves."""
 
     def run(self, units: list[Unit], where: Where) -> str | None:
         """Run the units; return None, or why the driver ended before them. Raises UserError."""
@@ -100,6 +103,7 @@ class _Driver:
             self.log.touch()
         self.memory_full = False
         self.dead.clear()
+        self.stopped.clear()
         ours, its = get_context("fork").Pipe()
         child: Any = get_context("fork").Process(target=_drive, args=(its, ours, units, self.data, where, self.output))
         with warnings.catch_warnings():
@@ -182,7 +186,11 @@ class _Driver:
                     if event == "dead":
                         self.dead.append((time.monotonic(), units[number]))
                     else:
+                        if event == "retry" and number in self.stopped:
+                            details = {"cause": STALLED}
                         self.display(event, units[number], details)
+                    if event in ("retry", "dead"):
+                        self.stopped.discard(number)
                     if event in ("failed", "dead", "end", "retry"):
                         self.watch.end(number)
                         shown.discard(number)
@@ -205,6 +213,7 @@ class _Driver:
         for found in stalled:
             if found.seconds > where.stalled_after:
                 self.watch.end(found.unit)
+                self.stopped.add(found.unit)
                 shown.discard(found.unit)
                 with suppress(OSError):
                     pipe.send(found)

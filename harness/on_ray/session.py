@@ -51,7 +51,7 @@ def start(where: Where) -> str:
     It may take minutes if a cluster hangs: whoever started this process ends it after ``before.START_SECONDS``.
     """
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if found := before.address(where):
+    if found := where.cluster():
         return _join(*found, common)
     folder = str(before.ray_folder())
     local = {"address": "local", "dashboard_host": "127.0.0.1", "_temp_dir": folder, **common}
@@ -227,7 +227,7 @@ def check(where: Where, units: list[Unit], folder: Path, data: dict[str, LoadedD
     """
     for exclusive in {unit.exclusive for unit in units}:
         resources(where, exclusive, nodes())
-    return node_check.check(units, folder, data) if before.address(where) else []
+    return node_check.check(units, folder, data) if where.cluster() else []
 
 
 def kill(node: str, pid: int) -> None:

@@ -29,7 +29,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -188,9 +188,8 @@ class TrialStore:
         import torch
 
         for cycle, stored in reversed([*enumerate(self._finished())]):
-            for kind in ("state", "selection"):
-                data = _content(path := self._path(kind, cycle, "pt"))
-                if data is not None and _sha256(data) == stored.state:
+            for path, data in self._states(cycle):
+                if _sha256(data) == stored.state:
                     try:
                         # only tensors: a results folder may come from anywhere, and a pickle could run commands
                         return cycle + 1, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -199,6 +198,23 @@ class TrialStore:
                             f"{path}: is no state of a trial: remove it, and its cycle is computed again"
                         ) from None
         return 0, None
+
+    def _states(self, cycle: int) -> Iterator[tuple[Path, bytes]]:
+        """Yield (path, content) of the files that can hold the state after a cycle and are there."""
+        for kind in ("state", "selection"):
+            if (data := _content(path := self._path(kind, cycle, "pt"))) is not None:
+                yield path, data
+
+    def state_problems(self) -> list[str]:
+        """Return a sentence if the state after the last finished cycle is damaged or lost."""
+        finished = self._finished()
+        if not finished:
+            return []
+        states = [*self._states(len(finished) - 1)]
+        if any(_sha256(data) == finished[-1].state for _, data in states):
+            return []
+        path, what = (states[0][0], "damaged") if states else (self._path("state", len(finished) - 1, "pt"), "lost")
+        return [f"{path} is {what}: its cycle, and each before it up to one with its state, is computed again"]
 
     def save_state(self, cycle: int, state: dict[str, Any], late: bool = False) -> str:
         """Write the state after a cycle; return the SHA-256 of the file, for ``commit``.
