@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from harness.checking import run
-from harness.errors import Parser, answered
+from harness.errors import Parser, answered, in_utf8
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -44,4 +44,5 @@ def _check(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    in_utf8()
     sys.exit(main())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
+import io
 import os
 import re
 import signal
@@ -46,11 +48,24 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help lists the options")
 
 
+def in_utf8() -> None:
+    """Start this command again in Python's UTF-8 mode if the locale has another encoding, for example ASCII.
+
+    Names of files, arguments and what Ray is told may hold any characters. Only a command may call this.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
 def answered(work: Callable[[], int]) -> int:
     """Return the exit code of a command line's work, or print its error as one line and return 2 (StorageError: 1).
 
-    If the reader of the output goes away, as ``head`` does, nothing more is printed, and the work goes on.
+    Output never decides over the work: if its reader goes away, as ``head`` does, or there is none, nothing more is
+    printed; what its encoding lacks is written in other characters.
     """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        _open_if_closed(number, name)
     out, err = Lasting(sys.stdout), Lasting(sys.stderr)
     with redirect_stdout(out), redirect_stderr(err):
         try:
@@ -60,11 +75,40 @@ def answered(work: Callable[[], int]) -> int:
             err.flush()
 
 
+def _open_if_closed(number: int, name: str) -> None:
+    """Let a standard stream that the caller has closed lead into nothing; else a file of the run would take its place.
+
+    Files take the lowest number that is free.
+    """
+    try:
+        os.fstat(number)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)
+        setattr(sys, name, open(number, "r+" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
+PLAIN = "harness.plain"
+"""Python's name for ``_plain``."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding lacks, such as that of an ASCII locale, in characters that all have."""
+    assert isinstance(error, UnicodeEncodeError)
+    found = error.object[error.start : error.end]
+    kept = {"±": "+-", "\u2013": "-"}
+    return "".join(kept.get(each) or each.encode("ascii", "backslashreplace").decode() for each in found), error.end
+
+
+codecs.register_error(PLAIN, _plain)
+
+
 class Lasting:
     """A stream that goes on into nothing once nobody reads it any more: a pipe, a terminal, a file on a full disk."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PLAIN)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from harness.checking import listing, run
-from harness.errors import Parser, UserError, answered, did_you_mean
+from harness.errors import Parser, UserError, answered, did_you_mean, in_utf8
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -40,4 +40,5 @@ def _list(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    in_utf8()
     sys.exit(main())

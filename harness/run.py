@@ -15,10 +15,10 @@ from typing import Any
 
 from harness.config.load import load_config
 from harness.config.only import is_override, only
-from harness.errors import Parser, Stopped, answered
+from harness.errors import Parser, Stopped, answered, in_utf8
 from harness.results import lock
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 PATIENCE = 1.0
 """Seconds after the first signal in which another one changes nothing: some tools send it twice."""
 
@@ -157,6 +157,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    in_utf8()
     for number in ENDING:  # schedulers and terminals send them: all end a run in the same way
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants
             signal.signal(number, _stop)

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from harness.config.load import config_path
-from harness.errors import Parser, answered
+from harness.errors import Parser, answered, in_utf8
 from harness.results.manifest import Manifest
 from harness.results.provenance import commit, versions
 from harness.results.store import RunStore
@@ -77,4 +77,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    in_utf8()
     sys.exit(main())

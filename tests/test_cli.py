@@ -936,6 +936,15 @@ def test_failures_with_one_cause_are_grouped() -> None:
     assert display.grouped([shared, other, ran, lc]) == [[shared, ran, lc], [other]]
 
 
+def test_a_dumb_terminal_gets_lines(clock: Any, units: list[Unit], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    output = io.StringIO()
+    monkeypatch.setattr(output, "isatty", lambda: True)
+    show = display.Display(units, output)
+    show("cycle", units[1], cycle(0))
+    assert "c / Ran / seed 0: cycle 0/2" in output.getvalue()
+
+
 def test_the_terminal_gets_a_live_table(clock: Any, units: list[Unit]) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -91,8 +91,14 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.parametrize("trials", ["ray", "in_process"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("trials", "number"),
+    [
+        *((way, each) for way in ("ray", "in_process") for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+        ("ray", signal.SIGUSR1),
+        ("in_process", signal.SIGXCPU),
+    ],
+)
 def test_signals_end_a_run_alike(tmp_path: Path, number: signal.Signals, trials: str) -> None:
     run = Run(tmp_path, f"where.trials={trials}")
     run.wait_for(1)
@@ -150,6 +156,63 @@ def test_output_to_a_full_disk_goes_into_nothing() -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+SHORT = "protocol.cycles=2 recipe.epochs=2 --only method=Ran"
+WAYS = [
+    "--plan",
+    pytest.param("where.trials=in_process", marks=pytest.mark.long),
+    pytest.param("where.trials=ray", marks=[pytest.mark.long, pytest.mark.ray]),
+]
+
+
+def shell(folder: Path, way: str, closing: str = "", **environment: str) -> tuple[int, str, str]:
+    """Return exit code and output of a short run that a shell starts, with names that are not ASCII."""
+    folder /= "日本"
+    folder.mkdir()
+    (folder / "grid.yaml").write_text(f"title: 日本\n{GRID}")
+    arguments = f"{folder / 'grid.yaml'} where.output={folder / 'run'} {SHORT} {way}"
+    ended = subprocess.run(
+        f"{sys.executable} -m harness.run {arguments} {closing}",
+        shell=True,
+        capture_output=True,
+        encoding="latin-1",
+        env={**os.environ, **environment},
+        cwd=ROOT,
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("closing", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(tmp_path: Path, closing: str, way: str) -> None:
+    code, out, err = shell(tmp_path, way, closing)
+    assert (code, err) == (0, ""), out
+    assert bool(out) == (closing == "2>&-")
+    run = tmp_path / "日本" / "run"
+    assert way == "--plan" or (run / "report" / "report.md").exists()
+    assert way == "--plan" or json.loads((run / "run.json").read_text()), "no output has got into a file"
+
+
+ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "title"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, r"\u65e5\u672c"),
+        ({"PYTHONIOENCODING": "latin-1"}, r"\u65e5\u672c"),
+        (ASCII_LOCALE, "日本".encode().decode("latin-1")),
+    ],
+    ids=["ascii", "latin-1", "C"],
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_the_terminal_can_t_show_ends_no_run(
+    tmp_path: Path, environment: dict[str, str], title: str, way: str
+) -> None:
+    code, out, err = shell(tmp_path, way, **environment)
+    assert (code, err) == (0, "") and title in out
+    assert way == "--plan" or ("mean+-std" in out) == (environment.get("PYTHONIOENCODING") == "ascii")
 
 
 def test_a_report_that_can_t_be_written_is_told_although_ray_has_failed(

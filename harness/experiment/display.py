@@ -64,8 +64,10 @@ class Display:
             from rich.console import Console
             from rich.live import Live
 
-            self.live = Live(console=Console(file=output), auto_refresh=False, transient=True)
-            self.live.start()
+            console = Console(file=output)
+            if not console.is_dumb_terminal:  # there, rich shows nothing
+                self.live = Live(console=console, auto_refresh=False, transient=True)
+                self.live.start()
 
     def seconds_left(self) -> float | None:
         """Return the expected seconds until the run ends, from its image passes per second so far; None: too early."""

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import RayLost, StorageError, UserError, died
+from harness.errors import PLAIN, RayLost, StorageError, UserError, died
 from harness.experiment.display import duration
 from harness.experiment.runner import left_to_run
 from harness.on_ray import before
@@ -239,7 +239,7 @@ def _drive(
     """Be Ray's driver: run the units, and tell the parent process all that happens."""
     others.close()
     os.setsid()  # a terminal sends Ctrl-C to the parent only
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # the parent heeds them
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -248,7 +248,10 @@ def _drive(
     with (output / "logs" / "ray.log").open("ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False, buffering=1) for number in (1, 2))  # noqa: SIM115
+    sys.stdout, sys.stderr = (
+        open(number, "w", encoding="utf-8", errors=PLAIN, closefd=False, buffering=1)  # noqa: SIM115
+        for number in (1, 2)
+    )
     code = 1
     try:
         _work(pipe, units, data, where, output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from harness.errors import Parser, answered, expanded
+from harness.errors import Parser, answered, expanded, in_utf8
 from harness.report.write import write
 
 
@@ -25,4 +25,5 @@ def _report(arguments: Sequence[str] | None) -> int:
 
 
 if __name__ == "__main__":
+    in_utf8()
     sys.exit(main())
