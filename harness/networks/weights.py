@@ -35,8 +35,13 @@ def load_weights(network: Network, model: PluginSpec, channels: int) -> None:
         path = str(found.path)
     try:
         digest, read = network_names.sha256(path), _tensors(path)
-    except Exception as error:  # readers raise many kinds of errors for an unknown file
-        raise UserError(f"model.weights: {path!r} can't be read as a file of tensors: {reason(error)}") from None
+    except OSError as error:
+        raise UserError(f"model.weights: {path!r} can't be read: {reason(error)}") from None
+    except Exception:  # readers raise many kinds of errors for an unknown file, and give advice that is unsafe
+        raise UserError(
+            f"model.weights: {path!r} can't be read as a file of tensors: it must be a state_dict, as torch.save or "
+            "safetensors writes it; a file with other objects of Python is not read, because it could run commands"
+        ) from None
     if expected not in (None, digest):
         raise UserError(f"model.weights: {path!r} has changed: its sha256 is {digest}, was {expected}")
     network.weights_source = found.source if found else path
