@@ -345,6 +345,18 @@ def test_a_folder_that_can_not_be_written_to(call: str, tmp_path: Path, monkeypa
     assert holder(tmp_path)["pid"] == os.getpid()
 
 
+def test_a_refused_run_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
+    for name, kept in (("mine", False), ("new", False), ("new/deep", False), ("used", True)):
+        folder = tmp_path / name
+        if name == "mine":
+            folder.mkdir()
+        with pytest.raises(UserError, match="refused"), lock.held(folder):
+            if kept:
+                (folder / "ray.log").touch()
+            raise UserError("refused")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "used"]
+
+
 def test_an_error_leaves_no_lock(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), lock.held(tmp_path):
         _ = 1 / 0

@@ -43,6 +43,8 @@ def prepare(where: Where) -> None:
         return
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # a local GCS that has died does not come back: Ray would wait for it for a minute
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     _check_folder()
     _remove_old_sessions()
     _check_ports()

@@ -63,7 +63,8 @@ def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Ca
         running = [display.units[number] for number in sorted(display.running)]
         limit = max(1, len(running) // 2)
         if driver.memory_full and len(running) == 1:
-            display("failed", running[0], {"failure": f"{cause}, which ran alone"})
+            remedy = "it needs a machine with more memory, or smaller batches"
+            display("failed", running[0], {"failure": f"{cause}, which ran alone: {remedy}"})
         elif driver.memory_full and (where.max_concurrent is None or limit < where.max_concurrent):
             where = where.model_copy(update={"max_concurrent": limit})  # halving ends by itself: it is no try
             display.restart(f"{cause}; Ray is started again, with {limit} of {len(running)} trials at once")

@@ -135,9 +135,12 @@ def check(path: Path) -> None:
 def held(folder: Path, force: bool = False) -> Iterator[None]:
     """Hold the results folder, which is created if it is missing; ``force``: take it from a run that holds it.
 
-    Temporary files that dead processes left there are removed. Raises UserError if another run holds it, or if it can't
+    Temporary files that dead processes left there are removed. After a user error a folder that was created is removed,
+    if it is empty. Raises UserError if another run holds it, or if it can't
     be written to, and LockLost if it was taken over when the block was interrupted.
     """
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    left: list[Path] = []
     lock = _take(folder, force)
     ended = threading.Event()
     renewal = threading.Thread(target=_renew, args=(lock, ended), daemon=True)
@@ -150,11 +153,17 @@ def held(folder: Path, force: bool = False) -> Iterator[None]:
         with suppress(StorageError):
             lock.check()
         raise
+    except UserError:
+        left = missing
+        raise
     finally:
         ended.set()
         renewal.join(HEARTBEAT)
         work_under(None)
         lock.release()
+        for part in left:
+            with suppress(OSError):  # it holds something
+                part.rmdir()
 
 
 def _renew(lock: Lock, ended: threading.Event) -> None:
