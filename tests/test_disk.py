@@ -97,7 +97,9 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "run")
         with pytest.raises(StorageError) as error:
             write_atomically(tmp_path / "run" / "trials" / "x" / "trial.json", b"{}")
-    sentence = "can't be read: No such file or directory; bring its folder back; --resume continues the run"
+    sentence = (
+        "can't be read: No such file or directory; if its folder is moved back, --resume continues the run; if it"
+    )
     assert str(error.value) == f"{tmp_path / 'run'}: {sentence}"
     assert not (tmp_path / "run").exists(), "nothing is written beside what was moved away"
 
@@ -209,7 +211,10 @@ def test_a_folder_that_is_removed_ends_the_run(fresh: Callable[[], Drivers]) -> 
     drivers.disk.hook = hook
     ended = drivers.start(3)
     assert ended.code == 1 and "Not finished: 2 trials" in ended.err
-    assert "; bring its folder back; --resume continues the run" in ended.err.splitlines()[-1]
+    assert (
+        "; if its folder is moved back, --resume continues the run; if it is lost, start the run again"
+        in ended.err.splitlines()[-1]
+    )
     assert not drivers.folder.exists()
     assert drivers.finish(3).code == 0
     assert drivers.results() == expected

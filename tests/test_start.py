@@ -264,7 +264,7 @@ def test_an_address_is_a_cluster_unless_it_says_local(monkeypatch: pytest.Monkey
 
 
 def test_a_slow_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert str(before.too_slow(Where())).startswith("Ray did not start within 60 s: this machine is overloaded")
+    assert str(before.too_slow(Where())).startswith("Ray did not start within 50 s: this machine is overloaded")
     assert "where.address: the Ray cluster at h:1 did not let this run join" in str(
         before.too_slow(Where(address="h:1"))
     )

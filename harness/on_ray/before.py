@@ -15,8 +15,8 @@ from harness.errors import UserError, no_pipe, reason
 from harness.private import private_folder
 from harness.settings import Where
 
-START_SECONDS = 60.0
-"""Ray has started, or was joined, within this time; else the run ends with ``too_slow``."""
+START_SECONDS = 50.0
+"""Ray has started, or was joined, within this time; else the run ends with ``too_slow``, in a minute in all."""
 PROBE_SECONDS = 5.0
 """How long a cluster is asked for an answer before Ray is, which would ask for minutes."""
 LONGEST_SOCKET = 107

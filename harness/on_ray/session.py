@@ -157,7 +157,10 @@ def _why(error: Exception) -> str:
         )
     if "token" in text or "nauthenticated" in text or "UNAUTHENTICATED" in text:
         given = "another token" if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) else "a token"
-        return f"it asks for {given}: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it"
+        return (
+            f"it asks for {given}: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, such as "
+            "~/.ray/auth_token of the user who started it"
+        )
     if "Could not find any running Ray" in text:
         return "no Ray runs on this machine: start it with `ray start --head`, or give HOST:PORT"
     if "resolve node to connect to" in text or "node info" in text:

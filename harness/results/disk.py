@@ -26,7 +26,6 @@ REMEDIES = {
     errno.EROFS: "mount its disk writable",
     errno.EACCES: "allow this user to read and write there",
     errno.EPERM: "allow this user to read and write there",
-    errno.ENOENT: "bring its folder back",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "raise the limit on open files of the machine",
     errno.ENOMEM: "free memory",
@@ -50,9 +49,13 @@ def answering(path: Path, done: str = "written") -> Iterator[None]:
         problem = f"{path}: can't be {done}: {reason(error)}"
         if error.errno in KINDS:
             raise UserError(problem) from error
-        kept = "" if error.errno == errno.ENOENT else "finished cycles are kept, and "
-        remedy = REMEDIES.get(error.errno or 0, FAILING)
-        raise StorageError(f"{problem}; {remedy}; {kept}--resume continues the run") from error
+        if error.errno == errno.ENOENT:
+            remedy = "if its folder is moved back, --resume continues the run; if it is lost, start the run again"
+        else:
+            remedy = (
+                f"{REMEDIES.get(error.errno or 0, FAILING)}; finished cycles are kept, and --resume continues the run"
+            )
+        raise StorageError(f"{problem}; {remedy}") from error
 
 
 def read(path: Path, most: int | None = None) -> bytes:
