@@ -83,7 +83,7 @@ def _open_if_closed(number: int, name: str) -> None:
     try:
         os.fstat(number)
     except OSError:
-        os.open(os.devnull, os.O_RDWR)
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the processes that it starts need one, too
         setattr(sys, name, open(number, "r+" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
@@ -108,7 +108,8 @@ class Lasting:
     def __init__(self, stream: Any) -> None:
         self.stream = stream
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=PLAIN)
+            with self._lasting():  # it flushes
+                stream.reconfigure(errors=PLAIN)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

@@ -15,7 +15,7 @@ Covariance = Literal["diagonal", "full"]
 
 
 BLOCK = 2**24
-"""Numbers of the differences of weights that are in memory at once where classes are batched (64 MiB in float32)."""
+"""Numbers of the differences of weights in one product where classes are batched (64 MiB in float32)."""
 
 
 def _may_loop(tensor: torch.Tensor) -> bool:

@@ -936,8 +936,11 @@ def test_failures_with_one_cause_are_grouped() -> None:
     assert display.grouped([shared, other, ran, lc]) == [[shared, ran, lc], [other]]
 
 
-def test_a_dumb_terminal_gets_lines(clock: Any, units: list[Unit], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
+@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("TTY_COMPATIBLE", "0")])
+def test_a_dumb_terminal_gets_lines(
+    clock: Any, units: list[Unit], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
     output = io.StringIO()
     monkeypatch.setattr(output, "isatty", lambda: True)
     show = display.Display(units, output)
@@ -1071,7 +1074,7 @@ def test_a_gpu_that_is_not_there_is_refused_on_ray(
     write(tmp_path, VALID.replace("dataset: digits", "dataset: {name: digits, limit: 120, test_limit: 40}"))
     assert run.main(["c.yaml", "where.device=cuda", "where.trials=ray"]) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
-    assert not list((tmp_path / "runs" / "c").iterdir()), "nothing is left behind that asks for --resume"
+    assert not (tmp_path / "runs" / "c").exists(), "nothing is left behind that asks for --resume"
 
 
 def test_what_decides_nothing_may_change_between_the_parts_of_a_run(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
         with pytest.raises(StorageError) as error:
             write_atomically(tmp_path / "run" / "trials" / "x" / "trial.json", b"{}")
     sentence = (
-        "can't be read: No such file or directory; if its folder is moved back, --resume continues the run; if it"
+        "can't be read: No such file or directory; if its folder is moved back, --resume continues the run; "
+        "if it is lost, start the run again"
     )
     assert str(error.value) == f"{tmp_path / 'run'}: {sentence}"
     assert not (tmp_path / "run").exists(), "nothing is written beside what was moved away"

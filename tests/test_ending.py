@@ -177,7 +177,7 @@ def shell(folder: Path, way: str, closing: str = "", **environment: str) -> tupl
         shell=True,
         capture_output=True,
         encoding="latin-1",
-        env={**os.environ, **environment},
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | environment,
         cwd=ROOT,
     )
     return ended.returncode, ended.stdout, ended.stderr
@@ -413,6 +413,7 @@ class Shown:
             self.running[self.units.index(unit)] = values
         else:
             self.said.append(f"{event} {unit.name}")
+            self.values = values
             self.failed |= {self.units.index(unit)} if event == "failed" else set()
 
     def restart(self, line: str) -> None:
@@ -458,6 +459,26 @@ def test_a_full_memory_halves_the_trials_down_to_one(driven: Callable[..., Shown
     assert [line.rpartition("; ")[2] for line in said] == [
         f"Ray is started again, with {half} of {2 * half} trials at once" for half in (8, 4, 2, 1)
     ]
+
+
+@pytest.mark.parametrize(
+    ("event", "values"),
+    [
+        ("retry", {"cause": "it stalled, and its process was ended"}),
+        ("dead", {"failure": "it stalled for where.stalled_after seconds, more often than where.retries allows"}),
+    ],
+)
+def test_a_stall_is_told_as_one(
+    event: str, values: dict[str, str], driven: Callable[..., Shown], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(pipe: Any, many: int) -> None:
+        _begin(pipe, many)
+        found = pipe.recv()
+        pipe.send(("event", event, found.unit, {"cause": "its process died"}))
+        pipe.send(("finished",))
+
+    monkeypatch.setattr(Watch, "stalled", lambda self, longer_than: [beats.Stalled(3, "node", 1, 99.0)])
+    assert driven(act, Where(retries=0, stalled_after=2.0)).values == values
 
 
 def test_a_unit_that_failed_is_not_run_again_but_another_of_its_name_is(driven: Callable[..., Shown]) -> None:

@@ -346,7 +346,7 @@ def test_a_folder_that_can_not_be_written_to(call: str, tmp_path: Path, monkeypa
 
 
 def test_a_refused_run_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
-    for name, kept in (("mine", False), ("new", False), ("new/deep", False), ("used", True)):
+    for name, kept in (("mine", False), ("new", False), ("used", True)):
         folder = tmp_path / name
         if name == "mine":
             folder.mkdir()
@@ -355,6 +355,8 @@ def test_a_refused_run_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
                 (folder / "ray.log").touch()
             raise UserError("refused")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "used"]
+    with pytest.raises(UserError, match="can't be written to: File name too long"), lock.held(tmp_path / ("a" * 300)):
+        pass
 
 
 def test_an_error_leaves_no_lock(tmp_path: Path) -> None:

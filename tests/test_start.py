@@ -243,12 +243,17 @@ def test_old_sessions_of_ray_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for name in ("session_1_old", "session_2_new", "session_3_runs"):
         (tmp_path / name / "logs").mkdir(parents=True)
         (tmp_path / name / "logs" / "raylet.out").touch()
-    (tmp_path / "session_latest").symlink_to("session_3_runs")
+    stopped = tmp_path / f"session_4_{os.getpid()}"
+    shutil.copytree(tmp_path / "session_1_old", stopped)
+    (tmp_path / "session_1_old" / "logs" / "link").symlink_to("nowhere")
+    (tmp_path / "session_latest").symlink_to("session_1_old")
     past = time.time() - 25 * 3600
-    for path in ("session_1_old", "session_1_old/logs", "session_1_old/logs/raylet.out", "session_3_runs"):
+    for path in [*tmp_path.rglob("*_old*"), *stopped.rglob("*"), stopped, *tmp_path.glob("session_1_old/logs/**/*")]:
+        os.utime(path, (past, past), follow_symlinks=False)
+    for path in ("session_1_old/logs", "session_3_runs"):
         os.utime(tmp_path / path, (past, past))
     before.prepare(Where())
-    assert {path.name for path in tmp_path.iterdir()} == {"session_2_new", "session_3_runs", "session_latest"}
+    assert {path.name for path in tmp_path.iterdir()} == {"session_2_new", "session_3_runs", stopped.name}
 
 
 def test_an_address_is_a_cluster_unless_it_says_local(monkeypatch: pytest.MonkeyPatch) -> None:

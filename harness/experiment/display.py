@@ -65,7 +65,7 @@ class Display:
             from rich.live import Live
 
             console = Console(file=output)
-            if not console.is_dumb_terminal:  # there, rich shows nothing
+            if console.is_terminal and not console.is_dumb_terminal:  # else rich shows nothing
                 self.live = Live(console=console, auto_refresh=False, transient=True)
                 self.live.start()
 

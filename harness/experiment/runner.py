@@ -183,11 +183,14 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
                 )
             notes += changed
     notes += lost(benchmark)
+    asked = {key: len(suite.labelled) for suite in (earlier.suites if earlier else []) for key in suite.trials}
     finished = []
     for unit in left.units:
         stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
         finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
-        notes += [*stored.problems(finished[-1]), *stored.state_problems()]
+        notes += stored.problems(finished[-1])
+        if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: one of a run's few, whose states are large
+            notes += stored.state_problems()
 
     def begin() -> Display:
         """Write config.yaml and run.json, and return the display; called after all checks for user errors."""

@@ -35,7 +35,7 @@ def load_weights(network: Network, model: PluginSpec, channels: int) -> None:
         path = str(found.path)
     try:
         digest, read = network_names.sha256(path), _tensors(path)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise UserError(f"model.weights: {path!r} can't be read: {reason(error)}") from None
     except Exception:  # readers raise many kinds of errors for an unknown file, and give advice that is unsafe
         raise UserError(

@@ -43,8 +43,6 @@ def prepare(where: Where) -> None:
         return
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    # a local GCS that has died does not come back: Ray would wait for it for a minute
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     _check_folder()
     _remove_old_sessions()
     _check_ports()
@@ -166,11 +164,20 @@ def _check_folder() -> None:
 
 
 def _remove_old_sessions() -> None:
-    """Remove what Ray left of earlier runs of this user; a Ray that runs writes to its logs every minute."""
+    """Remove what Ray left of earlier runs of this user.
+
+    A Ray that runs writes to its logs every minute, unless it is stopped; the name ends in the id of its process, which
+    may be one of another container.
+    """
     for session in ray_folder().glob("session_*_*"):
         with suppress(OSError):
-            if time.time() - max(path.stat().st_mtime for path in (session, *session.glob("logs/*"))) > KEPT:
+            written = max(path.lstat().st_mtime for path in (session, *session.glob("logs/*")))
+            if time.time() - written > KEPT and not Path("/proc", session.name.rpartition("_")[2]).exists():
                 shutil.rmtree(session, ignore_errors=True)
+    latest = ray_folder() / "session_latest"
+    with suppress(OSError):
+        if latest.is_symlink() and not latest.exists():  # Ray would leave it
+            latest.unlink()
 
 
 def _check_length(below: Path) -> None:

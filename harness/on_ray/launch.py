@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 ENDING = 15.0
 """Seconds that Ray's driver may take to end when it is asked to, or when the processes of its trials have died."""
+HEEDED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Signals that the process that started the driver heeds for it."""
 STALLED = "it stalled, and its process was ended"
+STALLED_TOO_OFTEN = "it stalled for where.stalled_after seconds, more often than where.retries allows"
 TOO_OFTEN = "its process died more often than where.retries allows"
 
 
@@ -89,8 +92,8 @@ class _Driver:
         self.watch = Watch(self.output / "ray" / "beats")
         self.display: Display | None = None
         self.memory_full = False
-        self.dead: list[tuple[float, Unit]] = []
-        """When, and which, units ended because their processes died more often than where.retries."""
+        self.dead: list[tuple[float, Unit, str]] = []
+        """When, which and why units ended: their processes died, or stalled, more often than where.retries."""
         self.stopped: set[int] = set()
         """The numbers of units that stalled: their processes are killed, and do not die by themselves."""
 
@@ -185,7 +188,8 @@ class _Driver:
                     if event == "refused":
                         raise StorageError(details["refusal"])
                     if event == "dead":
-                        self.dead.append((time.monotonic(), units[number]))
+                        why = STALLED_TOO_OFTEN if number in self.stopped else TOO_OFTEN
+                        self.dead.append((time.monotonic(), units[number], why))
                     else:
                         if event == "retry" and number in self.stopped:
                             details = {"cause": STALLED}
@@ -201,9 +205,9 @@ class _Driver:
     def _release(self, after: float) -> None:
         """Show the units whose processes died too often, once it is clear that Ray itself has not died with them."""
         while self.dead and time.monotonic() - self.dead[0][0] >= after:
-            unit = self.dead.pop(0)[1]
+            _, unit, why = self.dead.pop(0)
             assert self.display is not None
-            self.display("failed", unit, {"failure": TOO_OFTEN})
+            self.display("failed", unit, {"failure": why})
 
     def _look(self, pipe: Connection, units: list[Unit], where: Where, shown: set[int]) -> None:
         """Show units without progress, and later let the driver kill their processes: Tune then restarts them."""
@@ -240,7 +244,7 @@ def _drive(
     """Be Ray's driver: run the units, and tell the parent process all that happens."""
     others.close()
     os.setsid()  # a terminal sends Ctrl-C to the parent only
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # the parent heeds them
+    for number in HEEDED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()

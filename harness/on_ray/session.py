@@ -53,6 +53,8 @@ def start(where: Where) -> str:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if found := where.cluster():
         return _join(*found, common)
+    # a local GCS that has died does not come back: Ray would wait for it for a minute
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     folder = str(before.ray_folder())
     local = {"address": "local", "dashboard_host": "127.0.0.1", "_temp_dir": folder, **common}
     missing = ""

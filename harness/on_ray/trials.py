@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,7 @@ class _Listen(tune.Callback):
         self.listener(event, self.units[trial.config["unit"]], values)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Tune would end as if all were done
         self._notify("start", trial, {})
 
     def on_trial_result(

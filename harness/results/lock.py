@@ -139,8 +139,7 @@ def held(folder: Path, force: bool = False) -> Iterator[None]:
     if it is empty. Raises UserError if another run holds it, or if it can't
     be written to, and LockLost if it was taken over when the block was interrupted.
     """
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    left: list[Path] = []
+    new, refused = not _there(folder), False
     lock = _take(folder, force)
     ended = threading.Event()
     renewal = threading.Thread(target=_renew, args=(lock, ended), daemon=True)
@@ -154,16 +153,23 @@ def held(folder: Path, force: bool = False) -> Iterator[None]:
             lock.check()
         raise
     except UserError:
-        left = missing
+        refused = True
         raise
     finally:
         ended.set()
         renewal.join(HEARTBEAT)
         work_under(None)
         lock.release()
-        for part in left:
+        if new and refused:
             with suppress(OSError):  # it holds something
-                part.rmdir()
+                folder.rmdir()
+
+
+def _there(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except OSError:  # a name that is too long, for example: _take says so
+        return False
 
 
 def _renew(lock: Lock, ended: threading.Event) -> None:
