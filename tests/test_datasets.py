@@ -433,7 +433,10 @@ def test_image_folder_crops_the_middle(tmp_path: Path) -> None:
     data = make("image_folder", tmp_path, folder=".", image_size=20).load()
     wide = Image.fromarray(image).resize((40, 20), Image.Resampling.BILINEAR).crop((10, 0, 30, 20))
     assert (data.train_images[1] == np.asarray(wide)).all()
-    assert (data.train_images[0] == data.train_images[1].transpose(1, 0, 2)).all()
+    one, other = data.train_images[:2].astype(int)
+    assert abs(one - other.transpose(1, 0, 2)).max() <= 1, (
+        "Pillow's kernels of rows and of columns may round differently"
+    )
 
 
 def test_a_constant_channel_can_be_normalised() -> None:

@@ -139,8 +139,8 @@ def latex(shown: pd.DataFrame, caption: str, label: str) -> str:
 
 
 def wrapped(text: str, width: int = WIDTH) -> str:
-    """Return text in lines of at most ``width`` columns."""
-    return fill(text, width, break_on_hyphens=False)
+    """Return text in lines of at most ``width`` columns; a longer word, such as a path, stays whole."""
+    return fill(text, width, break_on_hyphens=False, break_long_words=False)
 
 
 def terminal_width() -> int:
