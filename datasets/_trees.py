@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from harness.data import pixels, remembered
 from harness.data.dataset import balanced
 from harness.data.pixels import FORMATS
-from harness.errors import BadFile, DataMissing, readable
+from harness.errors import BadFile, DataMissing, gathered, readable
 
 from ._listing import Listing, counted, extra_folders, folders, inside, is_folder, listed, loose
 
@@ -148,13 +149,13 @@ def read_tree(
             f"{folder / train[0]} has one class only, {classes[0]!r}: a classifier needs at least two; put the images "
             "of each class into a folder of its own"
         )
+    found = gathered(partial(_of_classes, folder / name, suffixes, classes) for name in (*train, *test))
     splits: list[Any] = []
     notes = []
     for names in (train, test):
         by_class: list[list[Path]] = [[] for _ in classes]
         for name in names:
-            part = folder / name
-            listings = _of_classes(part, suffixes, classes)
+            part, listings = folder / name, found.pop(0)
             together = Listing([], loose(part))
             for paths, listing in zip(by_class, listings, strict=True):
                 paths += listing.paths
@@ -172,17 +173,21 @@ def read_tree(
 def _of_classes(part: Path, suffixes: Collection[str], classes: tuple[str, ...]) -> list[Listing]:
     """List the images of each class of a split. Raises DataMissing if it has other classes, or one without images."""
     present = class_names(part)
+    problems = []
     if unknown := sorted(set(present) - set(classes)):
-        raise DataMissing(f"{part} has the unknown class {unknown[0]!r}; the classes are {_some(classes)}")
+        what = "class" if len(unknown) == 1 else "classes"
+        problems.append(f"{part} has the unknown {what} {_some(unknown)}; the classes are {_some(classes)}")
     if lacking := sorted(set(classes) - set(present)):
-        raise DataMissing(f"{part} lacks the class {lacking[0]!r}; put its images in {part / lacking[0]}")
-    listings = []
-    for name in classes:
-        listings.append(listing := listed(part / name, suffixes))
-        if not listing.paths:
+        what = "class" if len(lacking) == 1 else "classes"
+        problems.append(f"{part} lacks the {what} {_some(lacking)}; put images of each in a folder of its name there")
+    listings = [listed(part / name, suffixes) if name in present else Listing() for name in classes]
+    for name, listing in zip(classes, listings, strict=True):
+        if name in present and not listing.paths:
             allowed = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
             there = f"; what is there is not read: {listing.kinds}" if listing.left_out else ""
-            raise DataMissing(f"{part / name} has no image; put at least one there ({allowed}){there}")
+            problems.append(f"{part / name} has no image; put at least one there ({allowed}){there}")
+    if problems:
+        raise DataMissing("; ".join(problems))
     return listings
 
 
@@ -192,8 +197,8 @@ def _other_names(folder: Path, key: str, known: set[str]) -> str:
     return f"; it has {', '.join(f'{name}/' for name in others[:5])}: set {key}: [{others[0]}]" if others else ""
 
 
-def _some(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+def _some(classes: Sequence[str]) -> str:
+    return ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
 
 
 def decode(splits: Sequence[Sequence[Path]], size: int, resize: bool, more: str = "") -> list[NDArray[np.uint8]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from harness.data import pixels
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, spaced
 from harness.data.files import IGNORED, MOST_CLASSES, MULTIPLE, UNKNOWN, Files, common_size
 from harness.data.pixels import FORMATS
-from harness.errors import BadFile, DataMissing, expanded, reason
+from harness.errors import BadFile, DataMissing, expanded, gathered, reason
 from harness.settings import LONGEST_LIST, LONGEST_NAME, Pixel, Side, Spread
 
 from ._listing import Listing, counted, entries, inside, is_folder, is_system, listed, splits_differ
@@ -203,17 +203,19 @@ class SegmentationFolder(Dataset):
     def _splits(self) -> tuple[Pairs, Pairs]:
         settings = self.settings
         self._notes: list[str] = []
-        return self._pairs(settings.train, settings.limit), self._pairs(settings.test, settings.test_limit)
+        parts = (settings.train, settings.limit), (settings.test, settings.test_limit)
+        train, test = gathered(partial(self._pairs, *part) for part in parts)
+        return train, test
 
     def _pairs(self, splits: Sequence[str], limit: int | None) -> Pairs:
         """List the images of the splits that are used, and their label maps. Notes what is left out.
 
         None is opened, except to find unreadable ones, if they are to be left out.
         """
-        parts = [self._of_split(split) for split in splits]
+        parts = gathered(partial(self._of_split, split) for split in splits)
         pairs = Pairs([p for part in parts for p in part.images], [p for part in parts for p in part.labels])
         if twice := [path for path, count in Counter(pairs.images).items() if count > 1]:
-            raise DataMissing(f"{twice[0]} is in more than one of the splits {', '.join(splits)}")
+            raise DataMissing(f"in more than one of the splits {', '.join(splits)}: {pixels.some([*map(str, twice)])}")
         if self.settings.skip_unreadable:
             reasons = pairs.unreadable()
             if bad := [reason for reason in reasons if reason]:
@@ -247,11 +249,12 @@ class SegmentationFolder(Dataset):
         images = found.paths if settings.lists is None else self._from_list(split, folder, found)
         names = [str(path.relative_to(folder).with_suffix("")) + settings.label_suffix for path in images]
         used = [exact.get(name) or any_case.get(name.lower()) or labels / name for name in names]
-        for image, label in zip(images, used, strict=True):
-            if (other := first.setdefault(label, image)) is not image:
-                raise DataMissing(
-                    f"{other} and {image.name} have the same label map, {label}: remove one of the images"
-                )
+        if shared := [
+            f"{other} and {image.name} have the same label map, {label}: remove one of the images"
+            for image, label in zip(images, used, strict=True)
+            if (other := first.setdefault(label, image)) is not image
+        ]:
+            raise DataMissing(pixels.some(shared))
         if settings.lists is None:
             self._note(found, settings.images.replace(SPLIT, split))
             maps.left_out.update({"without an image": len({*maps.paths} - {*used})})
@@ -303,15 +306,16 @@ class SegmentationFolder(Dataset):
         ]:
             raise DataMissing(f"{path} names images that are not there: {pixels.some(absent)}")
         named: dict[Path, str] = {}
+        problems = []
         for name, fits in zip(names, fitting, strict=True):
             if len(fits) > 1:
-                raise DataMissing(
-                    f"{path} names {name!r}, which is {' or '.join(p.name for p in fits)}: add the suffix"
-                )
-            if (before := named.get(fits[0])) is not None:
-                as_before = "" if before == name else f", before as {before!r}"
-                raise DataMissing(f"{path} names {name!r} twice{as_before}")
-            named[fits[0]] = name
+                problems.append(f"names {name!r}, which is {' or '.join(p.name for p in fits)}: add the suffix")
+            elif (before := named.get(fits[0])) is not None:
+                problems.append(f"names {name!r} twice{'' if before == name else f', before as {before!r}'}")
+            else:
+                named[fits[0]] = name
+        if problems:
+            raise DataMissing(f"{path} {pixels.some(problems)}")
         self._notes.append(f"{path.name}: {len(names)} of the {counted(len(found.paths), 'image')} in {folder.name}/")
         return list(named)
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+
+Result = TypeVar("Result")
 
 
 class UserError(Exception):
@@ -38,6 +40,19 @@ class StorageError(Exception):
 
 class BadFile(DataMissing):
     """One file that can't be used. The message starts with its path."""
+
+
+def gathered(works: Iterable[Callable[[], Result]]) -> list[Result]:
+    """Return what functions return. Raises one DataMissing with the sentences of all that raise it."""
+    found, problems = [], dict[str, None]()
+    for work in works:
+        try:
+            found.append(work())
+        except DataMissing as problem:
+            problems[str(problem)] = None
+    if problems:
+        raise DataMissing("; ".join(problems))
+    return found
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -934,6 +935,39 @@ def test_failures_with_one_cause_are_grouped() -> None:
         display.Failure("BALD", "it raises y; the traceback is in logs/b.log"),
     )
     assert display.grouped([shared, other, ran, lc]) == [[shared, ran, lc], [other]]
+
+
+def test_every_suite_whose_data_is_bad_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        for part in ("train", "test"):
+            for each in ("one", "two"):
+                (tmp_path / "data" / name / part / each).mkdir(parents=True)
+                (tmp_path / "data" / name / part / each / "0.png").write_text("no image")
+    (tmp_path / "c.yaml").write_text("""
+model: {name: resnet_small, width: 4}
+recipe: {epochs: 1}
+protocol: {initial: 2, budget: 1, cycles: 1, start: warm}
+methods: {Ran: random}
+seeds: [0]
+suites:
+  first: {dataset: {name: image_folder, folder: a, image_size: 8}}
+  second: {dataset: {name: image_folder, folder: b, image_size: 8}}
+  third: {dataset: {name: image_folder, folder: c, image_size: 8}}
+""")
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["c.yaml", "where.trials=in_process"]) == 2
+    assert capsys.readouterr().err.startswith("error: suite third: there is no folder ")
+    shutil.rmtree(tmp_path / "data" / "a")
+    assert run.main(["c.yaml", "where.trials=in_process"]) == 2
+    sentence = capsys.readouterr().err
+    assert "suite first: there is no folder" in sentence and "suite third: there is no folder" in sentence
+    shutil.copytree(tmp_path / "data" / "b", tmp_path / "data" / "a")
+    shutil.copytree(tmp_path / "data" / "b", tmp_path / "data" / "c")
+    assert run.main(["c.yaml", "where.trials=in_process"]) == 2
+    sentence = capsys.readouterr().err
+    assert all(f"suite {name}: 4 of 4 files can't be used" in sentence for name in ("first", "second", "third"))
 
 
 @pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("TTY_COMPATIBLE", "0")])

@@ -996,17 +996,31 @@ def test_34_list_files_of_pascal_voc(tmp_path: Path) -> None:
     assert dataset.load().fingerprint == before
     assert dataset.info().notes == tuple(f"{s}.txt: 5 of the 10 images in JPEGImages/" for s in ("train", "test"))
     listed = root / "ImageSets" / "Segmentation" / "train.txt"
+    Image.open(root / "JPEGImages" / "train_002.jpg").save(root / "JPEGImages" / "1.jpg")  # Python has one "1" only
     for text, problem in (
         ("train_000\nnone\nnever.jpg\n", "names images that are not there: 'none' is not in"),
         ("train_000\n\ntrain_000\n", "names 'train_000' twice"),
         ("train_000\ntrain_000.jpg\n", "names 'train_000.jpg' twice, before as 'train_000'"),
+        (
+            "1\n1\ntrain_000\ntrain_001\ntrain_001\ntrain_000",
+            "names '1' twice; names 'train_001' twice; names 'train_000",
+        ),
         ("\n", "train.txt is empty"),
     ):
         listed.write_text(text)
         refuses(own(root, **voc).info, problem)
+    other_list = listed.with_name("test.txt")
+    kept = other_list.read_text()
+    listed.write_text("none\n")
+    other_list.write_text("never\n")
+    refuses(own(root, **voc).info, "train.txt names images", "'none' is not in", "test.txt names", "'never' is not in")
+    other_list.write_text(kept)
     listed.write_text("train_000\ntrain_001\n")
     (listed.parent / "val.txt").write_text("train_001.jpg\n")
-    refuses(own(root, **voc, train=["train", "val"]).info, "train_001.jpg is in more than one of the splits train, val")
+    refuses(
+        own(root, **voc, train=["train", "val"]).info,
+        f"in more than one of the splits train, val: {root / 'JPEGImages' / 'train_001.jpg'}",
+    )
     other = root / "JPEGImages" / "train_001.png"
     Image.open(other.with_suffix(".jpg")).save(other)
     refuses(own(root, **voc).info, "names 'train_001', which is train_001.jpg or train_001.png: add the suffix")

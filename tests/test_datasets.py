@@ -371,7 +371,7 @@ def test_a_foreign_tree_is_not_cifar(tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match="CIFAR-10 is not in"):
         make("cifar10", tmp_path).info()
     write_tree(tmp_path / "cifar10", ["cat", "dog"])
-    with pytest.raises(DataMissing, match="lacks the class 'airplane'"):
+    with pytest.raises(DataMissing, match="lacks the classes 'airplane', 'automobile'"):
         make("cifar10", tmp_path).info()
     write_tree(tmp_path / "cifar10", [*cifar.CIFAR10.classes, "zebra"])
     with pytest.raises(DataMissing, match="unknown class 'zebra'"):
@@ -422,6 +422,25 @@ def test_image_folder(tmp_path: Path, relative: bool) -> None:
     assert abs(data.train_images[0].astype(int) - 200).max() <= 1 and (data.train_images[-1] == 100).all()
     scaled = data.train_images / 255
     assert data.mean == pytest.approx(scaled.mean((0, 1, 2))) and data.std == pytest.approx(scaled.std((0, 1, 2)))
+
+
+def test_all_that_is_wrong_with_the_classes_is_told_at_once(tmp_path: Path) -> None:
+    write_tree(tmp_path / "mine", ["ant", "bee", "wasp"])
+    for part, name in (("train", "bee"), ("train", "wasp"), ("test", "ant")):
+        for path in (tmp_path / "mine" / part / name).iterdir():
+            path.unlink()
+    shutil.move(tmp_path / "mine" / "test" / "bee", tmp_path / "mine" / "test" / "moth")
+    with pytest.raises(DataMissing) as caught:
+        make("image_folder", tmp_path, folder="mine", image_size=8).info()
+    train, test = tmp_path / "mine" / "train", tmp_path / "mine" / "test"
+    words = str(caught.value).split("; ")
+    assert [word for word in words if "put" not in word and "the classes" not in word] == [
+        f"{train / 'bee'} has no image",
+        f"{train / 'wasp'} has no image",
+        f"{test} has the unknown class 'moth'",
+        f"{test} lacks the class 'bee'",
+        f"{test / 'ant'} has no image",
+    ]
 
 
 def test_image_folder_crops_the_middle(tmp_path: Path) -> None:

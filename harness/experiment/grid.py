@@ -73,14 +73,15 @@ class Grid:
 def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, finished: Container[str] = ()) -> Grid:
     """Check the data of every suite and return the grid.
 
-    ``fetch``: also download missing data, where that is allowed. Raises UserError (DataMissing for data) for the first
-    suite that can't run. A suite whose data is missing is skipped instead if it is optional, or if ``planning``.
-    ``finished``: names of suites whose data will not be loaded.
+    ``fetch``: also download missing data, where that is allowed. Raises UserError for the first suite that can't run,
+    and DataMissing, which names every suite whose data is not there. Such a suite is skipped instead if it is optional,
+    or if ``planning``. ``finished``: names of suites whose data will not be loaded.
     """
     info: dict[str, DatasetInfo] = {}
     skipped: dict[str, str] = {}
     checked: dict[str, DatasetInfo] = {}  # suites with the same dataset share the check, which computes checksums
     held: dict[str, int] = {}  # and the arrays
+    refused = []
     for suite in benchmark.suites:
         data = json.dumps(suite.dataset.written(), sort_keys=True)
         try:
@@ -96,11 +97,13 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
                 held[data] = checked[data].in_memory
         except DataMissing as missing:
             if not (suite.optional or planning):
-                raise DataMissing(f"suite {suite.name}: {missing}") from None
+                refused.append(f"suite {suite.name}: {missing}")
             skipped[suite.name] = str(missing)
             continue
         info[suite.name] = checked[data]
         check_fits(suite, info[suite.name])
+    if refused:
+        raise DataMissing("; ".join(refused))
     running = [suite for suite in benchmark.suites if suite.name not in skipped]
     groups: dict[str, list[str]] = defaultdict(list)
     trials: dict[str, tuple[Suite, str, Trial]] = {}

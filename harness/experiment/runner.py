@@ -8,14 +8,15 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Protocol
 
 from harness import registry
-from harness.config.suite import Benchmark
+from harness.config.suite import Benchmark, Suite
 from harness.data import dataset
-from harness.errors import DataMissing, RayLost, StorageError, UserError
+from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, manifest
@@ -48,20 +49,21 @@ class OnRay(Protocol):
 
 def _load(benchmark: Benchmark, grid: Grid) -> dict[str, LoadedData]:
     """Return the loaded data by suite, for suites with units; suites with the same dataset share one copy."""
-    loaded: dict[str, LoadedData] = {}
-    by_suite = {}
+    by_dataset: dict[str, list[Suite]] = defaultdict(list)
     for suite in benchmark.suites:
-        if all(unit.suite != suite.name for unit in grid.units):
-            continue
-        key = json.dumps(suite.dataset.written(), sort_keys=True)
-        if key not in loaded:
-            try:
-                loaded[key] = dataset.loaded(suite.open_dataset(benchmark.where), grid.info[suite.name])
-            except DataMissing as problem:
-                raise DataMissing(f"suite {suite.name}: {problem}") from None
-            _ = loaded[key].fingerprint  # computed once, here, and then pickled with the data
-        by_suite[suite.name] = loaded[key]
-    return by_suite
+        if any(unit.suite == suite.name for unit in grid.units):
+            by_dataset[json.dumps(suite.dataset.written(), sort_keys=True)].append(suite)
+
+    def load(suite: Suite) -> LoadedData:
+        try:
+            data = dataset.loaded(suite.open_dataset(benchmark.where), grid.info[suite.name])
+        except DataMissing as problem:
+            raise DataMissing(f"suite {suite.name}: {problem}") from None
+        _ = data.fingerprint  # computed once, here, and then pickled with the data
+        return data
+
+    loaded = gathered(partial(load, suites[0]) for suites in by_dataset.values())
+    return {suite.name: data for suites, data in zip(by_dataset.values(), loaded, strict=True) for suite in suites}
 
 
 def _run_in_process(
