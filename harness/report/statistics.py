@@ -1,0 +1,226 @@
+"""Exact tests on the differences of seeds, and what a number of seeds can and can't show.
+
+Two methods of a suite share their seeds: initial set, initial weights and order of the data. Their differences by seed
+are therefore tested, not their means. All tests are permutation tests, exact at any number of seeds: under the
+hypothesis that two methods do not differ, the sign of each difference is a fair coin (Fisher 1935, The Design of
+Experiments, section 21). No test chooses itself by looking at the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import combinations, product
+from math import comb, inf, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LEVEL = 0.05
+POWER = 0.8
+"""The probability with which a difference is to be found, in what is said before a run."""
+MOST = 10_000
+"""Seeds beyond which none is said to be needed."""
+FEW = 12
+SIMULATED = 4000
+SPLITS = 10**6
+TIES = 1e-9
+"""Relative tolerance in which sums count as equal: their rounding differs by the order of the terms."""
+
+
+def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sums [2^n] of all signs of values [n]."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums - value, sums + value])
+    return sums
+
+
+def _share_above(values: NDArray[np.float64], bound: float) -> float:
+    """Return the share of all signs of values [n] whose sum is at least a bound.
+
+    The sums of both halves are sorted, so that 2^(n/2) numbers are held instead of 2^n.
+    """
+    one, other = _sums(values[: len(values) // 2]), np.sort(_sums(values[len(values) // 2 :]))
+    return float((len(other) - np.searchsorted(other, bound - one)).sum() / (len(one) * len(other)))
+
+
+def p_greater(differences: ArrayLike) -> float:
+    """Return the exact one-sided p that the mean of differences [n] is not above 0: the share of signs as extreme.
+
+    p is 1 without differences. n may be up to 40.
+    """
+    values = np.asarray(differences, np.float64)
+    if not len(values):
+        return 1.0
+    return _share_above(np.abs(values), values.sum() - TIES * np.abs(values).sum())
+
+
+def p_differ(differences: ArrayLike) -> float:
+    """Return the exact two-sided p that the mean of differences [n] is 0."""
+    values = np.asarray(differences, np.float64)
+    sums = abs(values.sum())
+    if sums <= TIES * np.abs(values).sum():
+        return 1.0
+    return min(1.0, 2 * _share_above(np.abs(values), sums - TIES * np.abs(values).sum()))
+
+
+def p_stratified(strata: Sequence[ArrayLike]) -> float:
+    """Return the exact two-sided p that the mean over suites of their mean differences is 0.
+
+    The signs of all seeds of all suites are independent, so that many suites can show what three seeds of one can't.
+    """
+    values = [np.asarray(stratum, np.float64) for stratum in strata]
+    return p_differ(np.concatenate([each / len(each) for each in values if len(each)] or [np.zeros(0)]))
+
+
+def p_two_samples(one: ArrayLike, other: ArrayLike) -> float:
+    """Return the exact two-sided p that two independent samples have the same mean.
+
+    It is the share of all ways to split the values whose means differ as much; of 100 000 random ways if there are more
+    than SPLITS. Published trials share no seeds with ours, so that their differences by seed mean nothing.
+    """
+    ours, theirs = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if not len(ours) or not len(theirs):
+        return 1.0
+    both, size = np.concatenate([ours, theirs]), len(ours)
+    if comb(len(both), size) > SPLITS:
+        random = np.random.default_rng(0)
+        chosen = np.stack([random.permutation(len(both))[:size] for _ in range(100_000)])
+        chosen = np.concatenate([np.arange(size)[None], chosen])  # as it is, so that p is never 0
+    else:
+        chosen = np.array([*combinations(range(len(both)), size)])
+    sums = both[chosen].sum(1)
+    means = sums / size, (both.sum() - sums) / len(theirs)
+    found = abs(ours.mean() - theirs.mean())
+    return float((np.abs(means[0] - means[1]) >= found - TIES * np.abs(both).max()).mean())
+
+
+def p_equal(differences: ArrayLike, margin: float) -> float:
+    """Return the p that the mean of differences [n] is not within a margin: the larger of two one-sided tests.
+
+    Raises ValueError for a margin that is not positive.
+    """
+    if not margin > 0:
+        raise ValueError(f"a margin must be positive, got {margin}")
+    values = np.asarray(differences, np.float64)
+    return max(p_greater(margin - values), p_greater(margin + values))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm (1979): each is at most a level if the step-down procedure rejects at it."""
+    adjusted, highest = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def smallest_p(seeds: int) -> float:
+    """Return the smallest two-sided p that differences of so many seeds can have: all have one sign."""
+    return min(1.0, 2.0 ** (1 - seeds))
+
+
+def seeds_for(level: float) -> int:
+    """Return the fewest seeds whose differences can have a two-sided p of at most a level."""
+    seeds = 1
+    while smallest_p(seeds) > level:
+        seeds += 1
+    return seeds
+
+
+@cache
+def _power_curve(seeds: int, level: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (true differences in units of their sd, the probability that the exact test finds each), by simulation."""
+    signs = np.array([*product([-1.0, 1.0], repeat=seeds - 1)])
+    signs = np.concatenate([np.ones((len(signs), 1)), signs], 1)  # of both signs of a sum, one
+    noise = np.random.default_rng(0).standard_normal((SIMULATED, seeds))
+    shifts = np.linspace(0, 6, 61)
+    found = []
+    for shift in shifts:
+        sums = np.abs((noise + shift) @ signs.T)
+        as_extreme = sums >= np.abs((noise + shift).sum(1, keepdims=True)) * (1 - TIES)
+        found.append((as_extreme.mean(1) <= level * (1 + TIES)).mean())
+    return shifts, np.array(found)
+
+
+def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> float:
+    """Return the probability that the exact test finds a true difference, if differences have a normal distribution.
+
+    ``sd`` is that of the differences. Up to FEW seeds it is simulated; of more seeds it is the power of the paired
+    t-test, which the exact test comes close to.
+    """
+    from scipy.stats import nct, t
+
+    if smallest_p(seeds) > level:
+        return 0.0
+    if sd == 0:
+        return float(difference != 0)
+    if seeds <= FEW:
+        return float(np.interp(abs(difference) / sd, *_power_curve(seeds, level)))
+    bound = t.ppf(1 - level / 2, seeds - 1)
+    shift = abs(difference) / sd * sqrt(seeds)
+    return float(nct.sf(bound, seeds - 1, shift) + nct.cdf(-bound, seeds - 1, shift))
+
+
+def seeds_needed(difference: float, sd: float, level: float = LEVEL) -> float:
+    """Return how many seeds find a true difference with POWER; infinite if not even MOST do."""
+    low, high = seeds_for(level) - 1, seeds_for(level)
+    while power(difference, sd, high, level) < POWER:
+        low, high = high, 2 * high
+        if low > MOST:
+            return inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(difference, sd, middle, level) >= POWER else (middle, high)
+    return high
+
+
+def smallest_difference(sd: float, seeds: int, level: float = LEVEL) -> float:
+    """Return the smallest true difference that so many seeds find with POWER; infinite if they can't find any."""
+    if smallest_p(seeds) > level:
+        return inf
+    if sd == 0:
+        return 0.0
+    low, high = 0.0, sd
+    while power(high, sd, seeds, level) < POWER:
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle, sd, seeds, level) >= POWER else (middle, high)
+    return high
+
+
+def area(labelled: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
+    """Return the area under curves [..., budgets] by the trapezoid rule, divided by the span of the budgets.
+
+    One budget: the values themselves.
+    """
+    budgets, curves = np.asarray(labelled, np.float64), np.asarray(values, np.float64)
+    if len(budgets) == 1:
+        return curves[..., 0]
+    return np.asarray(np.trapezoid(curves, budgets, axis=-1) / (budgets[-1] - budgets[0]))
+
+
+def labels_needed(labelled: ArrayLike, curve: ArrayLike, value: float) -> float:
+    """Return the labels at which a curve [budgets] first reaches a value, between budgets linearly; inf if never."""
+    budgets, reached = np.asarray(labelled, np.float64), np.asarray(curve, np.float64)
+    for at in range(len(budgets)):
+        if reached[at] >= value:
+            if at == 0 or reached[at] == value:
+                return float(budgets[at])
+            share = (value - reached[at - 1]) / (reached[at] - reached[at - 1])
+            return float(budgets[at - 1] + share * (budgets[at] - budgets[at - 1]))
+    return inf
+
+
+def interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float, float]:
+    """Return (mean, lower, upper bound) of values [n] by Student's t; the bounds are infinite for one value."""
+    from scipy.stats import t
+
+    found = np.asarray(values, np.float64)
+    mean = float(found.mean())
+    if len(found) < 2:
+        return mean, -inf, inf
+    half = float(t.ppf(1 - level / 2, len(found) - 1) * found.std(ddof=1) / sqrt(len(found)))
+    return mean, mean - half, mean + half
