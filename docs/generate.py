@@ -29,6 +29,7 @@ from harness.data.dataset import Dataset  # noqa: E402
 from harness.learning.contract import Acquisition, Training  # noqa: E402
 from harness.messages import bounds  # noqa: E402
 from harness.networks.architecture import Architecture  # noqa: E402
+from harness.report import statistics  # noqa: E402
 from harness.settings import ModelSettings, Protocol, Recipe, SuiteKeys, Where  # noqa: E402
 
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -233,11 +234,26 @@ def face() -> str:
     return table(("name", "what it is"), rows)
 
 
+def power() -> str:
+    """Return the table of the power of the paired comparisons, alone and as one of twelve."""
+    rows = []
+    for sd in (0.4, 2.0):
+        for seeds in (3, 5, 10):
+            alone, among = (
+                [f"{100 * statistics.power(points, sd, seeds, level):.0f} %" for points in (0.5, 1.0, 2.0)]
+                for level in (statistics.LEVEL, statistics.LEVEL / 12)
+            )
+            rows.append((f"{sd} points", str(seeds), *alone, *among))
+    points = ("0.5 points", "1 point", "2 points")
+    return table(("sd", "seeds", *(f"primary: {p}" for p in points), *(f"one of 12: {p}" for p in points)), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "keys": keys,
     "methods": methods,
     "records": records,
     "matrix": matrix,
+    "power": power,
     "face": face,
 }
 

@@ -110,7 +110,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     """Write what an encoding lacks, such as that of an ASCII locale, in characters that all have."""
     assert isinstance(error, UnicodeEncodeError)
     found = error.object[error.start : error.end]
-    kept = {"±": "+-", "\u2013": "-"}
+    kept = {"±": "+-", "\u2013": "-", "\u2212": "-"}
     return "".join(kept.get(each) or each.encode("ascii", "backslashreplace").decode() for each in found), error.end
 
 

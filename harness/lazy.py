@@ -1,4 +1,4 @@
-"""Lazy imports: torch is imported on first use.
+"""Lazy imports: torch and numpy are imported on first use.
 
 Checking a config imports the files of its methods and datasets, and an invalid key must be reported within
 milliseconds. These files, and the modules that they import, therefore write ``from harness.lazy import F, torch``
@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     import torch.nn.functional as F
 else:
@@ -25,6 +26,7 @@ else:
             setattr(self, name, value)
             return value
 
+    np = _Lazy("numpy")
     torch = _Lazy("torch")
     F = _Lazy("torch.nn.functional")
 
@@ -41,4 +43,4 @@ def importing() -> Iterator[None]:
             gc.enable()
 
 
-__all__ = ["F", "importing", "torch"]
+__all__ = ["F", "importing", "np", "torch"]

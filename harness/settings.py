@@ -283,6 +283,13 @@ class Where(Strict):
         return None
 
 
+class Primary(Strict):
+    """The comparison that a suite is made for."""
+
+    method: str = Field(description="name of the method that may be better")
+    reference: str = Field(description="name of the method that it is compared with")
+
+
 class SuiteKeys(Strict):
     """The keys of a suite as written in a config; plug-ins check ``dataset``, ``model`` and ``methods``."""
 
@@ -303,6 +310,16 @@ class SuiteKeys(Strict):
     on_request: bool = Field(False, description="run the suite only if --only suite=NAME names it")
     exclusive: bool = Field(
         False, description="run one trial per device at a time, so that wall-clock times are comparable"
+    )
+    primary: Primary | None = Field(
+        None,
+        description="the comparison that the suite is made for, tested at 5 %; the report corrects all others for "
+        "their number, and compares every method with its reference, or with the first method",
+    )
+    equal_within: Annotated[float, Field(gt=0, le=100), Why("a metric has 100 points")] | None = Field(
+        None,
+        description="difference in points of the area under the curve within which two methods count as equal; "
+        "default: no claim that methods are equal",
     )
 
     @field_validator("seeds")

@@ -25,7 +25,16 @@ from harness.results.store import RunStore
 from harness.run import main as run
 
 HERE = Path(__file__).resolve().parent
-KEPT = ("_accuracy.csv", "_accuracy.txt", "_accuracy.png", "_miou.csv", "_miou.txt", "_miou.png")
+KEPT = (
+    "_comparisons.csv",
+    "_comparisons.txt",
+    "_accuracy.csv",
+    "_accuracy.txt",
+    "_accuracy.png",
+    "_miou.csv",
+    "_miou.txt",
+    "_miou.png",
+)
 TIMES = ("_seconds.txt", "_cost.txt")
 
 

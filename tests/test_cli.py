@@ -77,7 +77,7 @@ where: {trials: in_process}
 ACQUISITIONS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Acquisition))
 TRAININGS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Training))
 KEYS = ["dataset", "exclusive", "methods", "model", "on_request", "optional", "plugins", "protocol", "recipe", "seeds"]
-TOP_LEVEL = f"allowed: {', '.join([*KEYS, 'suites', 'title', 'where'])}"
+TOP_LEVEL = f"allowed: {', '.join(sorted([*KEYS, 'equal_within', 'primary', 'suites', 'title', 'where']))}"
 EMPTY = "a config is a mapping of keys (dataset, model, recipe, ...), "
 NO_CHANGE = ("", "")
 DAST = "DAST: {acquisition: epmcm, training: isda}"
@@ -295,7 +295,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "unknown in a suite": (
         SUITES.replace("    dataset:", "    datase:"),
         [],
-        "c.yaml:11: suites.b.datase: unknown key 'datase'; did you mean 'dataset'? allowed: dataset, exclusive, method",
+        "c.yaml:11: suites.b.datase: unknown key 'datase'; did you mean 'dataset'? allowed: dataset, equal_within, ",
     ),
     "a suite's own methods": (
         SUITES.replace("    recipe:", "    methods: {Ran: {training: isda}}\n    recipe:").replace(

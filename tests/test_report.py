@@ -568,11 +568,11 @@ def test_whole_report(tmp_path: Path) -> None:
     names = {p.name for p in (folder / "report").iterdir()}
     expected = {
         f"digits_{table}.{kind}"
-        for table in ("accuracy", "seconds", "seconds_by_cycle", "cost")
+        for table in ("accuracy", "comparisons", "seconds", "seconds_by_cycle", "cost")
         for kind in ("csv", "md", "tex", "txt")
     }
     pictures = {"digits_accuracy.png", "digits_accuracy.svg"}
-    assert names == expected | pictures | {"digits_accuracy_aubc.csv", "report.md"}
+    assert names == expected | pictures | {"digits_accuracy_aubc.csv", "digits_comparisons_by_seed.csv", "report.md"}
     assert "9 of 9 trials and 27 of 27 cycles finished." in printed
     assert "CIFAR-10\n========\nNot run: the images are not there" in printed
     assert printed.endswith(str(folder / "report" / "report.md"))

@@ -176,6 +176,12 @@ def _suite(name: str, values: dict[str, Any], source: Source, download: bool) ->
         if twin != method:
             duplicate = f"is the same method as {twin!r}; change a setting or remove it"
             raise source.error(("methods", method), duplicate, name)
+    for role, method in keys.primary.model_dump().items() if keys.primary else ():
+        if method not in methods:
+            problem = f"no method is called {shown_value(method)}{did_you_mean(method, methods)}"
+            raise source.error(("primary", role), problem, name)
+    if keys.primary and keys.primary.method == keys.primary.reference:
+        raise source.error(("primary", "reference"), "must be another method than primary.method", name)
     return Suite(
         name,
         keys.title or name,
@@ -188,6 +194,8 @@ def _suite(name: str, values: dict[str, Any], source: Source, download: bool) ->
         keys.optional,
         keys.on_request,
         keys.exclusive,
+        keys.primary,
+        keys.equal_within,
         lambda key: source.at(key.split("."), name),
     )
 

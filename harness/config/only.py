@@ -58,6 +58,7 @@ def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
             seeds = [seed for seed in s.seeds if key != "seed" or str(seed) in values]
             matches = {"suite": s.name, "dataset": s.dataset.name}.get(key, values[0]) in values
             if methods and seeds and matches:
-                kept.append(Suite(**{**vars(s), "methods": methods, "seeds": seeds}))
+                primary = s.primary if s.primary and {*s.primary.model_dump().values()} <= {*methods} else None
+                kept.append(Suite(**{**vars(s), "methods": methods, "seeds": seeds, "primary": primary}))
         suites = kept
     return replace(benchmark, suites=suites)

@@ -20,7 +20,7 @@ from harness.learning.contract import Acquisition, Half, Training
 from harness.networks import names
 from harness.results.code import code_of, harness_code
 from harness.results.records import SCHEMA_VERSION
-from harness.settings import PluginSpec, Protocol, Recipe, Where, decisive
+from harness.settings import PluginSpec, Primary, Protocol, Recipe, Where, decisive
 
 LONGEST_READABLE = 220  # bytes of an id before the seed: it names a folder, of at most 255
 
@@ -176,6 +176,8 @@ class Suite:
     optional: bool
     on_request: bool
     exclusive: bool
+    primary: Primary | None
+    equal_within: float | None
     at: Callable[[str], str] = field(compare=False)
     """Returns where a key of the suite, such as recipe.crop_size, was written: the beginning of an error message."""
 
@@ -202,6 +204,8 @@ class Suite:
             "optional": self.optional,
             "on_request": self.on_request,
             "exclusive": self.exclusive,
+            "primary": self.primary.model_dump() if self.primary else None,
+            "equal_within": self.equal_within,
         }
 
     def open_dataset(self, where: Where) -> Dataset:

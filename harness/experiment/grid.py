@@ -238,6 +238,8 @@ def _entry(suite: Suite, skipped: str | None, data_notes: Sequence[str]) -> Suit
         seeds=suite.seeds,
         labelled=protocol.labelled(),
         exclusive=suite.exclusive,
+        primary=[suite.primary.method, suite.primary.reference] if suite.primary else None,
+        equal_within=suite.equal_within,
         skipped=skipped,
         data_notes=list(data_notes),
         trials={trial.id: TrialEntry(method=method, seed=trial.seed) for method, trial in trials},

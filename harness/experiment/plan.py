@@ -11,6 +11,8 @@ from harness.data.host import in_units
 from harness.experiment.grid import Grid
 from harness.experiment.upgrade import open_run
 from harness.networks import names
+from harness.report.captions import counted
+from harness.report.comparisons import foreseen
 from harness.results.records import CycleRecord
 from harness.results.store import KEPT_STATES
 
@@ -106,6 +108,14 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
                 f"classes; {info.source}; {in_units(info.nbytes)} {'when decoded' if info.from_files else 'of memory'}"
             )
             data += [f"  {note}" for note in info.notes]
+    others = sum(len(s.methods) - 1 - bool(s.primary) for s in benchmark.suites)
+    shows = []
+    for suite in benchmark.suites:
+        primary = (suite.primary.method, suite.primary.reference) if suite.primary else None
+        reference = primary[1] if primary else next(iter(suite.methods))
+        shows.append(f"{suite.name}: {', '.join(suite.methods)}; {counted(len(suite.seeds), 'seed')}")
+        sentences = foreseen(len(suite.methods), len(suite.seeds), others, primary, reference)
+        shows += [f"  {sentence}." for sentence in sentences]
     gpus = "1 if there are any" if where.gpus_per_trial is None else f"{where.gpus_per_trial:g}"
     workers = "" if where.scoring == "in_process" else f", {where.shards} workers"
     notes = [
@@ -118,7 +128,9 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
             f"included. A trial is one process, plus {where.shards} if workers score; together they share "
             "where.gpus_per_trial of a GPU."
         )
-    lines = ["\n".join(wrapped(line, "    " if line[0] == " " else "  ") for line in lines) for lines in (data, notes)]
+    lines = [
+        "\n".join(wrapped(line, "    " if line[0] == " " else "  ") for line in lines) for lines in (shows, data, notes)
+    ]
     return "\n\n".join([*(p if "\n" in p else wrapped(p) for p in paragraphs), *lines])
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count
+from math import inf
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
+from harness.report.comparisons import Comparison, shown_p, signed
 from harness.report.tables import EXTRA
 
 WIDTH = 120  # columns of the text files, and of the printed text if it goes to no terminal
@@ -23,6 +25,7 @@ DECIMALS = {"EP": 0, "total (min)": 3}  # quantity -> decimals; 2 for all others
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # first characters of a spreadsheet's formulas, also full-width
 
 
+SEEDS_SHOWN = 5  # in the table of comparisons
 NOTHING = "\N{EN DASH}"  # in cells without a value
 
 
@@ -68,6 +71,32 @@ def wide_metric(numbers: pd.DataFrame, areas: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(AUBC=column)
 
 
+def wide_comparisons(found: Sequence[Comparison]) -> pd.DataFrame:
+    """Return the wide table of a suite's comparisons, with the differences by seed where they are few."""
+    import pandas as pd
+
+    seeds = sorted({seed for c in found for seed in c.differences})
+    rows = []
+    for c in found:
+        needed = c.seeds_needed()
+        by_seed = {
+            f"seed {seed}": signed(c.differences[seed]) if seed in c.differences else NOTHING
+            for seed in (seeds if len(seeds) <= SEEDS_SHOWN else ())
+        }
+        rows.append(
+            {
+                "method": f"{c.method} \N{MINUS SIGN} {c.reference}" + (" (primary)" if c.primary else ""),
+                **by_seed,
+                "mean": signed(c.mean) + ("" if len(c.values) < 2 else f"±{c.std:.2f}"),
+                "p": shown_p(c.p),
+                "p (Holm)": NOTHING if c.primary else shown_p(c.adjusted),
+                "seeds needed": NOTHING if needed != needed else "none" if needed == inf else f"{needed:.0f}",
+                "n": str(len(c.values)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def wide_cost(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return the wide cost table."""
     # Parameters are counted, not measured: a standard deviation of 0 is not shown, and 0 parameters are a dash.
@@ -96,7 +125,7 @@ def markdown(text: str) -> str:
 TEX = {c: f"\\{c}" for c in "&%$#_{}"}
 TEX |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
 TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': r"\symbol{34}", "`": r"{}\symbol{96}"}
-TEX |= {"±": r"$\pm$", NOTHING: "--"}
+TEX |= {"±": r"$\pm$", NOTHING: "--", "\N{MINUS SIGN}": "$-$"}
 """Character -> how LaTeX writes it, in any encoding of fonts; other letters than ASCII are UTF-8, as LaTeX reads."""
 
 

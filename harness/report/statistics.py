@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import combinations, product
 from math import comb, inf, sqrt
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from harness.lazy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.05
 POWER = 0.8

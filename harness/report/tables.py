@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from harness.report.comparisons import Comparison, kind_of
 from harness.results.records import COST_PHASES, METRICS, PHASES, CycleRecord
 
 if TYPE_CHECKING:
@@ -98,6 +99,43 @@ def aubc_table(table: pd.DataFrame, key: str) -> pd.DataFrame:
     areas = curves.index.to_frame(index=False)
     areas["AUBC"] = ((y[:, 1:] + y[:, :-1]) / 2 * (x[1:] - x[:-1])).sum(axis=1) / (x[-1] - x[0]) if len(x) > 1 else None
     return summary(areas.astype({"AUBC": float}), ["method"], ["AUBC"]).drop(columns="quantity")
+
+
+def comparison_table(found: Sequence[Comparison]) -> pd.DataFrame:
+    """Return the table of a suite's comparisons, a row each, in points of AUBC.
+
+    Columns: method, reference, primary, mean, std, n, p, adjusted (p), level (of adjusted p), seeds_needed (to find a
+    difference as large as the mean), smallest_difference (that n seeds find) and claim.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "method": c.method,
+                "reference": c.reference,
+                "primary": c.primary,
+                "mean": c.mean,
+                "std": c.std,
+                "n": len(c.values),
+                "p": c.p,
+                "adjusted": c.adjusted,
+                "level": c.alpha,
+                "seeds_needed": c.seeds_needed(),
+                "smallest_difference": c.smallest_difference(),
+                "claim": kind_of(c),
+            }
+            for c in found
+        ]
+    )
+
+
+def difference_table(found: Sequence[Comparison]) -> pd.DataFrame:
+    """Return the table (method, reference, seed, difference in points of AUBC) of a suite's comparisons."""
+    import pandas as pd
+
+    rows = [(c.method, c.reference, seed, value) for c in found for seed, value in sorted(c.differences.items())]
+    return pd.DataFrame(rows, columns=["method", "reference", "seed", "difference"])
 
 
 def class_table(records: Sequence[CycleRecord], methods: Sequence[str]) -> pd.DataFrame:

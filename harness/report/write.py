@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import StorageError, readable
+from harness.report import statistics
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 from harness.results.store import RunStore, write_atomically
@@ -31,6 +32,7 @@ from harness.report.captions import (
     record_warnings,
     timing_note,
 )
+from harness.report.comparisons import Comparison, claims, comparisons, not_compared
 from harness.report.formats import (
     as_text,
     csv,
@@ -41,6 +43,7 @@ from harness.report.formats import (
     own_file_name,
     terminal_width,
     wide,
+    wide_comparisons,
     wide_cost,
     wide_metric,
     wrapped,
@@ -49,7 +52,9 @@ from harness.report.rows import kept_apart
 from harness.report.tables import (
     aubc_table,
     class_table,
+    comparison_table,
     cost_table,
+    difference_table,
     frame,
     metric_keys,
     metric_table,
@@ -76,8 +81,8 @@ class Table:
     """Name of the metric whose learning curves are drawn from the numbers; '': none."""
 
 
-def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Table]:
-    """Return the tables of a suite that has records."""
+def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Sequence[Comparison] = ()) -> list[Table]:
+    """Return the tables of a suite that has records; ``compared``: its comparisons."""
     last = len(suite.labelled) - 1  # a cycle that selected later, or before the run was shortened, is still the last
     table = frame([replace(r, selected=[]) if r.cycle == last else r for r in records], suite.methods)
     source = provenance(suite, records)
@@ -98,6 +103,15 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Tabl
         )
         long = {"": numbers, "_aubc": areas}
         tables.append(Table(file_name(key), caption, long, wide_metric(numbers, areas), metric=METRICS.get(key, key)))
+    if compared:
+        caption = (
+            f"Differences of AUBC in points of {compared[0].metric}, by seed, to {compared[0].reference}: mean±std "
+            "(sample). p: exact, two-sided, by flipping the signs of the seeds; p (Holm): adjusted for all comparisons "
+            "of the report but the primary ones; seeds needed: to find such a mean with a probability of "
+            f"{100 * statistics.POWER:.0f} %. {source}"
+        )
+        long = {"": comparison_table(compared), "_by_seed": difference_table(compared)}
+        tables.append(Table("comparisons", caption, long, wide_comparisons(compared)))
     if len(by_class := class_table(records, suite.methods)):
         caption = (
             f"IoU (%) of each class at {by_class['labelled'][0]} labelled images, the highest number that all trials "
@@ -170,18 +184,26 @@ class Files:
                 self.refused = error
 
 
-def _write_suite(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore, files: Files) -> tuple[str, str]:
+def _write_suite(
+    suite: SuiteEntry,
+    records: Sequence[CycleRecord],
+    compared: Sequence[Comparison],
+    store: RunStore,
+    files: Files,
+) -> tuple[str, str]:
     """Write the files of a suite that has records; return (printed text, the suite's part of report.md)."""
     from harness.report.plots import learning_curves, picture, selected_grid
 
     folder, used = files.folder, files.used
-    tables = suite_tables(suite, records)
+    tables = suite_tables(suite, records, compared)
     notes = [
         f"{progress(suite, records)}.",
         *left_out(suite, records, store),
         *differing_seeds(suite, records),
         *mixtures(records),
         *record_warnings(records),
+        *not_compared(suite),
+        *(claim.text for claim in claims(compared)),
     ]
     width = terminal_width()
     printed = ["\n".join(wrapped(note, width) for note in notes)]
@@ -259,6 +281,7 @@ def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
     """
     name, suites = read(run_dir)
     store, files = RunStore(run_dir), Files(run_dir / "report")
+    compared = comparisons(suites)
     printed, marked = [f"Report of run {name}"], [f"# Report of run {markdown(name)}"]
     for suite, records in suites:
         if suite.skipped:
@@ -269,7 +292,8 @@ def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
             text = "\n".join(wrapped(note, terminal_width()) for note in notes)
             part = "\n".join(f"- {markdown(note)}" for note in notes)
         else:
-            text, part = _write_suite(suite, records, store, files)
+            of_suite = [comparison for comparison in compared if comparison.suite == suite.name]
+            text, part = _write_suite(suite, records, of_suite, store, files)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")
         marked.append(f"## {markdown(suite.title)}\n\n{part}")
     files.write("report.md", ("\n\n".join(marked) + "\n").encode())

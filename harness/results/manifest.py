@@ -52,6 +52,12 @@ class SuiteEntry(BaseModel):
     seeds: list[int] = Field(description="seeds of each method")
     labelled: list[int] = Field(description="number of labelled images in each cycle")
     exclusive: bool = Field(False, description="whether trials ran one per device at a time")
+    primary: list[str] | None = Field(
+        None, description="names of the method and the reference of the suite's primary comparison"
+    )
+    equal_within: float | None = Field(
+        None, description="difference in points of AUBC within which methods count as equal; null: none does"
+    )
     skipped: str | None = Field(None, description="why the suite is skipped; null: it is not")
     data_notes: list[str] = Field(
         [], description="what a user must know of the data, such as files that were left out: a sentence each"
@@ -149,7 +155,8 @@ class Manifest(BaseModel):
                 trial: entry.model_copy(update={"method": readable(entry.method)})
                 for trial, entry in suite.trials.items()
             }
-            texts |= {"methods": [*map(readable, suite.methods)], "trials": trials}
+            primary = [*map(readable, suite.primary)] if suite.primary else None
+            texts |= {"methods": [*map(readable, suite.methods)], "trials": trials, "primary": primary}
             suites.append(suite.model_copy(update=texts))
         return self.model_copy(update={"name": readable(self.name), "suites": suites})
 
@@ -190,6 +197,7 @@ def _merged(old: SuiteEntry, new: SuiteEntry) -> SuiteEntry:
             "halves": halves,
             "seeds": sorted({*old.seeds, *new.seeds}),
             "code": {**old.code, **new.code},
+            "primary": new.primary or old.primary,  # --only may have left out one of the two
             "trials": kept,
         }
     )

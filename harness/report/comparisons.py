@@ -1,0 +1,245 @@
+"""Compares the methods of a run by seed, and says only what the evidence carries.
+
+Every method of a suite is compared with a reference, by the differences at equal seeds of the area under the budget
+curve (AUBC), in points of the metric. The suite's primary comparison is tested at 5 %. The p-values of all other
+comparisons of the report are adjusted together (Holm). They must be at most 5 % once their suite's primary comparison
+is significant, or if it has none, and at most BEFORE until then: of suites whose methods do not differ, at most 5.5 %
+get any claim of a difference (the fallback procedure of Wiens 2003, Pharmaceutical Statistics 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import inf
+
+from harness.lazy import np
+from harness.report import statistics
+from harness.report.captions import counted
+from harness.results.manifest import SuiteEntry
+from harness.results.records import METRICS, CycleRecord
+
+BEFORE = 0.005
+"""The level of other comparisons as long as the primary comparison of their suite is not significant."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method minus the reference of a suite."""
+
+    suite: str
+    metric: str
+    method: str
+    reference: str
+    differences: dict[int, float]
+    """Seed -> difference in points of AUBC."""
+    primary: bool = False
+    margin: float | None = None
+    """Points within which methods count as equal; None: equality is not claimed."""
+    others: int = 1
+    """How many comparisons are adjusted together, this one included; 1 for a primary one."""
+    alpha: float = statistics.LEVEL
+    """The level of adjusted p-values."""
+    adjusted: float = 1.0
+    """Two-sided p that the methods do not differ, adjusted for the number of comparisons."""
+    adjusted_equal: float = 1.0
+    """p that they differ by more than the margin, adjusted alike."""
+
+    @cached_property
+    def values(self) -> list[float]:
+        """The differences, in the order of the seeds."""
+        return [self.differences[seed] for seed in sorted(self.differences)]
+
+    @cached_property
+    def p(self) -> float:
+        """The exact two-sided p, not adjusted."""
+        return statistics.p_differ(self.values)
+
+    @property
+    def level(self) -> float:
+        """The level at which p would have to be significant if no other comparison were."""
+        return self.alpha / self.others
+
+    @property
+    def mean(self) -> float:
+        """The mean difference."""
+        return float(np.mean(self.values))
+
+    @property
+    def std(self) -> float:
+        """The sample standard deviation of the differences; NaN for one seed."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else float("nan")
+
+    def seeds_needed(self) -> float:
+        """Return how many seeds would find a difference as large as the mean, at the level."""
+        return statistics.seeds_needed(self.mean, self.std, self.level) if len(self.values) > 1 else float("nan")
+
+    def smallest_difference(self) -> float:
+        """Return the smallest difference that so many seeds find, at the level; infinite if they can't find any."""
+        if len(self.values) < 2:
+            return inf
+        return statistics.smallest_difference(self.std, len(self.values), self.level)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that compares, with the evidence that carries it, or what evidence would."""
+
+    kind: str
+    """better, worse, equal, or open: nothing is claimed."""
+    text: str
+    about: list[Comparison] = field(default_factory=list)
+
+
+def areas(suite: SuiteEntry, records: Sequence[CycleRecord], key: str) -> dict[str, dict[int, float]]:
+    """Return method -> seed -> AUBC in points of a metric, of the trials with the metric at every budget of the suite.
+
+    At one budget it is the metric itself.
+    """
+    curves: dict[tuple[str, int], dict[int, float]] = {}
+    for r in records:
+        if (value := r.metrics.get(key)) is not None:
+            curves.setdefault((r.method, r.seed), {})[r.labelled] = 100 * value
+    found: dict[str, dict[int, float]] = {}
+    for (method, seed), curve in curves.items():
+        if {*suite.labelled} <= {*curve}:
+            values = [curve[labelled] for labelled in suite.labelled]
+            found.setdefault(method, {})[seed] = float(statistics.area(suite.labelled, values))
+    return found
+
+
+def reference_of(suite: SuiteEntry) -> str:
+    """Return the method that all others of a suite are compared with: its name in the config."""
+    return suite.primary[1] if suite.primary else next(iter(suite.trials.values())).method
+
+
+def not_compared(suite: SuiteEntry) -> list[str]:
+    """Return a sentence if the reference of a suite has several rows, which must not be averaged: see rows.py."""
+    reference = reference_of(suite)
+    rows = [row for row in suite.methods if row.startswith(f"{reference} [")]
+    if reference in suite.methods or not rows:
+        return []
+    return [f"The methods are not compared: {reference} has the rows {', '.join(rows)}."]
+
+
+def comparisons(suites: Sequence[tuple[SuiteEntry, Sequence[CycleRecord]]]) -> list[Comparison]:
+    """Return the comparisons of a report, each method of a suite with its reference, if they have common seeds."""
+    found = []
+    for suite, records in suites:
+        key = next((key for key in METRICS if any(key in r.metrics for r in records)), None)
+        if key is None:
+            continue
+        by_method, reference = areas(suite, records, key), reference_of(suite)
+        for method in suite.methods:
+            common = sorted({*by_method.get(method, {})} & {*by_method.get(reference, {})})
+            if method != reference and common:
+                differences = {seed: by_method[method][seed] - by_method[reference][seed] for seed in common}
+                primary = [method, reference] == suite.primary
+                found.append(
+                    Comparison(suite.name, METRICS[key], method, reference, differences, primary, suite.equal_within)
+                )
+    return adjusted(found)
+
+
+def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons with p-values adjusted for the number of those that are not primary."""
+    others = [c for c in found if not c.primary]
+    differ = statistics.holm([c.p for c in others])
+    equal = statistics.holm([p_equal(c) for c in others])
+    by_id = {id(c): ps for c, *ps in zip(others, differ, equal, strict=True)}
+    waiting = {c.suite for c in found if c.primary and min(c.p, p_equal(c)) > statistics.LEVEL}
+    changed = []
+    for c in found:
+        of_differ, of_equal = by_id.get(id(c), [c.p, p_equal(c)])
+        alpha = BEFORE if c.suite in waiting and not c.primary else statistics.LEVEL
+        together = 1 if c.primary else len(others)
+        changed.append(replace(c, alpha=alpha, others=together, adjusted=of_differ, adjusted_equal=of_equal))
+    return changed
+
+
+def p_equal(comparison: Comparison) -> float:
+    """Return the p that two methods differ by more than the margin; 1 if there is none."""
+    return 1.0 if comparison.margin is None else statistics.p_equal(comparison.values, comparison.margin)
+
+
+def kind_of(comparison: Comparison) -> str:
+    """Return what the evidence carries: better, worse, equal or open.
+
+    A difference that is significant and within the margin is equal: it is there, and too small to matter.
+    """
+    if comparison.adjusted_equal <= comparison.alpha:
+        return "equal"
+    if comparison.adjusted <= comparison.alpha:
+        return "better" if comparison.mean > 0 else "worse"
+    return "open"
+
+
+def claims(found: Sequence[Comparison]) -> list[Claim]:
+    """Return a sentence for each comparison that claims something, then what evidence the others lack."""
+    claimed, small, few = [], [], dict[tuple[int, float], list[Comparison]]()
+    for c in found:
+        seeds = counted(len(c.values), "seed")
+        if (kind := kind_of(c)) != "open":
+            _, low, high = statistics.interval(c.values)
+            what = f"equals {c.reference} within {c.margin:g}" if kind == "equal" else f"is {kind} than {c.reference}"
+            spread = f"{signed(c.mean)} points of AUBC (95 % interval {signed(low)} to {signed(high)})"
+            p = c.adjusted_equal if kind == "equal" else c.adjusted
+            claimed.append(Claim(kind, f"{c.method} {what}: {spread}; p = {shown_p(p)}, {seeds}.", [c]))
+        elif statistics.smallest_p(len(c.values)) > c.level:
+            few.setdefault((len(c.values), c.level), []).append(c)
+        else:
+            needed = c.seeds_needed()
+            more = "no number of seeds" if needed == inf else f"about {needed:.0f} seeds"
+            text = (
+                f"{c.method} minus {c.reference}: {signed(c.mean)} points, no difference shown (p = "
+                f"{shown_p(c.adjusted)}); {more} would find one of this size, {seeds} one of "
+                f"{c.smallest_difference():.2f} points."
+            )
+            small.append(Claim("open", text, [c]))
+    for (number, level), group in few.items():
+        which = "" if group[0].others == 1 else f" among {counted(group[0].others, 'comparison')}"
+        text = (
+            f"{', '.join(c.method for c in group)}: {counted(number, 'seed')} can't show a difference to "
+            f"{group[0].reference}{which}: the smallest possible p is {shown_p(statistics.smallest_p(number))}; "
+            f"{statistics.seeds_for(level)} seeds can."
+        )
+        small.append(Claim("open", text, group))
+    return claimed + small
+
+
+def foreseen(method_count: int, seeds: int, others: int, primary: tuple[str, str] | None, reference: str) -> list[str]:
+    """Return what a suite's seeds can and can't show, before a run.
+
+    ``others``: how many comparisons of the report are adjusted together.
+    """
+    parts = []
+    if primary:
+        parts.append((f"{primary[0]} minus {primary[1]} (primary)", statistics.LEVEL))
+    if method_count - 1 - bool(primary):
+        after = " once that is significant" if primary else ""
+        parts.append((f"each other method minus {reference}{after}", statistics.LEVEL / others))
+    sentences = []
+    for what, level in parts:
+        p = f"the smallest possible p is {shown_p(statistics.smallest_p(seeds))}, it must be at most {shown_p(level)}"
+        found = statistics.smallest_difference(1.0, seeds, level)
+        if found == inf:
+            enough = statistics.seeds_for(level)
+            can = f"{counted(seeds, 'seed')} can't show a difference: {p}; {enough} seeds can"
+        else:
+            can = (
+                f"{counted(seeds, 'seed')} find a difference of {found:.1f} times the standard deviation of the "
+                f"differences over seeds in {100 * statistics.POWER:.0f} % of runs"
+            )
+        sentences.append(f"{what}: {can}")
+    return sentences
+
+
+def signed(value: float) -> str:
+    """Return a number with two decimals and its sign."""
+    return "any" if abs(value) == inf else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def shown_p(p: float) -> str:
+    """Return a p-value with two digits."""
+    return f"{p:.2g}" if p >= 0.0001 else f"{p:.0e}"
