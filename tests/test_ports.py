@@ -88,7 +88,7 @@ def test_all_ports_of_a_local_run_are_on_the_loopback_address(tmp_path: Path) ->
     temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # short, for Ray's sockets
     mark = {"HOME": str(tmp_path), "RAY_TMPDIR": str(temporary)}
     run = subprocess.Popen(
-        [sys.executable, "-m", "harness.run", "c.yaml", f"where.output={tmp_path / 'out'}", "recipe.epochs=60"],
+        [sys.executable, "-m", "harness.run", "c.yaml", f"where.output={tmp_path / 'out'}", "recipe.epochs=200"],
         cwd=tmp_path,
         env={**{k: v for k, v in os.environ.items() if not k.startswith("RAY_")}, "PYTHONPATH": str(ROOT), **mark},
         stdout=subprocess.PIPE,
@@ -103,7 +103,7 @@ def test_all_ports_of_a_local_run_are_on_the_loopback_address(tmp_path: Path) ->
         port = int(said.split("http://127.0.0.1:")[1].split()[0])
         while run.poll() is None and not list(tmp_path.glob("out/trials/*/cycle_001.json")):
             seen |= listening(processes_with(str(temporary)))
-            time.sleep(0.2)
+            time.sleep(0.05)
         token = tmp_path / ".ray" / "auth_token"
         assert token.stat().st_mode & 0o777 == 0o600
         assert answer(port, "") == 401 and answer(port, token.read_text()) == 200
