@@ -91,6 +91,19 @@ def test_what_can_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         store.commit(record(2), state)
 
 
+def test_a_folder_that_a_worker_has_made_again_is_gone(tmp_path: Path) -> None:
+    with lock.held(tmp_path / "run"):
+        write_atomically(tmp_path / "run" / "run.json", b"{}")
+        (tmp_path / "run").rename(tmp_path / "moved")
+        (tmp_path / "run" / "ray").mkdir(parents=True)
+        with pytest.raises(StorageError, match="if its folder is moved back, --resume continues the run"):
+            write_atomically(tmp_path / "run" / "trials" / "x" / "trial.json", b"{}")
+        (tmp_path / "run" / "ray").rmdir()
+        (tmp_path / "run").rmdir()
+        (tmp_path / "moved").rename(tmp_path / "run")
+        write_atomically(tmp_path / "run" / "trials" / "x" / "trial.json", b"{}")
+
+
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     with lock.held(tmp_path / "run"):
         write_atomically(tmp_path / "run" / "run.json", b"{}")

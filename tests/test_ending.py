@@ -288,6 +288,22 @@ def test_a_ray_that_dies_too_often_ends_the_run_with_its_report(tmp_path: Path) 
 
 @pytest.mark.ray
 @pytest.mark.long
+def test_a_folder_that_is_moved_away_is_one_sentence(tmp_path: Path) -> None:
+    run = Run(tmp_path, "seeds=[0,1,2]")  # trials that start later make it again
+    run.wait_for(3)
+    run.output.rename(tmp_path / "moved")
+    out, err = run.end(1)
+    sentence = "if its folder is moved back, --resume continues the run; if it is lost, start the run again"
+    assert err.splitlines()[-1] == f"error: {run.output}: can't be read: No such file or directory; {sentence}"
+    assert "FAILED" not in out + err
+    assert not run.output.exists(), "else it could not be moved back"
+    (tmp_path / "moved").rename(run.output)
+    Run(tmp_path, "seeds=[0,1,2]", "--resume").end(0)
+    assert cycles(run.output) == 24
+
+
+@pytest.mark.ray
+@pytest.mark.long
 def test_a_stopped_trial_is_shown_and_restarted(tmp_path: Path, expected: dict[str, list[dict[str, object]]]) -> None:
     run = Run(tmp_path, "where.stalled_after=20")
     run.wait_for(1)

@@ -346,7 +346,7 @@ def test_a_folder_that_can_not_be_written_to(call: str, tmp_path: Path, monkeypa
 
 
 def test_a_refused_run_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
-    for name, kept in (("mine", False), ("new", False), ("used", True)):
+    for name, kept in (("mine", False), ("new", False), ("new/deep", False), ("used", True)):
         folder = tmp_path / name
         if name == "mine":
             folder.mkdir()
@@ -385,6 +385,7 @@ def test_nothing_is_written_after_the_folder_was_lost(take: Callable[[Path], Non
     folder = tmp_path / "run"
     store = TrialStore(folder / "trials" / "trial")
     with pytest.raises(LockLost) as error, lock.held(folder):
+        write_atomically(folder / "run.json", b"{}")
         store.commit(record(0), store.save_state(0, weights(0)))
         state = store.save_state(1, weights(1))
         take(folder)
@@ -407,6 +408,7 @@ def test_a_lost_folder_is_noticed_where_its_trials_are_on_another_disk(output: s
     (tmp_path / "link").symlink_to(tmp_path / "run")
     store = TrialStore(tmp_path / output / "trials" / "trial")
     with pytest.raises(LockLost), lock.held(tmp_path / output):
+        write_atomically(tmp_path / output / "run.json", b"{}")
         store.save_state(0, weights(0))
         remove(tmp_path / "run")
         store.save_state(1, weights(1))

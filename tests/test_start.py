@@ -626,6 +626,7 @@ def test_a_token_or_a_version_that_does_not_fit_is_one_sentence(tmp_path: Path) 
         assert "it asks for another token: set RAY_AUTH_TOKEN" in error
         _, error = refused(command(tmp_path, RAY_ADDRESS=joined.address, HOME=str(tmp_path)))
         assert "it asks for a token: set RAY_AUTH_TOKEN" in error
+    assert not (tmp_path / "runs").exists(), "a refused run leaves nothing"
     shutil.rmtree(tmp_path / "node0")
     with cluster(tmp_path, head="ray.__version__ = '2.1.0'") as joined:
         _, error = refused(command(tmp_path, RAY_ADDRESS=joined.address, **joined.token))

@@ -7,6 +7,7 @@ is a child of this process, a fork, which shares the loaded data. Its output goe
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -92,6 +93,8 @@ class _Driver:
         self.watch = Watch(self.output / "ray" / "beats")
         self.display: Display | None = None
         self.memory_full = False
+        self.earlier = 0
+        """Bytes of Ray's own words of earlier runs."""
         self.dead: list[tuple[float, Unit, str]] = []
         """When, which and why units ended: their processes died, or stalled, more often than where.retries."""
         self.stopped: set[int] = set()
@@ -105,6 +108,7 @@ class _Driver:
         with disk.answering(self.log):
             self.log.parent.mkdir(exist_ok=True)
             self.log.touch()
+            self.earlier = self.log.stat().st_size
         self.memory_full = False
         self.dead.clear()
         self.stopped.clear()
@@ -119,10 +123,13 @@ class _Driver:
         finally:
             _end(child)
             ours.close()
-            if self.display is None and not self.words():  # nothing has begun
-                with suppress(OSError):  # other logs may be there
+            with suppress(OSError):  # other files may be there
+                if self.display is None and not self.words():  # nothing has begun
                     self.log.unlink()
                     self.log.parent.rmdir()
+                elif self.display is not None and not (self.output / "run.json").exists():  # moved: Tune made it again
+                    shutil.rmtree(self.output / "ray", ignore_errors=True)
+                    self.output.rmdir()
 
     def words(self) -> str:
         """Return where Ray's own words are, if there are any."""
@@ -167,6 +174,8 @@ class _Driver:
                     pipe.send("go on")
                 elif kind == "refused":
                     if self.display is None:
+                        with suppress(OSError):  # Ray's own words add nothing to ours
+                            os.truncate(self.log, self.earlier)
                         raise UserError(*values)
                     return str(*values)
                 elif kind == "disk":

@@ -8,6 +8,7 @@ each write (``check``).
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -80,6 +81,8 @@ class Lock:
                 newer = _read(self.folder / f"lock.{numbers[-1]}")
                 if numbers[-1] == self.number and newer and newer.token == self.token:
                     return
+            if not numbers and not (self.folder / "run.json").exists():  # moved away, and made again by a worker
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder))
         cause = f"was taken over by {newer}" if newer else f"is no longer locked by this run ({self.path} is gone)"
         raise LockLost(f"{self.folder} {cause}; this run writes nothing more, and its finished cycles are kept")
 
@@ -139,7 +142,8 @@ def held(folder: Path, force: bool = False) -> Iterator[None]:
     if it is empty. Raises UserError if another run holds it, or if it can't
     be written to, and LockLost if it was taken over when the block was interrupted.
     """
-    new, refused = not _there(folder), False
+    missing = [part for part in (folder, *folder.parents) if not _there(part)]
+    refused = False
     lock = _take(folder, force)
     ended = threading.Event()
     renewal = threading.Thread(target=_renew, args=(lock, ended), daemon=True)
@@ -160,9 +164,9 @@ def held(folder: Path, force: bool = False) -> Iterator[None]:
         renewal.join(HEARTBEAT)
         work_under(None)
         lock.release()
-        if new and refused:
+        for part in missing if refused else ():
             with suppress(OSError):  # it holds something
-                folder.rmdir()
+                part.rmdir()
 
 
 def _there(folder: Path) -> bool:
@@ -187,14 +191,20 @@ def _renew(lock: Lock, ended: threading.Event) -> None:
 def _take(folder: Path, force: bool) -> Lock:
     """Return a lock on the folder. Raises UserError."""
     try:
-        disk.make(folder)
         deadline = time.monotonic() + STARTING
         while True:
+            disk.make(folder)  # again, if a refused run has just removed it
             numbers = _numbers(folder)
             earlier = numbers[-1:]
             if force or not earlier or _left_behind(folder, earlier[0], time.monotonic() > deadline):
                 lock = Lock(folder.resolve(), (earlier or [0])[0] + 1, secrets.token_hex(8))
-                if lock.create():
+                try:
+                    created = lock.create()
+                except FileNotFoundError:
+                    if time.monotonic() > deadline:
+                        raise
+                    continue
+                if created:
                     found = _numbers(folder)
                     # without the earlier lock, another run has taken the folder over, and left it, in the meantime
                     if found[-1:] == [lock.number] and {*earlier} <= {*found}:
