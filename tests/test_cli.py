@@ -817,6 +817,10 @@ def test_folders_of_an_earlier_version_stay_known(tmp_path: Path) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("TERM", "xterm")  # of a terminal that shows a live table
+    for name in ("TTY_COMPATIBLE", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
     class Clock:
         now = 1000.0
 
