@@ -21,8 +21,8 @@ from harness.data.rows import on_device
 from harness.learning import boundary, pictures, pool
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
-from harness.learning.inference import confusion, within_memory
-from harness.learning.metrics import summary
+from harness.learning.inference import Tally, tally, within_memory
+from harness.learning.metrics import by_name, calibration, summary
 from harness.learning.process import Placement, limit_memory, peak_memory, prepare_process, reset_peak_memory
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer, warm_up
 from harness.networks import building, names
@@ -64,6 +64,8 @@ class Trained:
     peak_memory: dict[str, int] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)
     """Those of the shared training."""
+    confusion: list[dict[str, dict[str, int]]] = field(default_factory=list)
+    calibration: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -230,15 +232,17 @@ class ActiveLearner:
         cycle.learned = boundary.state(self.training)
         streams = boundary.same_streams(self.training, "predict", self.device)
         with self.clock.phase("evaluate"), streams, boundary.finite(self.training):
-            metrics, per_class = self.evaluate(cycle)
-        return Trained(metrics, loss, per_class)
+            found = self.evaluate(cycle)
+            metrics, per_class = summary(found.confusion, self.data.classes, self.info.per_pixel)
+        confusion = by_name(found.confusion, self.data.classes)
+        return Trained(metrics, loss, per_class, confusion=confusion, calibration=calibration(found))
 
-    def evaluate(self, cycle: Cycle) -> tuple[dict[str, float], dict[str, float]]:
-        """Return (metrics, metrics by class) of the cycle's network on the test set."""
+    def evaluate(self, cycle: Cycle) -> Tally:
+        """Return what the cycle's network predicts on the test set."""
         images, labels, classes = self.test_images, self.test_labels, self.info.num_classes
         predict, recipe = partial(boundary.predict, self.training), self.trial.recipe
-        counts = confusion(cycle.network, images, labels, classes, recipe, predict, cycle)
-        return summary(counts, self.data.classes, self.info.per_pixel)
+        logits = type(self.training).predict is Training.predict  # else scores may be anything that grows
+        return tally(cycle.network, images, labels, classes, recipe, predict, cycle, logits)
 
     def select(self, cycle: Cycle) -> Selection:
         """Select the images to label next. The cycle must have been trained."""
@@ -368,6 +372,8 @@ def _take_over(learner: ActiveLearner, run: RunStore, cycle: Cycle) -> Trained |
         record.health,
         record.peak_memory_bytes,
         record.conditions(),
+        record.confusion,
+        record.calibration,
     )
 
 
@@ -410,6 +416,8 @@ def _cycle(
         labelled=len(learner.labelled),
         metrics=trained.metrics,
         per_class=trained.per_class,
+        confusion=trained.confusion,
+        calibration=trained.calibration,
         selected=selection.indices,
         selected_files=_files(learner, selection),
         seconds={phase: own + trained.seconds.get(phase, 0.0) for phase, own in clock.seconds.items()},

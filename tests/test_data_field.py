@@ -15,6 +15,7 @@ import subprocess
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -1314,6 +1315,12 @@ def test_87_data_without_files_has_no_names(tmp_path: Path) -> None:
         LoadedData(
             *(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1])) * 2, ("a", "b"), (0.5,) * 3, (0.2,) * 3, ("x",)
         )
+
+
+def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+    data = make("digits", tmp_path, limit=20).load()
+    with pytest.raises(ValueError, match=r"classes must have different names, .* got '3' twice"):
+        replace(data, classes=(*data.classes[:-1], "3"))
 
 
 # ------------------------------------------------------------------------------------------------- names of files

@@ -25,7 +25,7 @@ from harness.data.rows import Streamed, on_device
 from harness.errors import UserError
 from harness.learning import boundary, scoring
 from harness.learning.contract import MAPS, Acquisition, Batch, Training
-from harness.learning.inference import confusion, evaluating
+from harness.learning.inference import evaluating, tally
 from harness.learning.labels import as_rows, at_labels, at_positions, cross_entropy
 from harness.learning.metrics import iou, summary
 from harness.learning.scoring import describe_batches
@@ -368,7 +368,7 @@ def test_the_confusion_matrix_is_an_independent_count(streets: LoadedData) -> No
     learner, _ = opened(make_street_trial(), streets)
     classes = len(streets.classes)
     args = learner.network, learner.test_images, learner.test_labels, classes, learner.trial.recipe
-    counts = confusion(*args, learner.training.predict)
+    counts = tally(*args, learner.training.predict).confusion
     expected = np.zeros((classes, classes), dtype=int)
     learner.network.eval()
     with torch.no_grad():

@@ -28,9 +28,9 @@ from harness.learning import pool
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
 from harness.learning.fit import batches, final_loss, fit, learning_rate
-from harness.learning.inference import confusion, evaluating
+from harness.learning.inference import evaluating, tally
 from harness.learning.labels import cross_entropy
-from harness.learning.metrics import summary
+from harness.learning.metrics import by_name, calibration, summary
 from harness.learning.process import Placement, limit_memory
 from harness.learning.scoring import InProcess, warm_up
 from harness.networks.network import Network, Outputs
@@ -137,6 +137,8 @@ def test_a_shared_first_cycle_is_the_cycle_itself(
     assert same(state_of(trial, folder)["training"], state_of(trial, alone_in)["training"])
     assert [r.shared_from for r in records] == [trial.sharing_key, None, None]
     assert [r.shared_from for r in alone] == [None] * 3
+    for r in (records[0], alone[0]):
+        assert (r.confusion, r.calibration) == (shared[0].confusion, shared[0].calibration) and r.confusion
     for phase in ("train", "evaluate"):
         assert records[0].seconds[phase] == shared[0].seconds[phase] > 0
     assert records[0].seconds["score"] > 0
@@ -414,7 +416,9 @@ def test_accuracy_counts_right_answers(digits: LoadedData) -> None:
         right = torch.eye(10)[learner.test_labels][start : start + len(images)]
         return [answers[start : start + len(images)], right]  # two heads: one is wrong on every fourth image
 
-    counts = confusion(learner.network, learner.test_images, learner.test_labels, 10, learner.trial.recipe, predict)
+    counts = tally(
+        learner.network, learner.test_images, learner.test_labels, 10, learner.trial.recipe, predict, logits=False
+    ).confusion
     assert summary(counts, (), per_pixel=False) == ({"accuracy": (0.75 + 1) / 2}, {})
     assert counts[1].equal(torch.diag(learner.test_labels.bincount(minlength=10)))
     assert asked == [64, 36]
@@ -422,6 +426,48 @@ def test_accuracy_counts_right_answers(digits: LoadedData) -> None:
     with pytest.raises(ZeroDivisionError), evaluating(learner.network):
         _ = 1 / 0
     assert learner.network.training
+
+
+def test_calibration_is_that_of_the_definitions(digits: LoadedData) -> None:
+    learner, _ = opened(make_trial(), digits)
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(len(digits.test_labels), 10, generator=generator)
+    logits[torch.arange(len(logits)), learner.test_labels] += 2
+    logits[0] = torch.eye(10)[3] * 1000  # a confidence of 1 belongs to the last bin
+    asked: list[int] = []
+
+    def predict(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
+        asked.append(len(images))
+        return [logits[sum(asked) - len(images) : sum(asked)]]
+
+    found = tally(learner.network, learner.test_images, learner.test_labels, 10, learner.trial.recipe, predict)
+    likely = logits.double().softmax(1)
+    confidence, predicted = likely.max(1)
+    right = (predicted == learner.test_labels).double()
+    ece = 0.0
+    for number in range(15):  # each bin without its lower bound
+        inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
+        if inside.any():
+            ece += float(inside.double().mean() * (right[inside].mean() - confidence[inside].mean()).abs())
+    values = calibration(found)
+    assert values["ece"] == pytest.approx(ece, abs=1e-6)
+    assert values["nll"] == pytest.approx(float(F.cross_entropy(logits.double(), learner.test_labels)), rel=1e-5)
+    counts = by_name(found.confusion, digits.classes)
+    assert len(counts) == 1 and [*counts[0]] == [*digits.classes]
+    for label, row in enumerate(counts[0].values()):
+        for answer, name in enumerate(digits.classes):
+            together = (learner.test_labels == label) & (predicted == answer)
+            assert row.get(name, 0) == together.sum() and row.get(name) != 0
+
+
+def test_scores_that_are_no_logits_have_no_calibration(digits: LoadedData, folders: Folders) -> None:
+    plain, heads = (run(make_trial(*halves), digits, folders()) for halves in ((), ("ads", "ads")))
+    assert all({*record.calibration} == {"nll", "ece"} and len(record.confusion) == 1 for record in plain)
+    assert all(not record.calibration and len(record.confusion) == 2 for record in heads)
+    for record in [*plain, *heads]:
+        right = sum(row.get(name, 0) for head in record.confusion for name, row in head.items())
+        every = sum(count for head in record.confusion for row in head.values() for count in row.values())
+        assert record.metrics["accuracy"] == right / every
 
 
 def test_warm_start_carries_the_weights(digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:

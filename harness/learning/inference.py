@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from math import nan
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from harness.data.rows import take
 from harness.errors import REMEDY, NonFiniteLoss, OutOfMemory
@@ -108,7 +109,25 @@ def inferred(
     return torch.cat(rows)
 
 
-def confusion(
+BINS = 15
+"""Bins of the confidence, as in Guo et al. 2017, On Calibration of Modern Neural Networks, section 4."""
+CONFIDENCE = 2**24
+"""Confidences are summed as whole numbers of this fraction, so that their sum depends on no order."""
+
+
+class Tally(NamedTuple):
+    """What a test set counts, from which all test metrics follow."""
+
+    confusion: torch.Tensor
+    """Matrices [heads, C, C] int64: entry [h, i, j] counts label i predicted as class j by head h."""
+    bins: torch.Tensor
+    """[3, BINS] int64: predictions, correct ones, and the sum of their confidences in units of 1 / CONFIDENCE, by the
+    confidence of the prediction, i.e. its probability; zeros if the heads are not logits."""
+    loss: float
+    """Sum over labels of the negative log-likelihood, in nats; NaN if the heads are not logits."""
+
+
+def tally(
     network: Network,
     images: Images,
     labels: Rows,
@@ -116,41 +135,66 @@ def confusion(
     recipe: Recipe,
     predict: Callable[[Network, torch.Tensor], list[torch.Tensor]],
     cycle: Cycle | None = None,
-) -> torch.Tensor:
-    """Return confusion matrices [heads, C, C] int64: entry [h, i, j] counts label i predicted as class j by head h.
+    logits: bool = True,
+) -> Tally:
+    """Return what the network predicts on a test set.
 
-    Images are not augmented. Maps are predicted at the labels' own size, and IGNORED pixels are left out. ``cycle``
-    gets a warning if the batch size was halved. Raises NonFiniteLoss if a class score is NaN: weights may be finite,
-    but so large that what is computed with them is not.
+    Images are not augmented. Maps are predicted at the labels' own size, and IGNORED pixels are left out. ``logits``:
+    whether the softmax of the only head is a probability. ``cycle`` gets a warning if the batch size was halved.
+    Raises NonFiniteLoss if a class score is NaN: weights may be finite, but so large that what is computed with them
+    is not.
     """
     counts: torch.Tensor | None = None
     broken: list[torch.Tensor] = []
+    bins = torch.zeros(3, BINS + 1, dtype=torch.int64, device=images.device)
+    losses: list[torch.Tensor] = []
     cells = (
         num_classes**2
     )  # also the number of an extra cell for IGNORED pixels, because filtering them would synchronise
     batches = torch.arange(len(labels), device=images.device).split(recipe.inference_batch_size)
     splitter = BatchSplitter(recipe.inference_batch_size)
 
-    def paired(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the number of the matrix cell [heads, labels] that each prediction belongs to."""
+    def paired(inputs: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
+        """Return the number of the matrix cell [heads, labels] that each prediction belongs to.
+
+        Of logits, also the bin [labels], the confidence [labels] and the loss [1].
+        """
         expected = targets.long()
         heads = predict(network, inputs)
         broken.extend(head.isnan().any() for head in heads)
-        predicted = [at_labels(head, expected).argmax(1) for head in heads]
+        scores = [at_labels(head, expected) for head in heads]
+        predicted = [head.argmax(1) for head in scores]
+        known = expected.flatten() < num_classes
         pairs = torch.stack([(expected * num_classes + head).flatten() for head in predicted])
-        return torch.where(expected.flatten() < num_classes, pairs, cells)
+        cell = torch.where(known, pairs, cells)
+        if not logits:
+            return [cell]
+        (likely,) = (head.float().log_softmax(1) for head in scores)
+        confidence = likely.gather(1, predicted[0][:, None]).flatten().exp()
+        of_label = likely.gather(1, expected.where(expected < num_classes, 0)[:, None]).flatten()
+        number = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+        whole = (confidence * CONFIDENCE).round().long()
+        return [cell, number.where(known, BINS), whole, -(of_label.double() * known).sum()[None]]
 
     with evaluating(network), within_memory("evaluation", INFERENCE):
         for batch in zip(images.unaugmented_batches(batches), take(labels, batches), strict=True):
-            pairs = splitter.run(batch, lambda parts: torch.cat([paired(*part) for part in parts], 1))
+            found = splitter.run(batch, lambda parts: [*zip(*(paired(*part) for part in parts), strict=True)])
+            pairs = torch.cat(found[0], 1)
             if counts is None:
                 counts = pairs.new_zeros(len(pairs), cells + 1)
             with in_any_order():
                 counts.scatter_add_(1, pairs, torch.ones_like(pairs))
+                if logits:
+                    number, whole = torch.cat(found[1]), torch.cat(found[2])
+                    correct = (pairs[0] // num_classes == pairs[0] % num_classes).long()
+                    bins.scatter_add_(1, number.expand(3, -1), torch.stack([torch.ones_like(whole), correct, whole]))
+            if logits:
+                losses += found[3]
     if cycle is not None:
         cycle.warnings += splitter.warnings("evaluation")
     assert counts is not None
     if bool(torch.stack(broken).any()):
-        number = f"cycle {cycle.number}, " if cycle else ""
-        raise NonFiniteLoss(f"{number}after the last step: the class scores of test images are NaN; {REMEDY}")
-    return counts[:, :-1].reshape(-1, num_classes, num_classes).cpu()
+        number_of = f"cycle {cycle.number}, " if cycle else ""
+        raise NonFiniteLoss(f"{number_of}after the last step: the class scores of test images are NaN; {REMEDY}")
+    matrices = counts[:, :-1].reshape(-1, num_classes, num_classes).cpu()
+    return Tally(matrices, bins[:, :-1].cpu(), float(torch.cat(losses).sum()) if logits else nan)

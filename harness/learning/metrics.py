@@ -1,10 +1,11 @@
-"""Test metrics, computed from the confusion matrices of the whole test set."""
+"""Test metrics, computed from what the whole test set counts."""
 
 from __future__ import annotations
 
 import torch
 
 from harness.errors import UserError
+from harness.learning.inference import CONFIDENCE, Tally
 
 
 def summary(
@@ -37,3 +38,27 @@ def iou(confusion: torch.Tensor) -> torch.Tensor:
     labelled, predicted = confusion.sum(2), confusion.sum(1)
     values = correct / (labelled + predicted - correct)
     return torch.where(labelled > 0, values, float("nan")).mean(0)
+
+
+def calibration(counted: Tally) -> dict[str, float]:
+    """Return the mean negative log-likelihood ``nll``, in nats, and the expected calibration error ``ece``, 0 to 1.
+
+    The calibration error is the mean over labels of the distance between accuracy and confidence in a label's bin (Guo
+    et al. 2017, equation 3). Both are absent if the heads are not logits.
+    """
+    counts, correct, confidence = counted.bins.double()
+    if not int(counts.sum()):
+        return {}
+    gaps = (correct - confidence / CONFIDENCE).abs().sum()
+    return {"nll": counted.loss / int(counts.sum()), "ece": float(gaps / counts.sum())}
+
+
+def by_name(confusion: torch.Tensor, classes: tuple[str, ...]) -> list[dict[str, dict[str, int]]]:
+    """Return matrices [heads, C, C] for a record: for each head, class -> predicted class -> count, without zeros."""
+    return [
+        {
+            name: {classes[predicted]: count for predicted, count in enumerate(row) if count}
+            for name, row in zip(classes, head, strict=True)
+        }
+        for head in confusion.tolist()
+    ]

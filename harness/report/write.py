@@ -48,6 +48,7 @@ from harness.report.formats import (
     wide_metric,
     wrapped,
 )
+from harness.report.quality import class_quality_table, quality_table
 from harness.report.rows import kept_apart
 from harness.report.tables import (
     aubc_table,
@@ -119,6 +120,14 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
         )
         shown = wide(by_class, ["method"], "quantity")
         tables.append(Table("class_iou", caption, {"": by_class.rename(columns={"quantity": "class"})}, shown))
+    if len(quality := quality_table(records, suite.methods)):
+        caption = (
+            f"Other test metrics at {quality['labelled'][0]} labelled images, the highest number that all trials have "
+            f"reached: {spread}. balanced accuracy and F1: means over classes; ECE: expected calibration error; NLL: "
+            f"negative log-likelihood. {source}"
+        )
+        long = {"": quality, "_by_class": class_quality_table(records, suite.methods)}
+        tables.append(Table("quality", caption, long, wide(quality, ["method"], "quantity"), printed=False))
     seconds, by_cycle, cost = seconds_table(table), seconds_by_cycle_table(table), cost_table(table)
     tables.append(
         Table(

@@ -129,6 +129,12 @@ class CycleRecord:
     empty in records of earlier schema versions."""
     trained_under: dict[str, str] = field(default_factory=dict)
     """The conditions of the training, if it was shared or came earlier, under others than this record's; else empty."""
+    confusion: list[dict[str, dict[str, int]]] = field(default_factory=list)
+    """For each tested head: class -> predicted class -> number of test images (or pixels), without zeros. It has all
+    classes, in the order of the dataset. Empty in records of earlier versions of the harness."""
+    calibration: dict[str, float] = field(default_factory=dict)
+    """``nll``, the mean negative log-likelihood of the test labels in nats, and ``ece``, the expected calibration error
+    with 15 bins, from 0 to 1; empty if the method's training tests other scores than the network's logits."""
     schema_version: int = SCHEMA_VERSION
     """Version of the schema of this record."""
 

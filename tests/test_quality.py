@@ -1,0 +1,89 @@
+"""Test metrics beside accuracy: equal to scikit-learn's, over heads and seeds, for images and label maps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
+
+from harness.lazy import torch
+from harness.learning.metrics import by_name
+from harness.report.quality import by_class, class_quality_table, overall, quality_table
+from harness.report.write import write
+from harness.results.records import CycleRecord
+from tests.test_report import LABELLED, METHODS, all_records, record, run_dir, suite
+
+CLASSES = ("sky", "road", "=car", "never")
+
+
+def counted(labels: np.ndarray, *heads: np.ndarray) -> list[dict[str, dict[str, int]]]:
+    """Return the confusion of a record, by counting."""
+    matrices = torch.zeros(len(heads), len(CLASSES), len(CLASSES), dtype=torch.int64)
+    for matrix, predicted in zip(matrices, heads, strict=True):
+        for label, answer in zip(labels, predicted, strict=True):
+            matrix[label, answer] += 1
+    return by_name(matrices, CLASSES)
+
+
+@pytest.fixture
+def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels without the class 3, which one head predicts all the same, and no head the class 2."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 200)
+    one = np.where(random.random(200) < 0.7, labels, 1)
+    other = np.where(random.random(200) < 0.5, np.minimum(labels, 1), 3)
+    return labels, np.minimum(one, 1), other
+
+
+def with_confusion(drawn: tuple[np.ndarray, np.ndarray, np.ndarray], **changes: object) -> CycleRecord:
+    return replace(record("Ran", 0, 0, 0.5), confusion=counted(*drawn), **changes)  # type: ignore[arg-type]
+
+
+def test_quantities_are_those_of_scikit_learn(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    labels, *heads = drawn
+    found = by_class(with_confusion(drawn))
+    assert [*found] == ["sky", "road", "=car"], "a class without labels has no recall"
+    scores = [precision_recall_fscore_support(labels, head, labels=[0, 1, 2], zero_division=0) for head in heads]
+    for number, (quantity, place) in enumerate((("precision (%)", 0), ("accuracy (%)", 1), ("F1 (%)", 2))):
+        expected = 100 * np.mean([score[place] for score in scores], axis=0)
+        assert [values[quantity] for values in found.values()] == pytest.approx(expected), number
+    values = overall(with_confusion(drawn, calibration={"ece": 0.25, "nll": 1.5}))
+    assert (values["ECE (%)"], values["NLL (nats)"]) == (25, 1.5)
+    macro = 100 * np.mean([score[2].mean() for score in scores])
+    assert values["F1 (%)"] == pytest.approx(macro)
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        balanced = 100 * np.mean([balanced_accuracy_score(labels, head) for head in heads])
+    assert values["balanced accuracy (%)"] == pytest.approx(balanced)
+
+
+def test_a_record_without_matrices_has_none(tmp_path: Path) -> None:
+    assert by_class(record("Ran", 0, 0, 0.5)) == {} and set(overall(record("Ran", 0, 0, 0.5)).values()) == {None}
+    assert quality_table(all_records(), METHODS).empty
+    folder = run_dir(tmp_path / "run", all_records(), [suite()])
+    write(folder)
+    assert not [path.name for path in (folder / "report").iterdir() if "quality" in path.name]
+
+
+def test_tables_are_means_over_seeds(drawn: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    labels, one, other = drawn
+    records = [
+        replace(r, confusion=counted(labels, one if r.seed else other), calibration={"nll": 1.0 + r.seed, "ece": 0.1})
+        for r in all_records()
+    ]
+    table = quality_table(records, METHODS)
+    assert {*table["labelled"]} == {max(r.labelled for r in records)}
+    nll = table[(table["method"] == "Ran") & (table["quantity"] == "NLL (nats)")]
+    assert nll[["mean", "std", "n"]].to_numpy().tolist() == [[2, 1, 3]]
+    recall = [by_class(r)["road"]["accuracy (%)"] for r in records if r.method == "Ran" and r.cycle == 2]
+    classes = class_quality_table(records, METHODS)
+    row = classes[(classes["method"] == "Ran") & (classes["class"] == "road") & (classes["quantity"] == "accuracy (%)")]
+    assert row["mean"].item() == pytest.approx(np.mean(recall)) and row["std"].item() == pytest.approx(
+        np.std(recall, ddof=1)
+    )
+    folder = run_dir(tmp_path / "run", records, [suite()])
+    printed = write(folder)
+    assert f"Other test metrics at {max(LABELLED)} labelled images" in " ".join(printed.split())
+    assert "'=car" in (folder / "report" / "digits_quality_by_class.csv").read_text(), "no formula"
