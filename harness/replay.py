@@ -7,6 +7,7 @@ python -m harness.replay CONFIG --indices FILE ... [--model NAME] [key.path=valu
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,6 +128,7 @@ def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace
     from harness.experiment import replaying, runner
     from harness.experiment.grid import expand
     from harness.on_ray import launch
+    from harness.results.source import FOLDER
 
     benchmark = replayed.benchmark
     if options.force:  # before anything is taken from another run
@@ -140,9 +142,10 @@ def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace
             return runner.run(benchmark, benchmark, grid, launch, options.accept_changes)
         except UserError:
             if not (output / "run.json").exists():  # a refused run leaves nothing
-                for path in new:
-                    path.unlink()
-                new[0].parent.rmdir()
+                with suppress(OSError):  # a folder that was there before may hold more
+                    for path in new:
+                        path.unlink()
+                    (output / FOLDER).rmdir()
             raise
 
 
