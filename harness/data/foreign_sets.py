@@ -126,7 +126,8 @@ def sets_of(found: Sequence[list[int]]) -> SeedSets:
     by_size = sorted(found, key=len)
     lacking = [min({*smaller} - {*larger}, default=None) for smaller, larger in pairwise(by_size)]
     if all(index is None for index in lacking):
-        added = [[i for i in larger if i not in known] for known, larger in pairwise([{*s} for s in by_size])]
+        known = [set(each) for each in by_size]
+        added = [[i for i in by_size[n] if i not in known[n - 1]] for n in range(1, len(by_size))]  # in their order
         if not all(added):
             raise UserError("two of the sets hold the same images; each must hold more than the one before")
         return SeedSets(initial=by_size[0], selected=added)

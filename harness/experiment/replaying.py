@@ -79,6 +79,8 @@ def of_run(run: Path, benchmark: Benchmark, output: Path, plugin: str) -> Replay
         methods = {}
         for method, row in rows.items():
             sets = _index_sets(entry, method, {seed: selected[method, seed] for seed in seeds}, shared, run)
+            if row == method:  # it replays itself: another network selected
+                sets = sets.model_copy(update={"network": None})
             methods[row] = suite.methods[method][0], files.replay(f"{suite.name}_{method}", sets)
         primary = suite.primary and Primary(method=rows[suite.primary.method], reference=rows[suite.primary.reference])
         suites.append(replace(suite, methods=methods, seeds=seeds, primary=primary))
@@ -174,7 +176,7 @@ def _source(
     return SourceSuite(
         network=shown(entry),
         metric=metric,
-        reference=rows.get(reference, reference),
+        reference=rows.get(reference) or next(iter(rows.values())),  # as the report, if --only leaves it out
         curves=curves,
     )
 
