@@ -166,7 +166,7 @@ def test_another_network_starts_from_the_same_images(source: Path, tmp_path: Pat
     assert {seed for _, seed, _ in again} == {1} and len(again) == 6
     assert all(r.selected == first[m.removesuffix(BY), s, c].selected for (m, s, c), r in again.items())
     assert load_config(output / "config.yaml").suites[0].model.settings.width == 6
-    assert "resnet_small (width 6) (trained now)" in (output / "report" / "own_transfer.md").read_text()
+    assert "trained now: resnet_small (width 6)" in (output / "report" / "own_transfer.md").read_text()
 
 
 def test_sets_are_exported_and_replayed_as_a_method(source: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def wide_transfer(found: Transfer) -> pd.DataFrame:
     def spread(values: list[float]) -> str:
         return signed(float(np.mean(values))) + (f"±{np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
 
-    heads = f"{found.source.network} (selected)", f"{found.network} (trained now)"
+    heads = f"selected: {found.source.network}", f"trained now: {found.network}"
     rows = []
     for method, by_seed in found.gains.items():
         gains = zip(*by_seed.values(), strict=True)
