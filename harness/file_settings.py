@@ -44,7 +44,7 @@ def file_keys(settings: BaseModel) -> list[str]:
     return [key for key in fields if f"{key}{DIGEST}" in fields and getattr(settings, key) is not None]
 
 
-def content(settings: BaseModel, key: str) -> bytes:
+def file_content(settings: BaseModel, key: str) -> bytes:
     """Return the bytes of the file that a setting names. Raises UserError, also if its digest is another now."""
     path, expected = getattr(settings, key), getattr(settings, f"{key}{DIGEST}")
     try:
@@ -61,7 +61,7 @@ def content(settings: BaseModel, key: str) -> bytes:
 
 def resolved(settings: Any) -> Any:
     """Return settings with the digests of their files. Raises UserError, which begins with the key."""
-    update = {f"{key}{DIGEST}": hashlib.sha256(content(settings, key)).hexdigest() for key in file_keys(settings)}
+    update = {f"{key}{DIGEST}": hashlib.sha256(file_content(settings, key)).hexdigest() for key in file_keys(settings)}
     for key in type(settings).model_fields:
         of = key.removesuffix(DIGEST)
         if of != key and getattr(settings, of, "") is None and getattr(settings, key) is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data.index_sets import IndexSets, SeedSets, index_problem, shape_problem
 from harness.errors import UserError
-from harness.file_settings import content, file_digest, file_setting
+from harness.file_settings import file_content, file_digest, file_setting
 from harness.lazy import np, torch
 from harness.learning.contract import Acquisition
 from harness.settings import Strict
@@ -86,7 +86,7 @@ def index_sets(settings: Any) -> IndexSets:
 
 @lru_cache(maxsize=64)
 def _read(settings: Any) -> IndexSets:
-    data = content(settings, "sets")
+    data = file_content(settings, "sets")
     try:
         return IndexSets.unpacked(data)
     except UserError as error:
