@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from harness.data.files import Files as Files
     from harness.errors import DataMissing as DataMissing
     from harness.errors import UserError as UserError
+    from harness.file_settings import file_content as file_content
+    from harness.file_settings import file_digest as file_digest
+    from harness.file_settings import file_setting as file_setting
     from harness.learning.contract import IMAGES as IMAGES
     from harness.learning.contract import MAPS as MAPS
     from harness.learning.contract import Acquisition as Acquisition
@@ -73,6 +76,9 @@ _FACE = {
     "UserError": "harness.errors",
     "balanced": "harness.data.dataset",
     "cross_entropy": "harness.learning.labels",
+    "file_content": "harness.file_settings",
+    "file_digest": "harness.file_settings",
+    "file_setting": "harness.file_settings",
     "fit": "harness.learning.fit",
     "highest": "harness.learning.contract",
     "load": "harness.report.load",

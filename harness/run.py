@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from harness.config.load import load_config
 from harness.config.only import is_override, only
@@ -90,12 +91,13 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 if a trial failed or is unfinished, 2 for a user error."""
-    return answered(lambda: _ended(arguments))
+    return answered(lambda: ended(lambda: _run(_arguments(arguments))))
 
 
-def _ended(arguments: list[str] | None) -> int:
+def ended(work: Callable[[], int]) -> int:
+    """Return the exit code of the work of a run, or say what ended it and return its code."""
     try:
-        return _run(_arguments(arguments))
+        return work()
     except lock.LockLost as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
@@ -156,7 +158,8 @@ def _run(options: argparse.Namespace) -> int:
         return runner.run(whole, benchmark, grid, launch, options.accept_changes)
 
 
-if __name__ == "__main__":
+def command(main: Callable[[], int]) -> NoReturn:
+    """Run the command line of a run in this process, which signals end, and exit."""
     in_utf8()
     for number in ENDING:  # schedulers and terminals send them: all end a run in the same way
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants
@@ -164,4 +167,10 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code) if code > 128 else sys.exit(code)
+    if code > 128:
+        os._exit(code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -493,7 +493,7 @@ def test_only_marked_keys_are_left_out_of_the_id() -> None:
                     classes[f"{name} as {contract.__name__}"] = plugin.Settings  # type: ignore[attr-defined]
     inert = {f"{name}: {key}" for name, cls in classes.items() for key in cls.model_fields if is_inert(cls, key)}
     networks = {f"{name} as Architecture: weights" for name in registry.names("networks")}
-    assert inert == {"model: weights", *networks, "core_set as Acquisition: memory_gb"}
+    assert inert == {"model: weights", *networks, "core_set as Acquisition: memory_gb", "replay as Acquisition: sets"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness import registry
+from harness import file_settings, registry
 from harness.config.source import PAIR, TOP_LEVEL, Source, apply_overrides, merged
 from harness.config.suite import DEFAULT_TRAINING, Benchmark, Suite, open_dataset
 from harness.data.dataset import Dataset, LoadedData, check_dataset, facts, fetch, loaded
@@ -56,7 +56,12 @@ def _plugin(
         check_dataset(plugin, name)
     else:
         boundary.check_class(plugin, name, contract)
-    return PluginSpec(name, _validate(plugin.Settings, values, source, path, suite))
+    settings = _validate(plugin.Settings, values, source, path, suite)
+    try:
+        return PluginSpec(name, file_settings.resolved(settings))
+    except UserError as error:
+        key, problem = str(error).split(": ", 1)
+        raise source.error((*path, key), problem, suite) from None
 
 
 def _named(

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from harness import registry
+from harness import file_settings, registry
 from harness.data.dataset import DataRoot, Dataset, opened
 from harness.errors import expanded
 from harness.learning import boundary
@@ -47,8 +47,8 @@ class Trial:
     def spec(self) -> dict[str, Any]:
         """Return all settings that affect the trial's results and differ from the defaults of this schema version.
 
-        Pretrained weights enter by the file's SHA-256, not by its path. The number of cycles is left out, because no
-        cycle depends on how many follow.
+        Files, such as pretrained weights, enter by their SHA-256, not by their path. The number of cycles is left out,
+        because no cycle depends on how many follow.
         """
         protocol = decisive(self.protocol)
         del protocol["cycles"]
@@ -184,7 +184,8 @@ class Suite:
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """Yield (method name, trial): methods in the order of the config, and all seeds of a method in turn."""
         model = names.located(self.model)
-        for name, (training, acquisition) in self.methods.items():
+        for name, pair in self.methods.items():
+            training, acquisition = (PluginSpec(half.name, file_settings.located(half.settings)) for half in pair)
             for seed in self.seeds:
                 yield name, Trial(self.dataset, model, self.recipe, self.protocol, training, acquisition, seed)
 

@@ -14,7 +14,7 @@ from harness.data.dataset import DatasetInfo
 from harness.data.host import free_memory, in_units
 from harness.errors import DataMissing, UserError
 from harness.learning import boundary
-from harness.learning.contract import IMAGES, MAPS, Acquisition, Training
+from harness.learning.contract import IMAGES, MAPS, Acquisition, Ahead, Training
 from harness.networks import names
 from harness.report.captions import counted
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
@@ -164,6 +164,18 @@ def check_fits(suite: Suite, info: DatasetInfo) -> None:
         key, problem = str(error).split(": ", 1)
         raise UserError(f"{suite.at(key)}: {problem}") from None
     _check_labels(suite, info.labels)
+    check_methods(suite, info)
+
+
+def check_methods(suite: Suite, info: DatasetInfo, fingerprint: str = "") -> None:
+    """Raise UserError if a method of the suite says that it can't run in it; ``fingerprint``: of the loaded data."""
+    ahead = Ahead(suite.dataset.name, info, suite.protocol, tuple(suite.seeds), fingerprint)
+    for name, (training, acquisition) in suite.methods.items():
+        for half, contract in ((training, Training), (acquisition, Acquisition)):
+            plugin = registry.find("methods", half.name, contract)
+            assert plugin is not None
+            if problem := boundary.unsuited(plugin, half.name, half.settings, ahead):
+                raise UserError(f"{suite.at(f'methods.{name}')}: {problem}")
 
 
 LABELS = {IMAGES: "image labels", MAPS: "label maps"}  # kinds of labels, as messages name them

@@ -19,7 +19,7 @@ from harness.data import dataset
 from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
-from harness.experiment.grid import Grid, Unit, manifest
+from harness.experiment.grid import Grid, Unit, check_methods, manifest
 from harness.experiment.upgrade import lost, open_run
 from harness.faults import PluginFault
 from harness.networks import names
@@ -171,6 +171,9 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
     if left.units and benchmark.where.trials == "ray":
         ray.prepare(benchmark.where)  # before the data, which may take long
     data = _load(benchmark, left)
+    for suite in benchmark.suites:
+        if suite.name in data:
+            check_methods(suite, grid.info[suite.name], data[suite.name].fingerprint)
     grid = replace(grid, info={name: with_notes(info, data.get(name)) for name, info in grid.info.items()})
     entries = manifest(benchmark, grid)
     notes = []

@@ -21,7 +21,7 @@ from harness.seeds import global_states, moved
 from harness.settings import Recipe, Strict
 
 if TYPE_CHECKING:
-    from harness.learning.contract import Acquisition, Batch, Columns, Half, Training
+    from harness.learning.contract import Acquisition, Ahead, Batch, Columns, Half, Training
     from harness.learning.cycle import Cycle
     from harness.networks.network import Network, Outputs
 
@@ -62,6 +62,14 @@ def labels(plugin: type[Half], name: str, settings: Any) -> frozenset[str]:
     if not kinds or not kinds <= KINDS:
         raise fault(plugin, "labels", f"must return IMAGES, MAPS or both; got {sorted(kinds)}", name)
     return kinds
+
+
+def unsuited(plugin: type[Half], name: str, settings: Any, ahead: Ahead) -> str:
+    """Return why a half can't run in a suite, or ''."""
+    problem = call(plugin, "unsuited", settings, ahead, name=name)
+    if not isinstance(problem, str):
+        raise fault(plugin, "unsuited", f"must return a text; got {described(problem)}", name)
+    return problem
 
 
 def needed(plugin: type[Acquisition], name: str, settings: Any) -> frozenset[str]:

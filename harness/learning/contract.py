@@ -23,8 +23,10 @@ from harness.learning.labels import cross_entropy
 from harness.settings import Recipe, Strict
 
 if TYPE_CHECKING:
+    from harness.data.dataset import DatasetInfo
     from harness.learning.cycle import Cycle
     from harness.networks.network import Network, Outputs
+    from harness.settings import Protocol
 
     Columns = dict[str, torch.Tensor]
     """Named tensors. As columns of images: name -> tensor [number of images, ...]; ``select`` gets them by index."""
@@ -40,6 +42,19 @@ class Batch:
     """[B] int64, indices of the training set, to look up precomputed quantities of the images."""
     generator: torch.Generator
     """Keyed by the batch, on the images' device, so that random numbers do not depend on the worker."""
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is known of a suite before it starts."""
+
+    dataset: str
+    """Name of the dataset."""
+    info: DatasetInfo
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    fingerprint: str = ""
+    """That of the data, as in records; empty until the data is loaded."""
 
 
 class Half:
@@ -62,6 +77,14 @@ class Half:
     def labels(cls, settings: Any) -> frozenset[str]:
         """Return the kinds of labels that the half supports: IMAGES, MAPS or both. Others are rejected before a run."""
         return frozenset({IMAGES, MAPS})
+
+    @classmethod
+    def unsuited(cls, settings: Any, ahead: Ahead) -> str:
+        """Return why the half can't run in a suite with these settings, in words, or ''.
+
+        It is called before a run starts, and again with the fingerprint once the data is loaded.
+        """
+        return ""
 
     @classmethod
     def extra_passes(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import StorageError, readable
+from harness.errors import StorageError, UserError, readable
 from harness.report import statistics
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import METRICS, CycleRecord
@@ -63,6 +63,7 @@ from harness.report.tables import (
     seconds_by_cycle_table,
     seconds_table,
 )
+from harness.report.transfer import transfer, transfer_table, wide_transfer
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,13 @@ def _write_suite(
     from harness.report.plots import learning_curves, picture, selected_grid
 
     folder, used = files.folder, files.used
-    tables = suite_tables(suite, records, compared)
+    tables, damaged = suite_tables(suite, records, compared), []
+    try:
+        if (gains := transfer(suite, records, store.folder)) is not None:
+            table = Table("transfer", gains.caption(), {"": transfer_table(gains)}, wide_transfer(gains))
+            tables.insert([table.name for table in tables].index("seconds"), table)
+    except UserError as error:
+        damaged.append(f"{error}.")
     notes = [
         f"{progress(suite, records)}.",
         *left_out(suite, records, store),
@@ -212,6 +219,7 @@ def _write_suite(
         *mixtures(records),
         *record_warnings(records),
         *not_compared(suite),
+        *damaged,
         *(claim.text for claim in claims(compared)),
     ]
     width = terminal_width()
