@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from harness.config.load import load_config
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _ended(arguments: list[str] | None) -> int:
     try:
-        return _run(_arguments(arguments))
+        return _run(_arguments(arguments), sys.argv[1:] if arguments is None else arguments)
     except lock.LockLost as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
@@ -119,8 +120,8 @@ def _stop(number: int, frame: Any) -> None:
     raise Stopped(number)
 
 
-def _run(options: argparse.Namespace) -> int:
-    """Do what the command line asks for; return the exit code. Raises UserError."""
+def _run(options: argparse.Namespace, words: list[str]) -> int:
+    """Do what the command line, of these words, asks for; return the exit code. Raises UserError."""
     if options.schema:
         from harness.config.schema import SCHEMAS
 
@@ -144,6 +145,7 @@ def _run(options: argparse.Namespace) -> int:
 
         return data_check.check(benchmark)
     from harness.experiment import runner
+    from harness.experiment.notify import announced
     from harness.on_ray import launch
 
     finished = runner.finished_suites(benchmark) if options.resume else set()
@@ -153,7 +155,8 @@ def _run(options: argparse.Namespace) -> int:
     with lock.held(benchmark.output, options.force):
         runner.check_output(benchmark.output, options.resume)
         grid = expand(benchmark, fetch=True, finished=finished)
-        return runner.run(whole, benchmark, grid, launch, options.accept_changes)
+        work = partial(runner.run, whole, benchmark, grid, launch, options.accept_changes, words)
+        return announced(benchmark.where.notify, benchmark.name, benchmark.output, work)
 
 
 if __name__ == "__main__":
