@@ -22,6 +22,8 @@ TRAIN, AUXILIARY, SCORE = KINDS = "train", "auxiliary", "score"
 """Kinds of work that image passes are counted of; score includes the selection."""
 REST, TESTED = "rest", "tested"
 """What else a cycle takes, start-up excluded; and its tests and files alone, which are known also of a first cycle."""
+STARTING = ("", "setup", "compile")
+"""Phases before a unit works."""
 RECENT = 20
 """Observations of a kind that count, the last ones: the load of a machine changes."""
 UNKNOWN = 1 / 3
@@ -58,11 +60,18 @@ class Estimate:
         """Number -> time of the unit's start, or of its last finished cycle in this process."""
         self.first: set[int] = set()
         """Running units without a finished cycle in their process."""
+        self.cold: set[int] = set()
+        """Running units that fill a slot for the first time: they start a process also where processes are reused."""
+        self.idle: dict[int, float] = {}
+        """Running unit -> when it was last seen to start up."""
+        self.worked: dict[int, float] = {}
+        """Running unit in its first cycle -> when it began to work."""
         self.changed = 0.0
-        self.most = 1
+        self.most = 0
         self.seen: dict[Key, list[tuple[float, float]]] = defaultdict(list)
         """Kind of work -> (seconds, passes) of finished cycles."""
-        self.startups: list[float] = []
+        self.startups: dict[bool, list[float]] = {False: [], True: []}
+        """Whether a process was started -> seconds from the start of a unit to its work."""
         self.passes = [self._passes(unit) for unit in units]
         self.later = [self._later(passes) for passes in self.passes]
         self.keys = [self._keys(unit) for unit in units]
@@ -102,8 +111,11 @@ class Estimate:
 
     def start(self, number: int, now: float) -> None:
         """Note that a unit has started, perhaps again."""
+        self._forget(number)
         self.running[number] = self.changed = now
         self.first.add(number)
+        if self.fresh or len(self.running) > self.most:
+            self.cold.add(number)
         self.most = max(self.most, len(self.running))
 
     def cycle(self, number: int, cycle: int, seconds: Mapping[str, float], now: float) -> None:
@@ -121,8 +133,11 @@ class Estimate:
         rest = max(0.0, now - self.running.get(number, now) - spent)
         tested = seconds.get("evaluate", 0.0) + seconds.get("checkpoint", 0.0)
         if number in self.first:
+            if number not in self.worked:
+                self.startups[number in self.cold].append(max(0.0, rest - tested))
             self.first.discard(number)
-            self.startups.append(max(0.0, rest - tested))
+            self.worked.pop(number, None)
+            self.idle.pop(number, None)
             self._note((suite, TESTED), tested, 1)
         else:
             self._note((suite, REST), rest, 1)
@@ -132,14 +147,30 @@ class Estimate:
     def end(self, number: int, now: float) -> None:
         """Note that a unit has ended or failed."""
         self.over.add(number)
-        self.running.pop(number, None)
-        self.first.discard(number)
+        self._forget(number)
         self.changed = now
 
     def restart(self) -> None:
         """Note that all running units have ended, and run again."""
-        self.running.clear()
-        self.first.clear()
+        for number in [*self.running]:
+            self._forget(number)
+        self.most = 0
+
+    def _forget(self, number: int) -> None:
+        for found in (self.running, self.idle, self.worked):
+            found.pop(number, None)
+        for some in (self.first, self.cold):
+            some.discard(number)
+
+    def _watch(self, number: int, found: Progress, now: float) -> None:
+        """Note when a running unit began to work."""
+        if number not in self.first or number in self.worked:
+            return
+        if found.phase in STARTING and not found.steps and not found.expected:
+            self.idle[number] = now
+        else:
+            self.worked[number] = self.idle.get(number, self.running[number])
+            self.startups[number in self.cold].append(self.worked[number] - self.running[number])
 
     def _note(self, key: Key, seconds: float, passes: float) -> None:
         self.seen[key] = [*self.seen[key], (seconds, passes)][-RECENT:]
@@ -151,6 +182,9 @@ class Estimate:
 
         ``progress``: what running units do, from which a kind of work is known before its first cycle has finished.
         """
+        for number, seen in progress.items():
+            if number in self.running:
+                self._watch(number, seen, now)
         waiting = [n for n in range(len(self.units)) if n not in self.over and n not in self.running]
         if not waiting and not self.running:
             return 0.0
@@ -179,10 +213,13 @@ class Estimate:
             current += rate * self.passes[number][done][kind]
             later += rate * self.later[number][done][kind]
             guessed += unknown * (self.passes[number][done][kind] + self.later[number][done][kind])
-        if number in self.first or number not in self.running:
-            current += self._startup(number)
-        if number in self.running:
-            current = max(0.0, current - (now - self.running[number]))
+        start = self.worked.get(number, self.running.get(number, now))
+        if number in self.worked or (number in self.running and number not in self.first):
+            current = max(0.0, current - (now - start))
+        elif number in self.idle:
+            current += max(0.0, self._startup(number) - (now - start))
+        else:
+            current = max(0.0, current + self._startup(number) - (now - start))
         return current + later, guessed
 
     def _rates(self, progress: Mapping[int, Progress]) -> dict[Key, float]:
@@ -220,14 +257,12 @@ class Estimate:
 
     def _startup(self, number: int) -> float:
         """Return the seconds that a unit takes to start."""
-        own = self.startups
-        if not self.fresh and number not in self.first:  # the first one in each slot started its process
-            own = own[max(self.most, *(self.slots or {}).values()) if self.slots else self.most :]
+        own = self.startups[self.fresh or number in self.cold]
         return median(own[-RECENT:]) if own else 0.0
 
     def _played(self, left: Mapping[int, float], waiting: Sequence[int], now: float) -> float:
         """Return the seconds until the end, if waiting units start in their order as soon as there is room."""
-        slots = self.slots or dict.fromkeys((False, True), self.most)
+        slots = self.slots or dict.fromkeys((False, True), max(1, self.most))
         size = {exclusive: 1 / max(1, count) for exclusive, count in slots.items()}
         queue, smallest = list(waiting), min(size.values())
         pending = {self.units[n].trial.sharing_key for n in left if self.units[n].shared}

@@ -91,8 +91,8 @@ def leader_line(leader: Leader, several: bool) -> str:
     seeds = "1 seed" if leader.seeds == 1 else f"{leader.seeds} seeds"
     metric = METRICS.get(leader.metric, leader.metric)
     return readable(
-        f"best so far ({suite}{leader.labelled} labelled): {leader.method}, {metric} {100 * leader.mean:.2f} %, "
-        f"mean of {seeds}, of {leader.methods} methods"
+        f"best so far ({suite}{leader.labelled} labelled): {leader.method}, {metric} {100 * leader.mean:.2f} % "
+        f"({seeds}, {leader.methods} methods)"
     )
 
 
