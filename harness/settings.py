@@ -266,7 +266,7 @@ class Where(Strict):
     notify: str | None = Field(
         None,
         description="shell command that runs once when the run has ended, with the text in HARNESS_MESSAGE and on "
-        "stdin; see the page Watch a run",
+        "stdin; it may take 20 s",
     )
 
     @model_validator(mode="after")

@@ -134,7 +134,7 @@ class Display:
             cycles=unit.cycles,
             labelled=unit.trial.protocol.labelled()[cycle],
             metrics={key: values[key] for key in METRICS if key in values},
-            seconds=max(0.0, time.time() - self.estimate.running.get(number, time.time())),
+            seconds=self.estimate.spent(number, time.time()),
             beat=beat,
             stalled=number in self.stalled,
             **doing,

@@ -156,6 +156,10 @@ class Estimate:
             self._forget(number)
         self.most = 0
 
+    def spent(self, number: int, now: float) -> float:
+        """Return the seconds of a running unit's current cycle, or of its start-up."""
+        return max(0.0, now - self.worked.get(number, self.running.get(number, now)))
+
     def _forget(self, number: int) -> None:
         for found in (self.running, self.idle, self.worked):
             found.pop(number, None)

@@ -78,16 +78,17 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else (f"{minutes} min {rest:02d} s" if minutes else f"{rest} s")
 
 
-def head(state: State) -> str:
+def head(state: State, width: int) -> str:
     """Return the first line: how much is done, how long it took, and how long the rest takes."""
+    name = cut(readable(state.name), max(10, width - 70))
     failed = f", {len(state.failed)} FAILED" if state.failed else ""
     left = "" if state.left is None else f", about {duration(state.left)} remaining"
-    return f"{readable(state.name)}: {state.done}/{state.total} trials{failed}, elapsed {duration(state.elapsed)}{left}"
+    return f"{name}: {state.done}/{state.total} trials{failed}, elapsed {duration(state.elapsed)}{left}"
 
 
 def leader_line(leader: Leader, several: bool) -> str:
     """Return the sentence about a suite's best method so far."""
-    suite = f"{leader.suite}, " if several else ""
+    suite = f"{cut(leader.suite, 24)}, " if several else ""
     seeds = "1 seed" if leader.seeds == 1 else f"{leader.seeds} seeds"
     metric = METRICS.get(leader.metric, leader.metric)
     return readable(
@@ -107,7 +108,7 @@ def lines(state: State, width: int, height: int | None = None) -> list[str]:
     table = _table(shown, several, width) if shown else []
     if len(shown) < len(state.rows):
         table.append(f"... and {len(state.rows) - len(shown)} more running")
-    found = [cut(line, width) for line in [head(state), *table, *best]]
+    found = [cut(line, width) for line in [head(state, width), *table, *best]]
     return found if height is None else found[:height]
 
 
