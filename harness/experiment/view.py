@@ -80,10 +80,10 @@ def duration(seconds: float) -> str:
 
 def head(state: State, width: int) -> str:
     """Return the first line: how much is done, how long it took, and how long the rest takes."""
-    name = cut(readable(state.name), max(10, width - 70))
     failed = f", {len(state.failed)} FAILED" if state.failed else ""
     left = "" if state.left is None else f", about {duration(state.left)} remaining"
-    return f"{name}: {state.done}/{state.total} trials{failed}, elapsed {duration(state.elapsed)}{left}"
+    rest = f": {state.done}/{state.total} trials{failed}, elapsed {duration(state.elapsed)}{left}"
+    return cut(readable(state.name), max(10, width - len(rest))) + rest
 
 
 def leader_line(leader: Leader, several: bool) -> str:
