@@ -60,7 +60,8 @@ def _watch(reader: Reader) -> None:
     from rich.text import Text
 
     console, last = Console(file=sys.stdout), ""
-    live = Live(console=console, auto_refresh=False) if console.is_terminal and not console.is_dumb_terminal else None
+    on_terminal = console.is_terminal and not console.is_dumb_terminal
+    live = Live(console=console, auto_refresh=False, transient=True) if on_terminal else None
     if live is not None:
         live.start()
     try:
@@ -75,7 +76,6 @@ def _watch(reader: Reader) -> None:
                 changed = f"{seen.condition} {seen.state.done} {[(row.method, row.cycle) for row in seen.state.rows]}"
                 if changed != last or not going:
                     if live is not None:
-                        live.update(Text(""), refresh=True)
                         live.stop()
                     print("\n".join(seen.lines(size.width)), flush=True)
                 last = changed

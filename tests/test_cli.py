@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -837,9 +838,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def units(tmp_path: Path) -> list[Unit]:
-    """One shared first cycle (40 image passes), then Ran and LC (60 + 80 passes each)."""
+    """One shared first cycle (40 image passes), then Ran and LC (60 + 80 passes each), whose scoring costs nothing."""
     text = VALID.replace(f"  {RAN}\n  {DAST}\n", "").replace("[0, 1]", "[0]")
-    return expanded(tmp_path, text)[1].units
+    return [replace(unit, scoring=[0] * unit.cycles) for unit in expanded(tmp_path, text)[1].units]
 
 
 def cycle(number: int) -> dict[str, Any]:

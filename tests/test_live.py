@@ -350,7 +350,7 @@ def test_the_command_runs_at_the_end_of_a_run(tmp_path: Path) -> None:
     [
         (Stopped(signal.SIGTERM), "interrupted", "c was stopped by SIGTERM; --resume continues it"),
         (KeyboardInterrupt(), "interrupted", "c was stopped by SIGINT; --resume continues it"),
-        (LockLost("it was taken over"), "interrupted", "c has failed: it was taken over"),
+        (LockLost("it was taken over"), "interrupted", "c has stopped: it was taken over"),
         (UserError("the data is missing"), "failed", "c has failed: the data is missing"),
         (ZeroDivisionError(), "failed", "c has failed: ZeroDivisionError"),
         (None, "failed", "c has failed"),

@@ -52,6 +52,8 @@ def _message(name: str, folder: Path, ending: int | BaseException) -> str:
     if isinstance(ending, KeyboardInterrupt):
         number = ending.number if isinstance(ending, Stopped) else signal.SIGINT
         return f"{name} was stopped by {signal.Signals(number).name}{trials}; --resume continues it"
+    if isinstance(ending, LockLost):
+        return f"{name} has stopped{trials}: {reason(ending)}"
     if isinstance(ending, BaseException):
         return f"{name} has failed{trials}: {reason(ending) if isinstance(ending, Exception) else repr(ending)}"
     failed = ""
