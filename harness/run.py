@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from harness.config.load import load_config
@@ -91,7 +92,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 if a trial failed or is unfinished, 2 for a user error."""
-    return answered(lambda: ended(lambda: _run(_arguments(arguments))))
+    words = sys.argv[1:] if arguments is None else arguments
+    return answered(lambda: ended(lambda: _run(_arguments(arguments), words)))
 
 
 def ended(work: Callable[[], int]) -> int:
@@ -121,8 +123,8 @@ def _stop(number: int, frame: Any) -> None:
     raise Stopped(number)
 
 
-def _run(options: argparse.Namespace) -> int:
-    """Do what the command line asks for; return the exit code. Raises UserError."""
+def _run(options: argparse.Namespace, words: list[str]) -> int:
+    """Do what the command line, of these words, asks for; return the exit code. Raises UserError."""
     if options.schema:
         from harness.config.schema import SCHEMAS
 
@@ -146,6 +148,7 @@ def _run(options: argparse.Namespace) -> int:
 
         return data_check.check(benchmark)
     from harness.experiment import runner
+    from harness.experiment.notify import announced
     from harness.on_ray import launch
 
     finished = runner.finished_suites(benchmark) if options.resume else set()
@@ -155,7 +158,8 @@ def _run(options: argparse.Namespace) -> int:
     with lock.held(benchmark.output, options.force):
         runner.check_output(benchmark.output, options.resume)
         grid = expand(benchmark, fetch=True, finished=finished)
-        return runner.run(whole, benchmark, grid, launch, options.accept_changes)
+        work = partial(runner.run, whole, benchmark, grid, launch, options.accept_changes, words)
+        return announced(benchmark.where.notify, benchmark.name, benchmark.output, work)
 
 
 def command(main: Callable[[], int]) -> NoReturn:

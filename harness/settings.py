@@ -263,6 +263,12 @@ class Where(Strict):
         2, description="Ray Data scoring workers of each trial"
     )
 
+    notify: str | None = Field(
+        None,
+        description="shell command that runs once when the run has ended, with the text in HARNESS_MESSAGE and on "
+        "stdin; it may take 20 s",
+    )
+
     @model_validator(mode="after")
     def _gpus_need_a_gpu(self) -> Where:
         if self.device == "cpu" and self.gpus_per_trial:

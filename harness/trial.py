@@ -27,6 +27,7 @@ from harness.learning.process import Placement, limit_memory, peak_memory, prepa
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer, warm_up
 from harness.networks import building, names
 from harness.networks.compiling import timing_compilation
+from harness.results import progress
 from harness.results.clock import Clock
 from harness.results.provenance import commit, versions
 from harness.results.records import TRAINING_PHASES, CycleRecord, differing
@@ -155,7 +156,7 @@ class ActiveLearner:
         """Restart the clock and the peak memory for a new cycle."""
         reset_peak_memory(self.device)
         self.began = time.perf_counter()
-        self.clock = Clock(self.device)
+        self.clock = Clock(self.device, progress.here)
 
     def state(self) -> dict[str, Any]:
         """Return the state that the next cycle starts from: the network's weights and the state of both halves."""
@@ -388,6 +389,7 @@ def _cycle(
 ) -> CycleRecord:
     """Run one cycle and store its record."""
     trial, clock, placement = learner.trial, learner.clock, learner.placement
+    progress.here.begin(number)
     with clock.phase("setup"):
         cycle = learner.open_cycle(number)
         shared = _take_over(learner, run, cycle) if number == 0 else None

@@ -173,7 +173,7 @@ class Game:
         unlabelled = endless(cycle.unlabelled, size, order, keep_last=True)  # as in the public code of both methods
         pending: list[torch.Tensor] = []
         last: list[torch.Tensor] = []
-        for iteration in range(iterations):
+        for iteration in cycle.clock.steps(iterations):
             rate = self.settings.learning_rate * decay(iteration)
             for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
                 optimiser.param_groups[0]["lr"] = rate
@@ -203,7 +203,7 @@ class Game:
         everything = torch.arange(len(cycle.images.pixels), device=cycle.device)
         batches = endless(everything, self.settings.batch_size, cycle.stream("autoencoder order"))
         losses: list[torch.Tensor] = []
-        for iteration, indices in zip(range(self.settings.iterations), batches, strict=False):
+        for iteration, indices in zip(cycle.clock.steps(self.settings.iterations), batches, strict=False):
             losses.append(step(self.generator_optimiser, self.encoded(indices)[0]))
             if len(losses) == CHECKED_EVERY or iteration == self.settings.iterations - 1:
                 self._check(losses, "autoencoder", iteration)

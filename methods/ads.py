@@ -140,7 +140,7 @@ class ADS(Training):
         if not adversarial:
             cycle.warnings.append("ads: too few candidates are left for agreement and discrepancy: labelled steps only")
         losses = torch.zeros(0)
-        for epoch in range(recipe.epochs):
+        for epoch in cycle.clock.steps(recipe.epochs):
             if epoch == 0:
                 supervised_epoch(epoch)
             if adversarial:

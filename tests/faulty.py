@@ -387,6 +387,7 @@ class Drivers:
         patch.setattr(runner, "with_notes", lambda info, data: info)
         patch.setattr(runner, "write", short_report)
         patch.setattr(runner, "Display", self._display)
+        patch.setattr(runner, "Ticker", lambda *_: SimpleNamespace(stop=lambda: None, end=lambda outcome: None))
         if not trained:
             patch.setattr(executor, "ActiveLearner", Learner)
         patch.setattr(Benchmark, "written", lambda benchmark: "the config")  # it takes longer than a cycle
@@ -397,7 +398,7 @@ class Drivers:
         benchmark = self.configured(cycles)[0]
         return replace(benchmark, where=benchmark.where.model_copy(update={"output": str(self.folder)}))
 
-    def _display(self, *arguments: Any) -> Display:
+    def _display(self, *arguments: Any, **more: Any) -> Display:
         reported = self.reported
 
         class Noting(Display):
@@ -407,7 +408,7 @@ class Drivers:
                     reported.setdefault((name, values["cycle"]), values)
                 super().__call__(event, unit, values)
 
-        return Noting(*arguments)
+        return Noting(*arguments, **more)
 
     def start(self, cycles: int, force: bool = False) -> Ended:
         """Run the command to its end in a process of its own, also while another driver is stopped at a point."""

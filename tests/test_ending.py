@@ -443,6 +443,7 @@ class Shown:
         self.units: Any = [SimpleNamespace(name="u", number=number) for number in range(16)]
         self.running: dict[int, Any] = {}
         self.reached, self.failed, self.said = [0] * 16, set[int](), list[str]()
+        self.lock, self.look = threading.RLock(), None
 
     def __call__(self, event: str, unit: Any, values: dict[str, Any]) -> None:
         if event == "start":

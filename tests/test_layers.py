@@ -29,7 +29,7 @@ ALLOWED = {
 }
 """Room -> the rooms that it may import."""
 
-COMMANDS = {"run", "replay", "check", "list"}
+COMMANDS = {"run", "replay", "check", "list", "status"}
 """The command lines, which tie all together and may import any room."""
 
 

@@ -144,11 +144,10 @@ class Trial:
         """Return whether the trial scores images in any cycle."""
         return self._acquisition.scores_images and self.protocol.cycles > 1
 
-    def scoring_images(self, num_train: int) -> int:
-        """Return the image passes of scoring candidates, for all cycles together."""
-        if not self.scores_images():
-            return 0
-        return sum(self._candidates(num_train - labelled) for labelled in self.protocol.labelled()[:-1])
+    def scoring_images(self, num_train: int) -> list[int]:
+        """Return the image passes of scoring candidates, for each cycle; the last one scores none."""
+        scoring = [self._candidates(num_train - labelled) for labelled in self.protocol.labelled()[:-1]]
+        return [*(scoring if self.scores_images() else [0] * len(scoring)), 0]
 
     def _candidates(self, unlabelled: int) -> int:
         return min(unlabelled, self.protocol.candidates or unlabelled)

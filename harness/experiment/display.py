@@ -1,16 +1,19 @@
-"""The progress display of a run: a live table on a terminal, else one line per finished cycle."""
+"""The progress display of a run: a live view on a terminal, else one line per finished cycle."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
+from harness.experiment import view
+from harness.experiment.estimate import Estimate, own_seconds
 from harness.experiment.grid import Unit
+from harness.experiment.scores import Scores
+from harness.experiment.view import Row, State, duration
+from harness.results.progress import Progress, here
 from harness.results.records import METRICS, CycleRecord
-
-MIN_DONE = 0.03  # fraction of the work below which no remaining time is shown: starting the processes distorts it
-
 
 TRACEBACK_IN = "; the traceback is in "
 """Before the name of a log, at the end of the cause of a failure."""
@@ -19,9 +22,19 @@ Listener = Callable[[str, Unit, dict[str, Any]], None]
 """Called with (event, unit, values); the event is start, cycle, end, retry, stalled or failed."""
 
 
-def cycle_values(record: CycleRecord) -> dict[str, Any]:
-    """Return the values that the event ``cycle`` reports: cycle, labelled, cost (seconds) and the metrics."""
-    return {"cycle": record.cycle, "labelled": record.labelled, "cost": record.cost_seconds, **record.metrics}
+def cycle_values(record: CycleRecord, warm: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return the values that the event ``cycle`` reports: cycle, labelled, cost (seconds), seconds and the metrics.
+
+    ``seconds``: by phase, without the start-up in them; ``warm``: see ``own_seconds``.
+    """
+    seconds = own_seconds(record.seconds, warm or {})
+    return {
+        "cycle": record.cycle,
+        "labelled": record.labelled,
+        "cost": record.cost_seconds,
+        "seconds": seconds,
+        **record.metrics,
+    }
 
 
 class Failure(NamedTuple):
@@ -44,21 +57,38 @@ class Display:
     """Shows the progress of a run's units, from their events.
 
     ``finished`` is the number of cycles of each unit that an earlier run finished. Units report these cycles again, but
-    they took no time in this run.
+    they took no time in this run. ``earlier``: trials that an earlier run finished; ``scores`` holds their cycles.
+    ``fresh``: whether each unit starts a process of its own.
     """
 
-    def __init__(self, units: list[Unit], output: TextIO, finished: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        units: list[Unit],
+        output: TextIO,
+        finished: Sequence[int] = (),
+        *,
+        name: str = "",
+        earlier: int = 0,
+        scores: Scores | None = None,
+        fresh: bool = False,
+    ) -> None:
         self.units, self.output = units, output
         self.finished = finished or [0] * len(units)
+        self.name, self.earlier, self.scores = name or (units[0].suite if units else ""), earlier, scores
         self.began = time.time()
         self.running: dict[int, dict[str, Any]] = {}
+        """Number -> values of the last event ``cycle``, or ``{"cycle": None}``."""
+        self.stalled: set[int] = set()
         self.reached = [0] * len(units)
         """Number of reported cycles of each unit; a retried unit reports some of them again."""
         self.over: set[int] = set()
         self.failures: list[Failure] = []
         self.failed: set[int] = set()
-        self.passes_done = 0
-        """Image passes of the cycles that finished in this run."""
+        self.estimate = Estimate(units, self.finished, fresh)
+        self.look: Callable[[Unit], tuple[Progress | None, float | None]] = lambda unit: (here, None)
+        """Unit -> (what its process does, seconds since its last heartbeat), as far as known."""
+        self.lock = threading.RLock()
+        """Held while anything is shown: the clock ticks in a thread of its own."""
         self.live: Any = None
         if output.isatty():
             from rich.console import Console
@@ -70,25 +100,65 @@ class Display:
                 self.live.start()
 
     def seconds_left(self) -> float | None:
-        """Return the expected seconds until the run ends, from its image passes per second so far; None: too early."""
-        left = 0
-        for number, unit in enumerate(self.units):
-            if number not in self.over:
-                left += sum(unit.passes[self.reached[number] :])
-        if not self.passes_done or self.passes_done < MIN_DONE * (left + self.passes_done):
-            return None
-        return (time.time() - self.began) * left / self.passes_done
+        """Return the expected seconds until the run ends; None: too early."""
+        with self.lock:
+            found = {number: self.look(self.units[number])[0] for number in self.running}
+            return self.estimate.left(time.time(), {number: each for number, each in found.items() if each})
+
+    def state(self) -> State:
+        """Return what the run does now."""
+        with self.lock:
+            return State(
+                name=self.name,
+                done=self.earlier + sum(not self.units[n].shared for n in self.over - self.failed),
+                total=self.earlier + sum(not unit.shared for unit in self.units),
+                failed={failure.unit: failure.cause for failure in self.failures},
+                elapsed=time.time() - self.began,
+                left=self.seconds_left(),
+                rows=[self._row(number) for number in sorted(self.running)],
+                leaders=self.scores.leaders() if self.scores else [],
+            )
+
+    def _row(self, number: int) -> Row:
+        unit, values = self.units[number], self.running[number]
+        cycle = min(self.estimate.reached[number], unit.cycles - 1)
+        found, beat = self.look(unit)
+        doing: dict[str, Any] = {}
+        if found is not None:
+            doing = {"phase": found.phase, "step": found.step, "steps": found.steps}
+        return Row(
+            suite=unit.suite,
+            method=unit.method,
+            seed=unit.trial.seed,
+            cycle=cycle,
+            cycles=unit.cycles,
+            labelled=unit.trial.protocol.labelled()[cycle],
+            metrics={key: values[key] for key in METRICS if key in values},
+            seconds=self.estimate.spent(number, time.time()),
+            beat=beat,
+            stalled=number in self.stalled,
+            **doing,
+        )
 
     def __call__(self, event: str, unit: Unit, values: dict[str, Any]) -> None:
         """Handle an event of a unit and update the display."""
+        with self.lock:
+            self._handle(event, unit, values)
+            self.refresh()
+
+    def _handle(self, event: str, unit: Unit, values: dict[str, Any]) -> None:
         number = self.units.index(unit)
+        if event in ("start", "cycle", "retry"):
+            self.stalled.discard(number)
         if event == "start":
             self.running.setdefault(number, {"cycle": None})
+            self.estimate.start(number, time.time())
         elif event == "cycle":
             self._cycle(number, values)
         elif event == "retry":
             self.say(f"{unit.name}: {values['cause']}; it restarts from its last finished cycle")
         elif event == "stalled":
+            self.stalled.add(number)
             self.say(
                 f"{unit.name}: STALLED, without progress for {duration(values['seconds'])}; it is restarted after "
                 f"{duration(values['limit'])}"
@@ -101,15 +171,16 @@ class Display:
             self.say(f"{unit.name}: FAILED" + (f" like {same[0].unit}" if len(same) > 1 else f": {same[0].cause}"))
         elif event == "end":
             self._end(number)
-        self._refresh()
 
     def _cycle(self, number: int, values: dict[str, Any]) -> None:
         unit, cycle = self.units[number], values["cycle"]
+        if self.scores is not None and not unit.shared:
+            metrics = {key: values[key] for key in METRICS if key in values}
+            self.scores.add(unit.trial.id, cycle, values["labelled"], metrics)
         if cycle < self.reached[number]:
             return  # a retried unit reports its finished cycles again
         self.reached[number] = cycle + 1
-        if cycle >= self.finished[number]:
-            self.passes_done += unit.passes[cycle]
+        self.estimate.cycle(number, cycle, values.get("seconds", {}), time.time())
         self.running[number] = values
         if self.live is None:
             shown = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._metrics(values).items())
@@ -120,7 +191,9 @@ class Display:
 
     def _end(self, number: int) -> None:
         self.running.pop(number, None)
+        self.stalled.discard(number)
         self.over.add(number)
+        self.estimate.end(number, time.time())
 
     @staticmethod
     def _metrics(values: dict[str, Any]) -> dict[str, float]:
@@ -132,54 +205,41 @@ class Display:
         return f"{len(self.over)}/{len(self.units)} done, elapsed {duration(time.time() - self.began)}{expected}"
 
     def say(self, line: str) -> None:
-        """Print a line, above the live table if there is one."""
-        if self.live is not None:
-            self.live.console.print(line, markup=False, highlight=False)
-        else:
-            print(f"{time.strftime('%H:%M:%S')} {line}", file=self.output, flush=True)
-
-    def _refresh(self) -> None:
-        if self.live is None:
-            return
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=self._summary(), title_justify="left")
-        metric = "/".join(dict.fromkeys(name for values in self.running.values() for name in self._metrics(values)))
-        for head in ("trial", "cycle", "labelled", metric, "s/cycle", "remaining"):
-            table.add_column(head, justify="left" if head == "trial" else "right")
-        for number, values in sorted(self.running.items()):
-            unit = self.units[number]
-            if values["cycle"] is None:
-                table.add_row(Text(unit.name), "", "", "", "", "")
+        """Print a line, above the live view if there is one."""
+        with self.lock:
+            if self.live is not None:
+                self.live.console.print(line, markup=False, highlight=False)
             else:
-                metrics = " ".join(f"{100 * v:.2f} %" for v in self._metrics(values).values())
-                cells = (_cycle_of(values["cycle"], unit), str(values["labelled"]), metrics)
-                # assumes that the remaining cycles cost as much per labelled image as the last one
-                labelled = unit.trial.protocol.labelled()
-                left = values["cost"] * sum(labelled[values["cycle"] + 1 : unit.cycles]) / values["labelled"]
-                table.add_row(Text(unit.name), *cells, f"{values['cost']:.1f}", duration(left))
-        self.live.update(table, refresh=True)
+                print(f"{time.strftime('%H:%M:%S')} {line}", file=self.output, flush=True)
+
+    def refresh(self) -> None:
+        """Show the current state in the live view, if there is one."""
+        with self.lock:
+            if self.live is None or not self.live.is_started:
+                return
+            from rich.text import Text
+
+            # one line and one column less than the terminal has: a full one would scroll
+            size = self.live.console.size
+            shown = view.lines(self.state(), size.width - 1, size.height - 1)
+            self.live.update(Text("\n".join(shown), no_wrap=True, overflow="crop"), refresh=True)
 
     def restart(self, line: str) -> None:
         """Print why all running units have ended; they run again."""
-        self.running.clear()
-        self.say(line)
-        self._refresh()
+        with self.lock:
+            self.running.clear()
+            self.stalled.clear()
+            self.estimate.restart()
+            self.say(line)
+            self.refresh()
 
     def close(self) -> None:
-        """Stop the live table, if there is one."""
-        if self.live is not None:
-            self.live.stop()
+        """Stop the live view, if there is one."""
+        with self.lock:
+            if self.live is not None:
+                self.live.stop()
 
 
 def _cycle_of(cycle: int, unit: Unit) -> str:
     """Return the number of a cycle and of the unit's last one, from 0 as in records, file names and messages."""
     return f"{cycle}/{unit.cycles - 1}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words, for example '2 min 05 s'."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else (f"{minutes} min {rest:02d} s" if minutes else f"{rest} s")

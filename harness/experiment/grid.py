@@ -39,6 +39,8 @@ class Unit:
     """Image passes of the target network's training in each cycle of the unit."""
     auxiliary: list[int]
     """Image passes of the method's additional training, such as a VAE or a committee, in each cycle of the unit."""
+    scoring: list[int] = field(default_factory=list)
+    """Image passes of scoring candidates in each cycle of the unit."""
     code: dict[str, str] = field(default_factory=dict)
     """Part -> hash of the code when the run started; workers compare it with their own."""
 
@@ -121,7 +123,7 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
             suite, _, trial = trials[members[0]]
             name = f"first cycle of {len(members)} methods ({trial.training.name})"
             extra, _ = trial.extra_passes(info[suite.name].num_train)
-            first = trial.training_images()[:1], extra[:1]
+            first = trial.training_images()[:1], extra[:1], [0]
             units.append(Unit(trial, suite.name, name, suite.exclusive, True, None, *first))
         for member in members:
             suite, method, trial = trials[member]
@@ -131,7 +133,8 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
             if after:
                 training[0] = extra_training[0] = 0
             auxiliary = [sum(passes) for passes in zip(extra_training, extra_acquisition, strict=True)]
-            units.append(Unit(trial, suite.name, method, suite.exclusive, False, after, training, auxiliary))
+            passes = training, auxiliary, trial.scoring_images(info[suite.name].num_train)
+            units.append(Unit(trial, suite.name, method, suite.exclusive, False, after, *passes))
     units.sort(key=lambda unit: (not unit.shared, -sum(unit.passes)))
     return Grid(units, info, skipped)
 

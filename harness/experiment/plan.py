@@ -67,7 +67,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
             continue
         info = grid.info[suite.name]
         training, auxiliary = sum(sum(u.training) for u in units), sum(sum(u.auxiliary) for u in units)
-        scoring = sum(u.trial.scoring_images(info.num_train) for u in units if not u.shared)
+        scoring = sum(sum(u.scoring) for u in units)
         parameters = names.of(suite.model).num_parameters(info)
         # the weights of the last cycles of each trial, and of each shared first cycle
         size = sum((1 if u.shared else min(KEPT_STATES, u.cycles)) * parameters * 4 for u in units) / 1e9

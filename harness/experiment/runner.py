@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,16 @@ from harness.errors import DataMissing, RayLost, StorageError, UserError, gather
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, check_methods, manifest
+from harness.experiment.notify import outcome
+from harness.experiment.publish import Ticker
+from harness.experiment.scores import Scores
 from harness.experiment.upgrade import lost, open_run
 from harness.faults import PluginFault
 from harness.networks import names
 from harness.report.captions import counted
 from harness.report.write import write
 from harness.results.manifest import Manifest, leaving
+from harness.results.progress import here
 from harness.results.provenance import versions
 from harness.results.records import OWN_CODE, UNKNOWN, conditions, differing
 from harness.results.store import RunStore, write_atomically
@@ -75,8 +79,9 @@ def _run_in_process(
     for unit in grid.units:
 
         def report(record: CycleRecord, unit: Unit = unit) -> None:
-            display("cycle", unit, cycle_values(record))
+            display("cycle", unit, cycle_values(record, here.expected))
 
+        here.begin(0)
         display("start", unit, {})
         failure = execute(unit, data[unit.suite], run, placement, report)
         if failure is not None:
@@ -152,8 +157,17 @@ def _check_kinds(output: Path) -> None:
                 raise UserError(f"where.output: {path} is a {kind}, where a run has a {expected}; move it away")
 
 
-def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_changes: bool = False) -> int:
+def run(
+    whole: Benchmark,
+    benchmark: Benchmark,
+    grid: Grid,
+    ray: OnRay,
+    accept_changes: bool = False,
+    command: Sequence[str] = (),
+) -> int:
     """Run ``benchmark``, the part of the config ``whole`` that --only selects, and print its report.
+
+    ``command``: the words that started the run, for who wants to continue it.
 
     ``accept_changes``: continue rows whose code, data, libraries, precision or device changed; the report keeps them
     apart. Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError, and StorageError, after
@@ -207,10 +221,22 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
         for name, info in grid.info.items():
             print(*(f"suite {name}: {note}" for note in info.notes), sep="\n", end="\n" if info.notes else "")
         print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)
-        return Display(left.units, sys.stdout, finished)
+        scores, trials = Scores(entries), {unit.trial.id for unit in grid.units if not unit.shared}
+        scores.read(store, trials)
+        earlier = len(trials) - sum(not unit.shared for unit in left.units)
+        fresh = benchmark.where.trials == "ray" and not benchmark.where.warm_workers
+        return Display(
+            left.units, sys.stdout, finished, name=benchmark.name, earlier=earlier, scores=scores, fresh=fresh
+        )
 
-    display, ended = _run_units(benchmark, left, data, store, ray, begin)
-    return _end(output, grid, left, store, display, ended)
+    ticker, display, ended = _run_units(benchmark, left, data, store, ray, begin, command)
+    try:
+        code = _end(output, grid, left, store, display, ended)
+    except BaseException as error:
+        ticker.end(outcome(error))
+        raise
+    ticker.end(outcome(code))
+    return code
 
 
 def _run_units(
@@ -220,13 +246,16 @@ def _run_units(
     store: RunStore,
     ray: OnRay,
     begin: Callable[[], Display],
-) -> tuple[Display, BaseException | None]:
+    command: Sequence[str],
+) -> tuple[Ticker, Display, BaseException | None]:
     """Run the units; return their display, which is closed, and what ended them early. Raises what comes before it."""
     display: Display | None = None
+    ticker: Ticker | None = None
 
     def displayed() -> Display:
-        nonlocal display
+        nonlocal display, ticker
         display = begin()
+        ticker = Ticker(display, benchmark.output, command)
         return display
 
     ended: BaseException | None = None
@@ -239,14 +268,20 @@ def _run_units(
             placement = Placement(chosen_device(benchmark.where.device), benchmark.where.cpus_per_trial)
             _run_in_process(placement, left, data, store, displayed())
     except (KeyboardInterrupt, RayLost, StorageError) as error:
-        if display is None:
+        if ticker is None:
             raise
         ended = error
+    except BaseException as error:
+        if ticker is not None:
+            ticker.end(outcome(error))
+        raise
     finally:
+        if ticker is not None:
+            ticker.stop()
         if display is not None:
             display.close()
-    assert display is not None
-    return display, ended
+    assert display is not None and ticker is not None
+    return ticker, display, ended
 
 
 def _end(output: Path, grid: Grid, left: Grid, store: RunStore, display: Display, ended: BaseException | None) -> int:

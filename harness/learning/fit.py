@@ -68,7 +68,7 @@ def fit(cycle: Cycle, training: Training, stages: bool = False, ahead: int = 0) 
     with cycle.clock.phase("train"):
         for module in trained:
             module.train()
-        for epoch in range(recipe.epochs):
+        for epoch in cycle.clock.steps(recipe.epochs):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, epoch + ahead)
             step_losses = []

@@ -14,10 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from harness.experiment.grid import Unit
 
 BEAT = 5.0
 """Seconds between two looks at a process, or at the files."""
+PROGRESS = "ray/progress"
+"""Folder of the files in which units show phase and epoch, in the results folder: see harness.results.progress."""
 BUSY = 0.05
 """Share of one core above which a process counts as busy; Ray's own threads stay below it."""
 
@@ -62,6 +67,11 @@ def _place(frame: FrameType | None) -> list[tuple[int, int]]:
     return place
 
 
+def progress_name(unit: Unit) -> str:
+    """Return the name of the file in which a unit shows its progress."""
+    return f"shared.{unit.trial.sharing_key}" if unit.shared else f"trial.{unit.trial.id}"
+
+
 class Stalled(NamedTuple):
     """A unit without progress."""
 
@@ -98,6 +108,11 @@ class Watch:
         self.seen.pop(str(unit), None)
         with suppress(OSError):
             (self.folder / str(unit)).unlink(missing_ok=True)
+
+    def silent(self, unit: int) -> float | None:
+        """Return the seconds since the last heartbeat of a unit that ``stalled`` has seen, or None."""
+        seen = self.seen.get(str(unit))
+        return time.monotonic() - seen[1] if seen else None
 
     def stalled(self, longer_than: float) -> list[Stalled]:
         """Return the units without progress for more than so many seconds."""

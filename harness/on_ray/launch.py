@@ -15,7 +15,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,8 +25,8 @@ from harness.errors import PLAIN, RayLost, StorageError, UserError, died
 from harness.experiment.display import duration
 from harness.experiment.runner import left_to_run
 from harness.on_ray import before
-from harness.on_ray.beats import BEAT, Stalled, Watch
-from harness.results import disk
+from harness.on_ray.beats import BEAT, PROGRESS, Stalled, Watch, progress_name
+from harness.results import disk, progress
 from harness.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from harness.data.dataset import LoadedData
     from harness.experiment.display import Display
     from harness.experiment.grid import Grid, Unit
+    from harness.results.progress import Progress
     from harness.settings import Where
 
 ENDING = 15.0
@@ -92,6 +93,7 @@ class _Driver:
         self.log = self.output / "logs" / "ray.log"
         self.watch = Watch(self.output / "ray" / "beats")
         self.display: Display | None = None
+        self.units: list[Unit] = []
         self.memory_full = False
         self.earlier = 0
         """Bytes of Ray's own words of earlier runs."""
@@ -105,6 +107,8 @@ class _Driver:
         if not units:
             return None
         self.watch.clear()
+        progress.clear(self.output / PROGRESS)
+        self.units = units
         with disk.answering(self.log):
             self.log.parent.mkdir(exist_ok=True)
             self.log.touch()
@@ -116,7 +120,8 @@ class _Driver:
         child: Any = get_context("fork").Process(target=_drive, args=(its, ours, units, self.data, where, self.output))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads: none of ours hold locks
-            child.start()
+            with self.display.lock if self.display else nullcontext():  # its thread may hold what the child needs
+                child.start()
         its.close()
         try:
             return self._listen(ours, child, units, where)
@@ -130,6 +135,12 @@ class _Driver:
                 elif self.display is not None and not (self.output / "run.json").exists():  # moved: Tune made it again
                     shutil.rmtree(self.output / "ray", ignore_errors=True)
                     self.output.rmdir()
+
+    def _seen(self, unit: Unit) -> tuple[Progress | None, float | None]:
+        """Return what a running unit does, and the seconds since its last heartbeat, as far as known."""
+        number = next((number for number, each in enumerate(self.units) if each is unit), None)
+        found = progress.read(self.output / PROGRESS / progress_name(unit))
+        return found, None if number is None else self.watch.silent(number)
 
     def words(self) -> str:
         """Return where Ray's own words are, if there are any."""
@@ -170,8 +181,12 @@ class _Driver:
                     started = True
                     print(*values, flush=True)
                 elif kind == "begin":
-                    self.display = self.display or self.begin()
+                    if self.display is None:
+                        self.display = self.begin()
+                        self.display.look = self._seen
                     pipe.send("go on")
+                elif kind == "slots" and self.display is not None:
+                    self.display.estimate.slots = values[0]
                 elif kind == "refused":
                     if self.display is None:
                         with suppress(OSError):  # Ray's own words add nothing to ours
@@ -322,6 +337,7 @@ def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], wher
             output,
             lambda event, unit, values: pipe.send(("event", event, numbers[id(unit)], values)),
             _Steps(pipe),
+            lambda slots: pipe.send(("slots", slots)),
         )
         pipe.send(("finished",))
     finally:

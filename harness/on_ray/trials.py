@@ -31,9 +31,9 @@ from harness.data.dataset import LoadedData
 from harness.errors import StorageError
 from harness.experiment.display import Listener, cycle_values
 from harness.experiment.grid import Unit
-from harness.on_ray.beats import beating
+from harness.on_ray.beats import PROGRESS, beating, progress_name
 from harness.on_ray.session import Resources, check_alive, nodes, resources
-from harness.results import code, lock
+from harness.results import code, lock, progress
 from harness.results.records import METRICS, PHASES, CycleRecord
 from harness.results.store import RunStore
 from harness.settings import Where
@@ -135,11 +135,11 @@ def _run_unit(
     def report(record: CycleRecord) -> None:
         if not unit.shared:  # the trials that reuse it publish it, under their own names
             publish(record)
-        tune.report({**cycle_values(record), "began": began})
+        tune.report({**cycle_values(record, progress.here.expected), "began": began})
 
     node = ray.get_runtime_context().get_node_id()
     try:
-        with beating(beat, node):
+        with beating(beat, node), progress.written(Path(folder) / PROGRESS / progress_name(unit)):
             lock.work_under(holding)
             run, loaded = RunStore(Path(folder)), ray.get(data[unit.suite])
             failure = execute(
@@ -224,9 +224,14 @@ def run(
     folder: Path,
     listener: Listener,
     each_step: Callable[[], None],
+    slots: Callable[[dict[bool, int]], None],
 ) -> None:
-    """Run the units on the Ray that ``session.start`` started. ``each_step`` is called several times a second."""
+    """Run the units on the Ray that ``session.start`` started. ``each_step`` is called several times a second.
+
+    ``slots`` is told how many units run at the same time, for suites that are not exclusive and that are.
+    """
     shares = {exclusive: resources(where, exclusive, nodes()) for exclusive in (False, True)}
+    slots({exclusive: share.concurrent for exclusive, share in shares.items()})
     put = {id(loaded): ray.put(loaded) for loaded in data.values()}
     parameters = {
         "plugins": registry.luggage(),

@@ -301,3 +301,20 @@ def _machine() -> str:
         return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return "" if sys.platform == "linux" else socket.gethostname()
+
+
+def seen(folder: Path) -> tuple[Holder, bool | None, float] | None:
+    """Return (holder, whether its process lives, seconds since it renewed the lock), or None if no lock can be read.
+
+    For readers: it writes nothing, so the seconds are by this machine's clock, and a holder on another machine counts
+    as alive (None: not known) or gone by them. Raises StorageError.
+    """
+    with disk.answering(folder, "read"):
+        for number in reversed(_numbers(folder)):
+            path = folder / f"lock.{number}"
+            with suppress(FileNotFoundError, UserError):
+                if holder := _read(path):
+                    age = max(0.0, time.time() - disk.changed(path))
+                    alive = _alive(holder)
+                    return holder, False if alive is None and age > LEFT_BEHIND else alive, age
+    return None

@@ -14,9 +14,10 @@ The results folder of a run::
     trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
     shared/<key>/...                 the same files for a first cycle that several trials share
     lock.1                           the process that writes here now: see harness.results.lock
+    progress.json                    what the run showed last, for harness.status; no run reads it
     logs/<trial>.log                 the traceback of the exception that ended a trial, or a shared first cycle
     logs/ray.log                     what Ray prints
-    ray/                             Ray Tune's files and the heartbeats; no run reads an earlier one's
+    ray/                             Ray Tune's files, heartbeats and progress; no run reads an earlier one's
     report/                          tables and plots, derived from the records
 
 Several processes may write the same cycle: the first one to finish determines the record. A different result for the

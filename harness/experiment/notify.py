@@ -1,0 +1,117 @@
+"""Runs the command of ``where.notify`` once a run has ended, whatever ended it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from harness.errors import Stopped, readable, reason
+from harness.experiment import publish
+from harness.experiment.publish import Outcome
+from harness.results.lock import LockLost
+
+LIMIT = 20.0
+"""Seconds that the command may take: schedulers kill a run about 30 s after they have asked it to end."""
+LONGEST = 1000  # characters of a message
+
+
+def outcome(ending: int | BaseException) -> Outcome:
+    """Return how a run ended, from its exit code or from what it raises."""
+    if isinstance(ending, BaseException):
+        return "interrupted" if isinstance(ending, KeyboardInterrupt | LockLost) else "failed"
+    return "failed" if ending else "finished"
+
+
+def announced(command: str | None, name: str, folder: Path, work: Callable[[], int]) -> int:
+    """Return the exit code of a run's work, or raise what it raises, after the command, if there is one, has run."""
+    try:
+        code = work()
+    except BaseException as error:
+        if command:
+            _notify(command, folder, outcome(error), _message(name, folder, error))
+        raise
+    if command:
+        _notify(command, folder, outcome(code), _message(name, folder, code))
+    return code
+
+
+def _message(name: str, folder: Path, ending: int | BaseException) -> str:
+    """Return the sentence about a run's end."""
+    found = publish.read(folder)
+    state = found.state if found is not None and found.outcome == outcome(ending) else None
+    trials = f": {state.done} of {state.total} trials are finished" if state else ""
+    if ending == 0:
+        return f"{name} has finished{trials}; the report is in {folder / 'report'}"
+    if isinstance(ending, KeyboardInterrupt):
+        number = ending.number if isinstance(ending, Stopped) else signal.SIGINT
+        return f"{name} was stopped by {signal.Signals(number).name}{trials}; --resume continues it"
+    if isinstance(ending, LockLost):
+        return f"{name} has stopped{trials}: {reason(ending)}"
+    if isinstance(ending, BaseException):
+        return f"{name} has failed{trials}: {reason(ending) if isinstance(ending, Exception) else repr(ending)}"
+    failed = ""
+    if state is not None and state.failed:
+        trial, cause = next(iter(state.failed.items()))
+        more = f" and {len(state.failed) - 1} more" if len(state.failed) > 1 else ""
+        failed = f"; FAILED: {trial}{more}: {cause}"
+    return f"{name} has failed{trials}{failed}"
+
+
+def _notify(command: str, folder: Path, how: Outcome, message: str) -> None:
+    """Run the command with the message; say in one sentence what is wrong with it. Raises nothing."""
+    message = readable(message)[:LONGEST]
+    values = {
+        "HARNESS_RUN": str(folder.resolve()),
+        "HARNESS_OUTCOME": how,
+        "HARNESS_MESSAGE": message,
+        "HARNESS_REPORT": str(folder.resolve() / "report"),
+    }
+    said: IO[bytes] | None = None
+    try:
+        with suppress(OSError):  # a full disk, for example, which may be what the message is about
+            said = TemporaryFile()  # noqa: SIM115
+        problem = _run(command, {**os.environ, **values}, message, said)
+    except (OSError, ValueError) as error:
+        problem = f"can't be started: {reason(error)}"
+    except KeyboardInterrupt:
+        problem = "was interrupted"
+    if problem and said is not None:
+        said.seek(0)
+        words = said.read(2000).decode(errors="replace").strip().splitlines()
+        problem += f" ({words[-1][:200]})" if words else ""
+    if said is not None:
+        said.close()
+    if problem:
+        print(readable(f"warning: where.notify: the command {problem}"), file=sys.stderr)
+
+
+def _run(command: str, environment: dict[str, str], message: str, said: IO[bytes] | None) -> str:
+    """Run the command; return what is wrong with it, or ''. Values go to it only by environment and stdin."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=said or subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,  # so that all its processes can be ended
+    )
+    try:
+        assert process.stdin is not None
+        with suppress(OSError):  # it need not read
+            process.stdin.write(f"{message}\n".encode())  # it fits into the pipe: nothing waits
+            process.stdin.close()
+        code = process.wait(LIMIT)
+    except subprocess.TimeoutExpired:
+        return f"took longer than {LIMIT:.0f} s and was ended"
+    finally:
+        with suppress(OSError):  # what it left in the background ends too
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return f"failed with exit code {code}" if code > 0 else f"died of signal {-code}" if code else ""

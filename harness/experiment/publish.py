@@ -1,0 +1,108 @@
+"""Lets the clock of a display tick, and publishes what it shows in a file of the run, for ``python -m harness.status``.
+
+The file progress.json is written by the process that shows the run, and only while that holds the results folder. No
+run reads it, and nothing depends on it: a disk that refuses it ends nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from harness.errors import StorageError, UserError
+from harness.experiment.display import Display
+from harness.experiment.view import State
+from harness.results import disk, lock
+
+TICK = 1.0
+"""Seconds between two looks of a live view at its clock."""
+PUBLISHED = 5.0
+"""Seconds between two writes of the file."""
+NAME = "progress.json"
+
+Outcome = Literal["running", "finished", "failed", "interrupted"]
+
+
+class Published(BaseModel):
+    """The content of progress.json."""
+
+    token: str
+    """That of the lock under which the run writes: it tells this run from an earlier one in the folder."""
+    written: float
+    """When, in seconds since 1970."""
+    outcome: Outcome
+    folder: str
+    """The current folder of the command."""
+    command: list[str]
+    """The arguments of the command, or [] if it is not known."""
+    state: State
+
+
+def read(folder: Path) -> Published | None:
+    """Return what the last run in a folder has published, or None if there is nothing that can be read."""
+    try:
+        return Published.model_validate_json(disk.read(folder / NAME))
+    except (OSError, ValueError):
+        return None
+
+
+class Ticker:
+    """Refreshes a display every second, and publishes its state, until ``end``."""
+
+    def __init__(self, display: Display, folder: Path, command: Sequence[str] = ()) -> None:
+        self.display, self.folder, self.command = display, folder, list(command)
+        held = lock.held_here()
+        self.token = held.token if held else ""
+        self.ended = threading.Event()
+        self.publish("running")
+        self.thread = threading.Thread(target=self._tick, daemon=True)
+        self.thread.start()
+
+    def _tick(self) -> None:
+        last = time.monotonic()
+        while not self.ended.wait(TICK):
+            with self.display.lock:  # whoever forks holds it meanwhile
+                if self.ended.is_set():
+                    return
+                with suppress(Exception):  # a display ends no run
+                    self.display.refresh()
+                if time.monotonic() - last >= PUBLISHED:
+                    last = time.monotonic()
+                    self.publish("running")
+
+    def publish(self, outcome: Outcome) -> None:
+        """Write the file, as far as possible."""
+        path = self.folder / NAME
+        with suppress(OSError, StorageError, UserError, lock.LockLost), self.display.lock:
+            lock.check(path)
+            values = Published(
+                token=self.token,
+                written=time.time(),
+                outcome=outcome,
+                folder=os.getcwd(),  # noqa: PTH109 - one that was removed is no error of a path
+                command=self.command,
+                state=self.display.state(),
+            )
+            temporary = disk.temporary(path)
+            try:
+                temporary.write_bytes(values.model_dump_json().encode())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Let nothing tick any more."""
+        self.ended.set()
+        self.thread.join(TICK)
+
+    def end(self, outcome: Outcome) -> None:
+        """Publish how the run has ended."""
+        self.stop()
+        self.publish(outcome)
