@@ -263,6 +263,25 @@ class Where(Strict):
         2, description="Ray Data scoring workers of each trial"
     )
 
+    track: list[Literal["csv", "mlflow", "tensorboard", "trackio", "wandb"]] = Field(
+        [],
+        max_length=LONGEST_LIST,
+        description="trackers that are sent every finished cycle, such as [tensorboard, mlflow]; a tracker that fails "
+        "or is slow costs no cycle",
+    )
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _one_tracker_needs_no_list(cls, track: Any) -> Any:
+        return [track] if isinstance(track, str) else track
+
+    @field_validator("track")
+    @classmethod
+    def _trackers_differ(cls, track: list[str]) -> list[str]:
+        if len(set(track)) != len(track):
+            raise ValueError(f"must differ, got {track}")
+        return track
+
     @model_validator(mode="after")
     def _gpus_need_a_gpu(self) -> Where:
         if self.device == "cpu" and self.gpus_per_trial:

@@ -59,6 +59,8 @@ class Display:
         self.failed: set[int] = set()
         self.passes_done = 0
         """Image passes of the cycles that finished in this run."""
+        self.followers: list[Listener] = []
+        """Called with each event, too."""
         self.live: Any = None
         if output.isatty():
             from rich.console import Console
@@ -102,6 +104,8 @@ class Display:
         elif event == "end":
             self._end(number)
         self._refresh()
+        for follower in self.followers:
+            follower(event, unit, values)
 
     def _cycle(self, number: int, values: dict[str, Any]) -> None:
         unit, cycle = self.units[number], values["cycle"]

@@ -30,6 +30,7 @@ from harness.results.provenance import versions
 from harness.results.records import OWN_CODE, UNKNOWN, conditions, differing
 from harness.results.store import RunStore, write_atomically
 from harness.settings import Where
+from harness.tracking.trackers import Trackers
 
 if TYPE_CHECKING:
     from harness.data.dataset import DatasetInfo, LoadedData
@@ -138,8 +139,8 @@ def check_plan(output: Path) -> None:
 def _check_kinds(output: Path) -> None:
     """Raise UserError if a folder of a run is a file, or the other way round."""
     places = {
-        "folder": ("trials", "shared", "report", "logs", "ray"),
-        "file": ("run.json", "config.yaml", "logs/ray.log"),
+        "folder": ("trials", "shared", "report", "logs", "ray", "track"),
+        "file": ("run.json", "config.yaml", "logs/ray.log", "track.csv"),
     }
     for expected, parts in places.items():
         for path in (output / part for part in parts):
@@ -204,10 +205,14 @@ def run(whole: Benchmark, benchmark: Benchmark, grid: Grid, ray: OnRay, accept_c
         for name, info in grid.info.items():
             print(*(f"suite {name}: {note}" for note in info.notes), sep="\n", end="\n" if info.notes else "")
         print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)
-        return Display(left.units, sys.stdout, finished)
+        display = Display(left.units, sys.stdout, finished)
+        trackers.start(display.say)
+        display.followers.append(trackers)
+        return display
 
-    display, ended = _run_units(benchmark, left, data, store, ray, begin)
-    return _end(output, grid, left, store, display, ended)
+    with Trackers(benchmark.where.track, output) as trackers:
+        display, ended = _run_units(benchmark, left, data, store, ray, begin)
+        return _end(output, grid, left, store, display, ended)
 
 
 def _run_units(
