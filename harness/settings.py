@@ -257,7 +257,7 @@ class Where(Strict):
     warm_workers: bool = Field(
         False,
         description="reuse a process and its scoring workers for many trials, which saves seconds per trial; the Ray "
-        "dashboard then shows workers without the trials' names",
+        "dashboard then names trials in the list of a node's processes, not in that of actors",
     )
     shards: Annotated[PositiveInt, Field(le=1024), Why("no machine has more cores")] = Field(
         2, description="Ray Data scoring workers of each trial"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from harness.experiment.grid import Unit
-from harness.results.records import METRICS, CycleRecord
+from harness.results.records import METRICS, PHASES, CycleRecord
 
 MIN_DONE = 0.03  # fraction of the work below which no remaining time is shown: starting the processes distorts it
 
@@ -20,8 +20,18 @@ Listener = Callable[[str, Unit, dict[str, Any]], None]
 
 
 def cycle_values(record: CycleRecord) -> dict[str, Any]:
-    """Return the values that the event ``cycle`` reports: cycle, labelled, cost (seconds) and the metrics."""
-    return {"cycle": record.cycle, "labelled": record.labelled, "cost": record.cost_seconds, **record.metrics}
+    """Return the values that the event ``cycle`` reports: cycle, labelled, cost (seconds) and the metrics.
+
+    Also the ``seconds`` of each phase, and the peak ``memory`` in bytes.
+    """
+    return {
+        "cycle": record.cycle,
+        "labelled": record.labelled,
+        "cost": record.cost_seconds,
+        "seconds": {phase: record.seconds.get(phase, 0.0) for phase in PHASES},  # earlier versions have fewer
+        "memory": record.peak_memory_bytes,
+        **record.metrics,
+    }
 
 
 class Failure(NamedTuple):
