@@ -209,6 +209,18 @@ def test_its_own_reader_finds_every_cycle_once_also_of_a_run_in_two_parts(
     assert READERS[name](folder) == {trial: {k: [v] for k, v in EXPECTED.items()} for trial in NAMES}
 
 
+@needs("tensorboardX")
+def test_a_stored_key_leads_to_no_folder_outside(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finish(a_run(folder), "one", 0)
+    (folder / "track").mkdir()
+    state = {"one": {"key": "../../../evil", "cycles": 0, "ended": False}}
+    (folder / "track" / "tensorboard.json").write_text(json.dumps(state))
+    assert process.main([str(folder), "tensorboard"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert len([*(folder / "track" / "tensorboard" / "s").rglob("events*")]) == 1
+
+
 def test_every_tracker_has_a_file_a_setting_and_a_reader() -> None:
     files = {path.stem for path in (ROOT / "harness" / "tracking").glob("*.py") if "class Tracker:" in path.read_text()}
     (literal,) = get_args(Where.model_fields["track"].annotation)

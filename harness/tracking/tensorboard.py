@@ -23,6 +23,8 @@ class Tracker:
 
     def begin(self, trial: Trial, key: str) -> str:
         """Start an event file; the trial's settings are its text."""
+        if not (self.folder / key).resolve().is_relative_to(self.folder.resolve()):
+            key = ""  # a results folder may come from anywhere
         if not key:
             key = "/".join(map(_folder_name, (trial.suite, trial.method, f"seed {trial.seed}")))
             if (self.folder / key).exists():  # two names may become one

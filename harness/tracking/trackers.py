@@ -1,4 +1,4 @@
-"""The trackers of a run, seen from its process: each is told of events, and never waited for before the end."""
+"""The trackers of a run, seen from its process, which passes events on and waits for no tracker before the end."""
 
 from __future__ import annotations
 
