@@ -163,6 +163,8 @@ def test_prometheus_scrapes_a_run_and_every_query_returns_data(tmp_path: Path) -
             **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
             "PYTHONPATH": str(ROOT),
             "RAY_TMPDIR": str(temporary),
+            "RAY_raylet_start_wait_time_s": "300",
+            "RAY_agent_register_timeout_ms": "300000",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
