@@ -111,8 +111,9 @@ def sentence(model: type[BaseModel], error: Any) -> tuple[tuple[Any, ...], str]:
     # for a union such as "int | str" pydantic appends the type that it tried to the path
     path = tuple(k for k in path if not (isinstance(k, str) and ("[" in k or k in ("str", "int", "float", "bool"))))
     parent = (_model_at(model, path[:-1]) or model) if path else model
-    if kind == "literal_error" and path and path[-1] in parent.model_fields:
-        allowed = did_you_mean(str(value), _literals(parent.model_fields[path[-1]].annotation))
+    named = [key for key in path if key in parent.model_fields][-1:]  # of an entry of a list, the list
+    if kind == "literal_error" and named:
+        allowed = did_you_mean(str(value), _literals(parent.model_fields[named[0]].annotation))
         return path, f"{shown_value(value)} is not allowed{allowed}"
     needed = NEEDED.get(kind) or NEEDED.get(kind.split("_")[0])
     if needed is None:

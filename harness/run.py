@@ -147,10 +147,12 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
         from harness.experiment import data_check
 
         return data_check.check(benchmark)
+    from harness import tracking
     from harness.experiment import runner
     from harness.experiment.notify import announced
     from harness.on_ray import launch
 
+    tracking.check(benchmark.where.track)
     finished = runner.finished_suites(benchmark) if options.resume else set()
     expand(benchmark, finished=finished)  # cheap checks come before creating the folder and downloading
     if options.force:  # before anything is taken from another run

@@ -257,7 +257,7 @@ class Where(Strict):
     warm_workers: bool = Field(
         False,
         description="reuse a process and its scoring workers for many trials, which saves seconds per trial; the Ray "
-        "dashboard then shows workers without the trials' names",
+        "dashboard then names trials in the list of a node's processes, not in that of actors",
     )
     shards: Annotated[PositiveInt, Field(le=1024), Why("no machine has more cores")] = Field(
         2, description="Ray Data scoring workers of each trial"
@@ -268,6 +268,25 @@ class Where(Strict):
         description="shell command that runs once when the run has ended, with the text in HARNESS_MESSAGE and on "
         "stdin; it may take 20 s",
     )
+
+    track: list[Literal["csv", "mlflow", "tensorboard", "trackio", "wandb"]] = Field(
+        [],
+        max_length=LONGEST_LIST,
+        description="trackers that are sent every finished cycle, such as [tensorboard, mlflow]; a tracker that fails "
+        "or is slow costs no cycle",
+    )
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _one_tracker_needs_no_list(cls, track: Any) -> Any:
+        return [track] if isinstance(track, str) else track
+
+    @field_validator("track")
+    @classmethod
+    def _trackers_differ(cls, track: list[str]) -> list[str]:
+        if len(set(track)) != len(track):
+            raise ValueError(f"must differ, got {track}")
+        return track
 
     @model_validator(mode="after")
     def _gpus_need_a_gpu(self) -> Where:

@@ -68,7 +68,7 @@ class Simulated:
                 begins = time + (started if cycle == finished[number] else 0.0)
                 time = begins + sum(seconds.values())
                 self.cycles.append((begins, time, number, cycle, seconds))
-                self.events.append((time, "cycle", number, {**report, "seconds": seconds}))
+                self.events.append((time, "cycle", number, {**report, "own_seconds": seconds}))
             self.events.append((time, "end", number, {}))
             free[slot] = time
             if units[number].shared:
@@ -229,7 +229,7 @@ def test_work_of_an_unknown_kind_says_nothing(made: Any, monkeypatch: pytest.Mon
     show("start", units[0], {})
     clock.now = 10.0
     seconds = {"train": 8.0, "evaluate": 1.0}
-    show("cycle", units[0], {"cycle": 0, "labelled": 200, "cost": 8.0, "accuracy": 0.5, "seconds": seconds})
+    show("cycle", units[0], {"cycle": 0, "labelled": 200, "cost": 8.0, "accuracy": 0.5, "own_seconds": seconds})
     assert show.seconds_left() is None
 
 
@@ -248,7 +248,7 @@ def test_fewer_running_trials_than_slots_count_after_a_while(made: Any, monkeypa
     show("start", units[0], {})
     clock.now = 20.0
     seconds = {"train": 20.0}
-    show("cycle", units[0], {"cycle": 0, "labelled": 200, "cost": 20.0, "accuracy": 0.5, "seconds": seconds})
+    show("cycle", units[0], {"cycle": 0, "labelled": 200, "cost": 20.0, "accuracy": 0.5, "own_seconds": seconds})
     early = show.seconds_left()
     clock.now = 65.0
     late = show.seconds_left()

@@ -13,7 +13,7 @@ from harness.experiment.grid import Unit
 from harness.experiment.scores import Scores
 from harness.experiment.view import Row, State, duration
 from harness.results.progress import Progress, here
-from harness.results.records import METRICS, CycleRecord
+from harness.results.records import METRICS, PHASES, CycleRecord
 
 TRACEBACK_IN = "; the traceback is in "
 """Before the name of a log, at the end of the cause of a failure."""
@@ -23,16 +23,19 @@ Listener = Callable[[str, Unit, dict[str, Any]], None]
 
 
 def cycle_values(record: CycleRecord, warm: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Return the values that the event ``cycle`` reports: cycle, labelled, cost (seconds), seconds and the metrics.
+    """Return the values that the event ``cycle`` reports: cycle, labelled, cost (seconds) and the metrics.
 
-    ``seconds``: by phase, without the start-up in them; ``warm``: see ``own_seconds``.
+    Also the ``seconds`` of each phase, those without the start-up in them (``own_seconds``; for ``warm``, see there),
+    and the peak ``memory`` in bytes.
     """
-    seconds = own_seconds(record.seconds, warm or {})
+    seconds = {phase: record.seconds.get(phase, 0.0) for phase in PHASES}  # earlier versions have fewer
     return {
         "cycle": record.cycle,
         "labelled": record.labelled,
         "cost": record.cost_seconds,
         "seconds": seconds,
+        "own_seconds": own_seconds(record.seconds, warm or {}),
+        "memory": record.peak_memory_bytes,
         **record.metrics,
     }
 
@@ -84,6 +87,8 @@ class Display:
         self.over: set[int] = set()
         self.failures: list[Failure] = []
         self.failed: set[int] = set()
+        self.followers: list[Listener] = []
+        """Called with each event, too."""
         self.estimate = Estimate(units, self.finished, fresh)
         self.look: Callable[[Unit], tuple[Progress | None, float | None]] = lambda unit: (here, None)
         """Unit -> (what its process does, seconds since its last heartbeat), as far as known."""
@@ -145,6 +150,8 @@ class Display:
         with self.lock:
             self._handle(event, unit, values)
             self.refresh()
+        for follower in self.followers:
+            follower(event, unit, values)
 
     def _handle(self, event: str, unit: Unit, values: dict[str, Any]) -> None:
         number = self.units.index(unit)
@@ -180,7 +187,7 @@ class Display:
         if cycle < self.reached[number]:
             return  # a retried unit reports its finished cycles again
         self.reached[number] = cycle + 1
-        self.estimate.cycle(number, cycle, values.get("seconds", {}), time.time())
+        self.estimate.cycle(number, cycle, values.get("own_seconds", {}), time.time())
         self.running[number] = values
         if self.live is None:
             shown = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._metrics(values).items())

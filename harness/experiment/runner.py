@@ -34,6 +34,7 @@ from harness.results.provenance import versions
 from harness.results.records import OWN_CODE, UNKNOWN, conditions, differing
 from harness.results.store import RunStore, write_atomically
 from harness.settings import Where
+from harness.tracking.trackers import Trackers
 
 if TYPE_CHECKING:
     from harness.data.dataset import DatasetInfo, LoadedData
@@ -143,8 +144,8 @@ def check_plan(output: Path) -> None:
 def _check_kinds(output: Path) -> None:
     """Raise UserError if a folder of a run is a file, or the other way round."""
     places = {
-        "folder": ("trials", "shared", "report", "logs", "ray"),
-        "file": ("run.json", "config.yaml", "logs/ray.log"),
+        "folder": ("trials", "shared", "report", "logs", "ray", "track"),
+        "file": ("run.json", "config.yaml", "logs/ray.log", "track.csv"),
     }
     for expected, parts in places.items():
         for path in (output / part for part in parts):
@@ -225,18 +226,22 @@ def run(
         scores.read(store, trials)
         earlier = len(trials) - sum(not unit.shared for unit in left.units)
         fresh = benchmark.where.trials == "ray" and not benchmark.where.warm_workers
-        return Display(
+        display = Display(
             left.units, sys.stdout, finished, name=benchmark.name, earlier=earlier, scores=scores, fresh=fresh
         )
+        trackers.start(display.say)
+        display.followers.append(trackers)
+        return display
 
-    ticker, display, ended = _run_units(benchmark, left, data, store, ray, begin, command)
-    try:
-        code = _end(output, grid, left, store, display, ended)
-    except BaseException as error:
-        ticker.end(outcome(error))
-        raise
-    ticker.end(outcome(code))
-    return code
+    with Trackers(benchmark.where.track, output) as trackers:
+        ticker, display, ended = _run_units(benchmark, left, data, store, ray, begin, command)
+        try:
+            code = _end(output, grid, left, store, display, ended)
+        except BaseException as error:
+            ticker.end(outcome(error))
+            raise
+        ticker.end(outcome(code))
+        return code
 
 
 def _run_units(

@@ -32,9 +32,10 @@ from harness.errors import StorageError
 from harness.experiment.display import Listener, cycle_values
 from harness.experiment.grid import Unit
 from harness.on_ray.beats import PROGRESS, beating, progress_name
+from harness.on_ray.metrics import Metrics
 from harness.on_ray.session import Resources, check_alive, nodes, resources
 from harness.results import code, lock, progress
-from harness.results.records import METRICS, PHASES, CycleRecord
+from harness.results.records import CycleRecord
 from harness.results.store import RunStore
 from harness.settings import Where
 
@@ -69,25 +70,6 @@ class Order(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: the state of Tune is never restored."""
-
-
-def _publisher(unit: Unit) -> Callable[[CycleRecord], None]:
-    """Return a function that publishes a cycle's metrics, labelled images, number and seconds as Ray metrics."""
-    from ray.util.metrics import Gauge
-
-    tags = {"suite": unit.suite, "method": unit.method, "seed": str(unit.trial.seed), "trial": unit.trial.id}
-    keys = tuple(tags)
-    gauges = {n: Gauge(f"al_{n}", tag_keys=keys) for n in (*METRICS, "labelled", "cycle")}
-    phases = Gauge("al_phase_seconds", tag_keys=(*keys, "phase"))
-
-    def publish(record: CycleRecord) -> None:
-        for name, value in {**record.metrics, "labelled": record.labelled, "cycle": record.cycle}.items():
-            gauges[name].set(value, tags=tags)
-        for phase in PHASES:
-            # records of earlier versions have fewer phases
-            phases.set(record.seconds.get(phase, 0.0), tags={**tags, "phase": phase})
-
-    return publish
 
 
 def _run_unit(
@@ -129,12 +111,9 @@ def _run_unit(
         parallel = min(where.shards, idle) if placement.device == "cpu" else where.shards
         auto = AutoScorer(workers, unit.trial.protocol.cycles, parallel)
         scorer = workers if where.scoring == "ray_data" else auto
-    publish = _publisher(unit)
     began = time.time()
 
     def report(record: CycleRecord) -> None:
-        if not unit.shared:  # the trials that reuse it publish it, under their own names
-            publish(record)
         tune.report({**cycle_values(record, progress.here.expected), "began": began})
 
     node = ray.get_runtime_context().get_node_id()
@@ -164,10 +143,10 @@ def _run_unit(
 
 
 class _Listen(tune.Callback):
-    """Passes Tune's events on to a listener."""
+    """Passes Tune's events on to listeners."""
 
-    def __init__(self, units: list[Unit], listener: Listener, each_step: Callable[[], None]) -> None:
-        self.units, self.listener, self.each_step = units, listener, each_step
+    def __init__(self, units: list[Unit], listeners: list[Listener], each_step: list[Callable[[], None]]) -> None:
+        self.units, self.listeners, self.each_step = units, listeners, each_step
         self.dead = False
         """Whether the process of a trial died more often than where.retries."""
 
@@ -176,7 +155,8 @@ class _Listen(tune.Callback):
         return {}
 
     def _notify(self, event: str, trial: Any, values: dict[str, Any]) -> None:
-        self.listener(event, self.units[trial.config["unit"]], values)
+        for listener in self.listeners:
+            listener(event, self.units[trial.config["unit"]], values)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Tune would end as if all were done
@@ -203,7 +183,8 @@ class _Listen(tune.Callback):
         self._notify("dead", trial, {})
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self.each_step()
+        for step in self.each_step:
+            step()
 
 
 # Tune pickles these functions once for each trial: they are of this module, and hold nothing
@@ -249,12 +230,17 @@ def run(
     bundles = [shares[unit.exclusive].bundle() for unit in units]
 
     class Trial(wrap_function(tune.with_parameters(_run_unit, **parameters), name="trial")):  # type: ignore[misc]
-        def __repr__(self) -> str:  # the actor's name in the dashboard
+        def __repr__(self) -> str:  # the actor's name in the dashboard: it stays that of its first trial
             return "trial worker" if warm else names[self.config["unit"]]
+
+        def step(self) -> Any:
+            ray._raylet.setproctitle(f"ray::{names[self.config['unit']]}")  # the process's name there, for its trial
+            return super().step()
 
     limit = max(shares[unit.exclusive].concurrent for unit in units)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(limit)
-    listen = _Listen(units, listener, each_step)
+    published = Metrics(units, folder)
+    listen = _Listen(units, [listener, published], [each_step, published.step])
     tuner = tune.Tuner(
         tune.with_resources(
             Trial,

@@ -19,6 +19,7 @@ The results folder of a run::
     logs/ray.log                     what Ray prints
     ray/                             Ray Tune's files, heartbeats and progress; no run reads an earlier one's
     report/                          tables and plots, derived from the records
+    track/, track.csv                what trackers write: see harness.tracking; only trackers read it
 
 Several processes may write the same cycle: the first one to finish determines the record. A different result for the
 same cycle is an error, because a cycle is a pure function of its trial.
