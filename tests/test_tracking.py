@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -150,24 +151,34 @@ def read_trackio(folder: Path) -> dict[str, dict[int, list[float]]]:
     return found
 
 
-def read_wandb(folder: Path) -> dict[str, dict[int, list[float]]]:
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+def wandb_records(path: Path) -> Iterator[Any]:
+    """Yield the records of W&B's file: 7 bytes, then LevelDB's log of blocks (checksum, length, kind, data)."""
+    from wandb.proto.wandb_internal_pb2 import Record
 
+    data, at, whole, block = path.read_bytes(), 7, b"", 2**15
+    while at + 7 <= len(data):
+        if block - at % block < 7:  # the rest of a block that holds no head
+            at += block - at % block
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def read_wandb(folder: Path) -> dict[str, dict[int, list[float]]]:
     found: dict[str, dict[int, list[float]]] = {}
-    for path in (folder / "track" / "wandb").glob("offline-run-*/*.wandb"):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        steps: dict[int, list[float]] = {}
-        while (data := store.scan_data()) is not None:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            if record.HasField("run"):
-                steps = found.setdefault(record.run.display_name, {})
+    for path in sorted((folder / "track" / "wandb").glob("offline-run-*/*.wandb")):
+        name = ""
+        for record in wandb_records(path):
+            if record.HasField("run") and record.run.display_name:
+                name = record.run.display_name
                 assert record.run.run_group in METHODS.values() and record.run.project == "demo"
             if record.HasField("history"):
                 items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-                steps.setdefault(items["_step"], []).append(items["accuracy_percent"])
+                found.setdefault(name, {}).setdefault(record.history.step.num, []).append(items["accuracy_percent"])
     return found
 
 
