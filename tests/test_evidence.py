@@ -141,6 +141,9 @@ def test_intervals_without_noise_or_without_seeds() -> None:
     assert statistics.labels_interval(budgets, [curve] * 3, [80.0] * 3) == (inf, inf)
     assert statistics.labels_interval(budgets, [curve] * 3, [40.0] * 3) == (-inf, -inf)
     assert statistics.labels_interval(budgets, [curve], [65.0]) == (-inf, inf)
+    noisy = [[50.0, 69.0, 70.0], [50.0, 73.0, 70.0], [50.0, 65.0, 70.0]]  # may reach 71 at 200, but not at 400
+    low, high = statistics.labels_interval(budgets, noisy, [71.0] * 3)
+    assert 100 < low < 200 and high == inf, "the mean curve does not reach it"
 
 
 def test_the_interval_covers_the_true_factor() -> None:

@@ -266,8 +266,11 @@ def labels_interval(
         within += [float(budgets[at] + s * (budgets[at + 1] - budgets[at])) for s in shares if 0 <= s <= 1]
     if not within:
         return (inf, inf) if apart.mean() > 0 else (-inf, -inf)
-    low, high = min(within), max(within)
-    return -inf if low == budgets[0] else low, inf if high == budgets[-1] else high
+    low, high, means = min(within), max(within), apart.mean(0)  # the crossing of the mean curves is always within
+    return (
+        -inf if low == budgets[0] or means[0] < 0 else low,
+        inf if high == budgets[-1] or (means > 0).all() else high,
+    )
 
 
 def in_order(ps: Sequence[float], order: Sequence[float]) -> list[float]:

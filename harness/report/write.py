@@ -116,7 +116,8 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
             f"{span} labelled images, divided by that span; only seeds with results at all numbers count. {source}"
         )
         long = {"": numbers, "_aubc": areas}
-        shown, bold = wide_metric(numbers, areas), ()
+        shown = wide_metric(numbers, areas)
+        bold: tuple[tuple[int, int], ...] = ()
         means = dict(zip(areas["method"], areas["mean"], strict=True))
         if key == compared_metric(records) and (best := significantly_best(means, compared)):
             bold = (([*shown["method"]].index(best), [*shown.columns].index("AUBC")),)
