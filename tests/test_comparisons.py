@@ -15,7 +15,6 @@ from test_report import LABELLED, METHODS, all_records, record, run_dir, suite
 from harness import run
 from harness.config.load import load_config
 from harness.config.only import only
-from harness.report import statistics
 from harness.report.comparisons import (
     BEFORE,
     Comparison,
@@ -41,17 +40,6 @@ def compared(*differences: list[float], primary: bool = False, margin: float | N
 
 
 # ---------------------------------------------------------------------------------------------- how often it is wrong
-
-
-@pytest.mark.parametrize("primary", [True, False])
-@pytest.mark.parametrize("seeds", [3, 6, 10])
-def test_at_most_5_5_percent_of_suites_of_equal_methods_get_any_claim(seeds: int, primary: bool) -> None:
-    random, grids, wrong = np.random.default_rng(seeds), 10_000, 0
-    for _ in range(grids):
-        values = random.normal(0, 1, (5, seeds))  # all share Ran's
-        wrong += any(kind_of(c) != "open" for c in compared(*(values[1:] - values[0]).tolist(), primary=primary))
-    assert wrong / grids <= 0.055
-    assert (wrong == 0) == (statistics.smallest_p(seeds) > statistics.LEVEL or (seeds == 6 and not primary))
 
 
 def test_equality_of_methods_that_differ_by_the_margin_is_rarely_claimed() -> None:

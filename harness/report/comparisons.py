@@ -3,8 +3,9 @@
 Every method of a suite is compared with a reference, by the differences at equal seeds of the area under the budget
 curve (AUBC), in points of the metric. The suite's primary comparison is tested at 5 %. The p-values of all other
 comparisons of the report are adjusted together (Holm). They must be at most 5 % once their suite's primary comparison
-is significant, or if it has none, and at most BEFORE until then: of suites whose methods do not differ, at most 5.5 %
-get any claim of a difference (the fallback procedure of Wiens 2003, Pharmaceutical Statistics 2).
+is significant, or if it has none, and at most BEFORE until then (the fallback procedure of Wiens 2003, Pharmaceutical
+Statistics 2). With the claims on costs (costs.py), at most 5.5 % of suites whose methods do not differ get any claim of
+a difference.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from harness.report.captions import counted
 from harness.results.manifest import SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 
-BEFORE = 0.005
+BEFORE = 0.0025
 """The level of other comparisons as long as the primary comparison of their suite is not significant."""
 
 
@@ -87,9 +88,22 @@ class Claim:
     """A sentence that compares, with the evidence that carries it, or what evidence would."""
 
     kind: str
-    """better, worse, equal, or open: nothing is claimed."""
+    """better, worse, equal, cheaper, or open: nothing is claimed."""
     text: str
     about: list[Comparison] = field(default_factory=list)
+
+
+def curves(suite: SuiteEntry, records: Sequence[CycleRecord], key: str) -> dict[str, dict[int, list[float]]]:
+    """Return method -> seed -> a metric in points at each budget of the suite, of the trials that have all of them."""
+    values: dict[tuple[str, int], dict[int, float]] = {}
+    for r in records:
+        if (value := r.metrics.get(key)) is not None:
+            values.setdefault((r.method, r.seed), {})[r.labelled] = 100 * value
+    found: dict[str, dict[int, list[float]]] = {}
+    for (method, seed), curve in values.items():
+        if {*suite.labelled} <= {*curve}:
+            found.setdefault(method, {})[seed] = [curve[labelled] for labelled in suite.labelled]
+    return found
 
 
 def areas(suite: SuiteEntry, records: Sequence[CycleRecord], key: str) -> dict[str, dict[int, float]]:
@@ -97,16 +111,15 @@ def areas(suite: SuiteEntry, records: Sequence[CycleRecord], key: str) -> dict[s
 
     At one budget it is the metric itself.
     """
-    curves: dict[tuple[str, int], dict[int, float]] = {}
-    for r in records:
-        if (value := r.metrics.get(key)) is not None:
-            curves.setdefault((r.method, r.seed), {})[r.labelled] = 100 * value
-    found: dict[str, dict[int, float]] = {}
-    for (method, seed), curve in curves.items():
-        if {*suite.labelled} <= {*curve}:
-            values = [curve[labelled] for labelled in suite.labelled]
-            found.setdefault(method, {})[seed] = float(statistics.area(suite.labelled, values))
-    return found
+    return {
+        method: {seed: float(statistics.area(suite.labelled, curve)) for seed, curve in by_seed.items()}
+        for method, by_seed in curves(suite, records, key).items()
+    }
+
+
+def compared_metric(records: Sequence[CycleRecord]) -> str | None:
+    """Return the key of the metric by which the methods of a suite are compared; None without one."""
+    return next((key for key in METRICS if any(key in r.metrics for r in records)), None)
 
 
 def reference_of(suite: SuiteEntry) -> str:
@@ -127,7 +140,7 @@ def comparisons(suites: Sequence[tuple[SuiteEntry, Sequence[CycleRecord]]]) -> l
     """Return the comparisons of a report, each method of a suite with its reference, if they have common seeds."""
     found = []
     for suite, records in suites:
-        key = next((key for key in METRICS if any(key in r.metrics for r in records)), None)
+        key = compared_metric(records)
         if key is None:
             continue
         by_method, reference = areas(suite, records, key), reference_of(suite)
@@ -148,7 +161,7 @@ def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
     differ = statistics.holm([c.p for c in others])
     equal = statistics.holm([p_equal(c) for c in others])
     by_id = {id(c): ps for c, *ps in zip(others, differ, equal, strict=True)}
-    waiting = {c.suite for c in found if c.primary and min(c.p, p_equal(c)) > statistics.LEVEL}
+    waiting = {c.suite for c in found if c.primary and c.p > statistics.LEVEL}  # equality spends none of that level
     changed = []
     for c in found:
         of_differ, of_equal = by_id.get(id(c), [c.p, p_equal(c)])
@@ -173,6 +186,12 @@ def kind_of(comparison: Comparison) -> str:
     if comparison.adjusted <= comparison.alpha:
         return "better" if comparison.mean > 0 else "worse"
     return "open"
+
+
+def significantly_best(means: dict[str, float], found: Sequence[Comparison]) -> str | None:
+    """Return the method with the highest mean if it is better than the reference; else None, whatever the means are."""
+    best = max(means, key=lambda method: means[method], default=None)
+    return best if any(c.method == best and kind_of(c) == "better" for c in found) else None
 
 
 def claims(found: Sequence[Comparison]) -> list[Claim]:

@@ -105,14 +105,16 @@ def wide_cost(numbers: pd.DataFrame) -> pd.DataFrame:
     return wide(numbers[~parameters | (numbers["mean"] != 0)], ["method"], "quantity")
 
 
-def formatted(shown: pd.DataFrame, form: str) -> str:
-    """Return a wide table in one of tabulate's formats."""
+def formatted(shown: pd.DataFrame, form: str, bold: Sequence[tuple[int, int]] = ()) -> str:
+    """Return a wide table in one of tabulate's formats; ``bold``: (row, column) of cells that are bold in ESCAPES."""
     from tabulate import tabulate
 
     sides = ["left" if c == "method" else "right" for c in shown.columns]
     rows = [list(shown.columns), *shown.to_numpy().tolist()]
     if escape := ESCAPES.get(form):
         rows = [[escape(text) for text in row] for row in rows]
+        for row, column in bold:
+            rows[1 + row][column] = BOLD[form].format(rows[1 + row][column])
     return tabulate(rows[1:], rows[0], tablefmt=form, disable_numparse=True, colalign=sides)
 
 
@@ -137,6 +139,7 @@ def tex(text: str) -> str:
 
 
 ESCAPES = {"github": markdown, "latex_raw": tex}
+BOLD = {"github": "**{}**", "latex_raw": r"\textbf{{{}}}"}
 
 
 def csv(numbers: pd.DataFrame) -> str:
@@ -158,9 +161,9 @@ def as_text(shown: pd.DataFrame, width: int = WIDTH) -> str:
     return "\n\n".join(formatted(shown[[*keys, *block]], "simple") for block in blocks)
 
 
-def latex(shown: pd.DataFrame, caption: str, label: str) -> str:
+def latex(shown: pd.DataFrame, caption: str, label: str, bold: Sequence[tuple[int, int]] = ()) -> str:
     """Return a LaTeX table, which needs the package booktabs."""
-    tabular = formatted(shown, "latex_raw")
+    tabular = formatted(shown, "latex_raw", bold)
     for rule in ("top", "mid", "bottom"):
         tabular = tabular.replace(r"\hline", rf"\{rule}rule", 1)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(caption)}}}", rf"\label{{tab:{label}}}", tabular]

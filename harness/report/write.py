@@ -32,7 +32,16 @@ from harness.report.captions import (
     record_warnings,
     timing_note,
 )
-from harness.report.comparisons import Comparison, claims, comparisons, not_compared
+from harness.report.cautions import cautions
+from harness.report.comparisons import (
+    Comparison,
+    claims,
+    compared_metric,
+    comparisons,
+    not_compared,
+    significantly_best,
+)
+from harness.report.costs import cost_claims
 from harness.report.formats import (
     as_text,
     csv,
@@ -48,8 +57,10 @@ from harness.report.formats import (
     wide_metric,
     wrapped,
 )
+from harness.report.over_suites import NAME, OverSuites, claims_over_suites, over_suites, over_suites_table
 from harness.report.quality import class_quality_table, quality_table
 from harness.report.rows import kept_apart
+from harness.report.speed_up import speed_up_table
 from harness.report.tables import (
     aubc_table,
     class_table,
@@ -64,6 +75,7 @@ from harness.report.tables import (
     seconds_table,
 )
 from harness.report.transfer import transfer, transfer_table, wide_transfer
+from harness.report.wins import no_matrix, win_table
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,8 @@ class Table:
     """Whether the table is printed, or only written to a file."""
     metric: str = ""
     """Name of the metric whose learning curves are drawn from the numbers; '': none."""
+    bold: tuple[tuple[int, int], ...] = ()
+    """(row, column) of the cells that are bold: the best of a column, and only if a claim says so."""
 
 
 def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Sequence[Comparison] = ()) -> list[Table]:
@@ -104,7 +118,13 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
             f"{span} labelled images, divided by that span; only seeds with results at all numbers count. {source}"
         )
         long = {"": numbers, "_aubc": areas}
-        tables.append(Table(file_name(key), caption, long, wide_metric(numbers, areas), metric=METRICS.get(key, key)))
+        shown = wide_metric(numbers, areas)
+        bold: tuple[tuple[int, int], ...] = ()
+        means = dict(zip(areas["method"], areas["mean"], strict=True))
+        if key == compared_metric(records) and (best := significantly_best(means, compared)):
+            bold = (([*shown["method"]].index(best), [*shown.columns].index("AUBC")),)
+            caption += " Bold: the highest AUBC, which is significantly above the reference's."
+        tables.append(Table(file_name(key), caption, long, shown, metric=METRICS.get(key, key), bold=bold))
     if compared:
         caption = (
             f"Differences of AUBC in points of {compared[0].metric}, by seed, to {compared[0].reference}: mean±std "
@@ -114,6 +134,10 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
         )
         long = {"": comparison_table(compared), "_by_seed": difference_table(compared)}
         tables.append(Table("comparisons", caption, long, wide_comparisons(compared)))
+        for name, found in (("speed_up", speed_up_table(suite, records)), ("wins", win_table(suite, records))):
+            if found:
+                caption, long, shown = found
+                tables.append(Table(name, f"{caption} {source}", long, shown, printed=False))
     if len(by_class := class_table(records, suite.methods)):
         caption = (
             f"IoU (%) of each class at {by_class['labelled'][0]} labelled images, the highest number that all trials "
@@ -194,6 +218,29 @@ class Files:
                 self.refused = error
 
 
+def _write_table(table: Table, stem: str, files: Files, width: int) -> tuple[str, str]:
+    """Write the files of a table; return (printed text, Markdown), both with a link if it is not printed."""
+    page = f"{markdown(table.caption)}\n\n{formatted(table.shown, 'github', table.bold)}\n"
+    files.write(f"{stem}.txt", f"{wrapped(table.caption)}\n\n{as_text(table.shown)}\n".encode())
+    files.write(f"{stem}.md", page.encode())
+    files.write(f"{stem}.tex", latex(table.shown, table.caption, stem, table.bold).encode())
+    for ending, numbers in table.numbers.items():
+        files.write(f"{stem}{ending}.csv", csv(numbers).encode())
+    if table.printed:
+        return f"{wrapped(table.caption, width)}\n\n{as_text(table.shown, width)}".rstrip(), page
+    heading = table.caption.partition(":")[0]
+    return f"{heading}: {files.folder / stem}.txt", f"[{markdown(heading)}]({stem}.md)\n"
+
+
+def _write_over_suites(found: Sequence[OverSuites], files: Files) -> tuple[str, str]:
+    """Write the files of the comparisons over suites; return (printed text, the part of report.md)."""
+    width, notes = terminal_width(), [claim.text for claim in claims_over_suites(found)]
+    table = Table(NAME, *over_suites_table(found))
+    text, page = _write_table(table, own_file_name(NAME, files.used, table.numbers), files, width)
+    lines = "\n".join(wrapped(note, width) for note in notes)
+    return f"{lines}\n\n{text}", "\n".join(f"- {markdown(note)}" for note in notes) + f"\n\n{page}"
+
+
 def _write_suite(
     suite: SuiteEntry,
     records: Sequence[CycleRecord],
@@ -220,28 +267,18 @@ def _write_suite(
         *record_warnings(records),
         *not_compared(suite),
         *damaged,
-        *(claim.text for claim in claims(compared)),
+        *cautions(suite, compared),
+        *(claim.text for claim in (*claims(compared), *cost_claims(suite, records, compared))),
+        *(no_matrix(suite, records) if compared else ()),
     ]
     width = terminal_width()
     printed = ["\n".join(wrapped(note, width) for note in notes)]
     marked = ["\n".join(f"- {markdown(note)}" for note in notes) + "\n"]
     for table in tables:
         stem = own_file_name(f"{suite.name}_{table.name}", used, table.numbers)
-        text = f"{wrapped(table.caption)}\n\n{as_text(table.shown)}\n"
-        caption = markdown(table.caption)
-        page = f"{caption}\n\n{formatted(table.shown, 'github')}\n"
-        files.write(f"{stem}.txt", text.encode())
-        files.write(f"{stem}.md", page.encode())
-        files.write(f"{stem}.tex", latex(table.shown, table.caption, stem).encode())
-        for ending, numbers in table.numbers.items():
-            files.write(f"{stem}{ending}.csv", csv(numbers).encode())
-        if table.printed:
-            printed.append(f"{wrapped(table.caption, width)}\n\n{as_text(table.shown, width)}".rstrip())
-            marked.append(page)
-        else:
-            heading = table.caption.partition(":")[0]
-            printed.append(f"{heading}: {folder / stem}.txt")
-            marked.append(f"[{markdown(heading)}]({stem}.md)\n")
+        text, page = _write_table(table, stem, files, width)
+        printed.append(text)
+        marked.append(page)
         if table.metric:
             seeds = "".join(f" {note}" for note in differing_seeds(suite, records))
             caption = f"Mean (line) and mean±std (band) over seeds. {provenance(suite, records)}{seeds}"
@@ -313,6 +350,10 @@ def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
             text, part = _write_suite(suite, records, of_suite, store, files)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")
         marked.append(f"## {markdown(suite.title)}\n\n{part}")
+    if found := over_suites([suite for suite, _ in suites], compared):
+        text, part = _write_over_suites(found, files)
+        printed.append(f"Over suites\n===========\n{text}")
+        marked.append(f"## Over suites\n\n{part}")
     files.write("report.md", ("\n\n".join(marked) + "\n").encode())
     if files.refused is None:
         printed.append(f"All tables and pictures: {files.folder / 'report.md'}")

@@ -1,0 +1,20 @@
+"""Warnings of what a suite's numbers do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.report.comparisons import Comparison, kind_of
+from harness.results.manifest import SuiteEntry
+
+
+def cautions(suite: SuiteEntry, compared: Sequence[Comparison]) -> list[str]:
+    """Return a warning of baselines below the reference, and one if all seeds share their initial set."""
+    found = []
+    if weak := [c for c in compared if not c.primary and kind_of(c) == "worse"]:
+        which, verb = ("baseline", "is") if len(weak) == 1 else ("baselines", "are")
+        names, reference = ", ".join(c.method for c in weak), weak[0].reference
+        found.append(f"WARNING: weak {which}: {names} {verb} significantly below {reference}; check recipe and keys.")
+    if suite.settings.get("protocol", {}).get("initial_set") == "per_run" and len(suite.seeds) > 1:
+        found.append("WARNING: all seeds have one initial set: std, intervals and p leave out how much it matters.")
+    return found
