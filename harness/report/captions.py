@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 from harness.errors import readable
@@ -11,6 +11,7 @@ from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
 from harness.results.store import RunStore
 
+BANDS = 6  # methods of a plot whose bands, and lines between differences, can be told apart
 CYCLES_SHOWN = 4  # cycles named per warning
 
 PHASES_NOTE = (
@@ -41,6 +42,17 @@ def provenance(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
         + ("" if is_finished(suite, records) else f"; unfinished: {progress(suite, records)}")
         + "."
     )
+
+
+def curves_note(suite: SuiteEntry, differences: Sized | None) -> str:
+    """Return what a plot of learning curves shows; ``differences``: those of its second panel, or none."""
+    note = "Mean (line) and mean±std (band) over seeds."
+    if len(suite.methods) > BANDS:
+        note = "Mean over seeds."
+    if differences is not None and len(differences):
+        note += " Below: differences by seed, mean and 95 % interval by Student's t (none for one seed, cut "
+        note += "at the edge if much longer than the differences)."
+    return note
 
 
 def is_finished(suite: SuiteEntry, records: Sequence[CycleRecord]) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from harness.results.pictures import SelectedImages
 from harness.report.captions import (
     PHASES_NOTE,
+    curves_note,
     differing_seeds,
     is_finished,
     left_out,
@@ -32,7 +33,8 @@ from harness.report.captions import (
     record_warnings,
     timing_note,
 )
-from harness.report.comparisons import Comparison, claims, comparisons, not_compared
+from harness.report.comparisons import Comparison, claims, comparisons, not_compared, reference_of
+from harness.report.curves import differences_by_labelled
 from harness.report.formats import (
     as_text,
     csv,
@@ -79,6 +81,8 @@ class Table:
     """Whether the table is printed, or only written to a file."""
     metric: str = ""
     """Name of the metric whose learning curves are drawn from the numbers; '': none."""
+    differences: pd.DataFrame | None = None
+    """The curves as differences to the suite's reference."""
 
 
 def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Sequence[Comparison] = ()) -> list[Table]:
@@ -102,7 +106,12 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
             f"{span} labelled images, divided by that span; only seeds with results at all numbers count. {source}"
         )
         long = {"": numbers, "_aubc": areas}
-        tables.append(Table(file_name(key), caption, long, wide_metric(numbers, areas), metric=METRICS.get(key, key)))
+        differences = differences_by_labelled(table, key, suite.methods, reference_of(suite))
+        long |= {"_differences": differences} if len(differences) else {}
+        shown = wide_metric(numbers, areas)
+        tables.append(
+            Table(file_name(key), caption, long, shown, metric=METRICS.get(key, key), differences=differences)
+        )
     if compared:
         caption = (
             f"Differences of AUBC in points of {compared[0].metric}, by seed, to {compared[0].reference}: mean±std "
@@ -227,8 +236,17 @@ def _write_suite(
             marked.append(f"[{markdown(heading)}]({stem}.md)\n")
         if table.metric:
             seeds = "".join(f" {note}" for note in differing_seeds(suite, records))
-            caption = f"Mean (line) and mean±std (band) over seeds. {provenance(suite, records)}{seeds}"
-            curves = learning_curves(table.numbers[""], suite.methods, suite.title, caption, f"{table.metric} (%)")
+            caption = f"{curves_note(suite, table.differences)} {provenance(suite, records)}{seeds}"
+            curves = learning_curves(
+                table.numbers[""],
+                suite.methods,
+                suite.title,
+                caption,
+                f"{table.metric} (%)",
+                pool=suite.pool,
+                differences=table.differences,
+                reference=reference_of(suite),
+            )
             for kind in ("png", "svg"):
                 files.write(f"{stem}.{kind}", picture(curves, kind))
             marked.append(f"![{table.metric} of {markdown(suite.title)}]({stem}.png)\n")

@@ -51,6 +51,7 @@ class SuiteEntry(BaseModel):
     halves: dict[str, dict[str, Any]] = Field({}, description="name of the method -> its training and its acquisition")
     seeds: list[int] = Field(description="seeds of each method")
     labelled: list[int] = Field(description="number of labelled images in each cycle")
+    pool: int | None = Field(None, description="number of training images; null: not known, or the suite is skipped")
     exclusive: bool = Field(False, description="whether trials ran one per device at a time")
     primary: list[str] | None = Field(
         None, description="names of the method and the reference of the suite's primary comparison"
