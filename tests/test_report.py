@@ -568,7 +568,7 @@ def test_whole_report(tmp_path: Path) -> None:
     names = {p.name for p in (folder / "report").iterdir()}
     expected = {
         f"digits_{table}.{kind}"
-        for table in ("accuracy", "comparisons", "seconds", "seconds_by_cycle", "cost")
+        for table in ("accuracy", "accuracy_reached", "comparisons", "cost", "seconds", "seconds_by_cycle", "selection")
         for kind in ("csv", "md", "tex", "txt")
     }
     pictures = {"digits_accuracy.png", "digits_accuracy.svg"}

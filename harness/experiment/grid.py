@@ -16,7 +16,7 @@ from harness.errors import DataMissing, UserError
 from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Training
 from harness.networks import names
-from harness.report.captions import counted
+from harness.report.captions import counted, full_data_row
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
 from harness.results.records import SCHEMA_VERSION
 from harness.settings import Where
@@ -108,7 +108,7 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
     groups: dict[str, list[str]] = defaultdict(list)
     trials: dict[str, tuple[Suite, str, Trial]] = {}
     for suite in sorted(running, key=lambda suite: not suite.exclusive):
-        for method, trial in suite.trials():
+        for method, trial in every_trial(suite, info[suite.name].num_train):
             # a trial of two suites runs once: exclusively if one of them is, and for as many cycles as either has
             if trial.id not in trials:
                 trials[trial.id] = (suite, method, trial)
@@ -134,6 +134,11 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
             units.append(Unit(trial, suite.name, method, suite.exclusive, False, after, training, auxiliary))
     units.sort(key=lambda unit: (not unit.shared, -sum(unit.passes)))
     return Grid(units, info, skipped)
+
+
+def every_trial(suite: Suite, pool: int) -> list[tuple[str, Trial]]:
+    """Return (method name, trial) of a suite, and those on all ``pool`` training images under the name of their row."""
+    return [*suite.trials(), *((full_data_row(pool), trial) for trial in suite.full_trials(pool))]
 
 
 FOR_DATA = 0.9
@@ -238,6 +243,7 @@ def _entry(suite: Suite, skipped: str | None, info: DatasetInfo | None) -> Suite
         exclusive=suite.exclusive,
         primary=[suite.primary.method, suite.primary.reference] if suite.primary else None,
         equal_within=suite.equal_within,
+        full_data={trial.id: trial.seed for trial in suite.full_trials(info.num_train)} if info else {},
         skipped=skipped,
         data_notes=list(info.notes) if info else [],
         trials={trial.id: TrialEntry(method=method, seed=trial.seed) for method, trial in trials},

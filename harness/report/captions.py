@@ -20,6 +20,13 @@ PHASES_NOTE = (
     "select; compile, if shown: torch.compile; evaluate: test; checkpoint: writing the weights"
 )
 
+COST_NOTE = (
+    "EP: extra parameters, i.e. those that the method adds to the target network (number, and MiB in float32); TT: "
+    "training time (train + auxiliary); ST: sampling time (score + select), after a batch that is not timed; total = "
+    "TT + ST, without torch.compile; memory: highest memory of any process of the trial in any cycle (of the GPU; on "
+    "CPUs: of the host); energy, if shown: of the GPU in the whole cycle, by all processes on it"
+)
+
 
 def counted(number: int, noun: str) -> str:
     """Return '1 seed' or '3 seeds'."""
@@ -42,6 +49,11 @@ def provenance(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
         + ("" if is_finished(suite, records) else f"; unfinished: {progress(suite, records)}")
         + "."
     )
+
+
+def full_data_row(pool: int | None) -> str:
+    """Return the name of the row of the trials on all training images."""
+    return f"all {pool} images"
 
 
 def curves_note(suite: SuiteEntry, differences: Sized | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -36,6 +35,9 @@ CLASS_COLOURS = np.array([*TABLEAU[::2], *TABLEAU[1::2]])  # by class index, sat
 
 ROW = 0.21  # height of a line of the legend, inches
 LEGEND = 28  # characters of a line of the legend
+IN_ROW = 8  # images of a gallery
+NAME = 20  # characters below an image of a gallery
+GREY = "#555555"
 TICKS = 10  # labels of an axis
 LONGEST_INTERVAL = 4  # times the largest difference: two seeds have intervals that would leave no room for the means
 
@@ -49,16 +51,6 @@ def _label(text: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-@dataclass(frozen=True)
-class Level:
-    """A quantity that does not depend on the number of labelled images: a horizontal line of a plot of curves."""
-
-    label: str
-    mean: float
-    std: float
-    """NaN: no band."""
-
-
 @matplotlib.rc_context(PLAIN)
 def learning_curves(
     table: pd.DataFrame,
@@ -70,23 +62,25 @@ def learning_curves(
     pool: int | None = None,
     differences: pd.DataFrame | None = None,
     reference: str = "",
-    level: Level | None = None,
+    full: pd.DataFrame | None = None,
 ) -> Figure:
     """Return a figure with one curve per method: mean (line) and mean±std (band) by number of labelled images.
 
     ``table`` has the columns method, labelled, mean and std (NaN: no band). More than BANDS methods have no bands,
     which would hide one another. ``pool``: number of training images, for the axis in %. ``differences`` (columns
     method, labelled, mean, low, high) to ``reference`` are drawn in a second panel, where methods stand next to each
-    other at each number of labelled images. ``level``: a horizontal line. Colours and markers depend on the order of ``methods``, so they stay the same while
-    some methods have no results yet.
+    other at each number of labelled images. ``full``: a row like those of ``table``, of all training images: a
+    horizontal line. Colours and markers depend on the order of ``methods``, so they stay the same while some methods
+    have no results yet.
     """
     labels = {method: fill(method, LEGEND) for method in methods}
-    lines = sum(label.count("\n") + 1 for label in labels.values()) + (level is not None)
+    lines = sum(label.count("\n") + 1 for label in labels.values()) + (0 if full is None else len(full))
     second = differences is not None and len(differences) > 0
     height = max(8.4 if second else 4.8, 0.9 + ROW * lines)  # so that the legend ends above the caption
     figure = Figure(figsize=(9 if second else 8, height), layout="constrained")
     panels = figure.subplots(1 + second, sharex=True, squeeze=False, height_ratios=[4, 5][: 1 + second])[:, 0]
     axes = panels[0]
+    table = table[table["method"].isin(methods)]
     counts = sorted(set(table["labelled"]))
     for number, method in enumerate(methods):
         curve = table[table["method"] == method].sort_values("labelled")
@@ -96,9 +90,10 @@ def learning_curves(
         axes.plot(x, mean, label=_label(labels[method]), markersize=5, linewidth=1.6, **_style(number))
         if len(methods) <= BANDS:
             axes.fill_between(x, mean - std, mean + std, color=_style(number)["color"], alpha=0.13, linewidth=0)
-    if level is not None:
-        axes.axhline(level.mean, color="#555555", linestyle=(0, (6, 2)), linewidth=1.2, label=_label(level.label))
-        axes.axhspan(level.mean - level.std, level.mean + level.std, color="#555555", alpha=0.12, linewidth=0)
+    for method, mean, std in [] if full is None else full[["method", "mean", "std"]].itertuples(index=False):
+        axes.axhline(mean, color=GREY, linestyle=(0, (6, 2)), linewidth=1.2, label=_label(method))
+        if np.isfinite(std):
+            axes.axhspan(mean - std, mean + std, color=GREY, alpha=0.12, linewidth=0)
     axes.set_title(fill(title, 80))
     axes.set_ylabel(quantity)
     if differences is not None and second:
@@ -111,7 +106,7 @@ def learning_curves(
         panel.grid(alpha=0.3, axis="both" if panel is axes else "y")
         panel.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    figure.supxlabel(fill(caption, 120), fontsize=7, color="#555555")
+    figure.supxlabel(fill(caption, 120), fontsize=7, color=GREY)
     return figure
 
 
@@ -160,7 +155,12 @@ def class_colours(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 @matplotlib.rc_context(PLAIN)
 def selected_grid(pictures: SelectedImages, title: str, caption: str) -> Figure:
-    """Return a figure with a row per image: the image, its labels, its prediction and its score map, if stored."""
+    """Return a figure with a row per image: the image, its labels, its prediction and its score map, if stored.
+
+    If images have labels, it is a gallery with the label, prediction, score, index and file of each.
+    """
+    if pictures.labels.ndim == 1:
+        return _gallery(pictures, title, caption)
     count, height, width = pictures.labels.shape
     columns = ["image", "labels", "prediction", *([] if pictures.score_map is None else ["score by position"])]
     figure = Figure(figsize=(2.6 * len(columns) + 1.4, 2.5 * height / width * count + 1.1), layout="constrained")
@@ -189,8 +189,42 @@ def selected_grid(pictures: SelectedImages, title: str, caption: str) -> Figure:
     patches = [Patch(color=tuple(class_colours(value)), label=name) for value, name in names]
     figure.legend(handles=patches, loc="outside right upper", frameon=False)
     figure.suptitle(fill(title, 50))
-    figure.supxlabel(fill(caption, 120), fontsize=7, color="#555555")
+    figure.supxlabel(fill(caption, 120), fontsize=7, color=GREY)
     return figure
+
+
+def _gallery(pictures: SelectedImages, title: str, caption: str) -> Figure:
+    """Return a figure of images in rows of IN_ROW, each with its class, and the predicted class where that is wrong."""
+    count, rows = len(pictures.indices), -(-len(pictures.indices) // IN_ROW)
+    figure = Figure(figsize=(11, 2.15 * rows + 1.0), layout="constrained")
+    grid = figure.subplots(rows, IN_ROW, squeeze=False).ravel()
+    classes = [_cut(readable(name)) for name in pictures.classes]
+    for number, axes in enumerate(grid):
+        axes.set_axis_off()
+        if number >= count:
+            continue
+        image = pictures.images[number]
+        axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", interpolation="nearest")
+        label, predicted = int(pictures.labels[number]), int(pictures.predictions[number])
+        right = label == predicted
+        text = classes[label] if right else f"{classes[label]}\nnot {classes[predicted]}"
+        axes.set_title(text, fontsize=8, color="black" if right else COLOURS[1])
+        below = [f"image {pictures.indices[number]}"]
+        if pictures.scores is not None:
+            below.append(f"score {pictures.scores[number]:.3g}")
+        if pictures.files:
+            below.append(_cut(readable(pictures.files[number]), from_end=True))
+        axes.text(0.5, -0.04, "\n".join(below), transform=axes.transAxes, ha="center", va="top", fontsize=7)
+    figure.suptitle(fill(title, 100))
+    figure.supxlabel(fill(caption, 150), fontsize=7, color=GREY)
+    return figure
+
+
+def _cut(text: str, from_end: bool = False) -> str:
+    """Return text of at most NAME characters, with an ellipsis where it was cut."""
+    if len(text) <= NAME:
+        return text
+    return f"\N{HORIZONTAL ELLIPSIS}{text[1 - NAME :]}" if from_end else f"{text[: NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def picture(figure: Figure, kind: str) -> bytes:
