@@ -13,13 +13,17 @@ import numpy as np
 import torch
 
 from harness import registry
+from harness.config.load import load_config
 from harness.config.suite import PluginSpec, Trial
 from harness.data.dataset import DatasetSettings, LoadedData
+from harness.errors import UserError
+from harness.learning import boundary
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
 from harness.learning.process import Placement
 from harness.learning.scoring import seconds_since
 from harness.networks.names import spec as net
+from harness.results.store import RunStore
 from harness.settings import Protocol, Recipe
 from harness.trial import ActiveLearner
 
@@ -113,3 +117,45 @@ def peak(work: Callable[[], object], device: torch.device) -> int:
     events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return max(accumulate(changes, initial=0))
+
+
+def of_config(doc: str | None, **numbers: int) -> argparse.ArgumentParser:
+    """Return a parser of a config, its overrides, a method, a seed and one option for each of ``numbers``."""
+    options = parser(doc, **numbers)
+    options.add_argument("config", help="a config, or its name")
+    options.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for python -m harness.run")
+    options.add_argument("--method", default="DAST-AL", help="name in the config: ISDA's training with epmcm")
+    options.add_argument("--seed", type=int, default=0)
+    return options
+
+
+def trained(asked: argparse.Namespace) -> tuple[ActiveLearner, Cycle]:
+    """Return the learner of a trial and its last finished cycle, from the results folder; else train cycle 0 here.
+
+    Nothing is written. Raises UserError.
+    """
+    benchmark = load_config(asked.config, asked.overrides)
+    found = [
+        (suite, trial)
+        for suite in benchmark.suites
+        for method, trial in suite.trials()
+        if (method, trial.seed) == (asked.method, asked.seed)
+    ]
+    if not found:
+        raise UserError(f"--method {asked.method} --seed {asked.seed}: {asked.config} has no such trial")
+    suite, trial = found[0]
+    data = suite.open_dataset(benchmark.where).load()
+    learner = ActiveLearner(trial, data, Placement(asked.device, asked.threads))
+    store = RunStore(benchmark.output).trial(trial.id)
+    finished, state = store.resume_point()
+    if state is None:
+        cycle = learner.open_cycle(0)
+        print(f"{trial.id}: cycle 0 trained here, {learner.train(cycle).metrics}")
+        return learner, cycle
+    for record in store.records()[: finished - 1]:
+        learner.label(record.selected)
+    cycle = learner.open_cycle(finished - 1)
+    learner.load_state(state)
+    cycle.learned = boundary.state(learner.training)
+    print(f"{trial.id}: cycle {cycle.number} of {benchmark.output}, {store.records()[finished - 1].metrics}")
+    return learner, cycle

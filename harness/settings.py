@@ -336,6 +336,11 @@ class SuiteKeys(Strict):
     exclusive: bool = Field(
         False, description="run one trial per device at a time, so that wall-clock times are comparable"
     )
+    full_data: bool = Field(
+        False,
+        description="also train once per seed on all training images, by cross-entropy: a row of the table, and a "
+        "horizontal line of the learning curves",
+    )
     primary: Primary | None = Field(
         None,
         description="the comparison that the suite is made for, tested at 5 %; the report corrects all others for "

@@ -29,6 +29,7 @@ from harness.networks import building, names
 from harness.networks.compiling import timing_compilation
 from harness.results import progress
 from harness.results.clock import Clock
+from harness.results.energy import joules
 from harness.results.provenance import commit, versions
 from harness.results.records import TRAINING_PHASES, CycleRecord, differing
 from harness.results.store import RunStore, TrialStore, write_atomically
@@ -157,6 +158,12 @@ class ActiveLearner:
         reset_peak_memory(self.device)
         self.began = time.perf_counter()
         self.clock = Clock(self.device, progress.here)
+        self._joules = joules(self.device)
+
+    def energy(self) -> float | None:
+        """Return the joules that the device has taken in this cycle so far; None if it does not report them."""
+        now = joules(self.device)
+        return None if now is None or self._joules is None else now - self._joules
 
     def state(self) -> dict[str, Any]:
         """Return the state that the next cycle starts from: the network's weights and the state of both halves."""
@@ -399,7 +406,7 @@ def _cycle(
     last = number == trial.protocol.cycles - 1
     selection = learner.select(cycle) if selecting and not last else Selection()
     with clock.phase("checkpoint"):
-        if number == 0 and learner.info.per_pixel and selection.indices:
+        if number == 0 and selection.indices:
             _keep_pictures(learner, store, cycle, selection)
         state = store.save_state(number, learner.state())
         parameters, extra = learner.network.num_parameters(), learner.count_parameters()
@@ -438,6 +445,8 @@ def _cycle(
         device_share=placement.device_share,
         threads=placement.threads,
         pid=os.getpid(),
+        selected_classes=_classes(learner, selection),
+        energy_joules=learner.energy(),
         **provenance,
     )
     if (shared_under := trained.conditions) and any(name.startswith("code") for name in shared_under):
@@ -458,7 +467,7 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
     cycle.learned = boundary.state(learner.training)
     selection = learner.select(cycle)
     with clock.phase("checkpoint"):
-        if number == 0 and learner.info.per_pixel:
+        if number == 0:
             _keep_pictures(learner, store, cycle, selection)
         digest = store.save_state(number, learner.state(), late=True)
         provenance = {**learner.provenance(), "commit": commit()}  # the first call runs git
@@ -467,6 +476,7 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
         record,
         selected=selection.indices,
         selected_files=_files(learner, selection),
+        selected_classes=_classes(learner, selection),
         seconds={phase: own + record.seconds.get(phase, 0.0) for phase, own in clock.seconds.items()},
         wall_seconds=record.wall_seconds + time.perf_counter() - learner.began,
         extra_parameters=learner.count_parameters(),
@@ -493,6 +503,15 @@ def _files(learner: ActiveLearner, selection: Selection) -> list[str]:
     return [names[index] for index in selection.indices] if names else []
 
 
+def _classes(learner: ActiveLearner, selection: Selection) -> list[int]:
+    """Return how many of the selected images have each class; empty for label maps."""
+    if learner.info.per_pixel or not selection.indices:
+        return []
+    labels = learner.oracle.labels(np.array(selection.indices, dtype=np.int64), torch.device("cpu"))
+    given = labels[torch.arange(len(selection.indices))].long()
+    return torch.bincount(given, minlength=learner.info.num_classes).tolist()
+
+
 def _scoring(selection: Selection) -> dict[str, Any]:
     """Return the entry ``scoring`` of a record."""
     return selection.scored.as_record() if selection.scored else {"path": "none", "shards": []}
@@ -501,6 +520,10 @@ def _scoring(selection: Selection) -> dict[str, Any]:
 def _keep_pictures(learner: ActiveLearner, store: TrialStore, cycle: Cycle, selection: Selection) -> None:
     """Store the first selected images for the report, unless they are stored already. No cycle reads them."""
     if not store.pictures_path.exists():
-        halves = learner.training, learner.acquisition
-        kept = pictures.look(cycle, learner.data, learner.oracle, *halves, selection.prepared, selection.indices)
+        source = cycle, learner.data, learner.oracle, learner.training
+        if learner.info.per_pixel:
+            kept = pictures.look(*source, learner.acquisition, selection.prepared, selection.indices)
+        else:
+            columns = selection.scored.columns if selection.scored else {}
+            kept = pictures.look_at_images(*source, columns, selection.indices)
         write_atomically(store.pictures_path, kept.packed())

@@ -77,7 +77,19 @@ where: {trials: in_process}
 
 ACQUISITIONS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Acquisition))
 TRAININGS = "allowed: " + ", ".join(n for n in registry.names("methods") if registry.find("methods", n, Training))
-KEYS = ["dataset", "exclusive", "methods", "model", "on_request", "optional", "plugins", "protocol", "recipe", "seeds"]
+KEYS = [
+    "dataset",
+    "exclusive",
+    "full_data",
+    "methods",
+    "model",
+    "on_request",
+    "optional",
+    "plugins",
+    "protocol",
+    "recipe",
+    "seeds",
+]
 TOP_LEVEL = f"allowed: {', '.join(sorted([*KEYS, 'equal_within', 'primary', 'suites', 'title', 'where']))}"
 EMPTY = "a config is a mapping of keys (dataset, model, recipe, ...), "
 NO_CHANGE = ("", "")

@@ -512,6 +512,7 @@ def test_only_marked_keys_are_left_out_of_the_id() -> None:
         "optional=true",
         "on_request=true",
         "exclusive=true",
+        "full_data=true",
         "seeds=[0, 1]",
         "methods.X=random",
     ],

@@ -151,8 +151,34 @@ def test_labels_are_those_of_the_oracle(noise: LoadedData) -> None:
     assert (selected.labels == 1).all() and asked == [[3, 20, 8, 1]], "and of the images that are shown alone"
 
 
-def test_it_is_kept_once_and_only_where_labels_are_maps(
-    noise: LoadedData, digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
+def test_a_gallery_is_kept_where_images_have_labels(
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without, folder, trial = folders(), folders(), make_trial("isda", "least_confidence", cycles=2, budget=20)
+    monkeypatch.setattr("harness.trial._keep_pictures", lambda *_: None)
+    expected = run(trial, digits, without)
+    monkeypatch.undo()
+    records = run(trial, digits, folder)
+    assert outcomes(records) == outcomes(expected), "nothing depends on it"
+    selected = kept(trial, folder)
+    assert selected.indices.tolist() == records[0].selected[:16]
+    assert np.array_equal(selected.images, digits.train_images[selected.indices])
+    assert np.array_equal(selected.labels, digits.train_labels[selected.indices])
+    assert path_of(trial, folder).stat().st_size < 10_000
+    learner, cycle = opened(trial, digits)
+    learner.load_state(torch.load(RunStore(folder).trial(trial.id).folder / "state_000.pt", weights_only=True))
+    with evaluating(learner.network):
+        logits = learner.network(cycle.images.unaugmented(torch.from_numpy(selected.indices))).logits
+    assert selected.predictions.tolist() == logits.argmax(1).tolist()
+    assert selected.scores is not None
+    assert np.exp(selected.scores) == pytest.approx(1 - logits.softmax(1).max(1).values.numpy(), abs=1e-5)
+    assert (np.diff(selected.scores) <= 0).all(), "best first"
+    counts = np.bincount(digits.train_labels[records[0].selected], minlength=10)
+    assert records[0].selected_classes == counts.tolist() and records[1].selected_classes == []
+
+
+def test_it_is_kept_once_and_only_where_something_is_selected(
+    noise: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_phases = []
     real = pictures.look
@@ -173,9 +199,9 @@ def test_it_is_kept_once_and_only_where_labels_are_maps(
     run(trial, noise, folder)  # all cycles are computed again
     assert open_phases == ["checkpoint"]
     assert path_of(trial, folder).read_bytes() == first
-    for bare in (make_trial("cross_entropy", "entropy"), make_street_trial("cross_entropy", "entropy", cycles=1)):
-        run(bare, digits if bare.dataset.name == "digits" else noise, folder)
-        assert not list(RunStore(folder).trial(bare.id).folder.glob("*.npz"))
+    bare = make_street_trial("cross_entropy", "entropy", cycles=1)
+    run(bare, noise, folder)
+    assert not list(RunStore(folder).trial(bare.id).folder.glob("*.npz"))
 
 
 def test_nothing_depends_on_it(noise: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -568,11 +568,17 @@ def test_whole_report(tmp_path: Path) -> None:
     names = {p.name for p in (folder / "report").iterdir()}
     expected = {
         f"digits_{table}.{kind}"
-        for table in ("accuracy", "comparisons", "seconds", "seconds_by_cycle", "cost")
+        for table in ("accuracy", "accuracy_reached", "comparisons", "cost", "seconds", "seconds_by_cycle", "selection")
         for kind in ("csv", "md", "tex", "txt")
     }
     pictures = {"digits_accuracy.png", "digits_accuracy.svg"}
-    assert names == expected | pictures | {"digits_accuracy_aubc.csv", "digits_comparisons_by_seed.csv", "report.md"}
+    more = {
+        "digits_accuracy_aubc.csv",
+        "digits_accuracy_differences.csv",
+        "digits_comparisons_by_seed.csv",
+        "report.md",
+    }
+    assert names == expected | pictures | more | {"report.md"}
     assert "9 of 9 trials and 27 of 27 cycles finished." in printed
     assert "CIFAR-10\n========\nNot run: the images are not there" in printed
     assert printed.endswith(str(folder / "report" / "report.md"))
@@ -615,6 +621,45 @@ def test_bands_are_drawn_only_for_several_seeds() -> None:
 
     assert filled(all_records()) == 3
     assert filled([r for r in all_records() if r.seed == 0]) == 0
+
+
+def test_differences_are_those_of_equal_seeds_with_their_interval() -> None:
+    from scipy.stats import ttest_1samp
+
+    accuracies = {"Ran": (0.50, 0.60, 0.57), "DAST-AL": (0.52, 0.63, 0.58)}
+    records = [
+        record(m, s, c, a + 0.1 * c) for m, seeds in accuracies.items() for s, a in enumerate(seeds) for c in (0, 1)
+    ]
+    records.append(record("Ran+", 0, 0, 0.7))
+    records.append(record("Ran+", 1, 1, 0.5))
+    table = tables(records)["accuracy"]
+    assert table.differences is not None
+    rows = table.differences.set_index(["method", "labelled"])
+    assert [*rows.index] == [("Ran+", 100), ("Ran+", 200), ("DAST-AL", 100), ("DAST-AL", 200)]
+    expected = ttest_1samp([2.0, 3.0, 1.0], 0).confidence_interval(0.95)
+    for labelled in (100, 200):
+        found = rows.loc[("DAST-AL", labelled)]
+        assert (found["mean"], found["n"]) == (pytest.approx(2.0), 3)
+        assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+    assert rows.loc[("Ran+", 100)]["mean"] == pytest.approx(20.0)
+    assert (rows["low"].loc["Ran+"] == -np.inf).all(), "one seed has no interval"
+
+
+def test_the_axis_of_curves_has_the_share_of_the_training_set_and_a_panel_of_differences() -> None:
+    from harness.report.plots import learning_curves
+
+    table = tables(all_records())["accuracy"]
+    figure = learning_curves(
+        table.numbers[""], METHODS, "t", "c", "y", pool=2000, differences=table.differences, reference="Ran"
+    )
+    upper, lower = figure.axes
+    assert [text.get_text() for text in lower.get_xticklabels()] == ["100\n5 %", "200\n10 %", "400\n20 %"]
+    assert len(upper.lines) == 3
+    assert lower.get_ylabel() == "difference to Ran, points"
+    drawn = [line for line in lower.lines if line.get_marker() not in ("None", None)]
+    assert [line.get_ydata() == pytest.approx([2.0] * 3) for line in drawn[:1]] == [True]
+    assert len(drawn) == 2, "the reference has none"
+    assert {*drawn[0].get_xdata()}.isdisjoint({*drawn[1].get_xdata()}), "methods stand apart"
 
 
 def test_a_damaged_cycle_file_is_named_with_what_is_left_out(tmp_path: Path, at_once: None) -> None:

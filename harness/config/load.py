@@ -199,6 +199,7 @@ def _suite(name: str, values: dict[str, Any], source: Source, download: bool) ->
         keys.optional,
         keys.on_request,
         keys.exclusive,
+        keys.full_data,
         keys.primary,
         keys.equal_within,
         lambda key: source.at(key.split("."), name),

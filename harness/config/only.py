@@ -59,6 +59,8 @@ def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
             matches = {"suite": s.name, "dataset": s.dataset.name}.get(key, values[0]) in values
             if methods and seeds and matches:
                 primary = s.primary if s.primary and {*s.primary.model_dump().values()} <= {*methods} else None
-                kept.append(Suite(**{**vars(s), "methods": methods, "seeds": seeds, "primary": primary}))
+                parts = {"methods": methods, "seeds": seeds, "primary": primary}
+                full_data = s.full_data and key != "method"
+                kept.append(Suite(**{**vars(s), **parts, "full_data": full_data}))
         suites = kept
     return replace(benchmark, suites=suites)

@@ -27,6 +27,9 @@ LONGEST_READABLE = 220  # bytes of an id before the seed: it names a folder, of 
 DEFAULT_TRAINING = "cross_entropy"
 """The training of a method that names an acquisition only."""
 
+UNUSED_ACQUISITION = "random"
+"""The acquisition of a trial that has all labels, and selects nothing."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -159,6 +162,13 @@ class Trial:
         return acquisition
 
 
+def _plain(contract: type[Any], name: str) -> PluginSpec:
+    """Return a half of a method with its default settings."""
+    plugin = registry.find("methods", name, contract)
+    assert plugin is not None
+    return PluginSpec(name, plugin.Settings())
+
+
 @dataclass(frozen=True)
 class Suite:
     """A checked suite, which defines trials: methods x seeds."""
@@ -175,6 +185,7 @@ class Suite:
     optional: bool
     on_request: bool
     exclusive: bool
+    full_data: bool
     primary: Primary | None
     equal_within: float | None
     at: Callable[[str], str] = field(compare=False)
@@ -187,6 +198,17 @@ class Suite:
             training, acquisition = (PluginSpec(half.name, file_settings.located(half.settings)) for half in pair)
             for seed in self.seeds:
                 yield name, Trial(self.dataset, model, self.recipe, self.protocol, training, acquisition, seed)
+
+    def full_trials(self, pool: int) -> list[Trial]:
+        """Return the trials on all training images, ``pool`` of them: one per seed if ``full_data``, else none.
+
+        They have one cycle and the suite's recipe. All suites with the same dataset, network and recipe share them.
+        """
+        if not self.full_data:
+            return []
+        training, acquisition = _plain(Training, DEFAULT_TRAINING), _plain(Acquisition, UNUSED_ACQUISITION)
+        protocol, model = Protocol(initial=pool, budget=1, cycles=1, start="fresh"), names.located(self.model)
+        return [Trial(self.dataset, model, self.recipe, protocol, training, acquisition, seed) for seed in self.seeds]
 
     def written(self) -> dict[str, Any]:
         """Return the suite as a mapping for YAML, with all defaults filled in."""
@@ -204,6 +226,7 @@ class Suite:
             "optional": self.optional,
             "on_request": self.on_request,
             "exclusive": self.exclusive,
+            "full_data": self.full_data,
             "primary": self.primary.model_dump() if self.primary else None,
             "equal_within": self.equal_within,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from harness import registry
@@ -16,7 +16,7 @@ from harness.errors import DataMissing, UserError
 from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Ahead, Training
 from harness.networks import names
-from harness.report.captions import counted
+from harness.report.captions import counted, full_data_row
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
 from harness.results.records import SCHEMA_VERSION
 from harness.settings import Where
@@ -110,7 +110,7 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
     groups: dict[str, list[str]] = defaultdict(list)
     trials: dict[str, tuple[Suite, str, Trial]] = {}
     for suite in sorted(running, key=lambda suite: not suite.exclusive):
-        for method, trial in suite.trials():
+        for method, trial in every_trial(suite, info[suite.name].num_train):
             # a trial of two suites runs once: exclusively if one of them is, and for as many cycles as either has
             if trial.id not in trials:
                 trials[trial.id] = (suite, method, trial)
@@ -137,6 +137,11 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
             units.append(Unit(trial, suite.name, method, suite.exclusive, False, after, *passes))
     units.sort(key=lambda unit: (not unit.shared, -sum(unit.passes)))
     return Grid(units, info, skipped)
+
+
+def every_trial(suite: Suite, pool: int) -> list[tuple[str, Trial]]:
+    """Return (method name, trial) of a suite, and those on all ``pool`` training images under the name of their row."""
+    return [*suite.trials(), *((full_data_row(pool), trial) for trial in suite.full_trials(pool))]
 
 
 FOR_DATA = 0.9
@@ -227,15 +232,12 @@ def manifest(benchmark: Benchmark, grid: Grid) -> Manifest:
         schema_version=SCHEMA_VERSION,
         name=benchmark.name,
         folders={},
-        suites=[
-            _entry(suite, grid.skipped.get(suite.name), grid.info[suite.name].notes if suite.name in grid.info else ())
-            for suite in benchmark.suites
-        ],
+        suites=[_entry(suite, grid.skipped.get(suite.name), grid.info.get(suite.name)) for suite in benchmark.suites],
     )
 
 
-def _entry(suite: Suite, skipped: str | None, data_notes: Sequence[str]) -> SuiteEntry:
-    """Return a suite's entry in run.json; ``skipped``: why it does not run, or None."""
+def _entry(suite: Suite, skipped: str | None, info: DatasetInfo | None) -> SuiteEntry:
+    """Return a suite's entry in run.json; ``skipped``: why it does not run, or None; ``info``: None if so."""
     protocol, recipe, trials = suite.protocol, suite.recipe, list(suite.trials())
     specs = {method: trial.spec() for method, trial in trials}
     candidates = f"subset of {protocol.candidates}" if protocol.candidates else "whole pool"
@@ -252,11 +254,13 @@ def _entry(suite: Suite, skipped: str | None, data_notes: Sequence[str]) -> Suit
         halves={method: {half: spec[half] for half in HALVES} for method, spec in specs.items()},
         seeds=suite.seeds,
         labelled=protocol.labelled(),
+        pool=info.num_train if info else None,
         exclusive=suite.exclusive,
         primary=[suite.primary.method, suite.primary.reference] if suite.primary else None,
         equal_within=suite.equal_within,
+        full_data={trial.id: trial.seed for trial in suite.full_trials(info.num_train)} if info else {},
         skipped=skipped,
-        data_notes=list(data_notes),
+        data_notes=list(info.notes) if info else [],
         trials={trial.id: TrialEntry(method=method, seed=trial.seed) for method, trial in trials},
         code={} if skipped else {method: trial.code for method, trial in trials},
     )

@@ -60,6 +60,8 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         labelled = suite.protocol.labelled()
         count = len(suite.methods) * len(suite.seeds)
         grid_size = f"{len(suite.methods)} x {len(suite.seeds)} = {count}"
+        if suite.full_data:
+            grid_size = f"{len(suite.methods)} x {len(suite.seeds)} + {len(suite.seeds)} = {count + len(suite.seeds)}"
         steps = f" to {labelled[-1]} by {suite.protocol.budget}" if len(labelled) > 1 else ""
         trials.append([suite.name, grid_size, len(labelled), f"{labelled[0]}{steps}"])
         if suite.name in grid.skipped:
@@ -90,6 +92,12 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         "Passes count the images that networks process. training: the target networks' training; auxiliary: additional "
         "training by a method, such as a VAE or a committee; scoring: the candidates.",
     ]
+    ids = {t.id for s in benchmark.suites if s.name in grid.info for t in s.full_trials(grid.info[s.name].num_train)}
+    if full := [unit for unit in grid.units if unit.trial.id in ids]:
+        passes = sum(sum(unit.training) for unit in full)
+        paragraphs.append(
+            f"full_data: {counted(len(full), 'trial')} of these, on all training images: {passes:,} training passes."
+        )
     if rates:
         paragraphs.append(
             "Device hours: for the whole grid, estimated from each method's seconds per pass in the finished cycles."

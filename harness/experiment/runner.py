@@ -19,14 +19,14 @@ from harness.data import dataset
 from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
-from harness.experiment.grid import Grid, Unit, check_methods, manifest
+from harness.experiment.grid import Grid, Unit, check_methods, every_trial, manifest
 from harness.experiment.notify import outcome
 from harness.experiment.publish import Ticker
 from harness.experiment.scores import Scores
 from harness.experiment.upgrade import lost, open_run
 from harness.faults import PluginFault
 from harness.networks import names
-from harness.report.captions import counted
+from harness.report.captions import counted, full_data_row
 from harness.report.write import write
 from harness.results.manifest import Manifest, leaving
 from harness.results.progress import here
@@ -106,12 +106,17 @@ def left_to_run(grid: Grid, run: RunStore) -> Grid:
 
 def finished_suites(benchmark: Benchmark) -> set[str]:
     """Return the names of the suites of which nothing is left to run in the results folder."""
-    _, run = open_run(benchmark.output)
-    return {
-        suite.name
-        for suite in benchmark.suites
-        if all(len(run.trial(trial.id).records()) >= trial.protocol.cycles for _, trial in suite.trials())
-    }
+    earlier, run = open_run(benchmark.output)
+    pools = {suite.name: suite.pool for suite in earlier.suites} if earlier else {}
+
+    def finished(suite: Suite) -> bool:
+        pool = pools.get(suite.name)
+        if suite.full_data and pool is None:
+            return False
+        trials = every_trial(suite, pool or 0)
+        return all(len(run.trial(trial.id).records()) >= trial.protocol.cycles for _, trial in trials)
+
+    return {suite.name for suite in benchmark.suites if finished(suite)}
 
 
 def check_output(output: Path, resume: bool) -> None:
@@ -202,7 +207,7 @@ def run(
                     "--accept-changes, which keeps such rows apart in the tables"
                 )
             notes += changed
-    notes += lost(benchmark)
+    notes += lost(benchmark, [trial for suite in entries.suites for trial in suite.full_data])
     asked = {key: len(suite.labelled) for suite in (earlier.suites if earlier else []) for key in suite.trials}
     finished = []
     for unit in left.units:
@@ -328,13 +333,15 @@ def changed_rows(
     units = {unit.trial.id: unit for unit in left.units if not unit.shared}
     changes: dict[str, dict[str, str]] = defaultdict(dict)
     for suite in entries.suites:
-        running = {entry.method: units[trial] for trial, entry in suite.trials.items() if trial in units}
+        trials = {trial: entry.method for trial, entry in suite.trials.items()}
+        trials |= dict.fromkeys(suite.full_data, full_data_row(suite.pool))
+        running = {method: units[trial] for trial, method in trials.items() if trial in units}
         if not running:
             continue
         first = next(iter(running.values()))
         finished = [
-            (entry.method, found, running.get(entry.method, first).trial.code)
-            for trial, entry in suite.trials.items()
+            (method, found, running.get(method, first).trial.code)
+            for trial, method in trials.items()
             for record in run.trial(trial).records()
             for found in record.all_conditions()
         ]
@@ -351,8 +358,8 @@ def changed_rows(
                 own = name.startswith(OWN_CODE)
                 if (own and method not in running) or (name == "device" and not now[name]):
                     continue
-                row = f"suite {suite.name}, {method}" if own else f"suite {suite.name}"
-                changes[row][name] = f"{name} ({was.get(name, UNKNOWN)}, now {now.get(name, UNKNOWN)})"
+                where = f"suite {suite.name}, {method}" if own else f"suite {suite.name}"
+                changes[where][name] = f"{name} ({was.get(name, UNKNOWN)}, now {now.get(name, UNKNOWN)})"
     return [
         f"{row}: its finished cycles were computed with other {', '.join(texts.values())}"
         for row, texts in changes.items()

@@ -16,6 +16,8 @@ from harness.networks.maps import stride_of
 from harness.results.pictures import SelectedImages
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from harness.data.dataset import LoadedData
     from harness.data.oracle import Oracle
     from harness.learning.contract import Acquisition, Columns, Training
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 COUNT = 4  # images of a trial
 LONGEST = 512  # longest side in pixels; larger images are scaled down
+GALLERY = 16  # images of a trial if images have labels: at most 200 KB
+LONGEST_IN_GALLERY = 64
 
 
 def look(
@@ -51,10 +55,7 @@ def look(
                 if score is not None and score.ndim > 1:
                     maps.append(score.float().cpu())
     shown = shrunk(size)
-    if shown != size:
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-        pixels = F.interpolate(pixels, shown, mode="bilinear", antialias=True).round().clamp(0, 255)
-        images = pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    images = resized(images, shown)
     # a pixel of the picture is the central pixel of the block that it represents
     rows, columns = ((2 * np.arange(n) + 1) * side // (2 * n) for n, side in zip(shown, size, strict=True))
     shown_pixels = np.s_[:, rows[:, None], columns]
@@ -67,7 +68,45 @@ def look(
     return SelectedImages(indices, images, labels[shown_pixels], predictions, data.classes, score_map)
 
 
-def shrunk(size: tuple[int, int]) -> tuple[int, int]:
-    """Return a height and width with the same aspect ratio, the longer side at most LONGEST."""
-    scale = min(1, LONGEST / max(size))
+def look_at_images(
+    cycle: Cycle, data: LoadedData, oracle: Oracle, training: Training, columns: Columns, selected: list[int]
+) -> SelectedImages:
+    """Return the first ``selected`` images of a dataset with image labels: labels, predictions, scores, names of files.
+
+    ``columns``: those of the candidates, which hold the scores. Has no side effects.
+    """
+    indices = np.array(selected[:GALLERY], dtype=np.int64)
+    index = torch.from_numpy(indices)
+    labels = oracle.labels(indices, torch.device("cpu"))[torch.arange(len(indices))].numpy().astype(np.int32)
+    with evaluating(cycle.network):
+        logits = boundary.predict(training, cycle.network, cycle.images.unaugmented(index.to(cycle.device)))[0]
+    scores = columns.get("score")
+    if scores is not None:
+        rows = torch.searchsorted(columns["index"], index.to(columns["index"].device))
+        scores = scores[rows].float().cpu() if scores.ndim == 1 else None
+    images = data.train_images[indices]
+    return SelectedImages(
+        indices,
+        resized(images, shrunk((images.shape[1], images.shape[2]), LONGEST_IN_GALLERY)),
+        labels,
+        logits.argmax(1).cpu().numpy().astype(np.int32),
+        data.classes,
+        scores=None if scores is None else scores.numpy(),
+        files=tuple(data.names[i] for i in indices) if data.names else (),
+    )
+
+
+def resized(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return images [N, H, W, channels] of another height and width, smoothed; as they are if they have that size."""
+    if size == images.shape[1:3]:
+        return images
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True).round().clamp(0, 255)
+    smaller: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    return smaller
+
+
+def shrunk(size: tuple[int, int], longest: int = LONGEST) -> tuple[int, int]:
+    """Return a height and width with the same aspect ratio, the longer side at most ``longest``."""
+    scale = min(1, longest / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 from harness.errors import readable
@@ -11,12 +11,20 @@ from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
 from harness.results.store import RunStore
 
+BANDS = 6  # methods of a plot whose bands, and lines between differences, can be told apart
 CYCLES_SHOWN = 4  # cycles named per warning
 
 PHASES_NOTE = (
     "train: training of the target network; auxiliary: additional training by the method, such as a VAE or a "
     "committee; score: inference on candidates; select: selection of the images; total = train + auxiliary + score + "
     "select; compile, if shown: torch.compile; evaluate: test; checkpoint: writing the weights"
+)
+
+COST_NOTE = (
+    "EP: extra parameters, i.e. those that the method adds to the target network (number, and MiB in float32); TT: "
+    "training time (train + auxiliary); ST: sampling time (score + select), after a batch that is not timed; total = "
+    "TT + ST, without torch.compile; memory: highest memory of any process of the trial in any cycle (of the GPU; on "
+    "CPUs: of the host); energy, if shown: of the GPU in the whole cycle, by all processes on it"
 )
 
 
@@ -41,6 +49,22 @@ def provenance(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
         + ("" if is_finished(suite, records) else f"; unfinished: {progress(suite, records)}")
         + "."
     )
+
+
+def full_data_row(pool: int | None) -> str:
+    """Return the name of the row of the trials on all training images."""
+    return f"all {pool} images"
+
+
+def curves_note(suite: SuiteEntry, differences: Sized | None) -> str:
+    """Return what a plot of learning curves shows; ``differences``: those of its second panel, or none."""
+    note = "Mean (line) and mean±std (band) over seeds."
+    if len(suite.methods) > BANDS:
+        note = "Mean over seeds."
+    if differences is not None and len(differences):
+        note += " Below: differences by seed, mean and 95 % interval by Student's t (none for one seed, cut "
+        note += "at the edge if much longer than the differences)."
+    return note
 
 
 def is_finished(suite: SuiteEntry, records: Sequence[CycleRecord]) -> bool:

@@ -24,6 +24,7 @@ COST = [
     "ST (s)",
     "total (min)",
     "memory (GiB)",
+    "energy (Wh)",
 ]  # columns of the cost table; TT: training, ST: sampling
 
 
@@ -40,17 +41,19 @@ def frame(records: Iterable[CycleRecord], methods: Sequence[str]) -> pd.DataFram
         {
             "method": r.method,
             "trial": r.trial,
+            "seed": r.seed,
             "cycle": r.cycle,
             "labelled": r.labelled,
             "selected": bool(r.selected),
             "EP": r.extra_parameters,
             "memory": r.peak_memory(),
+            "energy": None if r.energy_joules is None or r.shared_from else r.energy_joules / 3600,
             **{phase: r.seconds.get(phase) for phase in PHASES},
             **{percent(key): None if value is None else 100 * value for key, value in r.metrics.items()},
         }
         for r in ordered
     ]
-    numbers = [*PHASES, *(percent(key) for key in metric_keys(ordered))]
+    numbers = ["energy", *PHASES, *(percent(key) for key in metric_keys(ordered))]
     table = pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
     table["method"] = pd.Categorical(table["method"], categories=list(methods), ordered=True)
     table["total"] = table[list(COST_PHASES)].sum(axis=1, skipna=False)
@@ -182,10 +185,15 @@ def shown_seconds(table: pd.DataFrame) -> list[str]:
 
 
 def cost_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table (method, quantity, mean, std, n) of COST in cycle 0, over the seeds; memory: in any cycle."""
+    """Return the table (method, quantity, mean, std, n) of COST in cycle 0, over the seeds; memory: in any cycle.
+
+    energy is left out if no device reported any.
+    """
     first = table[table["cycle"] == 0]
     training = first["train"] + first["auxiliary"]
     sampling = first["score"] + first["select"]
     memory = first["trial"].map(table.groupby("trial")["memory"].max()) / 2**30
     costs = [first["EP"], first["EP"] * 4 / 2**20, training, sampling, (training + sampling) / 60, memory]
-    return summary(first[["method"]].assign(**dict(zip(COST, costs, strict=True))), ["method"], COST)
+    costs.append(first["energy"])
+    shown = [name for name in COST if name != COST[-1] or table["energy"].notna().any()]
+    return summary(first[["method"]].assign(**dict(zip(COST, costs, strict=True))), ["method"], shown)

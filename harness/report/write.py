@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from harness.results.pictures import SelectedImages
 from harness.report.captions import (
+    COST_NOTE,
     PHASES_NOTE,
+    curves_note,
     differing_seeds,
     is_finished,
     left_out,
@@ -39,9 +41,19 @@ from harness.report.comparisons import (
     compared_metric,
     comparisons,
     not_compared,
+    reference_of,
     significantly_best,
 )
 from harness.report.costs import cost_claims
+from harness.report.curves import (
+    Curves,
+    differences_by_labelled,
+    full_data_notes,
+    full_data_table,
+    full_records,
+    with_full_data,
+)
+from harness.report.decomposition import decomposition_caption, decomposition_table
 from harness.report.formats import (
     as_text,
     csv,
@@ -59,7 +71,9 @@ from harness.report.formats import (
 )
 from harness.report.over_suites import NAME, OverSuites, claims_over_suites, over_suites, over_suites_table
 from harness.report.quality import class_quality_table, quality_table
+from harness.report.reaching import reaching_caption, reaching_table, wide_reaching
 from harness.report.rows import kept_apart
+from harness.report.selection import SELECTION_CAPTION, selection_table
 from harness.report.speed_up import speed_up_table
 from harness.report.tables import (
     aubc_table,
@@ -91,14 +105,19 @@ class Table:
     """The wide table, with text in all cells."""
     printed: bool = True
     """Whether the table is printed, or only written to a file."""
-    metric: str = ""
-    """Name of the metric whose learning curves are drawn from the numbers; '': none."""
+    curves: Curves | None = None
+    """The learning curves that are drawn with the table."""
     bold: tuple[tuple[int, int], ...] = ()
     """(row, column) of the cells that are bold: the best of a column, and only if a claim says so."""
 
 
-def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Sequence[Comparison] = ()) -> list[Table]:
-    """Return the tables of a suite that has records; ``compared``: its comparisons."""
+def suite_tables(
+    suite: SuiteEntry,
+    records: Sequence[CycleRecord],
+    compared: Sequence[Comparison] = (),
+    full: Sequence[CycleRecord] = (),
+) -> list[Table]:
+    """Return the tables of a suite that has records; ``compared``: its comparisons; ``full``: see ``full_records``."""
     last = len(suite.labelled) - 1  # a cycle that selected later, or before the run was shortened, is still the last
     table = frame([replace(r, selected=[]) if r.cycle == last else r for r in records], suite.methods)
     source = provenance(suite, records)
@@ -118,13 +137,18 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
             f"{span} labelled images, divided by that span; only seeds with results at all numbers count. {source}"
         )
         long = {"": numbers, "_aubc": areas}
+        differences = differences_by_labelled(table, key, suite.methods, reference_of(suite))
+        long |= {"_differences": differences} if len(differences) else {}
+        everything = full_data_table(full, key, numbers)
+        long[""] = numbers = with_full_data(numbers, everything)
         shown = wide_metric(numbers, areas)
         bold: tuple[tuple[int, int], ...] = ()
         means = dict(zip(areas["method"], areas["mean"], strict=True))
         if key == compared_metric(records) and (best := significantly_best(means, compared)):
             bold = (([*shown["method"]].index(best), [*shown.columns].index("AUBC")),)
             caption += " Bold: the highest AUBC, which is significantly above the reference's."
-        tables.append(Table(file_name(key), caption, long, shown, metric=METRICS.get(key, key), bold=bold))
+        curves = Curves(METRICS.get(key, key), differences, everything)
+        tables.append(Table(file_name(key), caption, long, shown, curves=curves, bold=bold))
     if compared:
         caption = (
             f"Differences of AUBC in points of {compared[0].metric}, by seed, to {compared[0].reference}: mean±std "
@@ -138,6 +162,9 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
             if found:
                 caption, long, shown = found
                 tables.append(Table(name, f"{caption} {source}", long, shown, printed=False))
+    if len(parts := decomposition_table(suite, records, next((k for k in METRICS if k in metric_keys(records)), ""))):
+        caption = f"{decomposition_caption(suite)} {spread}. {source}"
+        tables.append(Table("decomposition", caption, {"": parts}, wide(parts, ["method"], "quantity")))
     if len(by_class := class_table(records, suite.methods)):
         caption = (
             f"IoU (%) of each class at {by_class['labelled'][0]} labelled images, the highest number that all trials "
@@ -153,6 +180,10 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
         )
         long = {"": quality, "_by_class": class_quality_table(records, suite.methods)}
         tables.append(Table("quality", caption, long, wide(quality, ["method"], "quantity"), printed=False))
+    if len(selection := selection_table(records, suite.methods)):
+        caption = f"{SELECTION_CAPTION} {spread}. {source}"
+        shown = wide(selection, ["method"], "labelled")
+        tables.append(Table("selection", caption, {"": selection}, shown, printed=False))
     seconds, by_cycle, cost = seconds_table(table), seconds_by_cycle_table(table), cost_table(table)
     tables.append(
         Table(
@@ -176,14 +207,15 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
     tables.append(
         Table(
             "cost",
-            f"Cost of the first cycle: {spread}. EP: extra parameters, i.e. those that the method adds to the target "
-            "network (number, and MiB in float32); TT: training time (train + auxiliary); ST: sampling time (score + "
-            "select); total = TT + ST; memory: highest memory of any process of the trial in any cycle (of the GPU; on "
-            f"CPUs: of the host). {timing}",
+            f"Cost of the first cycle: {spread}. {COST_NOTE}. {timing}",
             {"": cost},
             wide_cost(cost),
         )
     )
+    for key in metric_keys(records):
+        if len(reached := reaching_table(table, key, reference_of(suite))):
+            caption = f"{reaching_caption(reached, key, reference_of(suite))} {timing}"
+            tables.append(Table(f"{file_name(key)}_reached", caption, {"": reached}, wide_reaching(reached)))
     return tables
 
 
@@ -252,7 +284,8 @@ def _write_suite(
     from harness.report.plots import learning_curves, picture, selected_grid
 
     folder, used = files.folder, files.used
-    tables, damaged = suite_tables(suite, records, compared), []
+    full = full_records(suite, store)
+    tables, damaged = suite_tables(suite, records, compared, full), []
     try:
         if (gains := transfer(suite, records, store.folder)) is not None:
             table = Table("transfer", gains.caption(), {"": transfer_table(gains)}, wide_transfer(gains))
@@ -263,7 +296,8 @@ def _write_suite(
         f"{progress(suite, records)}.",
         *left_out(suite, records, store),
         *differing_seeds(suite, records),
-        *mixtures(records),
+        *full_data_notes(suite, full),
+        *mixtures([*records, *full]),
         *record_warnings(records),
         *not_compared(suite),
         *damaged,
@@ -279,13 +313,23 @@ def _write_suite(
         text, page = _write_table(table, stem, files, width)
         printed.append(text)
         marked.append(page)
-        if table.metric:
+        if table.curves:
             seeds = "".join(f" {note}" for note in differing_seeds(suite, records))
-            caption = f"Mean (line) and mean±std (band) over seeds. {provenance(suite, records)}{seeds}"
-            curves = learning_curves(table.numbers[""], suite.methods, suite.title, caption, f"{table.metric} (%)")
+            caption = f"{curves_note(suite, table.curves.differences)} {provenance(suite, records)}{seeds}"
+            curves = learning_curves(
+                table.numbers[""],
+                suite.methods,
+                suite.title,
+                caption,
+                f"{table.curves.metric} (%)",
+                pool=suite.pool,
+                differences=table.curves.differences,
+                reference=reference_of(suite),
+                full=table.curves.full,
+            )
             for kind in ("png", "svg"):
                 files.write(f"{stem}.{kind}", picture(curves, kind))
-            marked.append(f"![{table.metric} of {markdown(suite.title)}]({stem}.png)\n")
+            marked.append(f"![{table.curves.metric} of {markdown(suite.title)}]({stem}.png)\n")
     pictures = first_selected(records, store)
     for number, method in enumerate(suite.methods):
         if method in pictures:
@@ -296,6 +340,8 @@ def _write_suite(
                 f"Seed {seed}: images selected after training on {suite.labelled[0]} labelled images, with the "
                 "predictions of the network at that time."
             )
+            if images.labels.ndim == 1:
+                caption += " Above each image: its class and, in colour, a wrong prediction."
             grid = selected_grid(images, heading, caption)
             files.write(f"{stem}.png", picture(grid, "png"))
             marked.append(f"![{markdown(heading)}]({stem}.png)\n")

@@ -51,6 +51,7 @@ class SuiteEntry(BaseModel):
     halves: dict[str, dict[str, Any]] = Field({}, description="name of the method -> its training and its acquisition")
     seeds: list[int] = Field(description="seeds of each method")
     labelled: list[int] = Field(description="number of labelled images in each cycle")
+    pool: int | None = Field(None, description="number of training images; null: not known, or the suite is skipped")
     exclusive: bool = Field(False, description="whether trials ran one per device at a time")
     primary: list[str] | None = Field(
         None, description="names of the method and the reference of the suite's primary comparison"
@@ -58,6 +59,7 @@ class SuiteEntry(BaseModel):
     equal_within: float | None = Field(
         None, description="difference in points of AUBC within which methods count as equal; null: none does"
     )
+    full_data: dict[str, int] = Field({}, description="id of each trial on all training images -> its seed")
     skipped: str | None = Field(None, description="why the suite is skipped; null: it is not")
     data_notes: list[str] = Field(
         [], description="what a user must know of the data, such as files that were left out: a sentence each"
@@ -138,7 +140,7 @@ class Manifest(BaseModel):
                     f"{path}: not the manifest of a run: folders: {name!r:.100} is not trials/ID or shared/KEY"
                 )
         for suite in manifest.suites:
-            for trial in suite.trials:
+            for trial in (*suite.trials, *suite.full_data):
                 if not FOLDER.fullmatch(f"trials/{trial}"):
                     raise NoManifest(f"{path}: not the manifest of a run: {trial!r:.100} is not the id of a trial")
             if unknown := {entry.method for entry in suite.trials.values()} - {*suite.methods}:
@@ -191,6 +193,7 @@ def _merged(old: SuiteEntry, new: SuiteEntry) -> SuiteEntry:
     unchanged = {name for name, pair in old.halves.items() if pair == halves[name]}
     kept = {trial: entry for trial, entry in old.trials.items() if entry.method in unchanged} | new.trials
     renamed = {*_renamed(old, new)} - {*new.methods}
+    again = {*new.full_data.values()}
     return new.model_copy(
         update={
             "methods": [name for name in dict.fromkeys([*old.methods, *new.methods]) if name not in renamed],
@@ -198,6 +201,7 @@ def _merged(old: SuiteEntry, new: SuiteEntry) -> SuiteEntry:
             "seeds": sorted({*old.seeds, *new.seeds}),
             "code": {**old.code, **new.code},
             "primary": new.primary or old.primary,  # --only may have left out one of the two
+            "full_data": {t: seed for t, seed in old.full_data.items() if seed not in again} | new.full_data,
             "trials": kept,
         }
     )

@@ -26,13 +26,17 @@ class SelectedImages:
     images: NDArray[np.uint8]
     """[n, h, w, channels]"""
     labels: NDArray[np.uint8]
-    """[n, h, w], with IGNORED pixels."""
+    """[n, h, w], with IGNORED pixels; for image labels [n], int32."""
     predictions: NDArray[np.uint8]
-    """[n, h, w]; of the first head if the method has several."""
+    """Like ``labels``; of the first head if the method has several."""
     classes: tuple[str, ...]
     """Names of the classes."""
     score_map: NDArray[np.float16] | None = None
     """[n, h, w]: for each pixel, the score of its position in the feature map; None if scores have no positions."""
+    scores: NDArray[np.float32] | None = None
+    """Image labels only, [n]: the score that the image was selected by; None if the method has no such number."""
+    files: tuple[str, ...] = ()
+    """The names of the images' files; empty if the data has none."""
 
     def packed(self) -> bytes:
         """Return the bytes of an npz file that ``read`` reads."""
@@ -47,6 +51,7 @@ class SelectedImages:
         try:
             with np.load(io.BytesIO(disk.read(path)), allow_pickle=False) as arrays:
                 renamed = {{"heat": "score_map"}.get(name, name): array for name, array in arrays.items()}
-                return cls(**{**renamed, "classes": tuple(renamed["classes"].tolist())})
+                texts = {name: tuple(renamed[name].tolist()) for name in ("classes", "files") if name in renamed}
+                return cls(**{**renamed, **texts})
         except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error):
             return None

@@ -137,6 +137,12 @@ class CycleRecord:
     with 15 bins, from 0 to 1; empty if the method's training tests other scores than the network's logits."""
     schema_version: int = SCHEMA_VERSION
     """Version of the schema of this record."""
+    selected_classes: list[int] = field(default_factory=list)
+    """Image labels only: how many of the selected images have each class, in the order of the dataset's classes; empty
+    in the last cycle, and in records that were stored before this field existed."""
+    energy_joules: float | None = None
+    """Energy that the GPU took during this cycle, for all processes on it; null if it does not report it. A shared
+    training is not in it."""
 
     def conditions(self) -> dict[str, str]:
         """Return what must be equal for all records of a table's row, by the names that users see."""
