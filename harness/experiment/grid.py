@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from harness import registry
@@ -212,15 +212,12 @@ def manifest(benchmark: Benchmark, grid: Grid) -> Manifest:
         schema_version=SCHEMA_VERSION,
         name=benchmark.name,
         folders={},
-        suites=[
-            _entry(suite, grid.skipped.get(suite.name), grid.info[suite.name].notes if suite.name in grid.info else ())
-            for suite in benchmark.suites
-        ],
+        suites=[_entry(suite, grid.skipped.get(suite.name), grid.info.get(suite.name)) for suite in benchmark.suites],
     )
 
 
-def _entry(suite: Suite, skipped: str | None, data_notes: Sequence[str]) -> SuiteEntry:
-    """Return a suite's entry in run.json; ``skipped``: why it does not run, or None."""
+def _entry(suite: Suite, skipped: str | None, info: DatasetInfo | None) -> SuiteEntry:
+    """Return a suite's entry in run.json; ``skipped``: why it does not run, or None; ``info``: its data, if known."""
     protocol, recipe, trials = suite.protocol, suite.recipe, list(suite.trials())
     specs = {method: trial.spec() for method, trial in trials}
     candidates = f"subset of {protocol.candidates}" if protocol.candidates else "whole pool"
@@ -241,7 +238,8 @@ def _entry(suite: Suite, skipped: str | None, data_notes: Sequence[str]) -> Suit
         primary=[suite.primary.method, suite.primary.reference] if suite.primary else None,
         equal_within=suite.equal_within,
         skipped=skipped,
-        data_notes=list(data_notes),
+        data_notes=list(info.notes) if info else [],
+        official_data=bool(info and info.official),
         trials={trial.id: TrialEntry(method=method, seed=trial.seed) for method, trial in trials},
         code={} if skipped else {method: trial.code for method, trial in trials},
     )

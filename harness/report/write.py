@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import StorageError, readable
-from harness.report import statistics
+from harness.report import statistics, verdict
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 from harness.results.store import RunStore, write_atomically
@@ -81,8 +81,13 @@ class Table:
     """Name of the metric whose learning curves are drawn from the numbers; '': none."""
 
 
-def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Sequence[Comparison] = ()) -> list[Table]:
-    """Return the tables of a suite that has records; ``compared``: its comparisons."""
+def suite_tables(
+    suite: SuiteEntry,
+    records: Sequence[CycleRecord],
+    compared: Sequence[Comparison] = (),
+    beside: Sequence[verdict.Beside] = (),
+) -> list[Table]:
+    """Return the tables of a suite that has records; ``compared``: its comparisons; ``beside``: published values."""
     last = len(suite.labelled) - 1  # a cycle that selected later, or before the run was shortened, is still the last
     table = frame([replace(r, selected=[]) if r.cycle == last else r for r in records], suite.methods)
     source = provenance(suite, records)
@@ -112,6 +117,9 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
         )
         long = {"": comparison_table(compared), "_by_seed": difference_table(compared)}
         tables.append(Table("comparisons", caption, long, wide_comparisons(compared)))
+    if beside:
+        text = f"{verdict.caption(beside)} {source}"
+        tables.append(Table("published", text, {"": verdict.numbers(beside)}, verdict.wide(beside)))
     if len(by_class := class_table(records, suite.methods)):
         caption = (
             f"IoU (%) of each class at {by_class['labelled'][0]} labelled images, the highest number that all trials "
@@ -195,7 +203,8 @@ def _write_suite(
     from harness.report.plots import learning_curves, picture, selected_grid
 
     folder, used = files.folder, files.used
-    tables = suite_tables(suite, records, compared)
+    beside = verdict.beside(suite, records)
+    tables = suite_tables(suite, records, compared, beside)
     notes = [
         f"{progress(suite, records)}.",
         *left_out(suite, records, store),
@@ -204,6 +213,8 @@ def _write_suite(
         *record_warnings(records),
         *not_compared(suite),
         *(claim.text for claim in claims(compared)),
+        *verdict.reasons(suite, records),
+        *(claim.text for claim in verdict.verdicts(suite, records, beside)),
     ]
     width = terminal_width()
     printed = ["\n".join(wrapped(note, width) for note in notes)]
