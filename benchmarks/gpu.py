@@ -473,7 +473,9 @@ def on_workers(asked: argparse.Namespace, benchmark: ModuleType) -> list[Row]:
 # table1
 
 CONFIG = ROOT / "configs" / "cifar10_table1.yaml"
-AUTHORS = ROOT / "results" / "authors_cifar10.csv"
+PUBLISHED = ROOT / "published" / "values.csv"
+TABLE_1 = {"source": "DAST-AL authors' logs", "dataset": "cifar10", "network": "resnet18_cifar_projection"}
+"""The rows of the authors' logs of Table 1."""
 METHODS = ["Ran", "DAST-AL"]
 SMALL_TABLE = [
     *("model.name=resnet_small", "model.width=4", "recipe.epochs=1", "recipe.milestones=[]", "recipe.batch_size=16"),
@@ -549,11 +551,13 @@ def stored(folder: Path, seed: int) -> list[Any]:
 
 def with_authors(record: Any, name: str, source: str) -> list[Row]:
     """Return a cycle's accuracy next to that of the authors."""
-    with AUTHORS.open(newline="") as file:
+    with PUBLISHED.open(newline="") as file:
         logged = [
             float(row["value"])
             for row in csv.DictReader(file)
-            if (row["method"], int(row["labelled"])) == (record.method, record.labelled)
+            if (row["method"], row["labelled"]) == (record.method, str(record.labelled))
+            and row["metric"] == "accuracy"
+            and {*TABLE_1.items()} <= {*row.items()}
         ]
     reference = ""
     if logged:
