@@ -495,7 +495,7 @@ def table1(asked: argparse.Namespace) -> Steps:
         where.append("where.trials=in_process")
     words = [*where, *(SMALL_TABLE if asked.small else []), *asked.override]
     benchmark = load_config(CONFIG, words)
-    (suite,) = benchmark.suites
+    (suite,) = (suite for suite in benchmark.suites if suite.name == CONFIG.stem)
     try:
         source = suite.open_dataset(benchmark.where).info().source
     except DataMissing as missing:
@@ -504,7 +504,7 @@ def table1(asked: argparse.Namespace) -> Steps:
     for seed in asked.seeds:
         code = 0
         if len(stored(asked.run, seed)) < all_cycles:
-            only = [f"method={','.join(METHODS)}", f"seed={seed}"]
+            only = [f"suite={suite.name}", f"method={','.join(METHODS)}", f"seed={seed}"]
             command = [sys.executable, "-m", "harness.run", str(CONFIG), *words, "--only", *only, "--resume"]
             code = run_until(command, asked.until - GRACE)
         records = stored(asked.run, seed)
@@ -542,8 +542,8 @@ def stored(folder: Path, seed: int) -> list[Any]:
     from harness.results.store import RunStore
 
     try:
-        (suite,) = Manifest.read(folder).suites
-    except UserError:
+        suite = next(suite for suite in Manifest.read(folder).suites if suite.name == CONFIG.stem)
+    except (UserError, StopIteration):
         return []
     trials = [trial for trial, entry in suite.trials.items() if entry.seed == seed and entry.method in METHODS]
     return [record for trial in trials for record in RunStore(folder).trial(trial).records()]
