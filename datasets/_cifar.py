@@ -110,6 +110,7 @@ class Cifar(Dataset):
         """Return counts and shapes; check the files of an archive against their MD5 sums."""
         num_train, num_test, root = NUM_TRAIN, NUM_TEST, self._root
         notes: tuple[str, ...] = ()
+        official = True
         if self._folder.is_dir():
             for name, md5 in (self.kind.train | self.kind.test).items():
                 self._verified(self._folder / name, md5)
@@ -120,11 +121,11 @@ class Cifar(Dataset):
         elif self._generated.is_file():
             (_, train_labels), (_, test_labels) = self._read_generated()
             num_train, num_test = len(train_labels), len(test_labels)
-            source = f"generated archive (not real images) in {root}"
+            source, official = f"generated archive (not real images) in {root}", False
         elif folder := self._tree_folder():
             tree = self._tree(folder)
             num_train, num_test = len(tree.train_paths), len(tree.test_paths)
-            source, notes = f"image tree in {folder} ({tree.formats})", tree.notes
+            source, notes, official = f"image tree in {folder} ({tree.formats})", tree.notes, False
         elif self.data_root.download and not self._is_renamed:
             source = f"official archive, to be downloaded to {root}"
         else:
@@ -137,6 +138,7 @@ class Cifar(Dataset):
             size=(SIZE, SIZE),
             source=source,
             notes=notes,
+            official=official,
         )
 
     def fetch(self) -> None:

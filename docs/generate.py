@@ -1,4 +1,4 @@
-"""Fills the generated parts of the pages: every key, every method, the records and README's matrix.
+"""Fills the generated parts of the pages: keys, methods, records, README's matrix, the errata and more.
 
     python docs/generate.py            # writes them
     python docs/generate.py --check    # names the pages that are out of date, and exits with 1 if there are any
@@ -22,6 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+import errata  # noqa: E402
 
 import harness  # noqa: E402
 from harness import load_config, registry  # noqa: E402
@@ -263,6 +265,23 @@ def table4() -> str:
     return table(("method", "quantity", "paper", "ours", "why"), rows)
 
 
+def errata_rows() -> str:
+    """Return which trials of the authors' logs each row of Table 1 is the mean of."""
+    head = ("row", "trials stated", "trials in the logs", "mean of", "cells that agree", "next best set")
+    return table(head, errata.rows_of_table_1())
+
+
+def errata_cells() -> str:
+    """Return the cells of Table 1 that disagree with the logs."""
+    head = ("row", "labelled", "printed", "logs", "difference", "the same number is printed for")
+    return table(head, errata.cells_of_table_1())
+
+
+def errata_seconds() -> str:
+    """Return Table 4's times and their sums."""
+    return table(("row", "TT, s", "ST, s", "ToT printed, min", "(TT + ST) / 60"), errata.rows_of_table_4())
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "keys": keys,
     "methods": methods,
@@ -271,6 +290,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "power": power,
     "face": face,
     "table4": table4,
+    "errata_rows": errata_rows,
+    "errata_cells": errata_cells,
+    "errata_seconds": errata_seconds,
 }
 
 

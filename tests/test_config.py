@@ -787,10 +787,18 @@ def test_methods_that_differ_only_in_what_decides_nothing_are_the_same(tmp_path:
 
 def test_table_1_of_its_own_file_is_that_of_the_full_benchmark() -> None:
     """The full one has more methods; the others are the same trials."""
-    (alone,) = load_config(ROOT / "configs" / "cifar10_table1.yaml").suites
+    alone, control = load_config(ROOT / "configs" / "cifar10_table1.yaml").suites
     whole = next(s for s in load_config(ROOT / "configs" / "full_benchmark.yaml").suites if s.name == alone.name)
     ids = {trial.id: name for name, trial in whole.trials()}
     assert all(ids[trial.id] == name for name, trial in alone.trials())
+    assert (alone.protocol.labelled()[-1], len(alone.seeds)) == (25_000, 10) == (whole.protocol.labelled()[-1], 10)
+    assert control.on_request and control.recipe.precision == "float32" and alone.recipe.precision == "bfloat16"
+    assert [control.methods[name] for name in control.methods] == [alone.methods[name] for name in control.methods]
+    assert (control.recipe.model_copy(update={"precision": "bfloat16"}), control.protocol, control.seeds) == (
+        alone.recipe,
+        alone.protocol,
+        alone.seeds,
+    )
 
 
 def test_paths_that_go_to_workers_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def test_constants_are_torchvision_s(kind: str) -> None:
 def test_generated_archive(tmp_path: Path, kind: str) -> None:
     images, labels = archive(tmp_path, kind)
     dataset = make(kind, tmp_path)
-    assert "not real images" in dataset.info().source
+    assert "not real images" in dataset.info().source and not dataset.info().official
     data = checked(dataset)
     is_test = trees.last_of_every(labels, 6)
     assert (data.train_images == images[~is_test]).all() and (data.train_labels == labels[~is_test]).all()
@@ -207,6 +207,7 @@ def test_official_folder(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPa
     archive(tmp_path, kind)
     dataset = make(kind, tmp_path, download=True)
     assert dataset.info().source == f"official archive in {tmp_path}", "it comes before a generated one"
+    assert dataset.info().official
     data = dataset.load()
     assert data.train_images.flags.c_contiguous and data.train_labels.dtype == np.int64
     assert (data.train_images == images[~is_test]).all() and (data.train_labels == labels[~is_test]).all()
@@ -335,7 +336,7 @@ def test_tree(tmp_path: Path, kind: str, below: bool) -> None:
     (folder / "train" / classes[0] / "._0000.png").write_text("of macOS")
     (folder / "train" / ".hidden").mkdir()
     dataset = make(kind, tmp_path)
-    assert dataset.info().source == f"image tree in {folder} (PNG)"
+    assert dataset.info().source == f"image tree in {folder} (PNG)" and not dataset.info().official
     data = checked(dataset)
     assert data.train_labels.tolist() == np.repeat(np.arange(len(classes)), 3).tolist()
     for index in (0, 4, len(data.train_labels) - 1):

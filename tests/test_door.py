@@ -317,8 +317,9 @@ def test_a_wheel_plans_the_quickstart_in_a_clean_environment(tmp_path: Path) -> 
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in inside} == {"harness"}
     expected = {f"harness/{p.relative_to(ROOT / 'harness')}" for p in (ROOT / "harness").rglob("*.py")}
-    for folder in ("methods", "datasets", "configs"):
-        expected |= {f"harness/{folder}/{p.name}" for p in (ROOT / folder).iterdir() if p.suffix in (".py", ".yaml")}
+    kinds = (".py", ".yaml", ".csv")
+    for folder in ("methods", "datasets", "configs", "published"):
+        expected |= {f"harness/{folder}/{p.name}" for p in (ROOT / folder).iterdir() if p.suffix in kinds}
     assert inside == expected
 
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
@@ -332,7 +333,9 @@ def test_a_wheel_plans_the_quickstart_in_a_clean_environment(tmp_path: Path) -> 
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     code = (
         "import sys, datasets; assert datasets.FOREIGN; import harness; from harness.run import main; "
-        "assert 'venv' in harness.__file__, harness.__file__; sys.exit(main(['quickstart', '--plan']))"
+        "assert 'venv' in harness.__file__, harness.__file__; "
+        "from harness.report.published import published; assert published('cifar10', 'resnet18_cifar'); "
+        "sys.exit(main(['quickstart', '--plan']))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)

@@ -79,6 +79,9 @@ class DatasetInfo:
     """What a user must know of the files, such as which were left out: a sentence each, for --plan and run.json."""
     from_files: bool = False
     """Whether ``load`` returns ``Files``, which are decoded on access and need not fit into memory."""
+    official: bool = False
+    """Whether the files are the published ones, by their published checksums; only then does the report give a verdict
+    beside published values."""
 
     @property
     def labels(self) -> str:
@@ -322,6 +325,8 @@ def facts(dataset: Dataset) -> DatasetInfo:
         raise fault(dataset, "info", f"must return size as (height, width) in pixels; got {sides!r:.60}")
     if not isinstance(info.per_pixel, bool):
         raise fault(dataset, "info", f"must return per_pixel as a bool; got {described(info.per_pixel)}")
+    if not isinstance(info.official, bool):
+        raise fault(dataset, "info", f"must return official as a bool; got {described(info.official)}")
     if not isinstance(info.source, str):
         raise fault(dataset, "info", f"must return source as a text; got {described(info.source)}")
     if not (isinstance(info.notes, tuple) and all(isinstance(note, str) for note in info.notes)):

@@ -261,6 +261,7 @@ def _entry(suite: Suite, skipped: str | None, info: DatasetInfo | None) -> Suite
         full_data={trial.id: trial.seed for trial in suite.full_trials(info.num_train)} if info else {},
         skipped=skipped,
         data_notes=list(info.notes) if info else [],
+        official_data=bool(info and info.official),
         trials={trial.id: TrialEntry(method=method, seed=trial.seed) for method, trial in trials},
         code={} if skipped else {method: trial.code for method, trial in trials},
     )

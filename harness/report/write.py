@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import StorageError, UserError, readable
-from harness.report import statistics
+from harness.report import statistics, verdict
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 from harness.results.store import RunStore, write_atomically
@@ -116,8 +116,12 @@ def suite_tables(
     records: Sequence[CycleRecord],
     compared: Sequence[Comparison] = (),
     full: Sequence[CycleRecord] = (),
+    beside: Sequence[verdict.Beside] = (),
 ) -> list[Table]:
-    """Return the tables of a suite that has records; ``compared``: its comparisons; ``full``: see ``full_records``."""
+    """Return the tables of a suite that has records.
+
+    ``compared``: its comparisons; ``full``: see ``full_records``; ``beside``: published values.
+    """
     last = len(suite.labelled) - 1  # a cycle that selected later, or before the run was shortened, is still the last
     table = frame([replace(r, selected=[]) if r.cycle == last else r for r in records], suite.methods)
     source = provenance(suite, records)
@@ -165,6 +169,9 @@ def suite_tables(
     if len(parts := decomposition_table(suite, records, next((k for k in METRICS if k in metric_keys(records)), ""))):
         caption = f"{decomposition_caption(suite)} {spread}. {source}"
         tables.append(Table("decomposition", caption, {"": parts}, wide(parts, ["method"], "quantity")))
+    if beside:
+        text = f"{verdict.caption(beside)} {source}"
+        tables.append(Table("published", text, {"": verdict.numbers(beside)}, verdict.wide(beside)))
     if len(by_class := class_table(records, suite.methods)):
         caption = (
             f"IoU (%) of each class at {by_class['labelled'][0]} labelled images, the highest number that all trials "
@@ -285,7 +292,8 @@ def _write_suite(
 
     folder, used = files.folder, files.used
     full = full_records(suite, store)
-    tables, damaged = suite_tables(suite, records, compared, full), []
+    beside = verdict.beside(suite, records)
+    tables, damaged = suite_tables(suite, records, compared, full, beside), []
     try:
         if (gains := transfer(suite, records, store.folder)) is not None:
             table = Table("transfer", gains.caption(), {"": transfer_table(gains)}, wide_transfer(gains))
@@ -304,6 +312,8 @@ def _write_suite(
         *cautions(suite, compared),
         *(claim.text for claim in (*claims(compared), *cost_claims(suite, records, compared))),
         *(no_matrix(suite, records) if compared else ()),
+        *verdict.reasons(suite, records),
+        *(claim.text for claim in verdict.verdicts(suite, records, beside)),
     ]
     width = terminal_width()
     printed = ["\n".join(wrapped(note, width) for note in notes)]

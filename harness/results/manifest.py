@@ -64,6 +64,9 @@ class SuiteEntry(BaseModel):
     data_notes: list[str] = Field(
         [], description="what a user must know of the data, such as files that were left out: a sentence each"
     )
+    official_data: bool = Field(
+        False, description="whether the dataset's files are the published ones, by their published checksums"
+    )
     trials: dict[str, TrialEntry] = Field(description="id of the trial -> its method and seed")
     code: dict[str, dict[str, str]] = Field(
         {},

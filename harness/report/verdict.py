@@ -1,0 +1,332 @@
+"""Compares the methods of a suite with published values of the same method, network and dataset.
+
+A cell is a method at a number of labelled images. It gets a verdict if the data is the official one and no key that the
+source states differs: whether our mean is inside the range in which the mean of so many new published trials would lie.
+A sentence says for each method whether it reproduces its source, or what is missing for that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import comb, isnan, nan, sqrt
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import readable
+from harness.report import statistics
+from harness.report.captions import counted
+from harness.report.comparisons import Claim, shown_p, signed
+from harness.report.published import Published, Spec, published
+from harness.results.manifest import SuiteEntry
+from harness.results.records import METRICS, CycleRecord
+from harness.settings import Protocol, Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GROUPS: dict[str, Any] = {"recipe": Recipe, "protocol": Protocol}
+"""Group of keys that a source may state -> their settings."""
+OTHER, NO_RANGE = "other protocol", "no range"
+NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A cell of a report and the published value beside it."""
+
+    method: str
+    labelled: int
+    ours: list[float]
+    """The metric of each seed, in points."""
+    published: Published
+    differing: list[str]
+    """Keys with other values than the source states: 'epochs 15, published 200'."""
+    unstated: list[str]
+    """Keys that the source does not state, where ours is not the default: 'precision (ours bfloat16)'."""
+
+    @property
+    def difference(self) -> float:
+        """Our mean minus the published one, in points."""
+        return fmean(self.ours) - self.published.mean
+
+    @property
+    def in_sd(self) -> float:
+        """The difference in published standard deviations; NaN if the sd is unknown or 0."""
+        return self.difference / self.published.sd if self.published.sd > 0 else nan
+
+    @cached_property
+    def reach(self) -> float:
+        """Half of the width of the range; NaN if it is unknown.
+
+        It is t x sd x sqrt(1/n + 1/m) with the published sd and n, our number m of seeds, and Student's t for 95 % and
+        n - 1 degrees of freedom: the prediction interval of the mean of m further trials.
+        """
+        from scipy.stats import t
+
+        n, sd = self.published.n, self.published.sd
+        if n < 2 or isnan(sd):
+            return nan
+        return float(t.ppf(1 - statistics.LEVEL / 2, n - 1)) * sd * sqrt(1 / n + 1 / len(self.ours))
+
+    @cached_property
+    def p(self) -> float:
+        """The exact two-sided p that both have the same mean; NaN if single trials are not known or keys differ."""
+        if self.differing or not self.published.trials:
+            return nan
+        return statistics.p_two_samples(self.ours, self.published.trials)
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p that so many seeds and trials can have."""
+        ours, theirs = len(self.ours), len(self.published.trials)
+        return (2 if ours == theirs else 1) / comb(ours + theirs, ours)
+
+    @property
+    def word(self) -> str:
+        """The verdict: inside, above, below, or why there is none."""
+        if self.differing:
+            return OTHER
+        if isnan(self.reach):
+            return NO_RANGE
+        if abs(self.difference) <= self.reach:
+            return "inside"
+        return "above" if self.difference > 0 else "below"
+
+
+def beside(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Beside]:
+    """Return the cells of a suite for which published values exist; none if its data is not the official one.
+
+    Of several sources, a cell stands beside the one with the fewest differing keys, and of these beside single trials.
+    """
+    return _matched(suite, records) if not _reason(suite, records) else []
+
+
+def _matched(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Beside]:
+    """Return the cells of a suite for which published values exist, whatever its data."""
+    if not (known := published(suite.dataset, suite.model)):
+        return []
+    ours: dict[tuple[str, int, str], list[float]] = {}
+    halves: dict[str, dict[str, Any]] = {}
+    for r in sorted(records, key=lambda r: r.seed):
+        halves[r.method] = suite.halves.get(suite.trials[r.trial].method, {})
+        for metric, value in r.metrics.items():
+            if value is not None:
+                ours.setdefault((r.method, r.labelled, metric), []).append(100 * value)
+    found = []
+    for (method, labelled, metric), values in ours.items():
+        options = [
+            Beside(method, labelled, values, p, *_keys(suite, p))
+            for p in known
+            if (p.labelled, p.metric) == (labelled, metric) and _is(halves[method], p)
+        ]
+        if options:
+            found.append(min(options, key=lambda o: (len(o.differing), not o.published.trials)))
+    return sorted(found, key=lambda cell: (suite.methods.index(cell.method), cell.labelled))
+
+
+def _is(halves: dict[str, Any], p: Published) -> bool:
+    """Return whether a method has the published training and acquisition, with the same settings."""
+    return all(half in halves and Spec.stored(halves[half]) == getattr(p, half) for half in ("training", "acquisition"))
+
+
+def _keys(suite: SuiteEntry, p: Published) -> tuple[list[str], list[str]]:
+    """Return (keys of a suite that differ from what a source states, keys that it does not state), in words."""
+    differing, unstated = [], []
+    for group, spec in (("dataset", p.dataset), ("model", p.network)):
+        own = Spec.stored(suite.settings.get(group, {"name": spec.name})).settings
+        for key in {**own, **spec.settings}:
+            values = [_shown(settings.get(key, "the default")) for settings in (own, spec.settings)]
+            if values[0] != values[1]:
+                differing.append(f"{group}.{key} {values[0]}, published {values[1]}")
+    for group, settings in GROUPS.items():
+        own = suite.settings.get(group, {})
+        for key, field in settings.model_fields.items():
+            value = own.get(key, field.get_default())
+            if (path := f"{group}.{key}") in p.keys:
+                if value != p.keys[path]:
+                    differing.append(f"{key} {_shown(value)}, published {_shown(p.keys[path])}")
+            elif key in own:
+                unstated.append(f"{key} (ours {_shown(value)})")
+    return differing, unstated
+
+
+def _shown(value: Any) -> str:
+    return "all" if value is None else readable(str(value))
+
+
+def _reason(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
+    """Return why the data is not known to be the official one, or ''."""
+    if not suite.official_data:
+        return f"dataset {suite.dataset} is not known to be read from its official files"
+    copies = {r.data_fingerprint for r in records}
+    return f"its cycles were computed on {len(copies)} versions of the data" if len(copies) > 1 else ""
+
+
+def reasons(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:
+    """Return the sentence that says why a suite with published values gets no verdict, if so."""
+    if (reason := _reason(suite, records)) and (cells := _matched(suite, records)):
+        return [f"No verdict beside the published values ({', '.join(_sources(cells))}): {reason}."]
+    return []
+
+
+def _sources(cells: Sequence[Beside]) -> list[str]:
+    return _all([cell.published.source] for cell in cells)
+
+
+def caption(cells: Sequence[Beside]) -> str:
+    """Return the caption of the table, without the origin of our numbers."""
+    metrics = " and ".join(dict.fromkeys(METRICS[cell.published.metric] for cell in cells))
+    words = {cell.word for cell in cells}
+    seeds = max(len(cell.ours) for cell in cells)
+    parts = [
+        f"Published values: {metrics} (%), mean±std (sample) of {counted(seeds, 'seed')}, fewer where marked (n=...), "
+        f"and of the trials of {', '.join(_sources(cells))} (their number in brackets; ?: unknown). in sd: ours minus "
+        "published, in published standard deviations."
+    ]
+    if any(cell.published.trials and not cell.differing for cell in cells):
+        parts.append("p: exact, two-sided, by all ways to split the trials into ours and theirs.")
+    if words & {"inside", "above", "below"}:
+        parts.append(
+            "inside: our mean of m seeds is within t x sd x sqrt(1/n + 1/m) of the published mean of n trials, where "
+            "that of m further published trials would be with a probability of 95 %; few trials give a wide range."
+        )
+    if NO_RANGE in words:
+        parts.append(f"{NO_RANGE}: a single published trial, or an unknown sd.")
+    if OTHER in words:
+        parts.append(f"{OTHER}: {' or '.join(_all(['; '.join(c.differing)] for c in cells if c.differing))}.")
+    return " ".join(parts)
+
+
+def numbers(cells: Sequence[Beside]) -> pd.DataFrame:
+    """Return the table of cells, a row each.
+
+    Columns: method, labelled, mean, std, n (ours), source, published_mean, published_sd, published_n, difference,
+    in_sd, reach (half of the width of the range), p, verdict, differing (keys) and unstated (keys).
+    """
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "method": c.method,
+                "labelled": c.labelled,
+                "mean": fmean(c.ours),
+                "std": _std(c.ours),
+                "n": len(c.ours),
+                "source": c.published.source,
+                "published_mean": c.published.mean,
+                "published_sd": c.published.sd,
+                "published_n": c.published.n or nan,
+                "difference": c.difference,
+                "in_sd": c.in_sd,
+                "reach": c.reach,
+                "p": c.p,
+                "verdict": c.word,
+                "differing": "; ".join(c.differing),
+                "unstated": "; ".join(c.unstated),
+            }
+            for c in cells
+        ]
+    )
+
+
+def wide(cells: Sequence[Beside]) -> pd.DataFrame:
+    """Return the table of cells as text; columns without any value are left out."""
+    import pandas as pd
+
+    most = max(len(c.ours) for c in cells)
+
+    def text(value: float, form: Callable[[float], str]) -> str:
+        return NOTHING if isnan(value) else form(value)
+
+    rows = [
+        {
+            "method": c.method,
+            "labelled": str(c.labelled),
+            "verdict": c.word,
+            "ours": _cell(fmean(c.ours), _std(c.ours)) + (f" (n={len(c.ours)})" if len(c.ours) < most else ""),
+            "published": f"{_cell(c.published.mean, c.published.sd)} ({c.published.n or '?'})",
+            "in sd": text(c.in_sd, lambda x: f"{x:+.1f}".replace("-", "\N{MINUS SIGN}")),
+            "p": text(c.p, shown_p),
+        }
+        for c in cells
+    ]
+    table = pd.DataFrame(rows)
+    return table.drop(columns=[column for column in ("in sd", "p") if (table[column] == NOTHING).all()])
+
+
+def _all(parts: Iterable[list[str]]) -> list[str]:
+    """Return each distinct text once."""
+    return list(dict.fromkeys(text for part in parts for text in part))
+
+
+def _std(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else nan
+
+
+def _cell(mean: float, sd: float) -> str:
+    return f"{mean:.2f}" + ("" if isnan(sd) else f"±{sd:.2f}")
+
+
+def verdicts(suite: SuiteEntry, records: Sequence[CycleRecord], cells: Sequence[Beside]) -> list[Claim]:
+    """Return a sentence for each method and source: it reproduces it, deviates from it, or what is missing.
+
+    Methods for which the same is missing share a sentence.
+    """
+    grouped: dict[tuple[str, str], list[Beside]] = {}
+    for cell in cells:
+        grouped.setdefault((cell.method, cell.published.source), []).append(cell)
+    cycles = Counter(r.method for r in records)
+    claimed, missing = [], dict[tuple[str, str], list[str]]()
+    for (method, source), group in grouped.items():
+        kind, what = _verdict(group, cycles[method] >= len(suite.seeds) * len(suite.labelled))
+        if kind == "open":
+            missing.setdefault((source, what), []).append(method)
+        else:
+            claimed.append(Claim(kind, f"{method} {kind} {source} {what}."))
+    for (source, what), methods in missing.items():
+        they = "it reproduces" if len(methods) == 1 else "they reproduce"
+        claimed.append(Claim("open", f"{', '.join(methods)}: open whether {they} {source}: {what}."))
+    return claimed
+
+
+def _verdict(cells: Sequence[Beside], finished: bool) -> tuple[str, str]:
+    """Return (kind, rest of the sentence) of a method's cells with one source."""
+    if keys := _all(cell.differing for cell in cells):
+        return "open", f"{OTHER}: {'; '.join(keys)}"
+    budgets = counted(len(cells), "number") + " of labelled images"
+    adjusted = statistics.holm([1.0 if isnan(cell.p) else cell.p for cell in cells])
+    lowest, unstated = min(adjusted), _all(cell.unstated for cell in cells)
+    remarks = _all([cell.published.remark] for cell in cells if cell.published.remark)
+    known = [*(f"in the source, {remark}" for remark in remarks), *(f"{key} is not stated there" for key in unstated)]
+    if lowest <= statistics.LEVEL:
+        outside = [
+            (c.labelled, signed(c.difference)) for c, p in zip(cells, adjusted, strict=True) if p <= statistics.LEVEL
+        ]
+        (first, points), *others = outside
+        where = ", ".join([f"{points} points at {first}", *(f"{more} at {labelled}" for labelled, more in others)])
+        p = f"exact p at most {shown_p(statistics.LEVEL)}, Holm over {len(cells)}"
+        return "deviates from", "; ".join([f"at {len(outside)} of {budgets} ({p}): {where}", *known])
+    if unstated:
+        return "open", f"the source does not state {', '.join(unstated)}"
+    if not all(cell.published.trials for cell in cells):
+        return "open", "its single trials are not known"
+    if not finished:
+        return "open", "not all cycles of all seeds are there"
+    level = statistics.LEVEL / len(cells)
+    if (smallest := max(cell.smallest_p for cell in cells)) > level:
+        seeds, trials = len(cells[0].ours), min(len(cell.published.trials) for cell in cells)
+        return "open", (
+            f"{counted(seeds, 'seed')} and {counted(trials, 'published trial')} can't show a deviation at {budgets} "
+            f"(smallest possible p {shown_p(smallest)}, it must be at most {shown_p(level)})"
+        )
+    largest = max(cells, key=lambda cell: abs(cell.difference))
+    inside = sum(cell.word == "inside" for cell in cells)
+    found = (
+        f"at {budgets}: no deviation is shown (exact p at least {shown_p(lowest)}, Holm over {len(cells)}), {inside} "
+        f"are inside, the largest difference is {signed(largest.difference)} points at {largest.labelled}"
+    )
+    return "reproduces", "; ".join([found, *known])
