@@ -29,7 +29,8 @@ TICK = 0.02
 
 @pytest.fixture(autouse=True)
 def _of_any_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Index files that have just been written, too."""
+    """Index suites of any size, and files that have just been written, too."""
+    monkeypatch.setattr(index, "FEWEST", 0)
     monkeypatch.setattr(index, "YOUNG", -(10**9))
 
 

@@ -32,7 +32,10 @@ YOUNG = 2 * 10**9
 """Nanoseconds: a file that was changed so shortly before it was read gets no entry, because the next change may fall
 into the same tick of the file system's clock, and leave the same signature."""
 
+FEWEST = 1000  # records of a suite that has an index: fewer are read in less than a second
 FILES = re.compile(r"(cycle|selection)_[0-9]{3,9}\.json")
+MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""What another program's index may raise."""
 MAPPINGS = ("metrics", "seconds", "peak_memory_bytes", "per_class", "health")
 """The keys of these mappings are the same in many records, and stored once."""
 COMMON = (
@@ -79,7 +82,7 @@ class Index:
         self._lines: dict[str, bytes] = {}
         self._kept: dict[str, bytes] = {}
         self._parts: dict[tuple[int, str], partial[CycleRecord]] = {}
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(OSError, *MALFORMED):
             self._load()
 
     def _load(self) -> None:
@@ -112,7 +115,7 @@ class Index:
         return found
 
     def _entries(self, line: bytes, store: TrialStore) -> dict[str, _Entry]:
-        with suppress(ValueError, TypeError, AttributeError):
+        with suppress(*MALFORMED):
             ids, entries = json.loads(line.partition(b"\t")[2])
             if ids == sorted(store.ids):  # else other files may belong to the trial
                 return {name: _Entry(*entry) for name, entry in entries.items()}
@@ -130,7 +133,7 @@ class Index:
         return _Entry([*signature], self._numbers[key], [*values, len(record.selected)])
 
     def record(self, entry: _Entry, trial: str, method: str) -> CycleRecord:
-        """Return the record of an entry. Raises KeyError, IndexError, TypeError or ValueError if it is malformed."""
+        """Return the record of an entry. Raises one of MALFORMED for a wrong one."""
         if (key := (entry.common, method)) not in self._parts:
             common = self._common[entry.common]
             shared = {name: common[name] for name in COMMON} | {"method": method}
@@ -175,7 +178,7 @@ class _Reader(TrialStore):
             return None
         signature, entry = self.files[name], self.entries.get(name)
         if signature is not None and entry is not None and entry.signature == [*signature]:
-            with suppress(KeyError, IndexError, TypeError, ValueError, AttributeError):
+            with suppress(*MALFORMED):
                 record = self.index.record(entry, self.trial, self.method)
                 self.used.add(name)
                 return Stored(record, "")

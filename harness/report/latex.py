@@ -52,18 +52,18 @@ def latex(
     parts = []
     for start in starts:
         numbers = range(start + 1, min(start + starts.step, len(rows)) + 1)
-        text = caption if start == 0 else rf"Table~\ref{{tab:{label}}}, continued"
-        name = rf"\label{{tab:{label}}}" if start == 0 else ""
+        text = tex(caption) if start == 0 else rf"Table~\ref{{tab:{label}}}, continued"
         lines = [
             rf"\begin{{{environment}}}",
             r"\centering",
-            rf"\caption{{{tex(caption) if start == 0 else text}}}",
-            name,
+            r"\setlength{\belowcaptionskip}{4pt}",
+            rf"\caption{{{text}}}",
         ]
+        lines += [rf"\label{{tab:{label}}}"] * (start == 0)
         lines += [SIZE, rf"\setlength{{\tabcolsep}}{{{GAP / 2:g}pt}}", SETUP]
         tabulars = ["\n".join(_tabular([*columns[:keys], *block], numbers)) for block in blocks]
         lines.append("\n\n\\medskip\n".join(tabulars))
-        parts.append("\n".join([line for line in lines if line] + [rf"\end{{{environment}}}", ""]))
+        parts.append("\n".join([*lines, rf"\end{{{environment}}}", ""]))
     return "\n".join(parts)
 
 

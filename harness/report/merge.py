@@ -65,15 +65,15 @@ class MergedStore(RunStore):
         return name
 
 
-def sources(run_dirs: Sequence[Path], index: Path | None = None) -> Sources:
-    """Return what the report of one or several runs is made of; ``index``: see Reading.
+def sources(run_dirs: Sequence[Path], index_folder: Path | None = None) -> Sources:
+    """Return what the report of one or several runs is made of; ``index_folder``: see Reading.
 
     Raises UserError for a folder that holds no run, and for one that is given twice.
     """
     if len(run_dirs) == 1:
-        return one(run_dirs[0], index)
+        return one(run_dirs[0], index_folder)
     runs = _runs(run_dirs)
-    store, reading = MergedStore(run_dirs[0]), Reading(index)
+    store, reading = MergedStore(run_dirs[0]), Reading(index_folder)
     groups: list[list[Member]] = []
     for run in runs:
         for suite in run.manifest.suites:

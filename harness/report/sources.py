@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import readable
-from harness.report.index import Index, sweep
+from harness.report import index
 from harness.report.rows import kept_apart
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import CycleRecord
@@ -33,34 +33,34 @@ class Sources:
 
 
 class Reading:
-    """Reads records; ``index``: the folder of the index; None: read whole records, without one."""
+    """Reads records; ``folder``: of the index; None: read whole records, without one."""
 
-    def __init__(self, index: Path | None = None) -> None:
-        self.folder = index
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
         self._used: set[str] = set()
 
     def records(self, store: RunStore, suite: SuiteEntry) -> list[CycleRecord]:
         """Return the finished records of a suite, with the methods' names and the ids of its entry."""
-        if self.folder is None:
+        if self.folder is None or len(suite.trials) * len(suite.labelled) < index.FEWEST:
             return [
                 _shown(record, entry.method, trial)
                 for trial, entry in suite.trials.items()
                 for record in store.trial(trial).records()[: len(suite.labelled)]
             ]
-        index = Index(self.folder, store.folder, suite.name)
+        known = index.Index(self.folder, store.folder, suite.name)
         records: list[CycleRecord] = []
         with _without_collector():
             for trial, entry in suite.trials.items():
-                found = index.records(store.trial(trial), trial, entry.method)[: len(suite.labelled)]
+                found = known.records(store.trial(trial), trial, entry.method)[: len(suite.labelled)]
                 records += [_shown(record, entry.method, trial) for record in found]
-        index.save()
-        self._used.add(index.path.name)
+        known.save()
+        self._used.add(known.path.name)
         return records
 
     def end(self) -> None:
         """Remove what the index holds of suites that were not read."""
         if self.folder is not None:
-            sweep(self.folder, self._used)
+            index.sweep(self.folder, self._used)
 
 
 @contextmanager
@@ -83,13 +83,13 @@ def _shown(record: CycleRecord, method: str, trial: str) -> CycleRecord:
     return replace(record, method=method, trial=trial, warnings=[*map(readable, record.warnings)], per_class=per_class)
 
 
-def one(run_dir: Path, index: Path | None = None) -> Sources:
-    """Return what the report of a run is made of; ``index``: see Reading.
+def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
+    """Return what the report of a run is made of; ``index_folder``: see Reading.
 
     A method whose records must not be averaged has several names: see harness.report.rows. Raises UserError if RUN_DIR
     has no valid run.json.
     """
-    manifest, store, reading = Manifest.read(run_dir).readable(), RunStore(run_dir), Reading(index)
+    manifest, store, reading = Manifest.read(run_dir).readable(), RunStore(run_dir), Reading(index_folder)
     suites = [kept_apart(suite, reading.records(store, suite)) for suite in manifest.suites]
     reading.end()
     return Sources(manifest.name, suites, store)
