@@ -56,8 +56,14 @@ def test_p_by_hand() -> None:
     assert statistics.p_two_samples([1.0] * 12, [2.0] * 12) == pytest.approx(0, abs=1e-4), "of random splits"
 
 
-def test_many_seeds_need_little_memory() -> None:
+def test_many_seeds_need_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert statistics.p_differ([1.0] * 40) == 2.0**-39
+    assert statistics.p_differ([1.0] * 1000) == 2e-5, "the values' own signs, among 100 000"
+    differences = np.random.default_rng(1).normal(0.2, 1, 100)
+    assert statistics.p_differ(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
+    exact = statistics.p_greater(differences[:20])
+    monkeypatch.setattr(statistics, "EXACT", 10)
+    assert statistics.p_greater(differences[:20]) == pytest.approx(exact, abs=0.01)
 
 
 @given(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from harness.errors import Parser, answered, expanded, in_utf8
-from harness.report.write import write
+from harness.errors import Parser, UserError, answered, expanded, in_utf8
+from harness.report.merge import sources
+from harness.report.write import write, write_sources
+
+MERGED = "merged_report"
+"""The folder of a report of several runs, in the current one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,11 +22,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(arguments: Sequence[str] | None) -> int:
     parser = Parser(
         prog="python -m harness.report",
-        description="Write the report of a run, finished or not, to RUN_DIR/report/, and print it.",
+        description="Write the report of a run, finished or not, to RUN_DIR/report/, and print it. Several runs are "
+        f"merged into one report, in {MERGED}/.",
     )
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="results folder of the run (where.output)")
-    write(expanded(parser.parse_args(arguments).run_dir), print)
+    parser.add_argument("run_dir", metavar="RUN_DIR", nargs="+", help="results folder of a run (where.output)")
+    parser.add_argument("--output", metavar="FOLDER", help="folder of the report")
+    options = parser.parse_args(arguments)
+    runs = [expanded(run_dir) for run_dir in options.run_dir]
+    if len(runs) == 1 and options.output is None:
+        write(runs[0], print)
+        return 0
+    output = expanded(MERGED if options.output is None else options.output)
+    _check(output, runs)
+    write_sources(sources(runs, output / "index"), output, print)
     return 0
+
+
+def _check(output: Path, runs: Sequence[Path]) -> None:
+    """Raise UserError for a report that would be written into the folder of a run."""
+    remedy = "set --output to a folder outside of all runs"
+    for run in runs:
+        if run.resolve() in (output.resolve(), *output.resolve().parents):
+            raise UserError(f"{output}: is in the run {run}, which is only read; {remedy}")
+    if (output / "run.json").exists():
+        raise UserError(f"{output}: is the results folder of a run; {remedy}")
 
 
 if __name__ == "__main__":

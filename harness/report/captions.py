@@ -111,9 +111,12 @@ def left_out(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore)
 
 def differing_seeds(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:
     """Return a warning if the rows of a suite have results of different seeds."""
+    found: dict[str, set[int]] = {}
+    for r in records:
+        found.setdefault(r.method, set()).add(r.seed)
     methods: dict[tuple[int, ...], list[str]] = {}
     for method in suite.methods:
-        if seeds := sorted({r.seed for r in records if r.method == method}):
+        if seeds := sorted(found.get(method, ())):
             methods.setdefault(tuple(seeds), []).append(method)
     if len(methods) < 2:
         return []
@@ -124,7 +127,13 @@ def differing_seeds(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[s
 def mixtures(records: Sequence[CycleRecord]) -> list[str]:
     """Return a warning for each property, such as the device, that differs between the records of a suite."""
     different: dict[str, set[str]] = {}
+    seen = set()
     for r in records:
+        # records of an index share these mappings, and most are equal
+        known = (id(r.versions), id(r.code), id(r.trained_under), r.data_fingerprint, r.precision, r.device)
+        if (key := (*known, r.threads, r.commit)) in seen:
+            continue
+        seen.add(key)
         properties = {
             "threads": str(r.threads),
             **r.versions,
@@ -143,7 +152,7 @@ def mixtures(records: Sequence[CycleRecord]) -> list[str]:
 def record_warnings(records: Iterable[CycleRecord]) -> list[str]:
     """Return each distinct warning once, with the trials and cycles that have it."""
     cycles: dict[str, list[str]] = {}
-    for r in sorted(records, key=lambda r: (r.trial, r.cycle)):
+    for r in sorted((r for r in records if r.warnings), key=lambda r: (r.trial, r.cycle)):
         for warning in dict.fromkeys(r.warnings):
             cycles.setdefault(warning, []).append(f"{r.trial} cycle {r.cycle}")
     return [

@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Iterable, Sequence
 from itertools import count
 from math import inf
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
+from harness.report import terminal
 from harness.report.comparisons import Comparison, shown_p, signed
+from harness.report.latex import latex as latex_table
 from harness.report.tables import EXTRA
 
 WIDTH = 120  # columns of the text files, and of the printed text if it goes to no terminal
@@ -151,28 +152,29 @@ def csv(numbers: pd.DataFrame) -> str:
 
 def as_text(shown: pd.DataFrame, width: int = WIDTH) -> str:
     """Return the table as text; columns beyond ``width`` continue below, with method and labelled repeated."""
-    blocks: list[list[str]] = [[]]
-    keys = [c for c in shown.columns if c in ("method", "labelled")]
-    for column in shown.columns.drop(keys):
-        line = formatted(shown[[*keys, *blocks[-1], column]], "simple").splitlines()[1]
-        if blocks[-1] and len(line) > width:
-            blocks.append([])
-        blocks[-1].append(column)
-    return "\n\n".join(formatted(shown[[*keys, *block]], "simple") for block in blocks)
+    ordered, keys = _keys_first(shown)
+    return terminal.table([*ordered.columns], ordered.to_numpy().tolist(), keys, width)
 
 
 def latex(shown: pd.DataFrame, caption: str, label: str, bold: Sequence[tuple[int, int]] = ()) -> str:
-    """Return a LaTeX table, which needs the package booktabs."""
-    tabular = formatted(shown, "latex_raw", bold)
-    for rule in ("top", "mid", "bottom"):
-        tabular = tabular.replace(r"\hline", rf"\{rule}rule", 1)
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(caption)}}}", rf"\label{{tab:{label}}}", tabular]
-    return "\n".join([*lines, r"\end{table}", ""])
+    """Return a LaTeX table, which needs the packages array, booktabs and siunitx: see harness.report.latex.
+
+    ``bold``: (row, column) of cells that are bold.
+    """
+    ordered, keys = _keys_first(shown)
+    cells = [(row, [*ordered.columns].index(shown.columns[column])) for row, column in bold]
+    return latex_table([*ordered.columns], ordered.to_numpy().tolist(), keys, caption, label, tex, cells)
+
+
+def _keys_first(shown: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return a wide table with the columns that name its rows first, and their number."""
+    keys = [c for c in shown.columns if c in ("method", "labelled")]
+    return shown[[*keys, *shown.columns.drop(keys)]], len(keys)
 
 
 def wrapped(text: str, width: int = WIDTH) -> str:
     """Return text in lines of at most ``width`` columns; a longer word, such as a path, stays whole."""
-    return fill(text, width, break_on_hyphens=False, break_long_words=False)
+    return terminal.wrapped(text, width)
 
 
 def terminal_width() -> int:

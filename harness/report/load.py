@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import expanded
 from harness.report.captions import left_out
-from harness.report.write import read
+from harness.report.merge import sources
 from harness.results.records import METRICS, PHASES, CycleRecord
-from harness.results.store import RunStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +24,10 @@ NOTHING = CycleRecord(
 """A record whose values have the types of others."""
 
 
-def load(run_dir: str | Path) -> pd.DataFrame:
+def load(run_dir: str | Path, *others: str | Path) -> pd.DataFrame:
     """Return the finished cycles of a run as a table with a row per suite, method, seed and cycle.
+
+    Several runs are merged by the rules of harness.report.merge, with their differences as Python warnings.
 
     Columns: suite, dataset, model, method, seed, cycle, labelled; accuracy and miou, as fractions (NaN where the
     dataset has no such metric); final_loss; seconds_<phase> for each phase, and wall_seconds; peak_memory_bytes;
@@ -35,10 +36,10 @@ def load(run_dir: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    folder = expanded(run_dir)
-    _, suites = read(folder)
+    found = sources([expanded(folder) for folder in (run_dir, *others)])
+    suites = found.suites
     for suite, records in suites:
-        for note in left_out(suite, records, RunStore(folder)):
+        for note in [*found.suite_notes.get(suite.name, []), *left_out(suite, records, found.store)]:
             warnings.warn(note, stacklevel=2)
     rows = [
         _row(r)

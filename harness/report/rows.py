@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.results.manifest import SuiteEntry
 from harness.results.records import OWN_CODE, UNKNOWN, CycleRecord, differing
@@ -22,13 +22,21 @@ def kept_apart(suite: SuiteEntry, records: Sequence[CycleRecord]) -> tuple[Suite
     method's halves counts only within its own rows.
     """
     histories: dict[str, dict[str, list[_Cycle]]] = {method: {} for method in suite.methods}
+    known: dict[tuple[Any, ...], list[dict[str, str]]] = {}  # records of an index share their mappings
     for r in sorted(records, key=lambda r: (r.seed, r.cycle)):
-        histories[r.method].setdefault(r.trial, []).append(_Cycle(r.cycle, r.all_conditions()))
+        key = (id(r.code), id(r.versions), id(r.trained_under), r.data_fingerprint, r.precision, r.device)
+        if key not in known:
+            known[key] = r.all_conditions()
+        histories[r.method].setdefault(r.trial, []).append(_Cycle(r.cycle, known[key]))
     common = [name for name in _different(histories.values()) if not name.startswith(OWN_CODE)]
     methods: list[str] = []
     renamed: dict[str, str] = {}
     for method, trials in histories.items():
         different = [*(name for name in _different([trials]) if name.startswith(OWN_CODE)), *common]
+        if not different:
+            renamed.update(dict.fromkeys(trials, method))
+            methods.append(method)
+            continue
         rows: list[list[_Cycle]] = []
         for history in sorted(trials.values(), key=len, reverse=True):
             if not any(_agree(row, history, different) for row in rows):
@@ -40,7 +48,7 @@ def kept_apart(suite: SuiteEntry, records: Sequence[CycleRecord]) -> tuple[Suite
         }
         renamed.update(own)
         methods += dict.fromkeys(own.values()) if own else [method]
-    changed = [replace(r, method=renamed[r.trial]) for r in records]
+    changed = [r if r.method == renamed[r.trial] else replace(r, method=renamed[r.trial]) for r in records]
     return suite.model_copy(update={"methods": methods}), changed
 
 
@@ -71,14 +79,13 @@ def _agree(one: list[_Cycle], other: list[_Cycle], different: list[str]) -> bool
 
 def _different(methods: Iterable[dict[str, list[_Cycle]]]) -> list[str]:
     """Return the names of the conditions that differ between any two cycles of these methods."""
-    every = [conditions for trials in methods for history in trials.values() for c in history for conditions in c[1]]
+    cycles = {id(c.conditions): c for trials in methods for history in trials.values() for c in history}
+    every = [conditions for cycle in cycles.values() for conditions in cycle.conditions]
     return list(dict.fromkeys(name for conditions in every for name in differing(every[0], conditions)))
 
 
 def _names(method: str, rows: list[list[_Cycle]], different: list[str]) -> list[str]:
     """Return the names of a method's rows; they say from which cycle on conditions hold only where they must."""
-    if not different:
-        return [method] * len(rows)
     names = [_name(method, row, different, False) for row in rows]
     return [
         n if names.count(n) == 1 else _name(method, row, different, True) for row, n in zip(rows, names, strict=True)

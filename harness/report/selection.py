@@ -52,6 +52,8 @@ def selection_table(records: Sequence[CycleRecord], methods: Sequence[str]) -> p
     for r in sorted(records, key=lambda r: (r.trial, r.cycle)):
         if r.selected:
             entropies.append((f"{r.method}: class entropy (%)", r.labelled, 100 * class_entropy(r.selected_classes)))
+            if not isinstance(r.selected, list):
+                continue  # of a record from an index, which holds their number
             so_far[r.seed, r.method] |= {*r.selected}
             selected[r.seed, r.labelled][r.method] = {*so_far[r.seed, r.method]}
     for (_, labelled), by_method in sorted(selected.items()):

@@ -26,6 +26,9 @@ MOST = 10_000
 """Seeds beyond which none is said to be needed."""
 FEW = 12
 SIMULATED = 4000
+EXACT = 40
+"""Seeds up to which every sign is looked at: 2^20 sums are held then."""
+RANDOM = 99_999
 SPLITS = 10**6
 TIES = 1e-9
 """Relative tolerance in which sums count as equal: their rounding differs by the order of the terms."""
@@ -42,8 +45,15 @@ def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _share_above(values: NDArray[np.float64], bound: float) -> float:
     """Return the share of all signs of values [n] whose sum is at least a bound.
 
-    The sums of both halves are sorted, so that 2^(n/2) numbers are held instead of 2^n.
+    The sums of both halves are sorted, so that 2^(n/2) numbers are held instead of 2^n. Beyond EXACT values the share
+    is that of RANDOM random signs and the values' own, which makes a valid test, too (Phipson and Smyth 2010, Stat.
+    Appl. Genet. Mol. Biol. 9).
     """
+    if len(values) > EXACT:
+        random, sums = np.random.default_rng(0), np.zeros(RANDOM)
+        for value in values:
+            sums += random.choice([-value, value], RANDOM)
+        return (1 + int((sums >= bound).sum())) / (1 + RANDOM)
     one, other = _sums(values[: len(values) // 2]), np.sort(_sums(values[len(values) // 2 :]))
     return float((len(other) - np.searchsorted(other, bound - one)).sum() / (len(one) * len(other)))
 
@@ -51,7 +61,7 @@ def _share_above(values: NDArray[np.float64], bound: float) -> float:
 def p_greater(differences: ArrayLike) -> float:
     """Return the exact one-sided p that the mean of differences [n] is not above 0: the share of signs as extreme.
 
-    p is 1 without differences. n may be up to 40.
+    p is 1 without differences. Above EXACT seeds it is that of random signs.
     """
     values = np.asarray(differences, np.float64)
     if not len(values):
@@ -172,6 +182,7 @@ def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> flo
     return float(nct.sf(bound, seeds - 1, shift) + nct.cdf(-bound, seeds - 1, shift))
 
 
+@cache
 def seeds_needed(difference: float, sd: float, level: float = LEVEL) -> float:
     """Return how many seeds find a true difference with POWER; infinite if not even MOST do."""
     low, high = seeds_for(level) - 1, seeds_for(level)
@@ -189,14 +200,18 @@ def smallest_difference(sd: float, seeds: int, level: float = LEVEL) -> float:
     """Return the smallest true difference that so many seeds find with POWER; infinite if they can't find any."""
     if smallest_p(seeds) > level:
         return inf
-    if sd == 0:
-        return 0.0
-    low, high = 0.0, sd
-    while power(high, sd, seeds, level) < POWER:
+    return sd * _smallest_effect(seeds, level)
+
+
+@cache
+def _smallest_effect(seeds: int, level: float) -> float:
+    """Return the smallest true difference, in units of its sd, that so many seeds find with POWER."""
+    low, high = 0.0, 1.0
+    while power(high, 1.0, seeds, level) < POWER:
         low, high = high, 2 * high
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, sd, seeds, level) >= POWER else (middle, high)
+        low, high = (low, middle) if power(middle, 1.0, seeds, level) >= POWER else (middle, high)
     return high
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.report.comparisons import Comparison, kind_of
 from harness.results.records import COST_PHASES, METRICS, PHASES, CycleRecord
@@ -37,24 +37,23 @@ def frame(records: Iterable[CycleRecord], methods: Sequence[str]) -> pd.DataFram
     import pandas as pd
 
     ordered = sorted(records, key=lambda r: (r.trial, r.cycle))  # fixes the order in which floats are summed
-    rows = [
-        {
-            "method": r.method,
-            "trial": r.trial,
-            "seed": r.seed,
-            "cycle": r.cycle,
-            "labelled": r.labelled,
-            "selected": bool(r.selected),
-            "EP": r.extra_parameters,
-            "memory": r.peak_memory(),
-            "energy": None if r.energy_joules is None or r.shared_from else r.energy_joules / 3600,
-            **{phase: r.seconds.get(phase) for phase in PHASES},
-            **{percent(key): None if value is None else 100 * value for key, value in r.metrics.items()},
-        }
-        for r in ordered
-    ]
+    columns: dict[str, list[Any]] = {
+        "method": [r.method for r in ordered],
+        "trial": [r.trial for r in ordered],
+        "seed": [r.seed for r in ordered],
+        "cycle": [r.cycle for r in ordered],
+        "labelled": [r.labelled for r in ordered],
+        "selected": [bool(r.selected) for r in ordered],
+        "EP": [r.extra_parameters for r in ordered],
+        "memory": [r.peak_memory() for r in ordered],
+        "energy": [None if r.energy_joules is None or r.shared_from else r.energy_joules / 3600 for r in ordered],
+        **{phase: [r.seconds.get(phase) for r in ordered] for phase in PHASES},
+    }
+    for key in metric_keys(ordered):
+        values = [r.metrics.get(key) for r in ordered]
+        columns[percent(key)] = [None if value is None else 100 * value for value in values]
     numbers = ["energy", *PHASES, *(percent(key) for key in metric_keys(ordered))]
-    table = pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
+    table = pd.DataFrame(columns).astype(dict.fromkeys(numbers, float))
     table["method"] = pd.Categorical(table["method"], categories=list(methods), ordered=True)
     table["total"] = table[list(COST_PHASES)].sum(axis=1, skipna=False)
     return table
@@ -149,8 +148,12 @@ def class_table(records: Sequence[CycleRecord], methods: Sequence[str]) -> pd.Da
     """
     import pandas as pd
 
-    counts = [{r.labelled for r in records if r.trial == trial and r.per_class} for trial in {r.trial for r in records}]
-    common = set.intersection(*counts)
+    counts: dict[str, set[int]] = {}
+    for r in records:
+        reached = counts.setdefault(r.trial, set())
+        if r.per_class:
+            reached.add(r.labelled)
+    common = set.intersection(*counts.values())
     compared = sorted((r for r in records if common and r.labelled == max(common)), key=lambda r: r.trial)
     classes = list(dict.fromkeys(name for r in compared for name in r.per_class))
     rows = [

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import StorageError, UserError, readable
-from harness.report import statistics, verdict
-from harness.results.manifest import Manifest, SuiteEntry
+from harness.errors import StorageError, UserError
+from harness.report import index, statistics, verdict
+from harness.results.manifest import SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 from harness.results.store import RunStore, write_atomically
 
@@ -72,8 +72,8 @@ from harness.report.formats import (
 from harness.report.over_suites import NAME, OverSuites, claims_over_suites, over_suites, over_suites_table
 from harness.report.quality import class_quality_table, quality_table
 from harness.report.reaching import reaching_caption, reaching_table, wide_reaching
-from harness.report.rows import kept_apart
 from harness.report.selection import SELECTION_CAPTION, selection_table
+from harness.report.sources import Sources, one
 from harness.report.speed_up import speed_up_table
 from harness.report.tables import (
     aubc_table,
@@ -123,7 +123,7 @@ def suite_tables(
     ``compared``: its comparisons; ``full``: see ``full_records``; ``beside``: published values.
     """
     last = len(suite.labelled) - 1  # a cycle that selected later, or before the run was shortened, is still the last
-    table = frame([replace(r, selected=[]) if r.cycle == last else r for r in records], suite.methods)
+    table = frame([replace(r, selected=[]) if r.selected and r.cycle == last else r for r in records], suite.methods)
     source = provenance(suite, records)
     timing = f"Timing: {timing_note(records)}. {source}"
     spread = "mean±std (sample) over n seeds, fewer where marked (n=...)"
@@ -286,6 +286,7 @@ def _write_suite(
     compared: Sequence[Comparison],
     store: RunStore,
     files: Files,
+    origin: Sequence[str] = (),
 ) -> tuple[str, str]:
     """Write the files of a suite that has records; return (printed text, the suite's part of report.md)."""
     from harness.report.plots import learning_curves, picture, selected_grid
@@ -302,10 +303,12 @@ def _write_suite(
         damaged.append(f"{error}.")
     notes = [
         f"{progress(suite, records)}.",
+        *origin,
         *left_out(suite, records, store),
         *differing_seeds(suite, records),
         *full_data_notes(suite, full),
         *mixtures([*records, *full]),
+        *index.left_out(records),
         *record_warnings(records),
         *not_compared(suite),
         *damaged,
@@ -360,28 +363,10 @@ def _write_suite(
     return "\n\n".join(printed), "\n".join(marked)
 
 
-def _shown(record: CycleRecord, method: str, trial: str) -> CycleRecord:
-    """Return a record with the current name and id, and with warnings and classes that can be printed."""
-    per_class = {readable(name): iou for name, iou in record.per_class.items()}
-    return replace(record, method=method, trial=trial, warnings=[*map(readable, record.warnings)], per_class=per_class)
-
-
 def read(run_dir: Path) -> tuple[str, list[tuple[SuiteEntry, list[CycleRecord]]]]:
-    """Return the run's name and, for each suite, its finished records, with the methods' names from run.json.
-
-    A method whose records must not be averaged has several names: see harness.report.rows. Raises UserError if RUN_DIR
-    has no valid run.json.
-    """
-    manifest, store = Manifest.read(run_dir).readable(), RunStore(run_dir)
-    suites = []
-    for suite in manifest.suites:
-        records = [
-            _shown(record, entry.method, trial)
-            for trial, entry in suite.trials.items()
-            for record in store.trial(trial).records()[: len(suite.labelled)]
-        ]
-        suites.append(kept_apart(suite, records))
-    return manifest.name, suites
+    """Return the run's name and, for each suite, its finished records: see harness.report.sources."""
+    found = one(run_dir)
+    return found.name, found.suites
 
 
 def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
@@ -389,21 +374,29 @@ def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
 
     ``show`` gets the text too, also if its files can't be written. Raises UserError like ``read``, and StorageError.
     """
-    name, suites = read(run_dir)
-    store, files = RunStore(run_dir), Files(run_dir / "report")
+    return write_sources(one(run_dir, run_dir / "index"), run_dir / "report", show)
+
+
+def write_sources(sources: Sources, folder: Path, show: Callable[[str], object] | None = None) -> str:
+    """Write a report into a folder; return the text to print. See ``write``."""
+    name, suites, store, files = sources.name, sources.suites, sources.store, Files(folder)
     compared = comparisons(suites)
     printed, marked = [f"Report of run {name}"], [f"# Report of run {markdown(name)}"]
+    if sources.notes:
+        printed.append("\n".join(wrapped(note, terminal_width()) for note in sources.notes))
+        marked.append("\n".join(f"- {markdown(note)}" for note in sources.notes))
     for suite, records in suites:
+        origin = sources.suite_notes.get(suite.name, [])
         if suite.skipped:
             text = f"Not run: {suite.skipped}"
             part = markdown(text)
         elif not records:
-            notes = [f"No results yet: {progress(suite, records)}.", *left_out(suite, records, store)]
+            notes = [f"No results yet: {progress(suite, records)}.", *origin, *left_out(suite, records, store)]
             text = "\n".join(wrapped(note, terminal_width()) for note in notes)
             part = "\n".join(f"- {markdown(note)}" for note in notes)
         else:
             of_suite = [comparison for comparison in compared if comparison.suite == suite.name]
-            text, part = _write_suite(suite, records, of_suite, store, files)
+            text, part = _write_suite(suite, records, of_suite, store, files, origin)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")
         marked.append(f"## {markdown(suite.title)}\n\n{part}")
     if found := over_suites([suite for suite, _ in suites], compared):

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -88,6 +89,24 @@ def exists(path: Path) -> bool:
 def changed(path: Path) -> float:
     """Return when a file was written or renewed, by the clock of the file system."""
     return os.stat(path).st_mtime
+
+
+def signatures(folder: Path, pattern: re.Pattern[str]) -> dict[str, tuple[int, ...] | None]:
+    """Return the signature of each file in a folder whose name matches: it differs once the file has been changed.
+
+    A signature is (bytes, time of the last change of the content, of the file, inode), with times in ns: who restores
+    the time of the content changes that of the file. None: what has that name is not a regular file.
+    """
+    found: dict[str, tuple[int, ...] | None] = {}
+    for name in filter(pattern.fullmatch, os.listdir(folder)):
+        try:
+            status = os.stat(f"{folder}/{name}")
+        except OSError:  # removed, or whoever reads it says what is wrong
+            found[name] = None
+            continue
+        signature = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        found[name] = signature if stat.S_ISREG(status.st_mode) else None
+    return found
 
 
 def renew(path: Path) -> None:

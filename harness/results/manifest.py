@@ -229,12 +229,12 @@ def leaving(earlier: Manifest, merged: Manifest) -> list[str]:
     for old in earlier.suites:
         new = after[old.name]
         count = len(old.trials.keys() - new.trials.keys())
-        changes = _changes(old.settings, new.settings)
+        changed = changes(old.settings, new.settings)
         for method in [method for method in old.methods if method in new.halves]:
-            changes += [f"{method}: {change}" for change in _changes(old.halves[method], new.halves[method])]
+            changed += [f"{method}: {change}" for change in changes(old.halves[method], new.halves[method])]
         if count:
             trials = "1 trial leaves" if count == 1 else f"{count} trials leave"
-            sentences.append(f"suite {old.name}: {trials} its tables, because {'; '.join(changes)}")
+            sentences.append(f"suite {old.name}: {trials} its tables, because {'; '.join(changed)}")
         renamed = _renamed(old, new)
         moved = Counter((e.method, new.trials[t].method) for t, e in old.trials.items() if t in new.trials)
         for (was, now), count in moved.items():
@@ -249,13 +249,13 @@ def leaving(earlier: Manifest, merged: Manifest) -> list[str]:
     return sentences
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+def changes(old: dict[str, Any], new: dict[str, Any], words: str = "was {}, now {}", path: str = "") -> list[str]:
     """Return, for example, 'recipe.epochs was 2, now 3' for each value that differs between two nested mappings."""
-    changes = []
+    found = []
     for key in {**old, **new}:
         was, now = old.get(key, "the default"), new.get(key, "the default")
         if isinstance(was, dict) and isinstance(now, dict):
-            changes += _changes(was, now, f"{path}{key}.")
+            found += changes(was, now, words, f"{path}{key}.")
         elif was != now:
-            changes.append(f"{path}{key} was {was}, now {now}")
-    return changes
+            found.append(f"{path}{key} {words.format(was, now)}")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict
@@ -40,7 +41,7 @@ METRICS = {"accuracy": "accuracy", "miou": "mIoU"}
 """Metric -> its name in reports."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a report holds up to a million
 class CycleRecord:
     """One finished cycle of one trial.
 
@@ -172,7 +173,7 @@ class CycleRecord:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> CycleRecord:
         """Return a record of this or an earlier schema version, in the current version; unknown keys are dropped."""
-        names = {f.name for f in fields(cls)} - {"schema_version"}
+        names = _read_names()
         renamed = {RENAMED.get(key, key): value for key, value in values.items()}
         return cls(**{key: value for key, value in renamed.items() if key in names})
 
@@ -180,6 +181,11 @@ class CycleRecord:
     def cost_seconds(self) -> float:
         """Total seconds of COST_PHASES."""
         return sum(self.seconds[phase] for phase in COST_PHASES)
+
+
+@cache
+def _read_names() -> frozenset[str]:
+    return frozenset(f.name for f in fields(CycleRecord)) - {"schema_version"}
 
 
 def conditions(

@@ -1,0 +1,104 @@
+"""Makes the folder of a run with any number of records, for measurements of the report.
+
+``python benchmarks/many_records.py FOLDER --suites 10 --methods 100 --seeds 20 --cycles 50`` makes 1 000 000 records;
+``python -m harness.report FOLDER`` then reads every cycle file, and only those that changed the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
+from harness.results.records import PHASES, SCHEMA_VERSION, CycleRecord
+
+VERSIONS = {"torch": "2.11.0", "torchvision": "0.26.0", "timm": "1.0.20", "numpy": "2.4.6", "pillow": "13.0.0"}
+BUDGET = 40
+
+
+def make(folder: Path, suites: int, methods: int, seeds: int, cycles: int) -> int:
+    """Make the folder of a finished run; return the number of its records. Files are not synced to the disk."""
+    random_ = random.Random(0)  # noqa: S311
+    entries = []
+    for number in range(suites):
+        names = [f"Method {method}" for method in range(methods)]
+        labelled = [BUDGET * (cycle + 1) for cycle in range(cycles)]
+        trials = {}
+        for method, name in enumerate(names):
+            for seed in range(seeds):
+                trial = f"suite{number}.method{method}.s{seed}"
+                trials[trial] = TrialEntry(method=name, seed=seed)
+                (folder / "trials" / trial).mkdir(parents=True)
+                for cycle in range(cycles):
+                    selected = random_.sample(range(50_000), BUDGET) if cycle < cycles - 1 else []
+                    values = _record(f"suite{number}", name, trial, seed, cycle, selected, random_)
+                    path = folder / "trials" / trial / f"cycle_{cycle:03d}.json"
+                    path.write_bytes(packed(values.to_json(), trial))
+        entries.append(
+            SuiteEntry(
+                name=f"suite{number}",
+                title=f"Suite {number}",
+                dataset="made up",
+                model="none",
+                recipe="made up",
+                methods=names,
+                seeds=[*range(seeds)],
+                labelled=labelled,
+                trials=trials,
+            )
+        )
+    manifest = Manifest(schema_version=SCHEMA_VERSION, name="many records", suites=entries)
+    (folder / "run.json").write_bytes(manifest.packed())
+    return suites * methods * seeds * cycles
+
+
+def packed(record: dict[str, Any], trial: str) -> bytes:
+    """Return the content of a cycle file."""
+    body = {"record": record, "state": "0" * 64, "folder": trial}
+    checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"sha256": checksum, "body": body}).encode()
+
+
+def _record(
+    suite: str, method: str, trial: str, seed: int, cycle: int, selected: list[int], random_: random.Random
+) -> CycleRecord:
+    return CycleRecord(
+        suite=suite,
+        dataset="made up",
+        model="none",
+        method=method,
+        trial=trial,
+        seed=seed,
+        cycle=cycle,
+        labelled=BUDGET * (cycle + 1),
+        metrics={"accuracy": 1 - 0.5 / (1 + cycle) - 0.1 * random_.random()},
+        selected=selected,
+        seconds={phase: random_.random() for phase in PHASES} | {"compile": 0.0},
+        wall_seconds=random_.random(),
+        target_parameters=77_858,
+        extra_parameters=0,
+        peak_memory_bytes={"host": 10**9 + random_.randrange(10**6)},
+        training_images=BUDGET * (cycle + 1) * 20,
+        final_loss=random_.random(),
+        device="cpu",
+        device_share=1,
+        threads=1,
+        precision="float32",
+        scoring={"path": "none", "shards": []},
+        versions=VERSIONS,
+        commit="0" * 12,
+        data_fingerprint="102bad33248feab0",
+        code={"harness": "af2f7c62896c", f"acquisition {method}": hashlib.sha256(method.encode()).hexdigest()[:12]},
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    for key, default in {"suites": 10, "methods": 100, "seeds": 20, "cycles": 50}.items():
+        parser.add_argument(f"--{key}", type=int, default=default)
+    print(make(**vars(parser.parse_args())), "records")

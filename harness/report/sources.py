@@ -1,0 +1,95 @@
+"""The records that a report is made of: those of one run, or of several (see harness.report.merge)."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.errors import readable
+from harness.report import index
+from harness.report.rows import kept_apart
+from harness.results.manifest import Manifest, SuiteEntry
+from harness.results.records import CycleRecord
+from harness.results.store import RunStore
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a report is made of."""
+
+    name: str
+    """Of the run, or of the runs."""
+    suites: list[tuple[SuiteEntry, list[CycleRecord]]]
+    """The finished records of each suite, with the methods' names from run.json and the trials' current ids."""
+    store: RunStore
+    """Where the files of the trials are, by these ids."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about the report as a whole."""
+    suite_notes: dict[str, list[str]] = field(default_factory=dict)
+    """Name of a suite -> sentences about where its records are from."""
+
+
+class Reading:
+    """Reads records; ``folder``: of the index; None: read whole records, without one."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._used: set[str] = set()
+
+    def records(self, store: RunStore, suite: SuiteEntry) -> list[CycleRecord]:
+        """Return the finished records of a suite, with the methods' names and the ids of its entry."""
+        if self.folder is None or len(suite.trials) * len(suite.labelled) < index.FEWEST:
+            return [
+                _shown(record, entry.method, trial)
+                for trial, entry in suite.trials.items()
+                for record in store.trial(trial).records()[: len(suite.labelled)]
+            ]
+        known = index.Index(self.folder, store.folder, suite.name)
+        records: list[CycleRecord] = []
+        with _without_collector():
+            for trial, entry in suite.trials.items():
+                found = known.records(store.trial(trial), trial, entry.method)[: len(suite.labelled)]
+                records += [_shown(record, entry.method, trial) for record in found]
+        known.save()
+        self._used.add(known.path.name)
+        return records
+
+    def end(self) -> None:
+        """Remove what the index holds of suites that were not read."""
+        if self.folder is not None:
+            index.sweep(self.folder, self._used)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep Python's collector from looking through all records again and again while they are made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _shown(record: CycleRecord, method: str, trial: str) -> CycleRecord:
+    """Return a record with the current name and id, and with warnings and classes that can be printed."""
+    if (record.method, record.trial) == (method, trial) and not record.warnings and not record.per_class:
+        return record
+    per_class = {readable(name): iou for name, iou in record.per_class.items()}
+    return replace(record, method=method, trial=trial, warnings=[*map(readable, record.warnings)], per_class=per_class)
+
+
+def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
+    """Return what the report of a run is made of; ``index_folder``: see Reading.
+
+    A method whose records must not be averaged has several names: see harness.report.rows. Raises UserError if RUN_DIR
+    has no valid run.json.
+    """
+    manifest, store, reading = Manifest.read(run_dir).readable(), RunStore(run_dir), Reading(index_folder)
+    suites = [kept_apart(suite, reading.records(store, suite)) for suite in manifest.suites]
+    reading.end()
+    return Sources(manifest.name, suites, store)

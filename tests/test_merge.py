@@ -1,0 +1,229 @@
+"""The report of several runs: ``python -m harness.report A B C``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from many_records import packed
+from test_report import METHODS, all_records, record, suite
+
+import harness
+from harness.report.__main__ import main
+from harness.report.merge import sources
+from harness.results.manifest import Manifest, SuiteEntry
+from harness.results.records import SCHEMA_VERSION, CycleRecord
+
+HALVES = {name: {"training": {"name": "t"}, "acquisition": {"name": name}} for name in METHODS}
+
+
+def a_run(folder: Path, records: list[CycleRecord], version: int = SCHEMA_VERSION, **changes: Any) -> Path:
+    """Write the folder of a run with one suite, whose trials are those of the records."""
+    trials = {r.trial: {"method": r.method, "seed": r.seed} for r in records}
+    values: dict[str, Any] = {"halves": HALVES, "trials": trials, "seeds": sorted({r.seed for r in records})}
+    entry: SuiteEntry = suite(**(values | changes))
+    for r in records:
+        path = folder / "trials" / r.trial / f"cycle_{r.cycle:03d}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(packed(r.to_json(), r.trial))
+    folder.mkdir(exist_ok=True)
+    (folder / "run.json").write_bytes(Manifest(schema_version=version, name="quick", suites=[entry]).packed())
+    return folder
+
+
+def of(keep: Callable[[CycleRecord], bool], **changes: Any) -> list[CycleRecord]:
+    return [r for r in all_records(**changes) if keep(r)]
+
+
+def report(capsys: pytest.CaptureFixture[str], folder: Path, *runs: Path) -> str:
+    """Return what the command prints, without its line breaks."""
+    assert main([*map(str, runs), "--output", str(folder)]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Return the tables of a report: file name -> text."""
+    return {p.name: p.read_text() for p in folder.iterdir() if p.suffix in (".txt", ".csv", ".tex", ".svg")}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert main([*map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("error: ").strip()
+
+
+def test_a_run_split_by_seeds_has_the_report_of_the_whole_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = a_run(tmp_path / "whole", all_records())
+    parts = [a_run(tmp_path / f"seed{seed}", of(lambda r, seed=seed: r.seed == seed)) for seed in (0, 1, 2)]
+    report(capsys, tmp_path / "one", whole)
+    before = {path: path.stat().st_mtime_ns for part in parts for path in [part, *part.rglob("*")]}
+    printed = report(capsys, tmp_path / "merged", *parts)
+    assert tables(tmp_path / "merged") == tables(tmp_path / "one")
+    assert "9 of 9 trials and 27 of 27 cycles finished" in printed
+    assert before == {path: path.stat().st_mtime_ns for part in parts for path in [part, *part.rglob("*")]}
+    page = (tmp_path / "merged" / "report.md").read_text()
+    for text in (printed, page.replace("\\_", "_")):
+        for seed, part in enumerate(parts):
+            origin = (
+                f"seed{seed}: run quick in {part}, 9 of 9 cycles finished; device cpu, precision bfloat16, torch 2.11"
+            )
+            assert text.count(origin) == 1, "each run's origin is said once"
+        assert "The records are from seed0, seed1, seed2: their machines and loads may differ" in text
+    frame = harness.load(whole).drop(columns="trial")
+    with pytest.warns(UserWarning, match="machines and loads may differ"):
+        assert harness.load(*parts).drop(columns="trial").equals(frame)
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_any_split_with_copies_has_the_tables_of_the_whole_run(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Some trials are in several runs, some of these have fewer cycles there."""
+    tmp = tmp_path_factory.mktemp("split")
+    whole = all_records()
+    runs: list[list[CycleRecord]] = [[], [], []]
+    for trial in sorted({r.trial for r in whole}):
+        full = data.draw(st.integers(0, 2))
+        for number, records in enumerate(runs):
+            cycles = 3 if number == full else data.draw(st.integers(0, 3))
+            records += [r for r in whole if r.trial == trial and r.cycle < cycles]
+    folders = [a_run(tmp / str(number), records, seeds=[0, 1, 2]) for number, records in enumerate(runs)]
+    found = sources(data.draw(st.permutations(folders)), tmp / "index")
+    (entry, records), *others = found.suites
+    assert not others
+    assert entry.methods == METHODS
+    assert {*entry.trials} == {r.trial for r in whole}
+    key = lambda r: (r.trial, r.cycle)  # noqa: E731
+    assert [(r.trial, r.metrics, r.method, r.seed) for r in sorted(records, key=key)] == [
+        (r.trial, r.metrics, r.method, r.seed) for r in sorted(whole, key=key)
+    ]
+    assert [r for _, full in harness.report.sources.one(folders[0]).suites for r in full] == runs[0]
+
+
+def test_other_code_stays_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = a_run(tmp_path / "a", of(lambda r: r.seed < 2, code={"harness": "aaaaaaaaaaaa"}))
+    other = a_run(tmp_path / "b", of(lambda r: r.seed == 2, code={"harness": "bbbbbbbbbbbb"}))
+    printed = report(capsys, tmp_path / "merged", one, other)
+    assert re.search(r"Ran \[code aaaaaa\] +50.50±0.71", printed)
+    assert re.search(r"Ran \[code bbbbbb\] +52.00 ", printed)
+    assert "The methods are not compared: Ran has the rows" in printed
+
+
+def test_a_trial_that_two_runs_hold_counts_once_if_they_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = a_run(tmp_path / "a", all_records())
+    slower = [replace(r, wall_seconds=r.wall_seconds + 1) for r in all_records() if r.seed == 1]
+    report(capsys, tmp_path / "one", whole)
+    report(capsys, tmp_path / "merged", whole, a_run(tmp_path / "b", slower))
+    assert tables(tmp_path / "merged") == tables(tmp_path / "one")
+
+
+def test_a_trial_with_two_results_is_in_two_rows_and_both_folders_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = a_run(tmp_path / "a", all_records())
+    changed = [replace(r, metrics={"accuracy": 0.25}) if r.cycle == 1 else r for r in of(lambda r: r.trial == "Ran-1")]
+    other = a_run(tmp_path / "b", changed)
+    printed = report(capsys, tmp_path / "merged", whole, other)
+    sentence = (
+        f"WARNING: {whole} and {other} hold different results of Ran-1 under equal conditions (cycle 1: metrics): "
+        "both are shown, in rows of their own."
+    )
+    assert sentence in printed
+    assert re.search(r" Ran 51.00±1.00 61.00±1.00 ", printed)
+    assert re.search(r" Ran \[b\] 51.00 25.00 71.00 1 ", printed)
+    moved = [replace(r, device="NVIDIA H100") for r in changed]
+    printed = report(capsys, tmp_path / "moved", whole, a_run(tmp_path / "c", moved))
+    assert "of Ran-1 under different conditions (cycle 1: metrics)" in printed
+    assert re.search(r" Ran \[device cpu\] 51.00±1.00 ", printed)
+    assert re.search(r" Ran \[device NVIDIA H100\] 51.00 25.00 ", printed)
+
+
+def test_suites_with_other_settings_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = a_run(tmp_path / "a", of(lambda r: r.seed == 0), settings={"recipe": {"epochs": 2}})
+    two = a_run(tmp_path / "b", of(lambda r: r.seed == 1), settings={"recipe": {"epochs": 2}})
+    other = a_run(tmp_path / "c", of(lambda r: r.seed == 2), settings={"recipe": {"epochs": 3}})
+    printed = report(capsys, tmp_path / "merged", one, two, other)
+    assert "Digits (a, b) =============" in printed
+    assert "Digits (c) ==========" in printed
+    assert "a and c differ in suite digits (recipe.epochs is 2 and 3): their results are kept apart." in printed
+    assert {"digits_a_b__accuracy.csv", "digits_c__accuracy.csv"} <= {*tables(tmp_path / "merged")}
+    older = a_run(tmp_path / "d", of(lambda r: r.seed == 2), version=2, settings={"recipe": {"epochs": 2}})
+    assert "schema_version is 3 and 2" in report(capsys, tmp_path / "older", one, older)
+
+
+def test_a_name_that_stands_for_two_methods_has_two_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = a_run(tmp_path / "a", of(lambda r: r.seed == 0))
+    other = json.loads(json.dumps(HALVES))
+    other["Ran"]["acquisition"]["size"] = 7
+    renamed = {"Random": HALVES["Ran"], "Ran": other["Ran"]}
+    records = [replace(r, trial=f"{r.trial}x", method="Ran") for r in of(lambda r: r.trial == "Ran-1")]
+    records += [replace(r, method="Random") for r in of(lambda r: r.trial == "Ran-2")]
+    two = a_run(tmp_path / "b", records, methods=[*renamed], halves=renamed)
+    printed = report(capsys, tmp_path / "merged", one, two)
+    assert (
+        "Ran stands for different settings in a and b (acquisition.size is the default and 7): that of b is Ran [b]."
+        in printed
+    )
+    assert "Random of b is the method Ran under another name." in printed
+    assert re.search(r" Ran 51.00±1.41 ", printed), "seeds 0 and 2"
+    assert re.search(r" Ran \[b\] 51.00 ", printed)
+
+
+def test_an_unfinished_run_and_one_of_more_cycles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = a_run(tmp_path / "a", of(lambda r: r.seed == 0 and r.cycle < 2), labelled=[100, 200])
+    two = a_run(tmp_path / "b", of(lambda r: r.seed == 1))
+    records = of(lambda r: r.seed == 2 and (r.method, r.cycle) != ("Ran", 1))
+    three = a_run(tmp_path / "c", records)
+    empty = a_run(tmp_path / "d", [], trials={"Ran-7": {"method": "Ran", "seed": 7}})
+    printed = report(capsys, tmp_path / "merged", one, two, three, empty)
+    assert re.search(r" Ran 51.00±1.00 60.50±0.71 \(n=2\) 71.00 \(n=1\) 3 ", printed)
+    assert f"{three}/trials/Ran-2/cycle_001.json is lost" in printed
+    assert f"d: run quick in {empty}, 0 of 3 cycles finished; no results yet." in printed
+
+
+def test_folders_that_can_not_be_merged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (a_run(tmp_path / name, of(lambda r: r.seed == 0)) for name in "ab")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    output = ("--output", tmp_path / "out")
+    assert refused(capsys, one, foreign, *output) == (f"{foreign}: not the results folder of a run: it has no run.json")
+    assert f"{one / '..' / 'a'}: is the same folder as {one}" in refused(capsys, one, two, one / ".." / "a", *output)
+    assert f"{one / 'report'}: is in the run {one}" in refused(capsys, one, two, "--output", one / "report")
+    third = a_run(tmp_path / "c", of(lambda r: r.seed == 0))
+    assert f"{third}: is the results folder of a run" in refused(capsys, one, two, "--output", third)
+    monkeypatch.chdir(one)
+    assert f"merged_report: is in the run {one}" in refused(capsys, one, two)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.chdir(foreign)
+    assert main([str(one), str(two)]) == 0
+    assert (foreign / "merged_report" / "report.md").exists()
+    capsys.readouterr()
+
+
+def test_runs_of_one_folder_name_are_told_apart_by_their_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    one = a_run(tmp_path / "x" / "run", [record("Ran", 0, 0, 0.5)])
+    two = a_run(tmp_path / "y" / "run", [record("Ran", 1, 0, 0.5)], settings={"recipe": {"epochs": 3}})
+    printed = report(capsys, tmp_path / "merged", one, two)
+    assert f"Digits ({one})" in printed
+    assert f"Digits ({two})" in printed
