@@ -40,6 +40,7 @@ def frame(records: Iterable[CycleRecord], methods: Sequence[str]) -> pd.DataFram
         {
             "method": r.method,
             "trial": r.trial,
+            "seed": r.seed,
             "cycle": r.cycle,
             "labelled": r.labelled,
             "selected": bool(r.selected),

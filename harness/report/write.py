@@ -6,13 +6,12 @@ std, n), then text. CSV files hold the long tables, in the units of the printed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import StorageError, readable
-from harness.report import statistics
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 from harness.results.store import RunStore, write_atomically
@@ -22,17 +21,23 @@ if TYPE_CHECKING:
 
     from harness.results.pictures import SelectedImages
 from harness.report.captions import (
-    PHASES_NOTE,
+    COST_COLUMNS,
+    CURVE,
+    PHASE_COLUMNS,
+    SPREAD,
+    TEST_COLUMNS,
     differing_seeds,
     is_finished,
     left_out,
     mixtures,
     progress,
     provenance,
+    reading,
     record_warnings,
     timing_note,
 )
-from harness.report.comparisons import Comparison, claims, comparisons, not_compared
+from harness.report.comparisons import Comparison, claims, comparisons, not_compared, reference_of
+from harness.report.curves import differences_by_labelled
 from harness.report.formats import (
     as_text,
     csv,
@@ -48,6 +53,8 @@ from harness.report.formats import (
     wide_metric,
     wrapped,
 )
+from harness.report.html import Picture, Section, page, readings
+from harness.report.record_table import record_table
 from harness.report.rows import kept_apart
 from harness.report.tables import (
     aubc_table,
@@ -71,6 +78,7 @@ class Table:
     name: str
     """The part of the file names after the suite's name."""
     caption: str
+    """At most two lines; what columns mean is in ``reading``, where numbers come from in ``provenance``."""
     numbers: dict[str, pd.DataFrame]
     """File name suffix -> long table; '' for the table itself."""
     shown: pd.DataFrame
@@ -79,15 +87,16 @@ class Table:
     """Whether the table is printed, or only written to a file."""
     metric: str = ""
     """Name of the metric whose learning curves are drawn from the numbers; '': none."""
+    differences: pd.DataFrame | None = None
+    """The curves as differences to the suite's reference."""
+    reading: Mapping[str, str] = field(default_factory=dict)
+    """Term -> its meaning, for columns that do not explain themselves; the report says each once."""
 
 
 def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Sequence[Comparison] = ()) -> list[Table]:
     """Return the tables of a suite that has records; ``compared``: its comparisons."""
     last = len(suite.labelled) - 1  # a cycle that selected later, or before the run was shortened, is still the last
     table = frame([replace(r, selected=[]) if r.cycle == last else r for r in records], suite.methods)
-    source = provenance(suite, records)
-    timing = f"Timing: {timing_note(records)}. {source}"
-    spread = "mean±std (sample) over n seeds, fewer where marked (n=...)"
     cycles = "all cycles except the last, which selects nothing" if table["selected"].any() else "all cycles"
     if not is_finished(suite, records):
         cycles += " (unfinished trials: the cycles so far)"
@@ -96,60 +105,57 @@ def suite_tables(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
         numbers, areas = metric_table(table, key), aubc_table(table, key)
         if numbers.empty:
             continue
-        span = f"{numbers['labelled'].min()} to {numbers['labelled'].max()}"
-        caption = (
-            f"{percent(key)} on the test set by number of labelled images: {spread}. AUBC: area under this curve from "
-            f"{span} labelled images, divided by that span; only seeds with results at all numbers count. {source}"
+        caption = f"{percent(key)} on the test set by number of labelled images, and AUBC"
+        if len(areas):
+            caption += f" from {numbers['labelled'].min()} to {numbers['labelled'].max()} labelled images"
+        differences = differences_by_labelled(table, key, suite.methods, reference_of(suite))
+        long = {"": numbers, "_aubc": areas} | ({"_differences": differences} if len(differences) else {})
+        tables.append(
+            Table(
+                file_name(key),
+                f"{caption}.",
+                long,
+                wide_metric(numbers, areas),
+                metric=METRICS.get(key, key),
+                differences=differences,
+                reading=SPREAD | CURVE,
+            )
         )
-        long = {"": numbers, "_aubc": areas}
-        tables.append(Table(file_name(key), caption, long, wide_metric(numbers, areas), metric=METRICS.get(key, key)))
     if compared:
-        caption = (
-            f"Differences of AUBC in points of {compared[0].metric}, by seed, to {compared[0].reference}: mean±std "
-            "(sample). p: exact, two-sided, by flipping the signs of the seeds; p (Holm): adjusted for all comparisons "
-            "of the report but the primary ones; seeds needed: to find such a mean with a probability of "
-            f"{100 * statistics.POWER:.0f} %. {source}"
-        )
+        caption = f"Differences of AUBC to {compared[0].reference} by seed, in points of {compared[0].metric}."
         long = {"": comparison_table(compared), "_by_seed": difference_table(compared)}
-        tables.append(Table("comparisons", caption, long, wide_comparisons(compared)))
+        tables.append(
+            Table("comparisons", caption, long, wide_comparisons(compared), reading=SPREAD | CURVE | TEST_COLUMNS)
+        )
     if len(by_class := class_table(records, suite.methods)):
         caption = (
             f"IoU (%) of each class at {by_class['labelled'][0]} labelled images, the highest number that all trials "
-            f"in this table have reached: {spread}. {source}"
+            "in this table have reached."
         )
-        shown = wide(by_class, ["method"], "quantity")
-        tables.append(Table("class_iou", caption, {"": by_class.rename(columns={"quantity": "class"})}, shown))
+        shown, long = wide(by_class, ["method"], "quantity"), {"": by_class.rename(columns={"quantity": "class"})}
+        tables.append(Table("class_iou", caption, long, shown, reading=SPREAD))
     seconds, by_cycle, cost = seconds_table(table), seconds_by_cycle_table(table), cost_table(table)
     tables.append(
         Table(
             "seconds",
-            f"Wall-clock seconds per cycle by phase, averaged over {cycles}, for each trial: {spread}. {PHASES_NOTE}. "
-            f"{timing}",
+            f"Wall-clock seconds per cycle by phase: mean of {cycles}.",
             {"": seconds},
             wide(seconds, ["method"], "quantity"),
+            reading=SPREAD | PHASE_COLUMNS,
         )
     )
     tables.append(
         Table(
             "seconds_by_cycle",
-            f"Wall-clock seconds of every cycle by phase: {spread}. labelled: number of labelled images; "
-            f"{PHASES_NOTE}. {timing}",
+            "Wall-clock seconds of every cycle by phase.",
             {"": by_cycle},
             wide(by_cycle, ["method", "labelled"], "quantity"),
             printed=False,
+            reading=SPREAD | {"labelled": "number of labelled images"} | PHASE_COLUMNS,
         )
     )
-    tables.append(
-        Table(
-            "cost",
-            f"Cost of the first cycle: {spread}. EP: extra parameters, i.e. those that the method adds to the target "
-            "network (number, and MiB in float32); TT: training time (train + auxiliary); ST: sampling time (score + "
-            "select); total = TT + ST; memory: highest memory of any process of the trial in any cycle (of the GPU; on "
-            f"CPUs: of the host). {timing}",
-            {"": cost},
-            wide_cost(cost),
-        )
-    )
+    caption = "Cost of the first cycle."
+    tables.append(Table("cost", caption, {"": cost}, wide_cost(cost), reading=SPREAD | COST_COLUMNS))
     return tables
 
 
@@ -190,39 +196,41 @@ def _write_suite(
     compared: Sequence[Comparison],
     store: RunStore,
     files: Files,
-) -> tuple[str, str]:
-    """Write the files of a suite that has records; return (printed text, the suite's part of report.md)."""
+) -> tuple[str, str, Section]:
+    """Write the files of a suite that has records; return (printed text, its part of report.md, of report.html)."""
     from harness.report.plots import learning_curves, picture, selected_grid
 
     folder, used = files.folder, files.used
     tables = suite_tables(suite, records, compared)
-    notes = [
-        f"{progress(suite, records)}.",
+    state, source = f"{progress(suite, records)}.", f"{provenance(suite, records)} Timing: {timing_note(records)}."
+    warnings = [
         *left_out(suite, records, store),
         *differing_seeds(suite, records),
         *mixtures(records),
         *record_warnings(records),
         *not_compared(suite),
-        *(claim.text for claim in claims(compared)),
     ]
+    claimed = claims(compared)
+    notes = [state, *warnings, *(claim.text for claim in claimed)]
     width = terminal_width()
-    printed = ["\n".join(wrapped(note, width) for note in notes)]
-    marked = ["\n".join(f"- {markdown(note)}" for note in notes) + "\n"]
+    printed = ["\n".join(wrapped(note, width) for note in notes), wrapped(source, width)]
+    marked = ["\n".join(f"- {markdown(note)}" for note in notes) + "\n", f"{markdown(source)}\n"]
     for table in tables:
         stem = own_file_name(f"{suite.name}_{table.name}", used, table.numbers)
-        text = f"{wrapped(table.caption)}\n\n{as_text(table.shown)}\n"
-        caption = markdown(table.caption)
-        page = f"{caption}\n\n{formatted(table.shown, 'github')}\n"
-        files.write(f"{stem}.txt", text.encode())
-        files.write(f"{stem}.md", page.encode())
-        files.write(f"{stem}.tex", latex(table.shown, table.caption, stem).encode())
+        page = f"{markdown(table.caption)}\n\n{formatted(table.shown, 'github')}\n"
+        notes = [source, *([reading(table.reading)] if table.reading else [])]  # a file is read without the others
+        text = "\n\n".join([wrapped(table.caption), as_text(table.shown), *map(wrapped, notes)])
+        files.write(f"{stem}.txt", f"{text}\n".encode())
+        files.write(f"{stem}.md", "\n".join([page, *(f"{markdown(note)}\n" for note in notes)]).encode())
+        comments = "".join(f"% {note}\n" for note in notes)
+        files.write(f"{stem}.tex", (comments + latex(table.shown, table.caption, stem)).encode())
         for ending, numbers in table.numbers.items():
             files.write(f"{stem}{ending}.csv", csv(numbers).encode())
         if table.printed:
             printed.append(f"{wrapped(table.caption, width)}\n\n{as_text(table.shown, width)}".rstrip())
             marked.append(page)
         else:
-            heading = table.caption.partition(":")[0]
+            heading = table.caption.removesuffix(".")
             printed.append(f"{heading}: {folder / stem}.txt")
             marked.append(f"[{markdown(heading)}]({stem}.md)\n")
         if table.metric:
@@ -232,7 +240,7 @@ def _write_suite(
             for kind in ("png", "svg"):
                 files.write(f"{stem}.{kind}", picture(curves, kind))
             marked.append(f"![{table.metric} of {markdown(suite.title)}]({stem}.png)\n")
-    pictures = first_selected(records, store)
+    pictures, shown = first_selected(records, store), []
     for number, method in enumerate(suite.methods):
         if method in pictures:
             seed, images = pictures[method]
@@ -243,11 +251,14 @@ def _write_suite(
                 "predictions of the network at that time."
             )
             grid = selected_grid(images, heading, caption)
-            files.write(f"{stem}.png", picture(grid, "png"))
+            drawn = picture(grid, "png")
+            files.write(f"{stem}.png", drawn)
+            shown.append(Picture(f"{stem}.png", heading, caption, drawn))
             marked.append(f"![{markdown(heading)}]({stem}.png)\n")
     if pictures:
         printed.append(f"The first selected images: {folder / file_name(f'{suite.name}_selected')}_*.png")
-    return "\n\n".join(printed), "\n".join(marked)
+    section = Section(suite, records, state, source, tables, compared, claimed, warnings, shown)
+    return "\n\n".join(printed), "\n".join(marked), section
 
 
 def _shown(record: CycleRecord, method: str, trial: str) -> CycleRecord:
@@ -281,23 +292,32 @@ def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
     """
     name, suites = read(run_dir)
     store, files = RunStore(run_dir), Files(run_dir / "report")
-    compared = comparisons(suites)
+    compared, sections = comparisons(suites), []
     printed, marked = [f"Report of run {name}"], [f"# Report of run {markdown(name)}"]
     for suite, records in suites:
         if suite.skipped:
             text = f"Not run: {suite.skipped}"
-            part = markdown(text)
+            part, section = markdown(text), Section(suite, records, text)
         elif not records:
             notes = [f"No results yet: {progress(suite, records)}.", *left_out(suite, records, store)]
             text = "\n".join(wrapped(note, terminal_width()) for note in notes)
             part = "\n".join(f"- {markdown(note)}" for note in notes)
+            section = Section(suite, records, notes[0], warnings=notes[1:])
         else:
             of_suite = [comparison for comparison in compared if comparison.suite == suite.name]
-            text, part = _write_suite(suite, records, of_suite, store, files)
+            text, part, section = _write_suite(suite, records, of_suite, store, files)
+        sections.append(section)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")
         marked.append(f"## {markdown(suite.title)}\n\n{part}")
+    if terms := readings(sections):
+        lines = [f"{term}: {meaning}" for term, meaning in terms.items()]
+        printed.append("\n".join(["How to read", "===========", *(wrapped(line, terminal_width()) for line in lines)]))
+        marked.append("\n".join(["## How to read\n", *(f"- {markdown(line)}" for line in lines)]))
+    files.write("records.csv", csv(record_table(suites)).encode())
+    files.write("report.html", page(name, sections).encode())
     files.write("report.md", ("\n\n".join(marked) + "\n").encode())
     if files.refused is None:
+        printed.append(f"The same as a page: {files.folder / 'report.html'}")
         printed.append(f"All tables and pictures: {files.folder / 'report.md'}")
     text = "\n\n".join(printed)
     if show is not None:
