@@ -25,9 +25,10 @@ import harness
 from harness.data.files import IGNORED
 from harness.registry import ROOT
 from harness.report.__main__ import main
-from harness.report.captions import mixtures, record_warnings, timing_note
-from harness.report.formats import NOTHING, as_text, latex, markdown, own_file_name
-from harness.report.write import Table, read, suite_tables, write
+from harness.report.captions import mixtures, provenance, record_warnings, timing_note
+from harness.report.contents import Table, suite_tables
+from harness.report.formats import NOTHING, as_text, latex, markdown, own_file_name, wrapped
+from harness.report.write import read, write
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.pictures import SelectedImages
 from harness.results.records import PHASES, CycleRecord
@@ -195,7 +196,7 @@ def test_seconds_are_means_of_trial_means_over_the_cycles_that_selected() -> Non
         "checkpoint": "0.00±0.00",
         "n": "2",
     }
-    assert "averaged over all cycles except the last, which selects nothing" in by_name["seconds"].caption
+    assert "mean of all cycles except the last, which selects nothing" in by_name["seconds"].caption
     by_cycle = by_name["seconds_by_cycle"]
     assert list(by_cycle.shown["labelled"]) == ["100", "200", "400"]
     assert list(by_cycle.shown["train"]) == ["11.00±1.41", "22.00±2.83", "999.00±0.00"]
@@ -215,7 +216,7 @@ def test_seconds_of_compiling_are_shown_where_something_was_compiled() -> None:
 def test_seconds_of_a_run_that_selects_nothing() -> None:
     table = tables([record("Ran", 0, 0, 0.5, selected=[])])["seconds"]
     assert row(table, "Ran")["train"] == "20.00"
-    assert "averaged over all cycles (unfinished" in table.caption
+    assert "mean of all cycles (unfinished" in table.caption
 
 
 def test_cost_table_is_the_first_cycle_in_the_form_of_table_4() -> None:
@@ -316,7 +317,9 @@ def street_records() -> list[CycleRecord]:
 def test_mean_iou_is_called_so(tmp_path: Path) -> None:
     folder = run_dir(tmp_path / "run", street_records(), [suite()])
     printed = write(folder)
-    assert "mIoU (%) on the test set by number of labelled images: mean±std" in " ".join(printed.split())
+    assert "mIoU (%) on the test set by number of labelled images, and AUBC from 100 to 400" in " ".join(
+        printed.split()
+    )
     assert re.search(r"^Ran +43\.67±0\.47 +47\.00±0\.47 +50\.33±0\.47 +2 ", printed, re.MULTILINE)
     assert {"digits_miou.csv", "digits_miou_aubc.csv", "digits_miou.png"} <= {
         p.name for p in (folder / "report").iterdir()
@@ -412,40 +415,56 @@ def test_a_grid_names_images_columns_and_classes() -> None:
 # --- captions
 
 
-def test_every_caption_says_where_the_numbers_come_from() -> None:
-    for table in tables(all_records()).values():
-        source = "Digits: SGD, 100% of 30_000 steps; 3 seeds; dataset digits (fingerprint 3f2a99887766); cpu, bfloat16."
-        assert source in table.caption
-        assert "unfinished" not in table.caption
+SOURCE = "Digits: SGD, 100% of 30_000 steps; 3 seeds; dataset digits (fingerprint 3f2a99887766); cpu, bfloat16."
 
 
-def test_every_caption_names_an_initial_set_that_all_seeds_share() -> None:
+def test_captions_have_two_lines_at_most_and_each_term_is_explained_once() -> None:
+    for records in (all_records(), street_records(), all_records()[:2]):
+        for table in tables(records).values():
+            assert len(wrapped(table.caption).splitlines()) <= 2 and "Digits" not in table.caption
+            assert table.reading["n"] == "number of seeds"
+            for column in table.shown.columns:
+                explained = column in table.reading or column.partition(" (")[0] in table.reading
+                assert explained or column in ("method", *CLASSES) or column.isdigit()
+
+
+def test_the_origin_of_a_suite_is_printed_once_and_is_in_every_file(tmp_path: Path) -> None:
+    assert provenance(suite(), all_records()) == SOURCE
+    folder = run_dir(tmp_path / "run", all_records(), [suite()])
+    printed = " ".join(write(folder).split())
+    assert printed.count(SOURCE) == printed.count("mean±std: mean and sample standard deviation") == 1
+    assert printed.count("TT: training time") == printed.count("n: number of seeds") == 1
+    for path in (folder / "report").glob("digits_*.txt"):
+        text = " ".join(path.read_text().split())
+        assert text.count(f"{SOURCE} Timing: one trial per device.") == 1 and "n: number of seeds" in text
+    for path in (folder / "report").glob("digits_*.tex"):
+        assert path.read_text().startswith(f"% {SOURCE}")
+
+
+def test_the_origin_names_an_initial_set_that_all_seeds_share() -> None:
     words = "; 3 seeds, one initial set for all seeds: std leaves out its spread; dataset"
     per_run = suite(settings={"protocol": {"initial": 100, "initial_set": "per_run"}})
     for entry, said in ((per_run, True), (suite(settings={"protocol": {"initial": 100}}), False), (suite(), False)):
-        for table in tables(all_records(), entry).values():
-            assert (words in table.caption) == said
+        assert (words in provenance(entry, all_records())) == said
 
 
-def test_captions_of_an_unfinished_run_say_so() -> None:
-    table = tables([r for r in all_records() if r.method == "Ran"][:8])["accuracy"]
-    assert table.caption.endswith("; unfinished: 2 of 9 trials and 8 of 27 cycles finished.")
+def test_the_origin_of_an_unfinished_suite_says_so() -> None:
+    found = provenance(suite(), [r for r in all_records() if r.method == "Ran"][:8])
+    assert found.endswith("; unfinished: 2 of 9 trials and 8 of 27 cycles finished.")
 
 
-def test_captions_say_how_devices_were_shared() -> None:
+def test_the_report_says_how_devices_were_shared() -> None:
     def note(**changes: Any) -> str:
         return timing_note([record("Ran", 0, 0, 0.5), record("Ran", 1, 0, 0.5, **changes)])
 
     assert note() == "one trial per device"
     assert note(device_share=2) == (
-        "up to 2 trials shared a device (cpu, 1 thread each): compare times within this table only"
+        "up to 2 trials shared a device (cpu, 1 thread each): compare times within this suite only"
     )
     assert "(cpu, up to 4 threads)" in note(device_share=2, threads=4)
     assert note(shared_from="unit") == (
         "one trial per device; methods shared the training of the first cycle, and its time counts for each of them"
     )
-    for name in ("seconds", "seconds_by_cycle", "cost"):
-        assert "up to 3 trials shared a device" in tables(all_records(device_share=3))[name].caption
 
 
 def test_mixed_machines_are_warned_of() -> None:
@@ -493,7 +512,7 @@ def test_latex_is_escaped() -> None:
     odd = suite(methods=["A_b & 50%"], trials={"A_b & 50%-0": {"method": "A_b & 50%", "seed": 0}})
     records = [record("A_b & 50%", s, 0, 0.5 + s / 10) for s in range(2)]
     table = tables(records, odd)["accuracy"]
-    text = latex(table.shown, table.caption, "digits_accuracy")
+    text = latex(table.shown, f"{table.caption} {SOURCE}", "digits_accuracy")
     assert r"A\_b \& 50\%" in text
     assert "{55.00 +- 7.07}" not in text and "55.00 +- 7.07" in text, "siunitx reads it"
     assert r"SGD, 100\% of 30\_000 steps" in text
@@ -556,7 +575,9 @@ def test_the_printed_report_has_the_width_of_the_terminal(
     monkeypatch.setenv("COLUMNS", str(columns))
     printed = write(folder)
     assert files == {name: (folder / "report" / name).read_bytes() for name in files}
-    assert files["digits_cost.txt"].decode().rstrip() in piped, "without a terminal it is that of the files"
+    assert files["digits_cost.txt"].decode().partition("\n\nDigits: ")[0] in piped, (
+        "without a terminal it is that of the files"
+    )
     widest = max(len(line) for line in printed.splitlines() if str(folder) not in line)
     assert columns - 20 < widest <= columns
 
@@ -571,14 +592,10 @@ def test_whole_report(tmp_path: Path) -> None:
         for table in ("accuracy", "accuracy_reached", "comparisons", "cost", "seconds", "seconds_by_cycle", "selection")
         for kind in ("csv", "md", "tex", "txt")
     }
-    pictures = {"digits_accuracy.png", "digits_accuracy.svg"}
-    more = {
-        "digits_accuracy_aubc.csv",
-        "digits_accuracy_differences.csv",
-        "digits_comparisons_by_seed.csv",
-        "report.md",
+    expected |= {"digits_accuracy.png", "digits_accuracy.svg", "report.md", "report.html", "records.csv"}
+    assert names == expected | {
+        f"digits_{part}.csv" for part in ("accuracy_aubc", "accuracy_differences", "comparisons_by_seed")
     }
-    assert names == expected | pictures | more | {"report.md"}
     assert "9 of 9 trials and 27 of 27 cycles finished." in printed
     assert "CIFAR-10\n========\nNot run: the images are not there" in printed
     assert printed.endswith(str(folder / "report" / "report.md"))

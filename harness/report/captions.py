@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from harness.errors import readable
+from harness.report.statistics import POWER
 from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
 from harness.results.store import RunStore
@@ -14,18 +15,38 @@ from harness.results.store import RunStore
 BANDS = 6  # methods of a plot whose bands, and lines between differences, can be told apart
 CYCLES_SHOWN = 4  # cycles named per warning
 
-PHASES_NOTE = (
-    "train: training of the target network; auxiliary: additional training by the method, such as a VAE or a "
-    "committee; score: inference on candidates; select: selection of the images; total = train + auxiliary + score + "
-    "select; compile, if shown: torch.compile; evaluate: test; checkpoint: writing the weights"
-)
-
-COST_NOTE = (
-    "EP: extra parameters, i.e. those that the method adds to the target network (number, and MiB in float32); TT: "
-    "training time (train + auxiliary); ST: sampling time (score + select), after a batch that is not timed; total = "
-    "TT + ST, without torch.compile; memory: highest memory of any process of the trial in any cycle (of the GPU; on "
-    "CPUs: of the host); energy, if shown: of the GPU in the whole cycle, by all processes on it"
-)
+SPREAD = {
+    "mean±std": "mean and sample standard deviation over n seeds; (n=...): fewer seeds",
+    "n": "number of seeds",
+}
+CURVE = {
+    "AUBC": "area under the budget curve, i.e. the metric by labelled images, divided by its span; only seeds with "
+    "results at all numbers of labelled images count",
+}
+TEST_COLUMNS = {
+    "p": "exact, two-sided, by flipping the signs of the seeds",
+    "p (Holm)": "p, adjusted for all comparisons of the report except the primary ones",
+    "seeds needed": f"to find a difference as large as the mean with a probability of {100 * POWER:.0f} %",
+}
+PHASE_COLUMNS = {
+    "train": "training of the target network",
+    "auxiliary": "additional training by the method, such as a VAE or a committee",
+    "score": "inference on candidates",
+    "select": "selection of the images",
+    "total": "train + auxiliary + score + select",
+    "compile": "torch.compile",
+    "evaluate": "test",
+    "checkpoint": "writing the weights",
+}
+COST_COLUMNS = {
+    "EP": "extra parameters, which the method adds to the target network (number, and MiB in float32)",
+    "TT": "training time: train + auxiliary",
+    "ST": "sampling time: score + select, after a batch that is not timed",
+    "total (min)": "TT + ST, without torch.compile",
+    "memory": "highest memory of any process of the trial in any cycle (of the GPU; on CPUs: of the host)",
+    "energy": "of the GPU in the whole cycle, by all processes on it; shown if the device reports it",
+}
+"""What the columns of tables mean: term -> meaning. The report says it once."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -39,7 +60,7 @@ def distinct(values: Iterable[Any]) -> str:
 
 
 def provenance(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
-    """Return the origin of a table's numbers: title, recipe, seeds, data, devices, precision, and any progress."""
+    """Return the origin of a suite's numbers: title, recipe, seeds, data, devices, precision, and any progress."""
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
     one_set = suite.settings.get("protocol", {}).get("initial_set") == "per_run"
     spread = ", one initial set for all seeds: std leaves out its spread" if one_set else ""
@@ -90,7 +111,7 @@ def timing_note(records: Sequence[CycleRecord]) -> str:
             f"{counted(most, 'thread')} each" if len({r.threads for r in records}) == 1 else f"up to {most} threads"
         )
         devices = distinct(r.device for r in records)
-        note = f"up to {share} trials shared a device ({devices}, {threads}): compare times within this table only"
+        note = f"up to {share} trials shared a device ({devices}, {threads}): compare times within this suite only"
     if any(r.shared_from for r in records):
         note += "; methods shared the training of the first cycle, and its time counts for each of them"
     return note
@@ -107,6 +128,11 @@ def left_out(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore)
         if finished[trial] < len(suite.labelled)
         for problem in store.trial(trial).problems(finished[trial])
     ]
+
+
+def reading(terms: Mapping[str, str]) -> str:
+    """Return what columns mean as one sentence."""
+    return "; ".join(f"{term}: {meaning}" for term, meaning in terms.items()) + "."
 
 
 def differing_seeds(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import expanded
 from harness.report.captions import left_out
 from harness.report.merge import sources
+from harness.report.record_table import FIRST, sorted_records
 from harness.results.records import METRICS, PHASES, CycleRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FIRST = ("suite", "dataset", "model", "method", "seed", "cycle", "labelled")
 LAST = ("target_parameters", "extra_parameters", "selected", "selected_files", "warnings")
 FLOATS = dict.fromkeys([*METRICS, "final_loss", *(f"seconds_{phase}" for phase in PHASES)], float)
 """Columns that hold None where there is no number."""
@@ -41,11 +41,7 @@ def load(run_dir: str | Path, *others: str | Path) -> pd.DataFrame:
     for suite, records in suites:
         for note in [*found.suite_notes.get(suite.name, []), *left_out(suite, records, found.store)]:
             warnings.warn(note, stacklevel=2)
-    rows = [
-        _row(r)
-        for suite, records in suites
-        for r in sorted(records, key=lambda r: (suite.methods.index(r.method), r.seed, r.cycle))
-    ]
+    rows = [_row(r) for r in sorted_records(suites)]
     # a table without rows has the columns of one with rows, and their types
     return pd.DataFrame(rows or [_row(NOTHING)]).astype(FLOATS).iloc[: len(rows)]
 

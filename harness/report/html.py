@@ -1,0 +1,233 @@
+"""The report as one HTML page that needs no other file and no network: report/report.html.
+
+It shows the tables and sentences of the other forms, with charts that answer to the pointer, in this order: who leads
+and what can be claimed, curves and tables, the first selected images, where the numbers come from. Any table of a suite
+appears by itself. All texts are escaped by the template, and the page forbids itself every request.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.report.comparisons import Claim, Comparison, reference_of, signed
+from harness.report.formats import cell
+from harness.report.lead import facts, lead
+from harness.results.manifest import SuiteEntry
+from harness.results.records import CycleRecord
+
+if TYPE_CHECKING:
+    import jinja2
+    import pandas as pd
+
+    from harness.report.contents import Table
+
+PICTURE_BYTES = 4_000_000
+"""Bytes of all pictures in the page; pictures beyond it are named instead."""
+SELECTED_SHOWN = 10  # images of a method
+HEADINGS = {
+    "comparisons": "Differences by seed",
+    "speed_up": "Speed-up",
+    "wins": "Win matrix",
+    "decomposition": "Parts of the gain",
+    "published": "Published values",
+    "quality": "Other test metrics",
+    "selection": "What methods select",
+    "accuracy_reached": "Cost of reaching the reference",
+    "miou_reached": "Cost of reaching the reference",
+    "over_suites": "Over suites",
+    "class_iou": "IoU by class",
+    "seconds_by_cycle": "Seconds of every cycle",
+}
+"""Name of a table -> its heading, where the name itself is none."""
+NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?\d[\d,]*\.?\d*(e[-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the first selected images."""
+
+    file: str
+    """Its file in the folder of the report."""
+    heading: str
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of a suite."""
+
+    suite: SuiteEntry
+    records: Sequence[CycleRecord]
+    state: str
+    """How far the suite is, or why it was not run."""
+    source: str = ""
+    """Where its numbers come from."""
+    tables: Sequence[Table] = ()
+    compared: Sequence[Comparison] = ()
+    claims: Sequence[Claim] = ()
+    warnings: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+
+
+def readings(sections: Iterable[Section]) -> dict[str, str]:
+    """Return term -> meaning, of all tables."""
+    return {term: text for section in sections for table in section.tables for term, text in table.reading.items()}
+
+
+def page(
+    name: str,
+    sections: Sequence[Section],
+    notes: Sequence[str] = (),
+    over: tuple[Table, Sequence[str]] | None = None,
+    terms: Mapping[str, str] | None = None,
+) -> str:
+    """Return the page of a run with this name; equal arguments give equal pages.
+
+    ``notes``: sentences about the report as a whole; ``over``: the table over suites, and its claims; ``terms``: those
+    to explain, by default of all sections.
+    """
+    return _template().render(
+        name=name,
+        notes=notes,
+        sections=[*_shown(sections)],
+        over=over and {**_table(over[0]), "claims": over[1]},
+        terms=readings(sections) if terms is None else terms,
+        megabytes=PICTURE_BYTES // 10**6,
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    folder = jinja2.FileSystemLoader(Path(__file__).parent / "page")
+    environment = jinja2.Environment(
+        loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html")
+
+
+def _shown(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
+    """Yield what the template shows of each suite."""
+    room = PICTURE_BYTES
+    for section in sections:
+        pictures = []
+        for picture in section.pictures:
+            room -= len(picture.png)
+            size = [int.from_bytes(picture.png[start : start + 4], "big") for start in (16, 20)]  # in its header
+            data = f"data:image/png;base64,{b64encode(picture.png).decode()}" if room >= 0 else None
+            pictures.append({"shown": picture, "data": data, "size": size})
+        yield {
+            "section": section,
+            "lead": lead(section.suite, section.records, section.tables, section.compared),
+            "facts": facts(section.suite, section.records),
+            "tables": [
+                {**_table(table), "chart": _chart(section.suite, table)}
+                for table in sorted(section.tables, key=lambda table: table.name.startswith("seconds"))
+            ],
+            "selected": _selected(section.suite, section.records),
+            "pictures": pictures,
+            "versions": {k: v for r in section.records[:1] for k, v in (*r.versions.items(), ("commit", r.commit))},
+        }
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """Return what the template shows of a table."""
+    return {
+        "heading": _heading(table),
+        "table": table,
+        "columns": [(name, _meaning(name, table)) for name in table.shown.columns],
+        "rows": [
+            [(text, sort_key(text), (row, column) in table.bold) for column, text in enumerate(cells)]
+            for row, cells in enumerate(table.shown.to_numpy().tolist())
+        ],
+        "chart": None,
+    }
+
+
+def _heading(table: Table) -> str:
+    text = (table.curves.metric if table.curves else "") or HEADINGS.get(table.name, table.name.replace("_", " "))
+    return text.capitalize() if text.islower() else text
+
+
+def _meaning(column: str, table: Table) -> str:
+    return table.reading.get(column) or table.reading.get(column.partition(" (")[0], "")
+
+
+def sort_key(text: str) -> float | None:
+    """Return the number that a cell starts with, by which its column is sorted; None: no number."""
+    found = NUMBER.match(text)
+    return float(found[0].replace(",", "").replace("\N{MINUS SIGN}", "-")) if found else None
+
+
+def _chart(suite: SuiteEntry, table: Table) -> dict[str, Any] | None:
+    """Return the curves of a metric, and their differences to the reference, for the script that draws them."""
+    if table.curves is None:
+        return None
+    metric, differences = table.curves.metric, table.curves.differences
+    numbers = table.numbers[""][table.numbers[""]["method"].isin(suite.methods)]  # without that of all images
+    return {
+        "metric": metric,
+        "title": f"{metric} (%) by number of labelled images, {suite.title}",
+        "reference": reference_of(suite),
+        "budgets": sorted({int(labelled) for labelled in numbers["labelled"]}),
+        "curves": [
+            {
+                "method": method,
+                "points": _points(numbers, method, ("std",), _spread_text),
+                "differences": _points(differences, method, ("low", "high"), _interval_text),
+            }
+            for method in suite.methods
+        ],
+    }
+
+
+def _spread_text(mean: float, std: float, n: int) -> str:
+    return cell(mean, std)
+
+
+def _interval_text(mean: float, low: float, high: float, n: int) -> str:
+    return signed(mean) + (f" [{signed(low)}, {signed(high)}]" if isfinite(low) else "")
+
+
+def _points(
+    table: pd.DataFrame | None, method: str, columns: tuple[str, ...], text: Callable[..., str]
+) -> list[dict[str, float | str | None]]:
+    """Return the rows of a method, with null for what is unknown, such as the spread of one seed, and with its text."""
+    if table is None:
+        return []
+    return [
+        {
+            "labelled": int(row["labelled"]),
+            "mean": row["mean"],
+            **{column: row[column] if isfinite(row[column]) else None for column in columns},
+            "text": text(row["mean"], *(row[column] for column in columns), row["n"]),
+        }
+        for row in table[table["method"] == method].sort_values("labelled").to_dict("records")
+    ]
+
+
+def _selected(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[dict[str, Any]]:
+    """Return the first images that each method selected in its first cycle, by file or training-set index."""
+    found: dict[str, CycleRecord] = {}
+    for r in sorted(records, key=lambda r: (r.cycle, r.seed, r.trial)):
+        if r.cycle == 0 and r.selected:
+            found.setdefault(r.method, r)
+    return [
+        {
+            "method": method,
+            "seed": found[method].seed,
+            "images": [*map(str, found[method].selected_files or found[method].selected)][:SELECTED_SHOWN],
+            "more": max(0, len(found[method].selected) - SELECTED_SHOWN),
+        }
+        for method in suite.methods
+        if method in found
+    ]

@@ -1,0 +1,112 @@
+"""The first sentences of a suite: which method leads, by how much, whether it can be claimed, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.report import statistics
+from harness.report.captions import counted, distinct, is_finished, progress
+from harness.report.comparisons import Comparison, kind_of, reference_of, signed
+from harness.report.formats import cell
+from harness.results.manifest import SuiteEntry
+from harness.results.records import TRAINING_PHASES, CycleRecord
+
+if TYPE_CHECKING:
+    from harness.report.contents import Table
+
+CAN = {
+    "better": "It can be claimed that {0} is better than {1}.",
+    "worse": "It can be claimed that {0} is worse than {1}.",
+    "equal": "It can be claimed that {0} equals {1} within {2:g} points.",
+    "open": "It can't be claimed that {0} and {1} differ.",
+}
+
+
+def lead(
+    suite: SuiteEntry, records: Sequence[CycleRecord], tables: Sequence[Table], compared: Sequence[Comparison]
+) -> list[str]:
+    """Return sentences on the method with the highest mean AUBC (at one number of labelled images: of the metric)."""
+    table = next((table for table in tables if table.curves), None)
+    if table is None or table.curves is None:
+        return []
+    metric = table.curves.metric
+    areas = table.numbers["_aubc"]
+    what = f"mean AUBC of {metric}"
+    if areas.empty:
+        numbers = table.numbers[""][table.numbers[""]["method"].isin(suite.methods)]
+        areas = numbers[numbers["labelled"] == numbers["labelled"].max()]
+        what = f"mean {metric} at {counted(int(areas['labelled'].max()), 'labelled image')}"
+    ranked = areas.sort_values("mean", ascending=False, kind="stable").to_dict("records")
+    best, reference = ranked[0], reference_of(suite)
+    so_far = "" if is_finished(suite, records) else " so far"
+    sentences = [f"{best['method']} has the highest {what}{so_far}: {cell(best['mean'], best['std'])} %."]
+    other = reference if best["method"] != reference else ranked[1]["method"] if len(ranked) > 1 else None
+    comparison = next((c for c in compared if {c.method, c.reference} == {best["method"], other}), None)
+    gaps = []
+    if comparison is not None:
+        ahead = comparison.mean if comparison.method == best["method"] else -comparison.mean
+        gap = f"{_above(ahead, 'points ')} {other}"
+        if len(comparison.values) > 1:
+            _, low, high = statistics.interval(comparison.values)
+            low, high = (low, high) if comparison.method == best["method"] else (-high, -low)
+            gap += f" (95 % interval {signed(low)} to {signed(high)}, {counted(len(comparison.values), 'seed')})"
+        gaps.append(gap)
+    if len(ranked) > 1 and ranked[1]["method"] != other:
+        gaps.append(f"{_above(best['mean'] - ranked[1]['mean'])} {ranked[1]['method']}, the next")
+    if gaps:
+        sentences.append(f"It is {' and '.join(gaps)}.")
+    if comparison is not None:
+        said = CAN[kind_of(comparison)].format(comparison.method, comparison.reference, comparison.margin or 0)
+        sentences.append(said)
+    if so_far:
+        sentences.append(f"Unfinished: {progress(suite, records)}.")
+    return sentences
+
+
+def _above(difference: float, unit: str = "") -> str:
+    """Return '3.02 points above' or '3.02 points below'."""
+    return f"{abs(difference):.2f} {unit}{'above' if difference >= 0 else 'below'}"
+
+
+def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, str]]:
+    """Return what a suite compared and what it took: (name, value) each."""
+    seeds = f"{len(suite.seeds)} ({_span(suite.seeds)})" if suite.seeds else "0"
+    first, last = suite.labelled[0], suite.labelled[-1]
+    found = [
+        ("Finished", progress(suite, records).removesuffix(" finished").replace(" and", ",")),
+        ("Methods", str(len(suite.methods))),
+        ("Seeds", seeds),
+        ("Labelled images", f"{first} to {last} in {counted(len(suite.labelled), 'cycle')}"),
+    ]
+    if not records:
+        return found
+    fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
+    threads = counted(max(r.threads for r in records), "thread")
+    return [
+        *found,
+        ("Data", f"{suite.dataset}, fingerprint {fingerprints}"),
+        ("Network", suite.model),
+        ("Device", f"{distinct(r.device for r in records)}, {distinct(r.precision for r in records)}, {threads}"),
+        ("Time of all trials", duration(seconds_of(records))),
+        ("Highest memory", f"{max(r.peak_memory() for r in records) / 2**30:.2f} GiB"),
+    ]
+
+
+def _span(seeds: Sequence[int]) -> str:
+    """Return '0 to 9', or all seeds if some in between are missing."""
+    whole = len(seeds) > 2 and [*seeds] == [*range(seeds[0], seeds[-1] + 1)]
+    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+
+
+def seconds_of(records: Sequence[CycleRecord]) -> float:
+    """Return the seconds of all trials together, with each shared first cycle once."""
+    shared = {r.shared_from: sum(r.seconds.get(phase, 0.0) for phase in TRAINING_PHASES) for r in records}
+    return sum(r.wall_seconds for r in records) + sum(seconds for key, seconds in shared.items() if key is not None)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that suits them: '41 s', '12 min' or '3.5 h'."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,335 @@
+"""The report as a page, in headless Chromium: numbers against records.csv, sorting, values, widths, hostile names."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import re
+import shutil
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_report import METHODS, record, run_dir, selected, street_record, suite
+
+from harness.registry import ROOT
+from harness.report import html
+from harness.report.formats import NOTHING
+from harness.report.statistics import seeds_needed
+from harness.report.write import write
+from harness.results.records import PHASES
+from harness.results.store import RunStore
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+HOSTILE = [
+    '</script><script>window.hit = 1</script>"',
+    "'\"><img src=x onerror=window.hit=1>",
+    "{{ 7 * 7 }} שלום",
+    "W" * 300,
+]
+LIGHT, DARK = "light", "dark"
+PAGE = "return [document.scrollingElement.scrollWidth, innerWidth]"
+TABLES = """return [...document.querySelectorAll("table[data-table]")].map((table) => ({
+  name: table.dataset.table,
+  rows: [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim())),
+}))"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if not all(found.values()):
+        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(found["chromium"])
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(str(found["chromedriver"])))
+    yield driver
+    driver.quit()
+
+
+def look(browser: Any, page: Path, width: int, scheme: str) -> None:
+    """Open a page and all that it folds, and check that it has no error, no request, and no width but the window's."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    colours = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": colours})
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get(page.as_uri())
+    browser.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
+    errors, requests = problems(browser)
+    assert errors == [] and requests == {page.as_uri()}
+    wide, window = browser.execute_script(PAGE)
+    assert wide <= window
+    dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    assert dark == (scheme == DARK)
+
+
+def problems(browser: Any) -> tuple[list[Any], set[str]]:
+    """Return what the console says, and the addresses that were requested, without data in the page itself."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    return browser.get_log("browser"), {url for url in urls if not url.startswith("data:")}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of random numbers with metrics of images and of label maps."""
+    random = np.random.default_rng(0)
+    extra = dict(zip(METHODS, (900, 10_000, 257_014), strict=True))
+    records = []
+    for method, seed, cycle in itertools.product(METHODS, range(3), range(3)):
+        fields = {
+            "seconds": {phase: float(random.uniform(1, 50)) for phase in PHASES} | {"compile": 0.0},
+            "extra_parameters": extra[method],
+            "peak_memory_bytes": {"host": int(random.integers(2**30, 2**33))},
+        }
+        records.append(record(method, seed, cycle, float(random.uniform(0.2, 0.9)), **fields))
+    for seed, cycle in itertools.product(range(2), range(3)):
+        one = street_record("Ran", seed, cycle, *random.uniform(0.2, 0.9, 3).tolist())
+        records.append(replace(one, trial=f"s{seed}", suite="streets"))
+    trials = {f"s{seed}": {"method": "Ran", "seed": seed} for seed in range(2)}
+    streets = suite(name="streets", title="Streets", methods=["Ran"], seeds=[0, 1], trials=trials)
+    folder = run_dir(tmp_path_factory.mktemp("run") / "run", records, [suite(), streets])
+    RunStore(folder).trial("s0").pictures_path.write_bytes(selected(True).packed())
+    write(folder)
+    return folder / "report"
+
+
+def spread(values: list[float], decimals: int = 2) -> str:
+    return f"{statistics.fmean(values):,.{decimals}f}±{statistics.stdev(values):,.{decimals}f}"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def expected(rows: list[dict[str, str]], metric: str) -> dict[tuple[str, ...], str]:
+    """Return (table, method, column) -> text, computed from the rows of a suite in records.csv."""
+    cells: dict[tuple[str, ...], str] = {}
+    methods, labelled = list(dict.fromkeys(r["method"] for r in rows)), sorted({int(r["labelled"]) for r in rows})
+    areas = {}
+    for method in methods:
+        own = [r for r in rows if r["method"] == method]
+        seeds = sorted({r["seed"] for r in own})
+
+        def column(of: Callable[[dict[str, str]], float], own: Any = own, **where: Any) -> list[float]:
+            return [of(r) for r in own if all(r[key] == str(value) for key, value in where.items())]
+
+        def seconds(*phases: str) -> Callable[[dict[str, str]], float]:
+            return lambda given: sum(float(given[f"seconds_{phase}"]) for phase in phases)
+
+        phases = {name: (name,) for name in PHASES if name not in ("setup", "compile")}
+        phases["total"] = ("train", "auxiliary", "score", "select")
+        values = {x: column(lambda r: float(r[f"{metric} (%)"]), labelled=x) for x in labelled}
+        areas[method] = [
+            sum((a[i] + b[i]) / 2 * (y - x) for (x, a), (y, b) in itertools.pairwise(values.items()))
+            / (labelled[-1] - labelled[0])
+            for i in range(len(seeds))
+        ]
+        table = metric.lower()
+        cells |= {(table, method, str(x)): spread(found) for x, found in values.items()}
+        cells[table, method, "AUBC"] = spread(areas[method])
+        for name, parts in phases.items():
+            for x in labelled:
+                cells["seconds_by_cycle", f"{method} {x}", name] = spread(column(seconds(*parts), labelled=x))
+            of_trials = [statistics.fmean(column(seconds(*parts), seed=s)[:-1]) for s in seeds]
+            cells["seconds", method, name] = spread(of_trials)
+        training, sampling = seconds("train", "auxiliary"), seconds("score", "select")
+        cells["cost", method, "TT (s)"] = spread(column(training, cycle=0))
+        cells["cost", method, "ST (s)"] = spread(column(sampling, cycle=0))
+        cells["cost", method, "total (min)"] = spread(column(lambda r: seconds(*phases["total"])(r) / 60, cycle=0), 3)  # noqa: B023
+        memory = [max(column(lambda r: float(r["peak_memory_bytes"]) / 2**30, seed=s)) for s in seeds]
+        cells["cost", method, "memory (GiB)"] = spread(memory)
+        parameters = int(own[0]["extra_parameters"])
+        cells["cost", method, "EP"] = f"{parameters:,}" if parameters else NOTHING
+        cells["cost", method, "EP (MiB)"] = f"{parameters * 4 / 2**20:.2f}" if parameters else NOTHING
+        for key in [key for key in own[0] if key.startswith("IoU of ") and own[0][key]]:
+            name = key.removeprefix("IoU of ").removesuffix(" (%)")
+            cells["class_iou", method, name] = spread(column(lambda r: float(r[key]), labelled=labelled[-1]))  # noqa: B023
+        for table in {key[0] for key in cells}:
+            for row in [f"{method} {x}" for x in labelled] if table == "seconds_by_cycle" else [method]:
+                cells[table, row, "n"] = str(len(seeds))
+    differences = {m: [a - b for a, b in zip(areas[m], areas[methods[0]], strict=True)] for m in methods[1:]}
+    ps = {}
+    for method, found in differences.items():
+        flips = [
+            abs(sum(map(float.__mul__, signs, found))) for signs in itertools.product((1.0, -1.0), repeat=len(found))
+        ]
+        ps[method] = sum(flip >= abs(sum(found)) - 1e-9 for flip in flips) / len(flips)
+    for method, found in differences.items():
+        row, mean, std = f"{method} \N{MINUS SIGN} {methods[0]}", statistics.fmean(found), statistics.stdev(found)
+        order = sorted(ps, key=ps.__getitem__)
+        holm = max(min(1.0, ps[m] * (len(ps) - i)) for i, m in enumerate(order[: order.index(method) + 1]))
+        cells |= {("comparisons", row, f"seed {i}"): signed(value) for i, value in enumerate(found)}
+        cells["comparisons", row, "mean"] = f"{signed(mean)}±{std:.2f}"
+        cells["comparisons", row, "p"] = f"{ps[method]:.2g}"
+        cells["comparisons", row, "p (Holm)"] = f"{holm:.2g}"
+        needed = seeds_needed(mean, std, 0.05 / len(ps))
+        cells["comparisons", row, "seeds needed"] = "none" if needed == float("inf") else f"{needed:.0f}"
+        cells["comparisons", row, "n"] = str(len(found))
+    return cells
+
+
+def test_every_cell_of_every_table_follows_from_records_csv(browser: Any, report: Path) -> None:
+    look(browser, report / "report.html", 1400, LIGHT)
+    rows = list(csv.DictReader((report / "records.csv").read_text().splitlines()))
+    assert len(rows) == 27 + 6
+    tables = browser.execute_script(TABLES)
+    number = [table["name"] for table in tables].index("miou")
+    for name, metric, part in (("digits", "accuracy", tables[:number]), ("streets", "mIoU", tables[number:])):
+        shown = {}
+        for table in part:
+            head, *body = table["rows"]
+            keys = 2 if "labelled" in head else 1
+            for row in body:
+                assert len(row) == len(head)
+                shown |= {
+                    (table["name"], " ".join(row[:keys]), column): text
+                    for column, text in zip(head[keys:], row[keys:], strict=True)
+                }
+        assert shown == expected([row for row in rows if row["suite"] == name], metric)
+
+
+def test_a_column_sorts_by_its_numbers_and_back(browser: Any, report: Path) -> None:
+    look(browser, report / "report.html", 1400, DARK)
+    find = "return [...document.querySelectorAll('[data-table=cost] thead button')].find((b) => b.textContent == 'EP')"
+    button = browser.execute_script(find)
+
+    def order() -> tuple[str, list[str]]:
+        cells = (
+            "return [...document.querySelector('[data-table=cost]').tBodies[0].rows].map((r) => r.cells[1].textContent)"
+        )
+        return browser.execute_script("return arguments[0].parentNode.ariaSort", button), browser.execute_script(cells)
+
+    up = ["900", "10,000", "257,014"]  # as text, 900 is last
+    assert order() == ("none", up)
+    button.click()
+    assert order() == ("ascending", up)
+    button.send_keys("\ue007")  # the key Enter
+    assert order() == ("descending", up[::-1])
+    button.click()
+    assert order() == ("none", up)
+
+
+def test_the_pointer_shows_values_and_the_legend_hides_a_curve(browser: Any, report: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    look(browser, report / "report.html", 1400, LIGHT)
+    plot = browser.execute_script("return document.querySelector('svg.plot')")
+    (accuracy, *_) = browser.execute_script(TABLES)
+    read = "return [...document.querySelector('.readout tbody').rows].map((row) => row.cells[1].textContent)"
+    for side, column in ((-0.35, "100"), (0.45, "400")):
+        ActionChains(browser).move_to_element_with_offset(plot, int(side * plot.size["width"]), -50).perform()
+        index = accuracy["rows"][0].index(column)
+        assert browser.execute_script(read) == [row[index] for row in accuracy["rows"][1:]]
+    curves = "return document.querySelector('svg.plot').querySelectorAll('.curve').length"
+    assert browser.execute_script(curves) == 3 + 2, "and their differences to the reference"
+    browser.find_elements("css selector", ".readout button")[2].click()
+    assert browser.execute_script(curves) == 2 + 1
+
+
+@pytest.mark.parametrize("scheme", [LIGHT, DARK])
+def test_a_phone_scrolls_in_one_direction(browser: Any, report: Path, scheme: str) -> None:
+    look(browser, report / "report.html", 360, scheme)
+
+
+def test_hostile_names_are_text(browser: Any, tmp_path: Path) -> None:
+    trials = {f"t{i}": {"method": method, "seed": 0} for i, method in enumerate(HOSTILE)}
+    entry = suite(title=HOSTILE[0] + "x" * 300, methods=HOSTILE, seeds=[0], trials=trials, recipe=HOSTILE[1])
+    records = [record(m, 0, c, 0.5, trial=f"t{i}", warnings=HOSTILE) for i, m in enumerate(HOSTILE) for c in range(3)]
+    folder = run_dir(tmp_path / "run", records, [entry])
+    write(folder)
+    look(browser, folder / "report" / "report.html", 360, LIGHT)
+    assert browser.execute_script("return window.hit") is None
+    (table, *_) = browser.execute_script(TABLES)
+    assert [row[0] for row in table["rows"][1:]] == HOSTILE
+    legend = "return [...document.querySelectorAll('.readout bdi')].map((name) => name.textContent)"
+    assert browser.execute_script(legend) == HOSTILE
+
+
+def test_errors_and_requests_are_noticed(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text("<!doctype html><img src=none.png><script>throw 1</script>")
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get((tmp_path / "bad.html").as_uri())
+    errors, requests = problems(browser)
+    assert len(errors) >= 2 and (tmp_path / "none.png").as_uri() in requests
+
+
+# --- without a browser
+
+
+def test_pictures_are_in_the_page_up_to_a_limit(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1 and "left out" not in page
+    picture = html.Picture("digits_selected_0_Ran.png", "Ran", "caption", b"x" * 40)
+    monkeypatch.setattr(html, "PICTURE_BYTES", 100)
+    less = html.page("run", [html.Section(suite(), [], "state", pictures=[picture] * 3)])
+    assert less.count("data:image/png") == 2 and less.count("left out") == less.count("is <bdi>digits_selected_0") == 1
+
+
+def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -> None:
+    records = [
+        record(m, s, c, 0.5 + 0.01 * s + 0.1 * i) for i, m in enumerate(METHODS) for s in range(3) for c in range(3)
+    ]
+    records = [r for r in records if r.cycle < 2 or r.trial != "Ran-2"]
+    folder = run_dir(tmp_path / "run", records, [suite()])
+    write(folder)
+    page = unescape((folder / "report" / "report.html").read_text())
+    text = " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
+    said = [
+        "DAST-AL has the highest mean AUBC of accuracy so far: 71.00±1.00 %.",
+        "It is 20.00 points above Ran (95 % interval +20.00 to +20.00, 2 seeds) and 10.00 above Ran+, the next.",
+        "It can't be claimed that DAST-AL and Ran differ. Unfinished: 8 of 9 trials and 26 of 27 cycles finished.",
+        "2 seeds can't show a difference to Ran",
+        "Time of all trials 16 min",
+        "digits, fingerprint 3f2a99887766",
+    ]
+    assert [sentence for sentence in said if sentence not in text] == []
+    assert [text.index(sentence) for sentence in said[:4]] == sorted(text.index(sentence) for sentence in said[:4])
+
+
+def test_cells_sort_by_the_number_that_they_start_with() -> None:
+    expected = {
+        "10,000": 1e4,
+        "\N{MINUS SIGN}0.77±1.00": -0.77,
+        "+2.5": 2.5,
+        "8e-05": 8e-05,
+        NOTHING: None,
+        "none": None,
+    }
+    assert {text: html.sort_key(text) for text in expected} == expected
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_and_curves_stand_out_from_the_page() -> None:
+    """WCAG 2.1: 4.5 for text (1.4.3), 3 for what a picture must show (1.4.11)."""
+    css = (ROOT / "harness" / "report" / "page" / "report.css").read_text()
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#\w{6});", part)) for part in css.split("@media (prefers-color", 2)[:2]
+    )
+    for colours in (light, dark):
+        for name, ground in [(n, "page") for n in colours] + [(n, f"{n}-wash") for n in ("good", "wait", "bad")]:
+            if name.endswith(("wash", "page", "line")):
+                continue
+            one, other = sorted([luminance(colours[name]), luminance(colours[ground])])
+            assert (other + 0.05) / (one + 0.05) >= (3 if name[:1] == "c" else 4.5), name
