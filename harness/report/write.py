@@ -240,7 +240,8 @@ def _write_suite(
             for kind in ("png", "svg"):
                 files.write(f"{stem}.{kind}", picture(curves, kind))
             marked.append(f"![{table.metric} of {markdown(suite.title)}]({stem}.png)\n")
-    pictures, shown = first_selected(records, store), []
+    pictures = first_selected(records, store)
+    shown: list[Picture] = []
     for number, method in enumerate(suite.methods):
         if method in pictures:
             seed, images = pictures[method]
@@ -292,7 +293,8 @@ def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
     """
     name, suites = read(run_dir)
     store, files = RunStore(run_dir), Files(run_dir / "report")
-    compared, sections = comparisons(suites), []
+    compared = comparisons(suites)
+    sections: list[Section] = []
     printed, marked = [f"Report of run {name}"], [f"# Report of run {markdown(name)}"]
     for suite, records in suites:
         if suite.skipped:
