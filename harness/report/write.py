@@ -179,7 +179,8 @@ def _write_suite(
             for kind in ("png", "svg"):
                 files.write(f"{stem}.{kind}", picture(curves, kind))
             marked.append(f"![{table.curves.metric} of {markdown(suite.title)}]({stem}.png)\n")
-    pictures, shown = first_selected(records, store), []
+    pictures = first_selected(records, store)
+    shown: list[Picture] = []
     for number, method in enumerate(suite.methods):
         if method in pictures:
             seed, images = pictures[method]
