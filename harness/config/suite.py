@@ -207,7 +207,8 @@ class Suite:
         if not self.full_data:
             return []
         training, acquisition = _plain(Training, DEFAULT_TRAINING), _plain(Acquisition, UNUSED_ACQUISITION)
-        protocol, model = Protocol(initial=pool, budget=1, cycles=1, start="fresh"), names.located(self.model)
+        protocol = Protocol(initial=pool, budget=1, candidates=None, cycles=1, start="fresh", initial_set="per_seed")
+        model = names.located(self.model)
         return [Trial(self.dataset, model, self.recipe, protocol, training, acquisition, seed) for seed in self.seeds]
 
     def written(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.report import statistics
 from harness.report.captions import counted, full_data_row
@@ -80,7 +80,7 @@ def differences_by_labelled(table: pd.DataFrame, key: str, methods: Sequence[str
     for method in methods:
         if method == reference or not {method, reference} <= {*values.index.unique("method")}:
             continue
-        differences = values.loc[method] - values.loc[reference]
+        differences: Any = values.loc[method] - values.loc[reference]
         for labelled, by_seed in differences.iterrows():
             if len(found := by_seed.dropna()):
                 rows.append((method, labelled, *statistics.interval(found), len(found)))

@@ -25,9 +25,9 @@ class SelectedImages:
     """[n], in the training set."""
     images: NDArray[np.uint8]
     """[n, h, w, channels]"""
-    labels: NDArray[np.uint8]
-    """[n, h, w], with IGNORED pixels; for image labels [n], int32."""
-    predictions: NDArray[np.uint8]
+    labels: NDArray[Any]
+    """[n, h, w] uint8, with IGNORED pixels; for image labels [n] int32."""
+    predictions: NDArray[Any]
     """Like ``labels``; of the first head if the method has several."""
     classes: tuple[str, ...]
     """Names of the classes."""
