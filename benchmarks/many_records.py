@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,15 @@ def _record(
     )
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     for key, default in {"suites": 10, "methods": 100, "seeds": 20, "cycles": 50}.items():
         parser.add_argument(f"--{key}", type=int, default=default)
-    print(make(**vars(parser.parse_args())), "records")
+    print(make(**vars(parser.parse_args(arguments))), "records")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -30,6 +30,7 @@ import pytest
 import torch
 
 from harness import run as command
+from harness import trial
 from harness.config.load import load_config
 from harness.config.suite import Benchmark, Trial
 from harness.experiment import executor, grid, runner
@@ -322,7 +323,7 @@ class Learner(ActiveLearner):
         self.start_clock()
 
     def start_clock(self) -> None:
-        self.began, self.clock = time.perf_counter(), Clock(self.device)
+        self.began, self.clock, self._joules = time.perf_counter(), Clock(self.device), None
 
     def pretrained(self) -> dict[str, Any]:
         return {}
@@ -390,6 +391,8 @@ class Drivers:
         patch.setattr(runner, "Ticker", lambda *_: SimpleNamespace(stop=lambda: None, end=lambda outcome: None))
         if not trained:
             patch.setattr(executor, "ActiveLearner", Learner)
+            patch.setattr(trial, "_classes", lambda *_: [])  # there are no labels
+            patch.setattr(trial, "_keep_pictures", lambda *_: None)
         patch.setattr(Benchmark, "written", lambda benchmark: "the config")  # it takes longer than a cycle
         patch.setattr(command, "load_config", lambda path, overrides: self._benchmark(int(path)))
         patch.setattr(grid, "expand", lambda benchmark, **_: self.configured(cycles_of(benchmark))[1])

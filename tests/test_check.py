@@ -477,8 +477,8 @@ WRONG_DATA: list[tuple[type[Any], Any, str, str]] = [
     (
         W.SameClasses,
         datasets.classes_differ,
-        where(W.SameClasses, "load"),
-        "classes must differ; 'cat' occurs 2 times",
+        line_of(W.SameClasses, "return replace("),
+        "load returns wrong data: classes must differ; 'cat' occurs 2 times",
     ),
     (
         W.Unscaled,

@@ -243,7 +243,7 @@ def test_a_report_that_can_not_be_stored_is_printed(
         assert report([str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert out == "Report of run mine\n"
-    assert err.startswith(f"error: {tmp_path}/report/report.md: can't be written: Read-only file system; mount")
+    assert err.startswith(f"error: {tmp_path}/report/records.csv: can't be written: Read-only file system; mount")
     assert report([str(tmp_path)]) == 0
 
 

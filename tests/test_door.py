@@ -317,6 +317,7 @@ def test_a_wheel_plans_the_quickstart_in_a_clean_environment(tmp_path: Path) -> 
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in inside} == {"harness"}
     expected = {f"harness/{p.relative_to(ROOT / 'harness')}" for p in (ROOT / "harness").rglob("*.py")}
+    expected |= {f"harness/report/page/{p.name}" for p in (ROOT / "harness" / "report" / "page").iterdir()}
     kinds = (".py", ".yaml", ".csv")
     for folder in ("methods", "datasets", "configs", "published"):
         expected |= {f"harness/{folder}/{p.name}" for p in (ROOT / folder).iterdir() if p.suffix in kinds}

@@ -310,10 +310,10 @@ def test_only_what_is_significant_is_bold(tmp_path: Path) -> None:
     text = " ".join(write(folder).split())
     report = folder / "report"
     page, tex = (report / "digits_accuracy.md").read_text(), (report / "digits_accuracy.tex").read_text()
-    assert page.count("**") == 2 and tex.count(r"\textbf{") == 1
+    assert page.count("**") == 2 and tex.count(r"\bfseries") == 1
     (bold,) = [line for line in page.splitlines() if "**" in line]
     assert bold.startswith("| A ") and bold.rstrip(" |").endswith("**"), "AUBC of A"
-    assert "Bold: the highest AUBC" in text
+    assert "bold: the highest AUBC" in text
     assert "Over 2 suites of 10 seeds, A (" in text and "weak baseline: B" in text
     for name in ("digits_wins", "digits_speed_up", "over_suites"):
         for ending in ("txt", "md", "tex", "csv"):

@@ -7,7 +7,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -34,6 +34,8 @@ def test_p_is_that_of_scipy(differences: list[float]) -> None:
     def mean(sample: np.ndarray, axis: int) -> np.ndarray:
         return sample.mean(axis)
 
+    near = abs(abs(every_sign(differences)) - abs(sum(differences))) < 1e-9
+    assume(near.sum() == 2)  # scipy does not count ties that its rounding hides
     for alternative, ours in (("two-sided", statistics.p_differ), ("greater", statistics.p_greater)):
         theirs = stats.permutation_test(
             (np.array(differences),), mean, permutation_type="samples", n_resamples=inf, alternative=alternative

@@ -101,7 +101,7 @@ def test_extra_parameters_are_the_system_less_the_network_of_cross_entropy(
     if mebibytes:
         assert f"{4 * extra / 2**20:.3f}" == mebibytes
         page = (Path(__file__).parent.parent / "docs" / "results.md").read_text().partition("## Table 4")[2]
-        (row,) = [line for line in page.splitlines() if line.startswith(f"| {name.upper()} |")]
+        row = next(line for line in page.splitlines() if line.startswith(f"| {name.upper()} |"))
         assert row.split(" | ")[2] == mebibytes and row.split(" | ")[3] == f"{extra:,}".replace(",", " ")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from conftest import make_trial, opened
 from harness import registry
 from harness.data.dataset import LoadedData
 from harness.errors import UserError
+from harness.experiment.display import cycle_values
 from harness.experiment.grid import Unit
 from harness.faults import PluginFault
 from harness.learning.contract import Batch
@@ -22,9 +24,10 @@ from harness.learning.metrics import summary
 from harness.learning.process import Placement
 from harness.learning.scoring import Scored, Shard, cut
 from harness.networks.network import Network
+from harness.on_ray.metrics import Metrics
 from harness.on_ray.scoring import AutoScorer, Worker
 from harness.on_ray.session import resources
-from harness.on_ray.trials import Order, Searcher, _publisher
+from harness.on_ray.trials import Order, Searcher
 from harness.results.records import PHASES
 from harness.settings import Where
 
@@ -73,7 +76,9 @@ def test_what_no_node_can_hold_is_refused(where: dict[str, Any], nodes: Any) -> 
 
 
 @pytest.mark.parametrize("per_pixel", [False, True])
-def test_every_metric_of_a_cycle_is_published_to_ray(per_pixel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_metric_of_a_cycle_is_published_to_ray(
+    per_pixel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     published: dict[str, float] = {}
 
     class Gauge:
@@ -81,15 +86,29 @@ def test_every_metric_of_a_cycle_is_published_to_ray(per_pixel: bool, monkeypatc
             self.name, self.tag_keys = name, set(tag_keys)
 
         def set(self, value: float, tags: dict[str, str]) -> None:
-            assert tags.keys() == self.tag_keys and tags["method"] == "Ran"
+            assert tags.keys() == self.tag_keys and tags.get("method", "Ran") == "Ran"
             published[self.name] = value
 
-    monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
-    metrics, _ = summary(torch.tensor([[[3, 1], [0, 4]]]), ("a", "b"), per_pixel)
-    record: Any = SimpleNamespace(metrics=metrics, labelled=40, cycle=2, seconds=dict.fromkeys(PHASES, 1.5))
-    _publisher(units()[1])(record)
+    monkeypatch.setattr("harness.on_ray.metrics.Gauge", Gauge)
+    measured, _ = summary(torch.tensor([[[3, 1], [0, 4]]]), ("a", "b"), per_pixel)
+    record: Any = SimpleNamespace(
+        metrics=measured,
+        labelled=40,
+        cycle=2,
+        seconds=dict.fromkeys(PHASES, 1.5),
+        cost_seconds=6.0,
+        peak_memory_bytes={"host": 7},
+    )
+    metrics = Metrics(units(), tmp_path)
+    metrics("start", metrics.units[1], {})
+    metrics("cycle", metrics.units[1], cycle_values(record))
+    metrics.step()
     name, value = ("al_miou", (3 / 4 + 4 / 5) / 2) if per_pixel else ("al_accuracy", 7 / 8)
-    assert published == {name: pytest.approx(value), "al_labelled": 40, "al_cycle": 2, "al_phase_seconds": 1.5}
+    of_cycle = {name: pytest.approx(value), "al_labelled": 40, "al_cycle": 2, "al_phase_seconds": 1.5}
+    assert {key: found for key, found in published.items() if key != "al_trials"} == {
+        **of_cycle,
+        "al_peak_memory_bytes": 7,
+    }
 
 
 def units() -> list[Unit]:

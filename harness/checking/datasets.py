@@ -150,9 +150,6 @@ def classes_differ(it: Loadable) -> None:
     classes = it.data.classes
     if not (isinstance(classes, tuple) and all(isinstance(c, str) for c in classes) and len(classes) > 1):
         raise it.wrong(f"classes must be a tuple of strings; got {classes!r}"[:300], "load")
-    if len(set(classes)) < len(classes):
-        twice = next(c for c in classes if classes.count(c) > 1)
-        raise it.wrong(f"classes must differ; {twice!r} occurs {classes.count(twice)} times", "load")
 
 
 def mean_and_std_are_scaled(it: Loadable) -> None:

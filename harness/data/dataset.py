@@ -124,10 +124,9 @@ class LoadedData:
     def __post_init__(self) -> None:
         """Raise WrongData if the arrays don't fit together."""
         count, channels = len(self.classes), self.train_images.shape[-1]
-        if twice := [name for name, times in Counter(self.classes).items() if times > 1]:
-            raise WrongData(
-                f"classes must have different names, as the report tells them apart; got {twice[0]!r} twice"
-            )
+        for name, times in Counter(self.classes).items():
+            if times > 1:  # reports tell classes apart by their names
+                raise WrongData(f"classes must differ; {name!r} occurs {times} times")
         if self.train_labels.ndim != self.test_labels.ndim:
             dimensions = f"{self.train_labels.ndim} and {self.test_labels.ndim} dimensions"
             raise WrongData(f"train_labels and test_labels must be of one kind; they have {dimensions}")
