@@ -858,7 +858,13 @@ def units(tmp_path: Path) -> list[Unit]:
 def cycle(number: int) -> dict[str, Any]:
     """Return the event of a cycle whose training takes 0.1 s for each of its image passes."""
     labelled = 20 + 10 * number
-    return {"cycle": number, "labelled": labelled, "cost": 1.25, "accuracy": 0.5, "seconds": {"train": 0.2 * labelled}}
+    return {
+        "cycle": number,
+        "labelled": labelled,
+        "cost": 1.25,
+        "accuracy": 0.5,
+        "own_seconds": {"train": 0.2 * labelled},
+    }
 
 
 def test_one_line_per_cycle_where_there_is_no_terminal(clock: Any, units: list[Unit]) -> None:

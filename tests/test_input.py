@@ -413,12 +413,16 @@ def test_a_manifest_of_any_shape_is_a_sentence(answer: Answer, data: bytes) -> N
         )
 
 
-@pytest.mark.parametrize(("path", "make"), [("report", a_file), ("report/report.md", a_folder)])
-def test_a_report_that_can_not_be_written_is_a_sentence(answer: Answer, path: str, make: Callable[[str], None]) -> None:
+@pytest.mark.parametrize(
+    ("path", "make", "first"), [("report", a_file, "records.csv"), ("report/report.md", a_folder, "report.md")]
+)
+def test_a_report_that_can_not_be_written_is_a_sentence(
+    answer: Answer, path: str, make: Callable[[str], None], first: str
+) -> None:
     make(f"out/{path}")
     Path("out/run.json").write_text(json.dumps({"name": "n", "suites": []}))
     code, printed = answer("out", command=harness.report.__main__.main)
-    assert code == 2 and printed.startswith("error: out/report/report.md: can't be written: ")
+    assert code == 2 and printed.startswith(f"error: out/report/{first}: can't be written: ")
 
 
 @pytest.mark.parametrize(

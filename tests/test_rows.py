@@ -232,6 +232,7 @@ NOT_DECIDING = {
     "harness.errors",
     "harness.experiment",
     "harness.faults",
+    "harness.file_settings",
     "harness.lazy",
     "harness.learning.pictures",
     "harness.list",
@@ -240,9 +241,12 @@ NOT_DECIDING = {
     "harness.on_ray",
     "harness.private",
     "harness.registry",
+    "harness.replay",
     "harness.report",
     "harness.results",
     "harness.run",
+    "harness.status",
+    "harness.tracking",
 }
 """What checks, stores, schedules or prints, and does not compute. Networks of the zoo are hashed as plug-ins."""
 

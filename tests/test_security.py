@@ -35,6 +35,7 @@ from harness.results.manifest import Manifest
 from harness.results.pictures import SelectedImages
 from harness.results.store import RunStore
 from harness.run import main
+from harness.status import main as status
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -120,7 +121,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-KINDS = ["run.json", "config.yaml", "cycle_000.json", "records.jsonl", "trial.json", "state_002.pt", "selected_000.npz"]
+KINDS = [
+    *("run.json", "config.yaml", "cycle_000.json", "records.jsonl", "trial.json", "state_002.pt", "selected_000.npz"),
+    "progress.json",
+]
 
 
 def readings(folder: Path, whole: bool) -> list[Callable[[], Any]]:
@@ -134,6 +138,7 @@ def readings(folder: Path, whole: bool) -> list[Callable[[], Any]]:
         trial.resume_point,
         lambda: trial.problems(len(trial.records())),
         lambda: SelectedImages.read(trial.pictures_path),
+        lambda: status([str(folder / "out")]),
         *(commands if whole else ()),
     ]
 

@@ -79,7 +79,10 @@ def explained(
 ) -> Table:
     """Return a table whose caption is the first sentence of a text; the others are in its reading, as ``heading``."""
     caption, _, rest = text.partition(". ")
-    return Table(name, f"{caption.rstrip('.')}.", numbers, shown, printed, reading={heading: rest} if rest else {})
+    terms = SPREAD if "n" in shown.columns else {}
+    return Table(
+        name, f"{caption.rstrip('.')}.", numbers, shown, printed, reading=terms | ({heading: rest} if rest else {})
+    )
 
 
 def suite_tables(

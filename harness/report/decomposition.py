@@ -22,7 +22,7 @@ def between(suite: SuiteEntry) -> dict[str, str]:
     That is the method itself if it selects as the reference does, and the reference if it trains as the reference does.
     """
     reference = reference_of(suite)
-    methods = [method for method in suite.methods if method in suite.halves]
+    methods = [m for m in suite.methods if {"training", "acquisition"} <= {*suite.halves.get(m, {})}]
     if reference not in methods:
         return {}
     acquisition = suite.halves[reference]["acquisition"]

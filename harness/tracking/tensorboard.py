@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ class Tracker:
             if (self.folder / key).exists():  # two names may become one
                 key += f" {trial.id[-8:]}"
         if key not in self.writers:
-            writer = self.writers[key] = SummaryWriter(str(self.folder / key))
+            own = f".{os.getpid()}.{time.time_ns()}"  # else a file of the same second is overwritten
+            writer = self.writers[key] = SummaryWriter(str(self.folder / key), filename_suffix=own)
             text = json.dumps(trial.config, indent=2, sort_keys=True)
             writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
         return key
