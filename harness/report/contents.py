@@ -74,6 +74,12 @@ class Table:
     """Term -> its meaning, for what does not explain itself; the report says each once."""
 
 
+def _of(terms: Mapping[str, str], shown: pd.DataFrame) -> dict[str, str]:
+    """Return the terms that are columns of a table, perhaps with a unit."""
+    columns = {*shown.columns, *(column.partition(" (")[0] for column in shown.columns)}
+    return {term: text for term, text in terms.items() if term in columns}
+
+
 def explained(
     name: str, heading: str, text: str, numbers: dict[str, pd.DataFrame], shown: pd.DataFrame, printed: bool = True
 ) -> Table:
@@ -206,13 +212,14 @@ def _costs(suite: SuiteEntry, records: Sequence[CycleRecord], table: pd.DataFram
     if not is_finished(suite, records):
         cycles += " (unfinished trials: the cycles so far)"
     seconds, by_cycle, cost = seconds_table(table), seconds_by_cycle_table(table), cost_table(table)
+    by_phase, costs = wide(seconds, ["method"], "quantity"), wide_cost(cost)
     tables = [
         Table(
             "seconds",
             f"Wall-clock seconds per cycle by phase: mean of {cycles}.",
             {"": seconds},
-            wide(seconds, ["method"], "quantity"),
-            reading=SPREAD | PHASE_COLUMNS,
+            by_phase,
+            reading=SPREAD | _of(PHASE_COLUMNS, by_phase),
         ),
         Table(
             "seconds_by_cycle",
@@ -220,9 +227,9 @@ def _costs(suite: SuiteEntry, records: Sequence[CycleRecord], table: pd.DataFram
             {"": by_cycle},
             wide(by_cycle, ["method", "labelled"], "quantity"),
             printed=False,
-            reading=SPREAD | {"labelled": "number of labelled images"} | PHASE_COLUMNS,
+            reading=SPREAD | {"labelled": "number of labelled images"} | _of(PHASE_COLUMNS, by_phase),
         ),
-        Table("cost", "Cost of the first cycle.", {"": cost}, wide_cost(cost), reading=SPREAD | COST_COLUMNS),
+        Table("cost", "Cost of the first cycle.", {"": cost}, costs, reading=SPREAD | _of(COST_COLUMNS, costs)),
     ]
     for key in metric_keys(records):
         if len(reached := reaching_table(table, key, reference_of(suite))):

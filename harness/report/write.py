@@ -251,7 +251,10 @@ def write_sources(sources: Sources, folder: Path, show: Callable[[str], object] 
         marked.append(f"## Over suites\n\n{part}")
     if terms:
         lines = [f"{term}: {meaning}" for term, meaning in terms.items()]
-        printed.append("\n".join(["How to read", "===========", *(wrapped(line, width) for line in lines)]))
+        seen = {term for section in sections for table in section.tables if table.printed for term in table.reading}
+        seen |= {*over[0].reading} if over else set()
+        shown = [wrapped(f"{term}: {meaning}", width) for term, meaning in terms.items() if term in seen]
+        printed.append("\n".join(["How to read", "===========", *shown]))
         marked.append("\n".join(["## How to read\n", *(f"- {markdown(line)}" for line in lines)]))
     files.write("records.csv", csv(record_table(suites)).encode())
     files.write("report.html", page(name, sections, sources.notes, over, terms).encode())
