@@ -300,6 +300,7 @@ def test_warnings() -> None:
     assert cautions(one_set.model_copy(update={"seeds": [0]}), []) == []
 
 
+@pytest.mark.long
 def test_only_what_is_significant_is_bold(tmp_path: Path) -> None:
     entry, records = many()
     found = comparisons([(entry, records)])

@@ -416,6 +416,7 @@ def test_what_a_command_leaves_behind_is_ended(tmp_path: Path) -> None:
     pytest.fail("it still runs")
 
 
+@pytest.mark.long
 def test_a_signal_while_the_command_runs_ends_the_command_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

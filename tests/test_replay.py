@@ -145,6 +145,7 @@ def test_gains_are_differences_of_areas(replayed: Path, tmp_path: Path) -> None:
     assert f"{path} is damaged: the report can't compare" in report(folder).replace("\n", " ")
 
 
+@pytest.mark.long
 def test_a_resumed_replay_computes_nothing_twice(
     source: Path, replayed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_resumed_replay_computes_nothing_twice(
     assert "replays other index sets than those of this command" in other
 
 
+@pytest.mark.long
 def test_another_network_starts_from_the_same_images(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     arguments = [str(source), "--model", "resnet_small", "model.width=6", "recipe.epochs=1", "--only", "method=Ran,LC"]
@@ -169,6 +171,7 @@ def test_another_network_starts_from_the_same_images(source: Path, tmp_path: Pat
     assert "trained now: resnet_small (width 6)" in (output / "report" / "own_transfer.md").read_text()
 
 
+@pytest.mark.long
 def test_sets_are_exported_and_replayed_as_a_method(source: Path, tmp_path: Path) -> None:
     assert replay([str(source), "--export", str(tmp_path / "sets")]) == 0
     assert {path.name for path in (tmp_path / "sets").iterdir()} == {"own_LC.json", "own_LC_.json", "own_Ran.json"}
@@ -188,6 +191,7 @@ def test_sets_are_exported_and_replayed_as_a_method(source: Path, tmp_path: Path
     assert all(now[f"LC{BY}", s, c].metrics == was["LC", s, c].metrics for s in (0, 1) for c in range(3))
 
 
+@pytest.mark.long
 def test_an_unfinished_run_is_replayed_as_far_as_all_methods_went(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +208,7 @@ def test_an_unfinished_run_is_replayed_as_far_as_all_methods_went(
     assert "nothing to replay" in error and not (tmp_path / "none").exists()
 
 
+@pytest.mark.long
 def test_label_maps_are_replayed(tmp_path: Path) -> None:
     config = written(
         tmp_path,
@@ -397,6 +402,7 @@ def test_nested_and_added_sets_are_told_apart() -> None:
         foreign_sets.sets_of([[1, 2], [2, 1]])
 
 
+@pytest.mark.long
 def test_published_sets_become_a_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "authors"
     folder.mkdir()

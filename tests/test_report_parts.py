@@ -140,6 +140,7 @@ where: {trials: in_process, output: run}
 """
 
 
+@pytest.mark.long
 def test_full_data_is_added_to_a_run_and_changes_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -413,6 +413,7 @@ def test_a_tracker_that_fails_costs_no_cycle(
     assert len((tmp_path / "hangs" / "track.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.long
 def test_no_secret_of_a_tracker_is_written(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "s3cr3t-key")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cr3t-key@127.0.0.1:9")
@@ -493,6 +494,7 @@ def test_on_ray_the_driver_sends_every_cycle_once_also_of_a_run_that_is_continue
     assert rows == [("Ran", labelled) for labelled in (40, 50, 60)]
 
 
+@pytest.mark.long
 def test_its_process_ends_with_the_run(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with one that is killed: the pipe closes."""
     a_run(tmp_path / "run")

@@ -24,7 +24,7 @@ from harness.report.captions import (
     timing_note,
 )
 from harness.report.cautions import cautions
-from harness.report.comparisons import Comparison, claims, comparisons, not_compared, reference_of
+from harness.report.comparisons import Claim, Comparison, claims, comparisons, not_compared, reference_of
 from harness.report.contents import Table, explained, suite_tables
 from harness.report.costs import cost_claims
 from harness.report.curves import full_data_notes, full_records
@@ -150,10 +150,11 @@ def _write_suite(
     claimed = [
         *claims(compared),
         *cost_claims(suite, records, compared),
+        *(Claim("open", text) for text in (no_matrix(suite, records) if compared else ())),
+        *(Claim("open", text) for text in verdict.reasons(suite, records)),
         *verdict.verdicts(suite, records, beside),
     ]
-    reasons = [*(no_matrix(suite, records) if compared else ()), *verdict.reasons(suite, records)]
-    notes = [state, *warnings, *(claim.text for claim in claimed), *reasons]
+    notes = [state, *warnings, *(claim.text for claim in claimed)]
     width = terminal_width()
     printed = ["\n".join(wrapped(note, width) for note in notes), wrapped(source, width)]
     marked = ["\n".join(f"- {markdown(note)}" for note in notes) + "\n", f"{markdown(source)}\n"]
@@ -198,7 +199,7 @@ def _write_suite(
             marked.append(f"![{markdown(heading)}]({stem}.png)\n")
     if pictures:
         printed.append(f"The first selected images: {folder / file_name(f'{suite.name}_selected')}_*.png")
-    section = Section(suite, records, state, source, tables, compared, claimed, [*warnings, *reasons], shown)
+    section = Section(suite, records, state, source, tables, compared, claimed, warnings, shown)
     return "\n\n".join(printed), "\n".join(marked), section
 
 
