@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
+from test_report import LABELLED, METHODS, all_records, record, run_dir, suite
 
 from harness.lazy import torch
 from harness.learning.metrics import by_name
 from harness.report.quality import by_class, class_quality_table, overall, quality_table
 from harness.report.write import write
 from harness.results.records import CycleRecord
-from tests.test_report import LABELLED, METHODS, all_records, record, run_dir, suite
 
 CLASSES = ("sky", "road", "=car", "never")
 
