@@ -259,11 +259,12 @@ def test_the_pointer_shows_values_and_the_legend_hides_a_curve(browser: Any, rep
 
     look(browser, report / "report.html", 1400, LIGHT)
     plot = browser.execute_script("return document.querySelector('svg.plot')")
+    browser.execute_script("arguments[0].scrollIntoView()", plot)  # the pointer stays within the window
     (accuracy, *_) = browser.execute_script(TABLES)
     read = "return [...document.querySelector('.readout tbody').rows].map((row) => row.cells[1].textContent)"
     for side, column in ((-0.35, "100"), (0.45, "400")):
-        ActionChains(browser).move_to_element_with_offset(plot, int(side * plot.size["width"]), -50).perform()
         index = accuracy["rows"][0].index(column)
+        ActionChains(browser).move_to_element_with_offset(plot, int(side * plot.size["width"]), -50).perform()
         assert browser.execute_script(read) == [row[index] for row in accuracy["rows"][1:]]
     curves = "return document.querySelector('svg.plot').querySelectorAll('.curve').length"
     assert browser.execute_script(curves) == 3 + 2, "and their differences to the reference"
