@@ -570,7 +570,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
 def test_the_printed_report_has_the_width_of_the_terminal(
     columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = run_dir(tmp_path / "run", all_records(), [suite()])
+    folder = run_dir(tmp_path / "run", all_records(), [suite(recipe="SGD in small steps, " * 20)])
     monkeypatch.delenv("COLUMNS", raising=False)
     piped = write(folder)
     files = {path.name: path.read_bytes() for path in (folder / "report").iterdir() if path.suffix != ".png"}
