@@ -300,6 +300,26 @@ def test_what_is_missing_for_the_claim() -> None:
     assert (claim.kind, claim.text.endswith("its single trials are not known.")) == ("open", True)
 
 
+def test_noise_does_not_reproduce_what_is_outside_the_range() -> None:
+    """The more our seeds differ, the less the test shows; all ten means are below the range."""
+    suite = entry(halves={"Ran": HALVES["Ran"]}, labelled=tuple(range(2500, 25001, 2500)))
+    made = []
+    for r in records(suite):
+        known = of_log("Ran", r.labelled)
+        far = known.mean + known.sd * (-1.6 + 6 * np.linspace(-1, 1, 6)[r.seed])
+        made.append(replace(r, metrics={"accuracy": far / 100}))
+    assert {c.word for c in verdict.beside(suite, made)} == {"below"}
+    (claim,) = verdict.verdicts(suite, made, verdict.beside(suite, made))
+    assert (claim.kind, claim.text) == (
+        "open",
+        f"Ran: open whether it reproduces {LOGS}: at 10 of 10 numbers of labelled images our mean is outside the range "
+        "of further published trials, but no exact p shows it (p at least 1, Holm over 10).",
+    )
+    one = [replace(c, ours=[c.published.mean] * 999) for c in verdict.beside(suite, made)]
+    one = [replace(c, published=replace(c.published, trials=(c.published.mean,), n=1, sd=nan)) for c in one]
+    assert verdict.verdicts(suite, made, one)[0].text.endswith("a single published trial has no range.")
+
+
 # -------------------------------------------------------------------------------------------------------- the report
 
 
