@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from math import inf
 
 import numpy as np
@@ -126,6 +126,27 @@ def test_power_is_how_often_the_exact_test_finds_a_difference() -> None:
     for difference, seeds in ((1.5, 6), (1.5, 10), (0.8, 15)):
         found = [statistics.p_differ(random.normal(difference, 1.0, seeds)) <= 0.05 for _ in range(4000)]
         assert np.mean(found) == pytest.approx(statistics.power(difference, 1.0, seeds), abs=0.03)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.05 / 12, 0.0025 / 4, 0.0025 / 9])
+@pytest.mark.parametrize("seeds", [13, 14, 20, 30])
+def test_power_is_a_number_and_grows_with_the_difference(seeds: int, level: float) -> None:
+    """The noncentral t has no value far from its mean, where a power is 1 or 0."""
+    found = [statistics.power(effect, 1.0, seeds, level) for effect in np.linspace(0, 12, 121)]
+    assert all(b >= a - 1e-9 for a, b in pairwise(found)) and found[0] <= level + 1e-3 and found[-1] > 0.999
+
+
+def test_power_where_few_signs_are_significant() -> None:
+    """At 13 seeds and 0.25 % / 9 all signs must agree: Phi(2)^13 = 0.74, where the t-test has 0.94."""
+    assert statistics.power(2.0, 1.0, 13, 0.0025 / 9) == pytest.approx(stats.norm.cdf(2.0) ** 13, abs=0.02)
+    random = np.random.default_rng(1)
+    for seeds, level, effect in ((13, 0.0025 / 4, 1.2), (14, 0.0025 / 4, 1.2), (13, 0.0025, 1.2), (13, 0.05, 0.8)):
+        found = [statistics.p_differ(random.normal(effect, 1.0, seeds)) <= level for _ in range(1000)]
+        assert statistics.power(effect, 1.0, seeds, level) == pytest.approx(np.mean(found), abs=0.045)
+    assert statistics.smallest_difference(1, 20, 0.0025 / 4) == pytest.approx(1.13, abs=0.03)
+    assert statistics.smallest_difference(1, 20, 0.05 / 30) == pytest.approx(1.03, abs=0.03)
+    needed = [statistics.seeds_needed(*of) for of in ((1.6, 1, 0.0025 / 4), (1.7, 1, 0.0025 / 3), (1.9, 1, 0.0025 / 4))]
+    assert needed == [14, 13, 13], "16 to 22, where a power that was no number was taken for too small"
 
 
 def test_area_is_the_mean_height() -> None:

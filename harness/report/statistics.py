@@ -25,6 +25,7 @@ POWER = 0.8
 MOST = 10_000
 """Seeds beyond which none is said to be needed."""
 FEW = 12
+FEW_SETS = 10
 SIMULATED = 4000
 EXACT = 40
 """Seeds up to which every sign is looked at: 2^20 sums are held then."""
@@ -163,11 +164,25 @@ def _power_curve(seeds: int, level: float) -> tuple[NDArray[np.float64], NDArray
     return shifts, found / len(noise)
 
 
+@cache
+def _critical(seeds: int, count: int) -> NDArray[np.float64]:
+    """Return the true differences, in units of their sd, above which each of SIMULATED samples is significant, sorted.
+
+    At a level of count / 2^(seeds - 1), a sample is if fewer than ``count`` sets of its values have a mean of at most
+    0. So the difference must be above minus the mean of the set that is the count-th from below; the values of that set
+    are among the ``count`` smallest ones.
+    """
+    few = min(seeds, count)
+    lowest = np.sort(np.random.default_rng(0).standard_normal((SIMULATED, seeds)), 1)[:, :few]
+    sets = np.array([*product([0.0, 1.0], repeat=few)])[1:]
+    return np.sort(-np.partition(lowest @ sets.T / sets.sum(1), count - 1, 1)[:, count - 1])
+
+
 def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> float:
     """Return the probability that the exact test finds a true difference, if differences have a normal distribution.
 
-    ``sd`` is that of the differences. Up to FEW seeds it is simulated; of more seeds it is the power of the paired
-    t-test, which the exact test comes close to.
+    ``sd`` is that of the differences. It is simulated where only the FEW_SETS most extreme signs are significant, and
+    for up to FEW seeds; else it is the power of the paired t-test, which the exact test comes close to.
     """
     from scipy.stats import nct, t
 
@@ -175,11 +190,14 @@ def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> flo
         return 0.0
     if sd == 0:
         return float(difference != 0)
+    effect = abs(difference) / sd
+    if (count := int(level * (1 + TIES) * 2.0 ** min(seeds - 1, 99))) <= FEW_SETS:
+        return float(np.searchsorted(_critical(seeds, count), effect)) / SIMULATED
     if seeds <= FEW:
-        return float(np.interp(abs(difference) / sd, *_power_curve(seeds, level)))
-    bound = t.ppf(1 - level / 2, seeds - 1)
-    shift = abs(difference) / sd * sqrt(seeds)
-    return float(nct.sf(bound, seeds - 1, shift) + nct.cdf(-bound, seeds - 1, shift))
+        return float(np.interp(effect, *_power_curve(seeds, level)))
+    bound, shift = t.ppf(1 - level / 2, seeds - 1), effect * sqrt(seeds)
+    above, below = nct.sf(bound, seeds - 1, shift), nct.cdf(-bound, seeds - 1, shift)
+    return float(np.nan_to_num(above, nan=1.0) + np.nan_to_num(below, nan=0.0))  # NaN: 1 and 0 up to rounding
 
 
 @cache
