@@ -25,6 +25,7 @@ POWER = 0.8
 MOST = 10_000
 """Seeds beyond which none is said to be needed."""
 FEW = 12
+"""Seeds up to which power is simulated."""
 FEW_SETS = 10
 SIMULATED = 4000
 EXACT = 40
@@ -144,27 +145,6 @@ def seeds_for(level: float) -> int:
 
 
 @cache
-def _power_curve(seeds: int, level: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (true differences in units of their sd, the probability that the exact test finds each), by simulation."""
-    signs = np.array([*product([-1.0, 1.0], repeat=seeds - 1)])
-    signs = np.concatenate([np.ones((len(signs), 1)), signs], 1)  # of both signs of a sum, one
-    noise = np.random.default_rng(0).standard_normal((SIMULATED, seeds))
-    shifts, of_shift = np.linspace(0, 6, 61), signs.sum(1)
-    found = np.zeros(len(shifts))
-    for part in np.array_split(noise, 50):  # which fits into the processor's cache
-        of_noise, done = part @ signs.T, 0
-        for at, shift in enumerate(shifts):
-            sums = of_noise + shift * of_shift
-            as_found = np.abs(sums[:, -1:]) * (1 - TIES)  # the last row of signs changes none
-            as_extreme = np.count_nonzero(np.abs(sums) >= as_found, 1)
-            significant = as_extreme <= level * (1 + TIES) * len(signs)
-            found[at] += done + significant.sum()
-            left = ~significant | (sums[:, -1] <= 0)  # the others stay significant at every larger shift
-            done, of_noise = done + int((~left).sum()), of_noise[left]
-    return shifts, found / len(noise)
-
-
-@cache
 def _critical(seeds: int, count: int) -> NDArray[np.float64]:
     """Return the true differences, in units of their sd, above which each of SIMULATED samples is significant, sorted.
 
@@ -174,15 +154,17 @@ def _critical(seeds: int, count: int) -> NDArray[np.float64]:
     """
     few = min(seeds, count)
     lowest = np.sort(np.random.default_rng(0).standard_normal((SIMULATED, seeds)), 1)[:, :few]
-    sets = np.array([*product([0.0, 1.0], repeat=few)])[1:]
-    return np.sort(-np.partition(lowest @ sets.T / sets.sum(1), count - 1, 1)[:, count - 1])
+    sets = np.array([*product([0.0, 1.0], repeat=few)])[1:].T
+    sets /= sets.sum(0)
+    parts = np.array_split(lowest, 50)  # which fit into the processor's cache
+    return np.sort(-np.concatenate([np.partition(part @ sets, count - 1)[:, count - 1] for part in parts]))
 
 
 def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> float:
     """Return the probability that the exact test finds a true difference, if differences have a normal distribution.
 
-    ``sd`` is that of the differences. It is simulated where only the FEW_SETS most extreme signs are significant, and
-    for up to FEW seeds; else it is the power of the paired t-test, which the exact test comes close to.
+    ``sd`` is that of the differences. It is simulated for up to FEW seeds, and where only the FEW_SETS most extreme
+    signs are significant; else it is the power of the paired t-test, which the exact test comes close to.
     """
     from scipy.stats import nct, t
 
@@ -191,10 +173,9 @@ def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> flo
     if sd == 0:
         return float(difference != 0)
     effect = abs(difference) / sd
-    if (count := int(level * (1 + TIES) * 2.0 ** min(seeds - 1, 99))) <= FEW_SETS:
-        return float(np.searchsorted(_critical(seeds, count), effect)) / SIMULATED
-    if seeds <= FEW:
-        return float(np.interp(effect, *_power_curve(seeds, level)))
+    count = int(level * (1 + TIES) * 2.0 ** min(seeds - 1, 99))
+    if seeds <= FEW or count <= FEW_SETS:
+        return float(np.searchsorted(_critical(seeds, count), [effect, -effect]).sum()) / SIMULATED  # of both signs
     bound, shift = t.ppf(1 - level / 2, seeds - 1), effect * sqrt(seeds)
     above, below = nct.sf(bound, seeds - 1, shift), nct.cdf(-bound, seeds - 1, shift)
     return float(np.nan_to_num(above, nan=1.0) + np.nan_to_num(below, nan=0.0))  # NaN: 1 and 0 up to rounding
