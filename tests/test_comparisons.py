@@ -15,17 +15,8 @@ from test_report import LABELLED, METHODS, all_records, record, run_dir, suite
 from harness import run
 from harness.config.load import load_config
 from harness.config.only import only
-from harness.report.comparisons import (
-    BEFORE,
-    Comparison,
-    adjusted,
-    areas,
-    claims,
-    comparisons,
-    foreseen,
-    kind_of,
-    signed,
-)
+from harness.report.claims import claims, foreseen
+from harness.report.comparisons import BEFORE, Comparison, adjusted, areas, comparisons, kind_of, signed
 from harness.report.write import write
 
 

@@ -12,7 +12,7 @@ from harness.experiment.grid import Grid
 from harness.experiment.upgrade import open_run
 from harness.networks import names
 from harness.report.captions import counted
-from harness.report.comparisons import foreseen
+from harness.report.claims import foreseen
 from harness.results.records import CycleRecord
 from harness.results.store import KEPT_STATES
 

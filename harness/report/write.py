@@ -24,7 +24,8 @@ from harness.report.captions import (
     timing_note,
 )
 from harness.report.cautions import cautions
-from harness.report.comparisons import Claim, Comparison, claims, comparisons, not_compared, reference_of
+from harness.report.claims import claims, not_compared
+from harness.report.comparisons import Claim, Comparison, comparisons, reference_of
 from harness.report.contents import Table, explained, suite_tables
 from harness.report.costs import cost_claims
 from harness.report.curves import full_data_notes, full_records

@@ -1,0 +1,80 @@
+"""The sentences on the comparisons of a suite: what the evidence carries, or what evidence would carry more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from harness.report import statistics
+from harness.report.captions import counted
+from harness.report.comparisons import Claim, Comparison, kind_of, reference_of, shown_p, signed
+from harness.results.manifest import SuiteEntry
+
+
+def claims(found: Sequence[Comparison]) -> list[Claim]:
+    """Return a sentence for each comparison that claims something, then what evidence the others lack."""
+    claimed, small, few = [], [], dict[tuple[int, float], list[Comparison]]()
+    for c in found:
+        seeds = counted(len(c.values), "seed")
+        if (kind := kind_of(c)) != "open":
+            _, low, high = statistics.interval(c.values)
+            what = f"equals {c.reference} within {c.margin:g}" if kind == "equal" else f"is {kind} than {c.reference}"
+            spread = f"{signed(c.mean)} points of AUBC (95 % interval {signed(low)} to {signed(high)})"
+            p = c.adjusted_equal if kind == "equal" else c.adjusted
+            claimed.append(Claim(kind, f"{c.method} {what}: {spread}; p = {shown_p(p)}, {seeds}.", [c]))
+        elif statistics.smallest_p(len(c.values)) > c.level:
+            few.setdefault((len(c.values), c.level), []).append(c)
+        else:
+            needed = c.seeds_needed()
+            more = "no number of seeds" if needed == inf else f"about {needed:.0f} seeds"
+            text = (
+                f"{c.method} minus {c.reference}: {signed(c.mean)} points, no difference shown (p = "
+                f"{shown_p(c.adjusted)}); {more} would find one of this size, {seeds} one of "
+                f"{c.smallest_difference():.2f} points."
+            )
+            small.append(Claim("open", text, [c]))
+    for (number, level), group in few.items():
+        which = "" if group[0].others == 1 else f" among {counted(group[0].others, 'comparison')}"
+        text = (
+            f"{', '.join(c.method for c in group)}: {counted(number, 'seed')} can't show a difference to "
+            f"{group[0].reference}{which}: the smallest possible p is {shown_p(statistics.smallest_p(number))}; "
+            f"{statistics.seeds_for(level)} seeds can."
+        )
+        small.append(Claim("open", text, group))
+    return claimed + small
+
+
+def foreseen(method_count: int, seeds: int, others: int, primary: tuple[str, str] | None, reference: str) -> list[str]:
+    """Return what a suite's seeds can and can't show, before a run.
+
+    ``others``: how many comparisons of the report are adjusted together.
+    """
+    parts = []
+    if primary:
+        parts.append((f"{primary[0]} minus {primary[1]} (primary)", statistics.LEVEL))
+    if method_count - 1 - bool(primary):
+        after = " once that is significant" if primary else ""
+        parts.append((f"each other method minus {reference}{after}", statistics.LEVEL / others))
+    sentences = []
+    for what, level in parts:
+        p = f"the smallest possible p is {shown_p(statistics.smallest_p(seeds))}, it must be at most {shown_p(level)}"
+        found = statistics.smallest_difference(1.0, seeds, level)
+        if found == inf:
+            enough = statistics.seeds_for(level)
+            can = f"{counted(seeds, 'seed')} can't show a difference: {p}; {enough} seeds can"
+        else:
+            can = (
+                f"{counted(seeds, 'seed')} find a difference of {found:.1f} times the standard deviation of the "
+                f"differences over seeds in {100 * statistics.POWER:.0f} % of runs"
+            )
+        sentences.append(f"{what}: {can}")
+    return sentences
+
+
+def not_compared(suite: SuiteEntry) -> list[str]:
+    """Return a sentence if the reference of a suite has several rows, which must not be averaged: see rows.py."""
+    reference = reference_of(suite)
+    rows = [row for row in suite.methods if row.startswith(f"{reference} [")]
+    if reference in suite.methods or not rows:
+        return []
+    return [f"The methods are not compared: {reference} has the rows {', '.join(rows)}."]
