@@ -87,6 +87,24 @@ def test_others_wait_for_the_primary_comparison() -> None:
     assert [c.alpha for c in adjusted([one, elsewhere])] == [0.05, 0.05]
 
 
+def test_the_level_of_others_that_wait_is_said() -> None:
+    """Their table shows p = 0.002, and 0.0078 after Holm: both would do if the primary comparison were significant."""
+    weak, strong = [1.0, -1.0] * 5, [1.0 + 0.1 * i for i in range(10)]
+    found = compared(weak, *[strong] * 4, primary=True)
+    assert [c.adjusted for c in found[1:]] == [8 / 1024] * 4
+    assert claims(found)[1].text == (
+        "B, C, D, E: 10 seeds can't show a difference to Ran among 4 comparisons: the smallest possible p is 0.002, "
+        "and it must be at most 0.00063 as the primary comparison is not significant; 12 seeds can, or 8 once the "
+        "primary one is."
+    )
+    (_, alone) = claims(compared(weak, [*strong[:9], -1.0], primary=True))
+    assert re.search(
+        r"no difference shown \(p = 0\.00\d+, which must be at most 0\.0025 as the primary comparison is not signif",
+        alone.text,
+    )
+    assert "must be" not in "".join(claim.text for claim in claims(compared(strong, *[strong[:6]] * 4, primary=True)))
+
+
 def test_the_number_of_comparisons_of_the_whole_report_counts() -> None:
     found = compared(*([[1.0] * 6] * 4), primary=True)
     assert [c.others for c in found] == [1, 3, 3, 3]

@@ -17,7 +17,7 @@ from test_report import LABELLED, METHODS, record, run_dir, suite
 
 from harness.report import statistics
 from harness.report.cautions import cautions
-from harness.report.comparisons import areas, comparisons, significantly_best
+from harness.report.comparisons import BEFORE, areas, comparisons, significantly_best
 from harness.report.costs import cost_claims, costs, not_comparable
 from harness.report.formats import NOTHING
 from harness.report.over_suites import claims_over_suites, over_suites
@@ -281,6 +281,11 @@ def test_what_is_not_shown_over_suites_is_said() -> None:
     assert claim.text == (
         "Over 2 suites of 2 seeds, no difference of A, B to Ran can be shown among 2 comparisons: the smallest "
         "possible p is 0.12; 7 seeds over all suites can."
+    )
+    waiting = [replace(c, alpha=BEFORE) for c in found]
+    assert claims_over_suites(waiting)[0].text.endswith(
+        "is 0.12, and it must be at most 0.0013 as the primary comparison is not significant; 11 seeds over all suites "
+        "can, or 7 once the primary one is."
     )
     equal = [replace(c, differences=dict(enumerate([1.0, -1.0] * 6)), adjusted=1.0) for c in found]
     assert "no difference to Ran shown: A, B (p of at least 1)" in claims_over_suites(equal)[0].text

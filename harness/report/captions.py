@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from harness.errors import readable
-from harness.report.statistics import POWER
+from harness.report.statistics import BEFORE, LEVEL, POWER
 from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
 from harness.results.store import RunStore
@@ -25,7 +25,8 @@ CURVE = {
 }
 TEST_COLUMNS = {
     "p": "exact, two-sided, by flipping the signs of the seeds",
-    "p (Holm)": "p, adjusted for all comparisons of the report except the primary ones",
+    "p (Holm)": "p, adjusted for all comparisons of the report except the primary ones; a claim needs at most "
+    f"{LEVEL}, or {BEFORE} as long as the primary comparison is not significant",
     "seeds needed": f"to find a difference as large as the mean with a probability of {100 * POWER:.0f} %",
 }
 PHASE_COLUMNS = {

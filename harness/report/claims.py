@@ -29,19 +29,34 @@ def claims(found: Sequence[Comparison]) -> list[Claim]:
             more = "no number of seeds" if needed == inf else f"about {needed:.0f} seeds"
             text = (
                 f"{c.method} minus {c.reference}: {signed(c.mean)} points, no difference shown (p = "
-                f"{shown_p(c.adjusted)}); {more} would find one of this size, {seeds} one of "
-                f"{c.smallest_difference():.2f} points."
+                f"{shown_p(c.adjusted)}{waits(c, c.alpha, 'which')}); {more} would find one of this size, {seeds} one "
+                f"of {c.smallest_difference():.2f} points."
             )
             small.append(Claim("open", text, [c]))
     for (number, level), group in few.items():
         which = "" if group[0].others == 1 else f" among {counted(group[0].others, 'comparison')}"
         text = (
             f"{', '.join(c.method for c in group)}: {counted(number, 'seed')} can't show a difference to "
-            f"{group[0].reference}{which}: the smallest possible p is {shown_p(statistics.smallest_p(number))}; "
-            f"{statistics.seeds_for(level)} seeds can."
+            f"{group[0].reference}{which}: the smallest possible p is {shown_p(statistics.smallest_p(number))}"
+            f"{waits(group[0], level, 'and it')}; {seeds_that_can(group[0])}."
         )
         small.append(Claim("open", text, group))
     return claimed + small
+
+
+def waits(c: Comparison, level: float, what: str) -> str:
+    """Return what a p must be, ``what``, as long as the primary comparison is not significant; '' if it is."""
+    if c.alpha >= statistics.LEVEL:
+        return ""
+    return f", {what} must be at most {shown_p(level)} as the primary comparison is not significant"
+
+
+def seeds_that_can(c: Comparison, where: str = "") -> str:
+    """Return how many seeds can show a difference, also once the primary comparison is significant."""
+    text = f"{statistics.seeds_for(c.level)} seeds{where} can"
+    if c.alpha >= statistics.LEVEL:
+        return text
+    return f"{text}, or {statistics.seeds_for(c.level * statistics.LEVEL / c.alpha)} once the primary one is"
 
 
 def foreseen(method_count: int, seeds: int, others: int, primary: tuple[str, str] | None, reference: str) -> list[str]:

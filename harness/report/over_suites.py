@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from harness.errors import readable
 from harness.report import statistics
 from harness.report.captions import counted
+from harness.report.claims import seeds_that_can, waits
 from harness.report.comparisons import Claim, Comparison, adjusted, kind_of, shown_p, signed
 from harness.results.manifest import SuiteEntry
 
@@ -94,11 +95,11 @@ def claims_over_suites(found: Sequence[OverSuites]) -> list[Claim]:
         elif all(statistics.smallest_p(len(c.values)) > level for c in group):
             among = "" if group[0].others == 1 else f" among {counted(group[0].others, 'comparison')}"
             text = f"Over {suites}, no difference of {names} to {reference} can be shown{among}: the smallest "
-            text += f"possible p is {shown_p(min(statistics.smallest_p(len(c.values)) for c in group))}; "
-            text += f"{statistics.seeds_for(level)} seeds over all suites can"
+            text += f"possible p is {shown_p(min(statistics.smallest_p(len(c.values)) for c in group))}"
+            text += f"{waits(group[0], level, 'and it')}; {seeds_that_can(group[0], ' over all suites')}"
         else:
             text = f"Over {suites}, no difference to {reference} shown: {names} (p of at least "
-            text += f"{shown_p(min(c.adjusted for c in group))})"
+            text += f"{shown_p(min(c.adjusted for c in group))}{waits(group[0], group[0].alpha, 'which')})"
         result.append(Claim(kind, f"{text}.", [*group]))
     return result
 
@@ -130,7 +131,8 @@ def over_suites_table(found: Sequence[OverSuites]) -> tuple[str, dict[str, pd.Da
         "Differences of AUBC to the reference over suites, in points of "
         f"{' or '.join(metrics)}: the mean of each suite, and the mean over suites. p: "
         "exact, two-sided, by flipping the signs of the seeds of all suites; p (Holm): adjusted for all methods over "
-        "suites; n: signs that are flipped, one for each seed and dataset."
+        f"suites; a claim needs at most {statistics.LEVEL}, or {statistics.BEFORE} as long as the primary comparison "
+        "is not significant; n: signs that are flipped, one for each seed and dataset."
     )
     rows = [(c.method, c.reference, name, *means) for c in found for name, means in c.by_suite.items()]
     by_suite = pd.DataFrame(rows, columns=["method", "reference", "suite", "mean", "n"])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.05
+BEFORE = 0.0025
+"""The level of other comparisons as long as the primary comparison of their suite is not significant."""
 POWER = 0.8
 """The probability with which a difference is to be found, in what is said before a run."""
 MOST = 10_000
