@@ -15,7 +15,7 @@ from test_report import LABELLED, METHODS, all_records, record, run_dir, suite
 from harness import run
 from harness.config.load import load_config
 from harness.config.only import only
-from harness.report.claims import claims, foreseen
+from harness.report.claims import claims, foreseen, not_compared
 from harness.report.comparisons import BEFORE, Comparison, adjusted, areas, comparisons, kind_of, signed
 from harness.report.write import write
 
@@ -103,6 +103,31 @@ def test_the_level_of_others_that_wait_is_said() -> None:
         alone.text,
     )
     assert "must be" not in "".join(claim.text for claim in claims(compared(strong, *[strong[:6]] * 4, primary=True)))
+
+
+def test_others_wait_also_for_a_primary_comparison_without_results() -> None:
+    """Else they are claimed at 5 %, and no longer once the primary method is trained."""
+    entry = suite(primary=["DAST-AL", "Ran"])
+    found = comparisons([(entry, [r for r in all_records() if r.method != "DAST-AL"])])
+    assert [(c.method, c.alpha) for c in found] == [("Ran+", BEFORE)]
+    rows = entry.model_copy(update={"methods": ["Ran", "Ran+", "DAST-AL [code a]", "DAST-AL [code b]"]})
+    records = [
+        r if r.method != "DAST-AL" else replace(r, method=f"DAST-AL [code {'ab'[r.seed % 2]}]") for r in all_records()
+    ]
+    found = comparisons([(rows, records)])
+    assert {c.alpha for c in found} == {BEFORE} and len(found) == 3
+    assert not_compared(rows)[0] == (
+        "The primary comparison is not made, and all others need a p of at most 0.0025: DAST-AL has the rows DAST-AL "
+        "[code a], DAST-AL [code b]."
+    )
+
+
+def test_comparisons_without_results_count() -> None:
+    """A p that is adjusted for them stays significant when they have results."""
+    found = comparisons([(suite(), [r for r in all_records() if r.method != "DAST-AL"])])
+    assert [(c.method, c.others, c.adjusted) for c in found] == [("Ran+", 2, 0.5)] and found[0].p == 0.25
+    skipped = suite(name="b", skipped="no data")
+    assert {c.others for c in comparisons([(suite(), all_records()), (skipped, [])])} == {2}
 
 
 def test_the_number_of_comparisons_of_the_whole_report_counts() -> None:
@@ -207,7 +232,7 @@ def test_the_keys_reach_run_json_and_a_part_of_a_run_keeps_them(tmp_path: Path) 
         assert (entry["primary"], entry["equal_within"]) == (["LC", "Ran"], 0.5)
     benchmark = load_config(tmp_path / "c.yaml")
     assert only(benchmark, ["method=LC,Ran"]).suites[0].primary is not None
-    assert only(benchmark, ["method=LC"]).suites[0].primary is None
+    assert only(benchmark, ["method=Margin,Ran"]).suites[0].primary is not None, "Margin waits for LC"
 
 
 def test_the_plan_says_what_seeds_can_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,13 +241,17 @@ def test_the_plan_says_what_seeds_can_show(tmp_path: Path, capsys: pytest.Captur
     out = " ".join(capsys.readouterr().out.split())
     assert "c: Ran, LC, Margin; 3 seeds LC minus Ran (primary): 3 seeds can't show a difference" in out
     assert "6 seeds can. each other method minus Ran once that is significant: 3 seeds can't" in out
-    (sentence,) = foreseen(2, 10, 1, None, "Ran")
+    (sentence,) = foreseen(1, 10, 1, None, "Ran")
     assert re.fullmatch(
         r"each other method minus Ran: 10 seeds find a difference of 1\.\d times the standard deviation of the "
         r"differences over seeds in 80 % of runs",
         sentence,
     )
-    assert len(foreseen(2, 10, 1, ("LC", "Ran"), "Ran")) == 1 and not foreseen(1, 3, 1, None, "Ran")
+    assert len(foreseen(0, 10, 1, "LC", "Ran")) == 1 and not foreseen(0, 3, 1, None, "Ran")
+    for part, comparison in (("method=Margin,Ran", "each other method minus Ran: 3 seeds"), ("method=LC,Margin", "")):
+        assert run.main([str(tmp_path / "c.yaml"), "--plan", "--only", part]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert comparison in out and ("can't show" in out) == bool(comparison)
 
 
 def test_signs() -> None:

@@ -262,6 +262,19 @@ def test_p_over_suites_is_scipy_s() -> None:
     assert statistics.p_stratified([one, other]) == pytest.approx(theirs.pvalue)
 
 
+def test_others_wait_over_suites_for_a_primary_comparison_without_results() -> None:
+    suites = [many(4, "digits", primary=["A", "Ran"]), many(4, "scenes", primary=["A", "Ran"])]
+    entries = [entry for entry, _ in suites]
+    found = over_suites(entries, comparisons(suites))
+    assert [(c.method, c.primary, c.alpha) for c in found] == [("A", True, 0.05), ("B", False, 0.05)]
+    (one, of_one), (other, of_other) = suites
+    found = over_suites(entries, comparisons([(one, of_one), (other, [r for r in of_other if r.method != "A"])]))
+    assert [(c.method, c.alpha) for c in found] == [("B", BEFORE)]
+    third = one.model_copy(update={"name": "c", "primary": ["B", "Ran"]})  # A is not primary in all its suites
+    found = over_suites([*entries, third], comparisons(suites))
+    assert [(c.method, c.alpha) for c in found] == [("A", 0.05), ("B", 0.05)]
+
+
 def test_only_what_is_the_same_is_averaged() -> None:
     (one, of_one), (other, of_other) = many(4, "digits"), many(4, "scenes")
     as_miou = [replace(r, metrics={"miou": r.metrics["accuracy"]}) for r in of_other]

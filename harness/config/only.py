@@ -58,8 +58,7 @@ def only(benchmark: Benchmark, filters: Iterable[str]) -> Benchmark:
             seeds = [seed for seed in s.seeds if key != "seed" or str(seed) in values]
             matches = {"suite": s.name, "dataset": s.dataset.name}.get(key, values[0]) in values
             if methods and seeds and matches:
-                primary = s.primary if s.primary and {*s.primary.model_dump().values()} <= {*methods} else None
-                parts = {"methods": methods, "seeds": seeds, "primary": primary}
+                parts = {"methods": methods, "seeds": seeds}  # primary stays: others wait for it also in a part
                 full_data = s.full_data and key != "method"
                 kept.append(Suite(**{**vars(s), **parts, "full_data": full_data}))
         suites = kept

@@ -6,7 +6,7 @@ from collections import defaultdict
 from textwrap import fill
 from typing import Any
 
-from harness.config.suite import Benchmark
+from harness.config.suite import Benchmark, Suite
 from harness.data.host import in_units
 from harness.experiment.grid import Grid
 from harness.experiment.upgrade import open_run
@@ -116,14 +116,15 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
                 f"classes; {info.source}; {in_units(info.nbytes)} {'when decoded' if info.from_files else 'of memory'}"
             )
             data += [f"  {note}" for note in info.notes]
-    others = sum(len(s.methods) - 1 - bool(s.primary) for s in benchmark.suites)
+    compared = {suite.name: _compared(suite) for suite in benchmark.suites if suite.name not in grid.skipped}
+    others = sum(own for _, _, own in compared.values())
     shows = []
     for suite in benchmark.suites:
-        primary = (suite.primary.method, suite.primary.reference) if suite.primary else None
-        reference = primary[1] if primary else next(iter(suite.methods))
         shows.append(f"{suite.name}: {', '.join(suite.methods)}; {counted(len(suite.seeds), 'seed')}")
-        sentences = foreseen(len(suite.methods), len(suite.seeds), others, primary, reference)
-        shows += [f"  {sentence}." for sentence in sentences]
+        if suite.name in compared:
+            reference, primary, own = compared[suite.name]
+            sentences = foreseen(own, len(suite.seeds), others, primary, reference)
+            shows += [f"  {sentence}." for sentence in sentences]
     gpus = "1 if there are any" if where.gpus_per_trial is None else f"{where.gpus_per_trial:g}"
     workers = "" if where.scoring == "in_process" else f", {where.shards} workers"
     notes = [
@@ -140,6 +141,14 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         "\n".join(wrapped(line, "    " if line[0] == " " else "  ") for line in lines) for lines in (shows, data, notes)
     ]
     return "\n\n".join([*(p if "\n" in p else wrapped(p) for p in paragraphs), *lines])
+
+
+def _compared(suite: Suite) -> tuple[str, str | None, int]:
+    """Return (reference, method of the primary comparison if there is one, number of other comparisons) of a suite."""
+    primary, reference = suite.primary, suite.primary.reference if suite.primary else next(iter(suite.methods))
+    others = {*suite.methods} - {reference} if reference in suite.methods else set()
+    first = primary.method if primary and primary.method in others else None
+    return reference, first, len(others - {first})
 
 
 def _table(heads: list[str], rows: list[list[Any]], align: str) -> str:

@@ -82,7 +82,9 @@ def of_run(run: Path, benchmark: Benchmark, output: Path, plugin: str) -> Replay
             if row == method:  # it replays itself: another network selected
                 sets = sets.model_copy(update={"network": None})
             methods[row] = suite.methods[method][0], files.replay(f"{suite.name}_{method}", sets)
-        primary = suite.primary and Primary(method=rows[suite.primary.method], reference=rows[suite.primary.reference])
+        primary = None
+        if suite.primary and {*suite.primary.model_dump().values()} <= {*rows}:  # --only may have left one out
+            primary = Primary(method=rows[suite.primary.method], reference=rows[suite.primary.reference])
         suites.append(replace(suite, methods=methods, seeds=seeds, primary=primary))
         sources[suite.name] = _source(entry, records[suite.name], rows, seeds)
     if not suites:

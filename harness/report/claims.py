@@ -59,15 +59,16 @@ def seeds_that_can(c: Comparison, where: str = "") -> str:
     return f"{text}, or {statistics.seeds_for(c.level * statistics.LEVEL / c.alpha)} once the primary one is"
 
 
-def foreseen(method_count: int, seeds: int, others: int, primary: tuple[str, str] | None, reference: str) -> list[str]:
+def foreseen(own: int, seeds: int, others: int, primary: str | None, reference: str) -> list[str]:
     """Return what a suite's seeds can and can't show, before a run.
 
-    ``others``: how many comparisons of the report are adjusted together.
+    ``own``: how many comparisons of the suite are adjusted together with those of other suites, ``others`` in all;
+    ``primary``: the method that is compared with the reference in the primary comparison.
     """
     parts = []
     if primary:
-        parts.append((f"{primary[0]} minus {primary[1]} (primary)", statistics.LEVEL))
-    if method_count - 1 - bool(primary):
+        parts.append((f"{primary} minus {reference} (primary)", statistics.LEVEL))
+    if own:
         after = " once that is significant" if primary else ""
         parts.append((f"each other method minus {reference}{after}", statistics.LEVEL / others))
     sentences = []
@@ -87,9 +88,18 @@ def foreseen(method_count: int, seeds: int, others: int, primary: tuple[str, str
 
 
 def not_compared(suite: SuiteEntry) -> list[str]:
-    """Return a sentence if the reference of a suite has several rows, which must not be averaged: see rows.py."""
+    """Return a sentence if the reference of a suite, or its primary method, has several rows: see rows.py."""
     reference = reference_of(suite)
-    rows = [row for row in suite.methods if row.startswith(f"{reference} [")]
-    if reference in suite.methods or not rows:
-        return []
-    return [f"The methods are not compared: {reference} has the rows {', '.join(rows)}."]
+    if rows := _rows(suite, reference):
+        return [f"The methods are not compared: {reference} has the rows {', '.join(rows)}."]
+    if suite.primary and (rows := _rows(suite, suite.primary[0])):
+        return [
+            f"The primary comparison is not made, and all others need a p of at most {statistics.BEFORE}: "
+            f"{suite.primary[0]} has the rows {', '.join(rows)}."
+        ]
+    return []
+
+
+def _rows(suite: SuiteEntry, method: str) -> list[str]:
+    """Return the rows of a method that has several."""
+    return [] if method in suite.methods else [row for row in suite.methods if row.startswith(f"{method} [")]

@@ -3,14 +3,14 @@
 Every method of a suite is compared with a reference, by the differences at equal seeds of the area under the budget
 curve (AUBC), in points of the metric. The suite's primary comparison is tested at 5 %. The p-values of all other
 comparisons of the report are adjusted together (Holm). They must be at most 5 % once their suite's primary comparison
-is significant, or if it has none, and at most BEFORE until then (the fallback procedure of Wiens 2003, Pharmaceutical
-Statistics 2). With the claims on costs (costs.py), at most 5.5 % of suites whose methods do not differ get any claim of
-a difference.
+is significant, or if the config names none, and at most BEFORE until then (the fallback procedure of Wiens 2003,
+Pharmaceutical Statistics 2). With the claims on costs (costs.py), at most 5.5 % of suites whose methods do not differ
+get any claim of a difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -20,8 +20,7 @@ from harness.report import statistics
 from harness.results.manifest import SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 
-BEFORE = 0.0025
-"""The level of other comparisons as long as the primary comparison of their suite is not significant."""
+BEFORE = statistics.BEFORE
 
 
 @dataclass(frozen=True)
@@ -127,36 +126,52 @@ def reference_of(suite: SuiteEntry) -> str:
 
 
 def comparisons(suites: Sequence[tuple[SuiteEntry, Sequence[CycleRecord]]]) -> list[Comparison]:
-    """Return the comparisons of a report, each method of a suite with its reference, if they have common seeds."""
-    found = []
+    """Return the comparisons of a report, each method of a suite with its reference, if they have common seeds.
+
+    Those of a run that have no result yet count as the others do: a claim must not vanish once they have one.
+    """
+    found, planned = [], 0
     for suite, records in suites:
+        planned += sum([method, reference_of(suite)] != suite.primary for method in others_of(suite))
         key = compared_metric(records)
         if key is None:
             continue
         by_method, reference = areas(suite, records, key), reference_of(suite)
-        for method in suite.methods:
-            common = sorted({*by_method.get(method, {})} & {*by_method.get(reference, {})})
-            if method != reference and common:
+        for method in others_of(suite):
+            if common := sorted({*by_method.get(method, {})} & {*by_method.get(reference, {})}):
                 differences = {seed: by_method[method][seed] - by_method[reference][seed] for seed in common}
                 primary = [method, reference] == suite.primary
                 found.append(
                     Comparison(suite.name, METRICS[key], method, reference, differences, primary, suite.equal_within)
                 )
-    return adjusted(found)
+    return adjusted(found, {suite.name for suite, _ in suites if suite.primary}, planned)
 
 
-def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons with p-values adjusted for the number of those that are not primary."""
+def others_of(suite: SuiteEntry) -> list[str]:
+    """Return the methods of a suite that are compared with its reference; none if that has no row, or several."""
+    if suite.skipped or not suite.trials or (reference := reference_of(suite)) not in suite.methods:
+        return []
+    return [method for method in suite.methods if method != reference]
+
+
+def adjusted(found: Sequence[Comparison], primary: Collection[str] = (), planned: int = 0) -> list[Comparison]:
+    """Return the comparisons with p-values adjusted for the number of those that are not primary.
+
+    ``primary``: names of the suites whose config names a primary comparison, found or not; ``planned``: how many others
+    there will be.
+    """
     others = [c for c in found if not c.primary]
-    differ = statistics.holm([c.p for c in others])
-    equal = statistics.holm([p_equal(c) for c in others])
-    by_id = {id(c): ps for c, *ps in zip(others, differ, equal, strict=True)}
-    waiting = {c.suite for c in found if c.primary and c.p > statistics.LEVEL}  # equality spends none of that level
+    open_ = [1.0] * max(0, planned - len(others))
+    differ = statistics.holm([*(c.p for c in others), *open_])
+    equal = statistics.holm([*map(p_equal, others), *open_])
+    by_id = {id(c): ps for c, *ps in zip(others, differ, equal, strict=False)}
+    shown = {c.suite for c in found if c.primary and c.p <= statistics.LEVEL}  # equality spends none of that level
+    waiting = {*primary, *(c.suite for c in found if c.primary)} - shown
     changed = []
     for c in found:
         of_differ, of_equal = by_id.get(id(c), [c.p, p_equal(c)])
         alpha = BEFORE if c.suite in waiting and not c.primary else statistics.LEVEL
-        together = 1 if c.primary else len(others)
+        together = 1 if c.primary else len(differ)
         changed.append(replace(c, alpha=alpha, others=together, adjusted=of_differ, adjusted_equal=of_equal))
     return changed
 

@@ -7,6 +7,7 @@ over suites are a family of their own, with the levels of a suite's claims: see 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from harness.errors import readable
 from harness.report import statistics
 from harness.report.captions import counted
 from harness.report.claims import seeds_that_can, waits
-from harness.report.comparisons import Claim, Comparison, adjusted, kind_of, shown_p, signed
+from harness.report.comparisons import Claim, Comparison, adjusted, kind_of, others_of, reference_of, shown_p, signed
 from harness.results.manifest import SuiteEntry
 
 if TYPE_CHECKING:
@@ -70,10 +71,17 @@ def over_suites(suites: Sequence[SuiteEntry], compared: Sequence[Comparison]) ->
                 by_suite={c.suite: (c.mean, len(c.values)) for c in group},
             )
         )
-    primary = [c for c in found if c.primary]
-    if len(primary) > 1:  # in groups of suites of their own: none is the one that the report is made for
+    expected = _primary(suites)
+    if max(expected, sum(c.primary for c in found)) > 1:  # in groups of their own: none is what the report is made for
         found = [replace(c, primary=False) for c in found]
-    return [c for c in adjusted(found) if isinstance(c, OverSuites)]
+    return [c for c in adjusted(found, [NAME] * (expected == 1)) if isinstance(c, OverSuites)]
+
+
+def _primary(suites: Sequence[SuiteEntry]) -> int:
+    """Return how many pairs of methods are the primary comparison of all suites that have both, finished or not."""
+    pairs = [((method, reference_of(suite)), suite.primary) for suite in suites for method in others_of(suite)]
+    apart = {pair for pair, primary in pairs if [*pair] != primary}
+    return sum(n > 1 and pair not in apart for pair, n in Counter(pair for pair, _ in pairs).items())
 
 
 def claims_over_suites(found: Sequence[OverSuites]) -> list[Claim]:

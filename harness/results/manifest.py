@@ -203,7 +203,6 @@ def _merged(old: SuiteEntry, new: SuiteEntry) -> SuiteEntry:
             "halves": halves,
             "seeds": sorted({*old.seeds, *new.seeds}),
             "code": {**old.code, **new.code},
-            "primary": new.primary or old.primary,  # --only may have left out one of the two
             "full_data": {t: seed for t, seed in old.full_data.items() if seed not in again} | new.full_data,
             "trials": kept,
         }
