@@ -15,6 +15,7 @@ from test_report import LABELLED, METHODS, all_records, record, run_dir, suite
 from harness import run
 from harness.config.load import load_config
 from harness.config.only import only
+from harness.report import statistics
 from harness.report.claims import claims, foreseen, not_compared
 from harness.report.comparisons import BEFORE, Comparison, adjusted, areas, comparisons, kind_of, signed
 from harness.report.write import write
@@ -49,13 +50,36 @@ def test_only_what_is_carried_is_claimed() -> None:
     (claim,) = claims([better])
     assert claim.kind == "better"
     assert claim.text == (
-        "A is better than Ran: +2.25 points of AUBC (95 % interval +2.05 to +2.45); p = 0.031, 6 seeds."
+        "A is better than Ran: +2.25 points of AUBC (95 % interval +2.00 to +2.50); p = 0.031, 6 seeds."
     )
     (worse,) = compared([-2.0, -2.1, -2.2, -2.3, -2.4, -2.5], primary=True)
     assert claims([worse])[0].text.startswith("A is worse than Ran: \N{MINUS SIGN}2.25 points")
     (equal,) = compared([0.1, -0.1, 0.2, 0.0, -0.2, 0.1], primary=True, margin=0.5)
     assert claims([equal])[0].text.startswith("A equals Ran within 0.5: +0.02 points")
     assert kind_of(replace(equal, margin=None, adjusted_equal=1.0)) == "open"
+
+
+@pytest.mark.parametrize("values", [[1.0] * 5 + [20.0], [0.1, 0.2, 0.3, 0.4, 0.5, 9.0, 9.0], [-20.0] + [-1.0] * 5])
+def test_the_interval_is_that_of_the_test(values: list[float]) -> None:
+    """Student's t of the first goes from -3.97 to +12.31, though the sentence says that A is better."""
+    (found,) = compared(values, primary=True)
+    low, high = statistics.exact_interval(values) or (0.0, 0.0)
+    assert kind_of(found) in ("better", "worse") and low * high > 0
+    assert f"(95 % interval {signed(low)} to {signed(high)}); p = 0.0" in claims([found])[0].text
+
+
+def test_the_interval_of_equal_methods_is_within_the_margin() -> None:
+    """Two one-sided tests at 5 % belong to an interval of 90 %; that of 95 % by Student's t goes to -0.52 and +0.70."""
+    (found,) = compared([-0.44, 0.45, 0.3, 0.0, 0.14], primary=True, margin=0.5)
+    assert claims([found])[0].text == (
+        "A equals Ran within 0.5: +0.09 points of AUBC (90 % interval \N{MINUS SIGN}0.44 to +0.45); p = 0.031, 5 seeds."
+    )
+
+
+def test_few_seeds_have_no_interval_and_many_name_student() -> None:
+    (few,), (many,) = compared([1.0] * 5), compared([1.0 + 0.01 * i for i in range(31)])
+    assert few.interval() == "" and many.interval() == "95 % interval by Student's t +1.12 to +1.18"
+    assert many.turned().interval().endswith(" \N{MINUS SIGN}1.18 to \N{MINUS SIGN}1.12")
 
 
 def test_what_is_not_carried_says_what_would() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise, product
-from math import inf
+from math import inf, nan
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -160,6 +160,23 @@ def test_labels_needed() -> None:
     assert statistics.labels_needed(budgets, curve, 0.6) == pytest.approx(150)
     assert statistics.labels_needed(budgets, curve, 0.7) == 200
     assert statistics.labels_needed(budgets, curve, 0.8) == inf
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(-6, 6).map(float), min_size=6, max_size=7), st.sampled_from([0.05, 0.1]))
+def test_the_exact_interval_has_the_means_that_the_test_does_not_reject(values: list[float], level: float) -> None:
+    low, high = statistics.exact_interval(values, level) or (nan, nan)
+    for mean in np.arange(-7, 7, 1.37):  # which no mean of a set is
+        sums, found = every_sign([value - mean for value in values]), sum(values) - mean * len(values)
+        rejected = min((sums >= found - 1e-9).mean(), (sums <= found + 1e-9).mean())
+        assert (low <= mean <= high) == (rejected > level / 2), (mean, low, high)
+
+
+def test_exact_intervals_by_hand() -> None:
+    assert statistics.exact_interval([1.0, 1.0, 1.0, 1.0, 1.0, 20.0]) == pytest.approx((1, 20)), "the extremes"
+    assert statistics.exact_interval([1.0] * 5) is None and statistics.exact_interval([1.0] * 5, 0.1) == (1, 1)
+    values = np.random.default_rng(0).normal(1, 1, 20)
+    assert statistics.exact_interval(values) == pytest.approx(statistics.interval(values)[1:], abs=0.05)
 
 
 def test_intervals_are_student_s() -> None:

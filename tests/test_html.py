@@ -322,7 +322,7 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
     text = " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
     said = [
         "DAST-AL has the highest mean AUBC of accuracy so far: 71.00±1.00 %.",
-        "It is 20.00 points above Ran (95 % interval +20.00 to +20.00, 2 seeds) and 10.00 above Ran+, the next.",
+        "It is 20.00 points above Ran (2 seeds) and 10.00 above Ran+, the next.",
         "It can't be claimed that DAST-AL and Ran differ. Unfinished: 8 of 9 trials and 26 of 27 cycles finished.",
         "2 seeds can't show a difference to Ran",
         "Time of all trials 16 min",

@@ -17,9 +17,8 @@ def claims(found: Sequence[Comparison]) -> list[Claim]:
     for c in found:
         seeds = counted(len(c.values), "seed")
         if (kind := kind_of(c)) != "open":
-            _, low, high = statistics.interval(c.values)
             what = f"equals {c.reference} within {c.margin:g}" if kind == "equal" else f"is {kind} than {c.reference}"
-            spread = f"{signed(c.mean)} points of AUBC (95 % interval {signed(low)} to {signed(high)})"
+            spread = f"{signed(c.mean)} points of AUBC" + (f" ({interval})" if (interval := c.interval()) else "")
             p = c.adjusted_equal if kind == "equal" else c.adjusted
             claimed.append(Claim(kind, f"{c.method} {what}: {spread}; p = {shown_p(p)}, {seeds}.", [c]))
         elif statistics.smallest_p(len(c.values)) > c.level:

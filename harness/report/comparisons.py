@@ -70,6 +70,25 @@ class Comparison:
         """The sample standard deviation of the differences; NaN for one seed."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else float("nan")
 
+    def interval(self) -> str:
+        """Return the interval of the mean as text, by the test that carries the claim; '' if the seeds are too few.
+
+        It inverts the exact test at LEVEL / 2 on each side, or at LEVEL if equality is claimed, so that it does not
+        contradict the claim. Above ``statistics.INVERTED`` seeds it is Student's t.
+        """
+        level = 2 * statistics.LEVEL if kind_of(self) == "equal" else statistics.LEVEL
+        if exact := len(self.values) <= statistics.INVERTED:
+            bounds = statistics.exact_interval(self.values, level)
+        else:
+            bounds = statistics.interval(self.values, level)[1:]
+        name = f"{100 * (1 - level):g} % interval" + ("" if exact else " by Student's t")
+        return f"{name} {signed(bounds[0])} to {signed(bounds[1])}" if bounds else ""
+
+    def turned(self) -> Comparison:
+        """Return the reference minus the method."""
+        differences = {seed: -value for seed, value in self.differences.items()}
+        return replace(self, method=self.reference, reference=self.method, differences=differences)
+
     def seeds_needed(self) -> float:
         """Return how many seeds would find a difference as large as the mean, at the level."""
         return statistics.seeds_needed(self.mean, self.std, self.level) if len(self.values) > 1 else float("nan")

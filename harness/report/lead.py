@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.report import statistics
 from harness.report.captions import counted, distinct, is_finished, progress
-from harness.report.comparisons import Comparison, kind_of, reference_of, signed
+from harness.report.comparisons import Comparison, kind_of, reference_of
 from harness.report.formats import cell
 from harness.results.manifest import SuiteEntry
 from harness.results.records import TRAINING_PHASES, CycleRecord
@@ -45,13 +44,9 @@ def lead(
     comparison = next((c for c in compared if {c.method, c.reference} == {best["method"], other}), None)
     gaps = []
     if comparison is not None:
-        ahead = comparison.mean if comparison.method == best["method"] else -comparison.mean
-        gap = f"{_above(ahead, 'points ')} {other}"
-        if len(comparison.values) > 1:
-            _, low, high = statistics.interval(comparison.values)
-            low, high = (low, high) if comparison.method == best["method"] else (-high, -low)
-            gap += f" (95 % interval {signed(low)} to {signed(high)}, {counted(len(comparison.values), 'seed')})"
-        gaps.append(gap)
+        ahead = comparison if comparison.method == best["method"] else comparison.turned()
+        evidence = ", ".join(text for text in (ahead.interval(), counted(len(ahead.values), "seed")) if text)
+        gaps.append(f"{_above(ahead.mean, 'points ')} {other} ({evidence})")
     if len(ranked) > 1 and ranked[1]["method"] != other:
         gaps.append(f"{_above(best['mean'] - ranked[1]['mean'])} {ranked[1]['method']}, the next")
     if gaps:

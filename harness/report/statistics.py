@@ -32,6 +32,8 @@ FEW_SETS = 10
 SIMULATED = 4000
 EXACT = 40
 """Seeds up to which every sign is looked at: 2^20 sums are held then."""
+INVERTED = 30
+"""Seeds up to which an interval is that of the exact test; more would take seconds."""
 RANDOM = 99_999
 SPLITS = 10**6
 TIES = 1e-9
@@ -249,6 +251,24 @@ def interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float, flo
         return mean, -inf, inf
     half = float(t.ppf(1 - level / 2, len(found) - 1) * found.std(ddof=1) / sqrt(len(found)))
     return mean, mean - half, mean + half
+
+
+def exact_interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float] | None:
+    """Return the bounds of the means that the exact test of values [n] does not reject, at level / 2 on each side.
+
+    So it is on one side of 0 whenever the test finds a difference. None if so few values can't reject any mean.
+    """
+    found = np.asarray(values, np.float64)
+    return None if smallest_p(len(found)) > level else (_lowest(found, level / 2), -_lowest(-found, level / 2))
+
+
+def _lowest(values: NDArray[np.float64], level: float) -> float:
+    """Return the lowest mean that the one-sided test does not reject: its p grows with the mean that is tested."""
+    low, high = float(values.min()), float(values.mean())
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if p_greater(values - middle) <= level else (low, middle)
+    return low
 
 
 def labels_interval(
