@@ -196,7 +196,11 @@ def test_cheaper_is_claimed_with_what_is_known_of_aubc() -> None:
         r"p = 0\.002, 10 seeds\.",
         one.text,
     )
-    assert other.text == "B: no difference of cost to Ran shown."
+    assert re.fullmatch(
+        r"B: no difference of cost to Ran shown \(p = 0\.\d+, which must be at most 0\.0025; 10 seeds\): a trial takes "
+        r"1\.00 times as long; (about \d+|no number of) seeds would find one of this size\.",
+        other.text,
+    )
     swapped = entry.model_copy(update={"primary": ["B", "A"]})
     (one,) = cost_claims(swapped, records, comparisons([(swapped, records)]))
     assert one.text.startswith("Ran, B are cheaper than A, but worse: a trial takes 0.50 times the ")
@@ -221,6 +225,27 @@ def test_times_that_are_not_comparable_are_not_compared() -> None:
     (claim,) = cost_claims(entry, few, comparisons([(entry, few)]))
     assert claim.text == "9 seeds can't show that a method is cheaper; 10 seeds can."
     assert cost_claims(entry, records, []) == [] == cost_claims(entry, [], found)
+
+
+def test_a_method_with_few_seeds_keeps_no_other_from_being_compared() -> None:
+    entry, records = many()
+    some = [r for r in records if (r.method, r.seed) != ("B", 0)]
+    one, few = cost_claims(entry, some, comparisons([(entry, some)]))
+    assert one.text.startswith("Ran is cheaper than A") and one.text.endswith("p = 0.002, 10 seeds.")
+    assert few.text == "B: 9 seeds can't show that a method is cheaper; 10 seeds can."
+
+
+def test_seconds_of_the_reference_are_those_of_each_methods_seeds() -> None:
+    entry, records = many(12, equal_within=50.0)
+    slower = {(m, s): {"train": 50.0, "score": 9.0 * (m == "B")} for m in ("Ran", "B") for s in range(12)}
+    for at, r in enumerate(records):  # the last two seeds of Ran and B are slow, and A has none of them
+        phases = slower[r.method, r.seed] if r.seed > 9 and r.method != "A" else {"score": 9.0 * (r.method == "B")}
+        records[at] = replace(r, seconds=r.seconds | phases)
+    some = [r for r in records if r.method != "A" or r.seed < 10]
+    (one,) = cost_claims(entry, some, comparisons([(entry, some)]))
+    assert re.search(
+        r"cheaper than A, B and equal within 50: its trials take 30\.\d to 50\.\d s, the others' ", one.text
+    )
 
 
 def test_a_fixed_sequence_by_hand() -> None:

@@ -86,6 +86,15 @@ def test_a_run_split_by_seeds_has_the_report_of_the_whole_run(
         assert harness.load(*parts).drop(columns="trial").equals(frame)
 
 
+def test_costs_are_compared_only_within_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both machines call their device cpu, and one may be twice as fast."""
+    ran = a_run(tmp_path / "slow", of(lambda r: r.method == "Ran"), methods=["Ran"])
+    others = a_run(tmp_path / "fast", of(lambda r: r.method != "Ran"), methods=METHODS[1:])
+    printed = report(capsys, tmp_path / "merged", ran, others)
+    assert "0 seeds with both trials from one run can't show that a method is cheaper; 10 seeds can." in printed
+    assert "3 seeds can't show a difference to Ran" in printed
+
+
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_any_split_with_copies_has_the_tables_of_the_whole_run(

@@ -1,15 +1,16 @@
 """Compares what methods cost, by seed, and claims that one is cheaper only if times are comparable and carry it.
 
-The cost of a trial are its seconds of training and selection (COST_PHASES) in all cycles. Every method is compared with
-the reference of its suite, in both directions, by the exact test of the differences at equal seeds, at LEVEL over all
-methods of the suite: see ``statistics.in_order``. A sentence on costs also says what is known of AUBC.
+The cost of a trial is the sum of its seconds of training and selection (COST_PHASES) in all cycles. Every method is
+compared with the reference of its suite, in both directions, by the exact test of the differences at equal seeds, at
+LEVEL over all methods of the suite: see ``statistics.in_order``. A sentence on costs also says what is known of AUBC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import inf
-from typing import NamedTuple
+from statistics import fmean, stdev
 
 from harness.report import statistics
 from harness.report.captions import counted
@@ -61,32 +62,45 @@ def not_comparable(records: Sequence[CycleRecord]) -> str | None:
     return None
 
 
-def cost_claims(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Sequence[Comparison]) -> list[Claim]:
-    """Return a sentence for each group of methods of which equal things are claimed, or what evidence is missing."""
-    if not compared:
+def cost_claims(
+    suite: SuiteEntry,
+    records: Sequence[CycleRecord],
+    compared: Sequence[Comparison],
+    run_of: Callable[[str], object] = lambda trial: None,
+) -> list[Claim]:
+    """Return a sentence for each group of methods of which equal things are claimed, or what evidence is missing.
+
+    ``run_of`` returns the run that computed a trial. Of a report of several runs, only the seeds of which one run
+    computed both trials are compared: records do not name machines, and two of one device may differ in speed.
+    """
+    if not compared or not records:
         return []
     if reason := not_comparable(records):
         return [Claim("open", f"Costs are not compared: {reason}.")]
     by_method, reference = costs(suite, records), compared[0].reference
-    ours = by_method.get(reference, {})
-    pairs = []
+    runs = {(r.method, r.seed): run_of(r.trial) for r in records if r.cycle == 0}
+    found: list[_Cost] = []
+    few: dict[int, list[Comparison]] = {}
     for c in compared:
-        theirs = by_method.get(c.method, {})
-        if common := sorted({*ours} & {*theirs}):
-            pairs.append((c, [theirs[seed] for seed in common], [ours[seed] for seed in common]))
-    if not pairs:
-        return []
-    most = max(len(seconds) for _, seconds, _ in pairs)
-    if statistics.smallest_p(most) > LEVEL:
-        text = f"{counted(most, 'seed')} can't show that a method is cheaper; {statistics.seeds_for(LEVEL)} seeds can."
-        return [Claim("open", text, [c for c, _, _ in pairs])]
-    differences = [[a - b for a, b in zip(one, other, strict=True)] for _, one, other in pairs]
+        theirs, ours = (by_method.get(name, {}) for name in (c.method, reference))
+        both = sorted({*ours} & {*theirs})
+        common = [seed for seed in both if runs[c.method, seed] == runs[reference, seed]]
+        if statistics.smallest_p(len(common)) > LEVEL:
+            few.setdefault(len(common), []).append(c)
+        else:
+            found.append(_Cost(c, [theirs[seed] for seed in common], [ours[seed] for seed in common]))
     groups: dict[tuple[bool, bool, str], list[_Cost]] = {}
-    for (c, one, other), p in zip(pairs, adjusted_costs(differences), strict=True):
-        cost = _Cost(c, sum(one) / max(sum(other), 1e-9), sum(other) / len(other), p, len(one))
+    for cost, p in zip(found, adjusted_costs([cost.differences for cost in found]), strict=True):
         open_ = p > LEVEL
-        groups.setdefault((open_, cost.ratio > 1 and not open_, "" if open_ else kind_of(c)), []).append(cost)
-    return [_claim(dearer, kind, groups[open_, dearer, kind]) for open_, dearer, kind in sorted(groups)]
+        key = open_, cost.ratio > 1 and not open_, "" if open_ else kind_of(cost.comparison)
+        groups.setdefault(key, []).append(replace(cost, p=p))
+    claimed = [_claim(dearer, kind, groups[open_, dearer, kind]) for open_, dearer, kind in sorted(groups)]
+    several = " with both trials from one run" if len({*runs.values()}) > 1 else ""
+    for number, group in few.items():
+        names = f"{', '.join(c.method for c in group)}: " if len(few) > 1 or found else ""
+        text = f"{names}{counted(number, 'seed')}{several} can't show that a method is cheaper; "
+        claimed.append(Claim("open", f"{text}{statistics.seeds_for(LEVEL)} seeds can.", group))
+    return claimed
 
 
 def adjusted_costs(differences: Sequence[Sequence[float]]) -> list[float]:
@@ -95,33 +109,57 @@ def adjusted_costs(differences: Sequence[Sequence[float]]) -> list[float]:
     return statistics.in_order(ps, [sum(value**2 for value in values) for values in differences])
 
 
-class _Cost(NamedTuple):
+@dataclass(frozen=True)
+class _Cost:
     """What a method costs, compared with the reference."""
 
     comparison: Comparison
-    ratio: float
-    seconds: float
-    """Mean seconds of a trial of the reference."""
-    p: float
-    n: int
+    seconds: list[float]
+    """Of its trials, by seed."""
+    of_reference: list[float]
+    """Of the reference's trials with these seeds."""
+    p: float = 1.0
+    """Adjusted for the number of methods."""
+
+    @property
+    def differences(self) -> list[float]:
+        return [one - other for one, other in zip(self.seconds, self.of_reference, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        return sum(self.seconds) / max(sum(self.of_reference), 1e-9)
 
 
 def _claim(dearer: bool, kind: str, group: list[_Cost]) -> Claim:
     """Return the sentence on methods of which the same is claimed; an empty ``kind``: nothing is."""
     about = [cost.comparison for cost in group]
-    names, reference = ", ".join(c.method for c in about), about[0].reference
+    names, reference, many = ", ".join(c.method for c in about), about[0].reference, len(group) > 1
+    ratios = _span([cost.ratio for cost in group], ".2f")
+    seeds = counted(min(len(cost.seconds) for cost in group), "seed")
     if not kind:
-        return Claim("open", f"{names}: no difference of cost to {reference} shown.", about)
-    low, high = (f"{choose(cost.ratio for cost in group):.2f}" for choose in (min, max))
-    ratios = low if low == high else f"{low} to {high}"
+        needed = [statistics.seeds_needed(fmean(d), stdev(d), LEVEL) for d in (cost.differences for cost in group)]
+        size = (
+            f"about {_span(needed, '.0f')} seeds would find" if max(needed) < inf else "no number of seeds would find"
+        )
+        text = (
+            f"{names}: no difference of cost to {reference} shown (p {'of at least' if many else '='} "
+            f"{shown_p(min(cost.p for cost in group))}, which must be at most {LEVEL}; {seeds}): a trial takes "
+            f"{ratios} times as long; {size} {'differences' if many else 'one'} of this size."
+        )
+        return Claim("open", text, about)
+    seconds = _span([fmean(cost.of_reference) for cost in group], ",.1f")
     end = (DEARER if dearer else CHEAPER)[kind].format(margin=about[0].margin)
-    many = len(group) > 1
     if dearer:
-        what = f"{reference} is cheaper than {names}{end}: its trials take {group[0].seconds:,.1f} s, the "
+        what = f"{reference} is cheaper than {names}{end}: its trials take {seconds} s, the "
         what += ("others'" if many else "other's") + f" {ratios} times as long"
     else:
         what = f"{names} {'are' if many else 'is'} cheaper than {reference}{end}: a trial takes {ratios} times the "
-        what += f"{group[0].seconds:,.1f} s of {reference}"
+        what += f"{seconds} s of {reference}"
     p = shown_p(max(cost.p for cost in group))
-    seeds = counted(min(cost.n for cost in group), "seed")
     return Claim("cheaper", f"{what}; p {'at most' if many else '='} {p}, {seeds}.", about)
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    """Return the lowest and the highest value, or one of them if they are equal as text."""
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"
