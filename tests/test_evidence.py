@@ -17,7 +17,7 @@ from test_report import LABELLED, METHODS, record, run_dir, suite
 
 from harness.report import statistics
 from harness.report.cautions import cautions
-from harness.report.comparisons import BEFORE, areas, comparisons, significantly_best
+from harness.report.comparisons import BEFORE, areas, comparisons, kind_of, significantly_best
 from harness.report.costs import cost_claims, costs, not_comparable
 from harness.report.formats import NOTHING
 from harness.report.over_suites import claims_over_suites, over_suites
@@ -28,6 +28,7 @@ from harness.results.manifest import SuiteEntry
 from harness.results.records import COST_PHASES, CycleRecord
 
 NAMES = ("Ran", "A", "B")
+HALVES = {"training": {"name": "cross_entropy"}, "acquisition": {"name": "random"}}
 
 
 def many(seeds: int = 10, name: str = "digits", **changes: Any) -> tuple[SuiteEntry, list[CycleRecord]]:
@@ -43,7 +44,7 @@ def many(seeds: int = 10, name: str = "digits", **changes: Any) -> tuple[SuiteEn
                 records.append(replace(r, seconds=r.seconds | phases))
     entry = suite(
         name=name, dataset=name, methods=[*NAMES], seeds=[*range(seeds)],
-        halves={m: {"training": {"name": "x"}, "acquisition": {"name": m}} for m in NAMES},
+        halves={m: HALVES | ({"acquisition": {"name": m}} if m != "Ran" else {}) for m in NAMES},
         trials={f"{name}-{m}-{s}": {"method": m, "seed": s} for m in NAMES for s in range(seeds)}, **changes,
     )  # fmt: skip
     return entry, records
@@ -337,6 +338,13 @@ def test_warnings() -> None:
     found = comparisons([(entry, records)])
     assert cautions(entry, found) == ["WARNING: weak baseline: B is significantly below Ran; check recipe and keys."]
     assert cautions(entry, [c for c in found if c.method == "A"]) == []
+    against_a = entry.model_copy(update={"primary": ["B", "A"]})
+    found = comparisons([(against_a, records)])
+    assert {kind_of(c) for c in found} == {"worse"} and cautions(against_a, found) == [], "Ran is below A, as it may be"
+    trained = entry.model_copy(update={"halves": entry.halves | {"Ran": HALVES | {"training": {"name": "y"}}}})
+    assert cautions(trained, comparisons([(trained, records)])) == [], "a training that others lack"
+    primary = entry.model_copy(update={"primary": ["B", "Ran"]})
+    assert cautions(primary, comparisons([(primary, records)])) == [], "it is what the suite is made for"
     one_set = entry.model_copy(update={"settings": {"protocol": {"initial_set": "per_run"}}})
     (sentence,) = cautions(one_set, [])
     assert sentence.startswith("WARNING: all seeds have one initial set")

@@ -19,16 +19,12 @@ from harness.learning import boundary
 from harness.learning.contract import Acquisition, Half, Training
 from harness.networks import names
 from harness.results.code import code_of, harness_code
+from harness.results.manifest import DEFAULT_TRAINING as DEFAULT_TRAINING
+from harness.results.manifest import UNUSED_ACQUISITION
 from harness.results.records import SCHEMA_VERSION
 from harness.settings import PluginSpec, Primary, Protocol, Recipe, Where, decisive
 
 LONGEST_READABLE = 220  # bytes of an id before the seed: it names a folder, of at most 255
-
-DEFAULT_TRAINING = "cross_entropy"
-"""The training of a method that names an acquisition only."""
-
-UNUSED_ACQUISITION = "random"
-"""The acquisition of a trial that has all labels, and selects nothing."""
 
 
 @dataclass(frozen=True)

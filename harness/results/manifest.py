@@ -18,6 +18,12 @@ from harness.results.records import SCHEMA_VERSION
 MOST_BYTES = 200_000_000  # of run.json
 
 
+DEFAULT_TRAINING = "cross_entropy"
+"""The training of a method that names an acquisition only."""
+
+UNUSED_ACQUISITION = "random"
+"""The acquisition that looks at no image; also that of a trial that has all labels, and selects nothing."""
+
 FOLDER = re.compile(r"(trials|shared)/(?!\.\.?$)[^/\0\ud800-\udfff]{1,255}")
 
 
