@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import METHODS, record, run_dir, selected, street_record, suite
+from test_report import METHODS, all_records, record, run_dir, selected, street_record, suite
 
 from harness.registry import ROOT
 from harness.report import html
+from harness.report.comparisons import comparisons
+from harness.report.contents import suite_tables
 from harness.report.formats import NOTHING
 from harness.report.statistics import seeds_needed
 from harness.report.write import write
@@ -322,14 +324,35 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
     text = " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
     said = [
         "DAST-AL has the highest mean AUBC of accuracy so far: 71.00±1.00 %.",
-        "It is 20.00 points above Ran (2 seeds) and 10.00 above Ran+, the next.",
-        "It can't be claimed that DAST-AL and Ran differ. Unfinished: 8 of 9 trials and 26 of 27 cycles finished.",
+        "It can't be claimed that DAST-AL and Ran differ.",
+        "It is 20.00 points above Ran (2 seeds) and 10.00 above Ran+, the next, which is not tested.",
+        "Unfinished: 8 of 9 trials and 26 of 27 cycles finished.",
         "2 seeds can't show a difference to Ran",
         "Time of all trials 16 min",
         "digits, fingerprint 3f2a99887766",
     ]
     assert [sentence for sentence in said if sentence not in text] == []
-    assert [text.index(sentence) for sentence in said[:4]] == sorted(text.index(sentence) for sentence in said[:4])
+    assert [text.index(sentence) for sentence in said[:5]] == sorted(text.index(sentence) for sentence in said[:5])
+
+
+def test_the_overview_of_suites_says_what_can_be_claimed() -> None:
+    """A ranking of means alone, in the first lines of the page, is read as a result."""
+    one = suite(name="c", title="C", methods=["Ran"], trials={"Ran-0": {"method": "Ran", "seed": 0}})
+    found = [
+        (suite(), all_records()),
+        (suite(name="b", title="B"), [r for r in all_records() if r.method != "Ran"]),
+        (one, [r for r in all_records() if r.trial == "Ran-0"]),
+    ]
+    compared = comparisons(found)
+    sections = [
+        html.Section(e, of, "", tables=suite_tables(e, of), compared=[c for c in compared if c.suite == e.name])
+        for e, of in found
+    ]
+    start = unescape(html.page("run", sections)).partition("</nav>")[0]
+    said = [" ".join(re.sub("<[^>]+>", " ", item).split()) for item in re.findall("<li>(.*?)</li>", start, re.S)]
+    assert said[0].endswith("±1.00 %. It can't be claimed that DAST-AL and Ran differ.")
+    assert said[1].endswith("It can't be claimed that DAST-AL is better than another method: they are not compared.")
+    assert re.search(r"Ran has the highest mean AUBC of accuracy: \d\d\.\d\d %\.$", said[2])
 
 
 def test_cells_sort_by_the_number_that_they_start_with() -> None:

@@ -25,7 +25,10 @@ CAN = {
 def lead(
     suite: SuiteEntry, records: Sequence[CycleRecord], tables: Sequence[Table], compared: Sequence[Comparison]
 ) -> list[str]:
-    """Return sentences on the method with the highest mean AUBC (at one number of labelled images: of the metric)."""
+    """Return sentences on the method with the highest mean AUBC (at one number of labelled images: of the metric).
+
+    The first one ranks means, which nothing tests; if there is another method, the second says what can be claimed.
+    """
     table = next((table for table in tables if table.curves), None)
     if table is None or table.curves is None:
         return []
@@ -48,12 +51,16 @@ def lead(
         evidence = ", ".join(text for text in (ahead.interval(), counted(len(ahead.values), "seed")) if text)
         gaps.append(f"{_above(ahead.mean, 'points ')} {other} ({evidence})")
     if len(ranked) > 1 and ranked[1]["method"] != other:
-        gaps.append(f"{_above(best['mean'] - ranked[1]['mean'])} {ranked[1]['method']}, the next")
-    if gaps:
-        sentences.append(f"It is {' and '.join(gaps)}.")
+        gaps.append(f"{_above(best['mean'] - ranked[1]['mean'])} {ranked[1]['method']}, the next, which is not tested")
     if comparison is not None:
         said = CAN[kind_of(comparison)].format(comparison.method, comparison.reference, comparison.margin or 0)
         sentences.append(said)
+    elif len(ranked) > 1:
+        sentences.append(
+            f"It can't be claimed that {best['method']} is better than another method: they are not compared."
+        )
+    if gaps:
+        sentences.append(f"It is {' and '.join(gaps)}.")
     if so_far:
         sentences.append(f"Unfinished: {progress(suite, records)}.")
     return sentences
