@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf, isnan
 from pathlib import Path
@@ -19,6 +20,8 @@ from harness.report import statistics
 from harness.report.claims import claims, foreseen, not_compared
 from harness.report.comparisons import BEFORE, Comparison, adjusted, areas, comparisons, kind_of, signed
 from harness.report.write import write
+from harness.results.manifest import SuiteEntry
+from harness.results.records import CycleRecord
 
 
 def compared(*differences: list[float], primary: bool = False, margin: float | None = None) -> list[Comparison]:
@@ -140,7 +143,7 @@ def test_others_wait_also_for_a_primary_comparison_without_results() -> None:
     ]
     found = comparisons([(rows, records)])
     assert {c.alpha for c in found} == {BEFORE} and len(found) == 3
-    assert not_compared(rows)[0] == (
+    assert not_compared(rows, records, found)[0] == (
         "The primary comparison is not made, and all others need a p of at most 0.0025: DAST-AL has the rows DAST-AL "
         "[code a], DAST-AL [code b]."
     )
@@ -202,6 +205,27 @@ def test_the_report_says_it_first_and_has_the_numbers(tmp_path: Path) -> None:
     assert by_seed[0] == "method,reference,seed,difference" and len(by_seed) == 1 + 6
     assert r"DAST-AL $-$ Ran" in (report / "digits_comparisons.tex").read_text()
     assert "3 seeds can't show" in (report / "report.md").read_text()
+
+
+def test_what_is_not_compared_is_said() -> None:
+    """Silence is read as a comparison without a result."""
+    entry, records = suite(), all_records()
+
+    def said(keep: Callable[[CycleRecord], bool], entry: SuiteEntry = entry) -> list[str]:
+        some = [r for r in records if keep(r)]
+        return not_compared(entry, some, comparisons([(entry, some)]))
+
+    assert said(lambda r: True) == []
+    assert said(lambda r: (r.method, r.cycle) != ("Ran", 2)) == [
+        "Nothing is compared yet: Ran, the reference, has no finished trial."
+    ]
+    assert said(lambda r: (r.method == "Ran") == (r.seed == 0)) == [
+        "Ran+, DAST-AL: not compared, because no finished trial shares a seed with Ran."
+    ]
+    assert said(lambda r: r.method != "Ran+") == ["Ran+: not compared yet, because no trial is finished."]
+    part = suite(primary=["DAST-AL", "Random"])
+    assert said(lambda r: True, part) == ["The methods are not compared: Random, their reference, is not among them."]
+    assert said(lambda r: r.method == "Ran", suite(methods=["Ran"])) == []
 
 
 def test_rows_that_are_kept_apart_are_not_compared(tmp_path: Path) -> None:

@@ -7,8 +7,18 @@ from math import inf
 
 from harness.report import statistics
 from harness.report.captions import counted
-from harness.report.comparisons import Claim, Comparison, kind_of, reference_of, shown_p, signed
+from harness.report.comparisons import (
+    Claim,
+    Comparison,
+    areas,
+    compared_metric,
+    kind_of,
+    reference_of,
+    shown_p,
+    signed,
+)
 from harness.results.manifest import SuiteEntry
+from harness.results.records import CycleRecord
 
 
 def claims(found: Sequence[Comparison]) -> list[Claim]:
@@ -86,17 +96,37 @@ def foreseen(own: int, seeds: int, others: int, primary: str | None, reference: 
     return sentences
 
 
-def not_compared(suite: SuiteEntry) -> list[str]:
-    """Return a sentence if the reference of a suite, or its primary method, has several rows: see rows.py."""
+def not_compared(suite: SuiteEntry, records: Sequence[CycleRecord], found: Sequence[Comparison]) -> list[str]:
+    """Return sentences on the methods of a suite that are not compared, and why; ``found``: its comparisons.
+
+    Several rows of a method must not be averaged: see rows.py.
+    """
     reference = reference_of(suite)
     if rows := _rows(suite, reference):
         return [f"The methods are not compared: {reference} has the rows {', '.join(rows)}."]
+    if reference not in suite.methods:
+        return [f"The methods are not compared: {reference}, their reference, is not among them."]
+    said = []
     if suite.primary and (rows := _rows(suite, suite.primary[0])):
-        return [
+        said.append(
             f"The primary comparison is not made, and all others need a p of at most {statistics.BEFORE}: "
             f"{suite.primary[0]} has the rows {', '.join(rows)}."
-        ]
-    return []
+        )
+    methods = {c.method for c in found}
+    if missing := [method for method in suite.methods if method not in {reference, *methods}]:
+        key = compared_metric(records)
+        trained = areas(suite, records, key) if key else {}
+        if reference not in trained:
+            said.append(f"Nothing is compared yet: {reference}, the reference, has no finished trial.")
+        else:
+            apart, waiting = ([m for m in missing if (m in trained) is known] for known in (True, False))
+            if apart:
+                said.append(
+                    f"{', '.join(apart)}: not compared, because no finished trial shares a seed with {reference}."
+                )
+            if waiting:
+                said.append(f"{', '.join(waiting)}: not compared yet, because no trial is finished.")
+    return said
 
 
 def _rows(suite: SuiteEntry, method: str) -> list[str]:

@@ -144,7 +144,7 @@ def _write_suite(
         *mixtures([*records, *full]),
         *index.left_out(records),
         *record_warnings(records),
-        *not_compared(suite),
+        *not_compared(suite, records, compared),
         *damaged,
         *cautions(suite, compared),
     ]
