@@ -157,6 +157,27 @@ def test_comparisons_without_results_count() -> None:
     assert {c.others for c in comparisons([(suite(), all_records()), (skipped, [])])} == {2}
 
 
+def test_what_holm_leaves_is_what_few_seeds_can_show() -> None:
+    """Once A is significant, B is tested at 5 %, and six seeds can have a p of 3.1 %."""
+    strong, weak = [1.0 + 0.1 * i for i in range(10)], [1.0, -1.0] * 5
+    six = compared(strong, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    assert [kind_of(c) for c in six] == ["better", "better"] and six[1].p == six[1].adjusted == 2 / 64
+    (_, other) = compared(strong, [1.0, 2.0, -3.0, 4.0, 5.0, 6.0])
+    assert (other.others, other.left, other.level) == (2, 1, 0.05)
+    assert "no difference shown" in claims([other])[0].text and "can't" not in claims([other])[0].text
+    assert claims(compared(weak, strong[:6]))[1].text.startswith(
+        "B: 6 seeds can't show a difference to Ran among 2 comp"
+    )
+    (*_, last) = claims(compared(strong, weak, [1.0] * 5))
+    assert last.text.startswith(
+        "C: 5 seeds can't show a difference to Ran among 2 comparisons that are not significant: "
+    )
+    (said,) = foreseen(1, 6, 2, None, "Ran")
+    assert said.startswith(
+        "each other method minus Ran: 6 seeds can't show a difference unless others are significant: "
+    )
+
+
 def test_the_number_of_comparisons_of_the_whole_report_counts() -> None:
     found = compared(*([[1.0] * 6] * 4), primary=True)
     assert [c.others for c in found] == [1, 3, 3, 3]

@@ -43,7 +43,7 @@ def claims(found: Sequence[Comparison]) -> list[Claim]:
             )
             small.append(Claim("open", text, [c]))
     for (number, level), group in few.items():
-        which = "" if group[0].others == 1 else f" among {counted(group[0].others, 'comparison')}"
+        which = among(group[0])
         text = (
             f"{', '.join(c.method for c in group)}: {counted(number, 'seed')} can't show a difference to "
             f"{group[0].reference}{which}: the smallest possible p is {shown_p(statistics.smallest_p(number))}"
@@ -51,6 +51,13 @@ def claims(found: Sequence[Comparison]) -> list[Claim]:
         )
         small.append(Claim("open", text, group))
     return claimed + small
+
+
+def among(c: Comparison) -> str:
+    """Return among how many comparisons a p is adjusted: all of the report, or those that are not significant."""
+    if c.left == 1:
+        return ""
+    return f" among {c.left} comparisons" + ("" if c.left == c.others else " that are not significant")
 
 
 def waits(c: Comparison, level: float, what: str) -> str:
@@ -86,7 +93,8 @@ def foreseen(own: int, seeds: int, others: int, primary: str | None, reference: 
         found = statistics.smallest_difference(1.0, seeds, level)
         if found == inf:
             enough = statistics.seeds_for(level)
-            can = f"{counted(seeds, 'seed')} can't show a difference: {p}; {enough} seeds can"
+            unless = " unless others are significant" if statistics.smallest_p(seeds) <= statistics.LEVEL else ""
+            can = f"{counted(seeds, 'seed')} can't show a difference{unless}: {p}; {enough} seeds can"
         else:
             can = (
                 f"{counted(seeds, 'seed')} find a difference of {found:.1f} times the standard deviation of the "

@@ -38,6 +38,8 @@ class Comparison:
     """Points within which methods count as equal; None: equality is not claimed."""
     others: int = 1
     """How many comparisons are adjusted together, this one included; 1 for a primary one."""
+    left: int = 1
+    """How many of these Holm leaves to this one: without the others that are significant at alpha, if it is not."""
     alpha: float = statistics.LEVEL
     """The level of adjusted p-values."""
     adjusted: float = 1.0
@@ -57,8 +59,8 @@ class Comparison:
 
     @property
     def level(self) -> float:
-        """The level at which p would have to be significant if no other comparison were."""
-        return self.alpha / self.others
+        """The level at which p has to be significant, next to the other comparisons of the report."""
+        return self.alpha / self.left
 
     @property
     def mean(self) -> float:
@@ -191,7 +193,9 @@ def adjusted(found: Sequence[Comparison], primary: Collection[str] = (), planned
         of_differ, of_equal = by_id.get(id(c), [c.p, p_equal(c)])
         alpha = BEFORE if c.suite in waiting and not c.primary else statistics.LEVEL
         together = 1 if c.primary else len(differ)
-        changed.append(replace(c, alpha=alpha, others=together, adjusted=of_differ, adjusted_equal=of_equal))
+        left = together - (0 if c.primary or of_differ <= alpha else sum(p <= alpha for p in differ))
+        counts = {"others": together, "left": left}
+        changed.append(replace(c, alpha=alpha, **counts, adjusted=of_differ, adjusted_equal=of_equal))
     return changed
 
 

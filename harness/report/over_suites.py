@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import readable
 from harness.report import statistics
-from harness.report.captions import counted
-from harness.report.claims import seeds_that_can, waits
+from harness.report.claims import among, seeds_that_can, waits
 from harness.report.comparisons import Claim, Comparison, adjusted, kind_of, others_of, reference_of, shown_p, signed
 from harness.results.manifest import SuiteEntry
 
@@ -101,8 +100,9 @@ def claims_over_suites(found: Sequence[OverSuites]) -> list[Claim]:
             text = f"Over {suites}, {means} {verb} {kind} than {reference}, in mean points of {metric}'s AUBC; p "
             text += f"{'=' if len(group) == 1 else 'at most'} {p}"
         elif all(statistics.smallest_p(len(c.values)) > level for c in group):
-            among = "" if group[0].others == 1 else f" among {counted(group[0].others, 'comparison')}"
-            text = f"Over {suites}, no difference of {names} to {reference} can be shown{among}: the smallest "
+            text = (
+                f"Over {suites}, no difference of {names} to {reference} can be shown{among(group[0])}: the smallest "
+            )
             text += f"possible p is {shown_p(min(statistics.smallest_p(len(c.values)) for c in group))}"
             text += f"{waits(group[0], level, 'and it')}; {seeds_that_can(group[0], ' over all suites')}"
         else:
