@@ -79,6 +79,27 @@ def test_the_interval_of_equal_methods_is_within_the_margin() -> None:
     )
 
 
+def test_what_equality_needs_is_said() -> None:
+    """A margin in the config asks for equality; without it nothing is said of that."""
+    noisy = [1.0, -2.0, 3.0, 4.0, -1.0, 2.0]
+    (with_margin,), (without,) = compared(noisy, margin=0.5), compared(noisy)
+    needed = with_margin.seeds_for_equal()
+    assert claims([with_margin])[0].text == (
+        f"{claims([without])[0].text} About {needed:.0f} seeds would show equality within 0.5 points, if "
+        "nothing differs."
+    )
+    few = compared([1.48, 2.39, 2.71], [-2.32, 5.14, 4.65], margin=2.0)
+    low, high = sorted(c.seeds_for_equal() for c in few)
+    assert claims(few)[0].text.endswith(
+        f"; 7 seeds can. About {low:.0f} to {high:.0f} seeds would show equality within 2 points, if nothing differs."
+    )
+    assert isnan(compared([1.0], margin=2.0)[0].seeds_for_equal())
+    said = [text for text in foreseen(0, 10, 1, "LC", "Ran", 0.5) if "equality" in text]
+    (sd,) = re.findall(r"10 seeds show equality within 0\.5 points .* is at most (0\.\d\d) points$", *said)
+    assert float(sd) == pytest.approx(statistics.largest_sd(0.5, 10), abs=0.005)
+    assert foreseen(0, 4, 1, "LC", "Ran", 0.5)[1].endswith("4 seeds can't show equality within 0.5 points; 5 seeds can")
+
+
 def test_few_seeds_have_no_interval_and_many_name_student() -> None:
     (few,), (many,) = compared([1.0] * 5), compared([1.0 + 0.01 * i for i in range(31)])
     assert few.interval() == "" and many.interval() == "95 % interval by Student's t +1.12 to +1.18"

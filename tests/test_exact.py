@@ -149,6 +149,19 @@ def test_power_where_few_signs_are_significant() -> None:
     assert needed == [14, 13, 13], "16 to 22, where a power that was no number was taken for too small"
 
 
+def test_seeds_for_equality_show_it() -> None:
+    random = np.random.default_rng(0)
+    for margin, sd in ((1.0, 1.0), (1.0, 0.5)):
+        needed = statistics.seeds_for_equal(margin, sd)
+        one_less, enough = (
+            np.mean([statistics.p_equal(random.normal(0, sd, seeds), margin) <= 0.05 for _ in range(1000)])
+            for seeds in (int(needed) - 1, int(needed))
+        )
+        assert one_less < 0.83 and enough > 0.77
+        assert statistics.largest_sd(margin, int(needed)) >= sd > statistics.largest_sd(margin, int(needed) - 1)
+    assert statistics.largest_sd(1.0, 4) == 0, "2^-4 is above 5 %"
+
+
 def test_area_is_the_mean_height() -> None:
     assert statistics.area([10, 20, 40], [[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]).tolist() == [8 / 3, 2.0]
     assert statistics.area([10], [[1.0], [2.0]]).tolist() == [1.0, 2.0]

@@ -123,7 +123,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         shows.append(f"{suite.name}: {', '.join(suite.methods)}; {counted(len(suite.seeds), 'seed')}")
         if suite.name in compared:
             reference, primary, own = compared[suite.name]
-            sentences = foreseen(own, len(suite.seeds), others, primary, reference)
+            sentences = foreseen(own, len(suite.seeds), others, primary, reference, suite.equal_within)
             shows += [f"  {sentence}." for sentence in sentences]
     gpus = "1 if there are any" if where.gpus_per_trial is None else f"{where.gpus_per_trial:g}"
     workers = "" if where.scoring == "in_process" else f", {where.shards} workers"

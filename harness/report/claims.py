@@ -34,12 +34,10 @@ def claims(found: Sequence[Comparison]) -> list[Claim]:
         elif statistics.smallest_p(len(c.values)) > c.level:
             few.setdefault((len(c.values), c.level), []).append(c)
         else:
-            needed = c.seeds_needed()
-            more = "no number of seeds" if needed == inf else f"about {needed:.0f} seeds"
             text = (
                 f"{c.method} minus {c.reference}: {signed(c.mean)} points, no difference shown (p = "
-                f"{shown_p(c.adjusted)}{waits(c, c.alpha, 'which')}); {more} would find one of this size, {seeds} one "
-                f"of {c.smallest_difference():.2f} points."
+                f"{shown_p(c.adjusted)}{waits(c, c.alpha, 'which')}); {about([c.seeds_needed()])} would find one of "
+                f"this size, {seeds} one of {c.smallest_difference():.2f} points.{_equal([c])}"
             )
             small.append(Claim("open", text, [c]))
     for (number, level), group in few.items():
@@ -47,10 +45,26 @@ def claims(found: Sequence[Comparison]) -> list[Claim]:
         text = (
             f"{', '.join(c.method for c in group)}: {counted(number, 'seed')} can't show a difference to "
             f"{group[0].reference}{which}: the smallest possible p is {shown_p(statistics.smallest_p(number))}"
-            f"{waits(group[0], level, 'and it')}; {seeds_that_can(group[0])}."
+            f"{waits(group[0], level, 'and it')}; {seeds_that_can(group[0])}.{_equal(group)}"
         )
         small.append(Claim("open", text, group))
     return claimed + small
+
+
+def _equal(group: Sequence[Comparison]) -> str:
+    """Return the sentence on how many seeds would show equality within the margin; '' without a margin."""
+    if not (needed := [n for c in group if (n := c.seeds_for_equal()) == n]):
+        return ""
+    seeds = about(needed)
+    return f" {seeds[0].upper()}{seeds[1:]} would show equality within {group[0].margin:g} points, if nothing differs."
+
+
+def about(needed: Sequence[float]) -> str:
+    """Return how many seeds are needed: 'about 9 seeds', or the fewest and the most of several methods."""
+    low, high = min(needed), max(needed)
+    if high == inf:
+        return "no number of seeds" if low == inf else f"{low:.0f} seeds or more"
+    return f"about {low:.0f}" + ("" if low == high else f" to {high:.0f}") + " seeds"
 
 
 def among(c: Comparison) -> str:
@@ -75,11 +89,13 @@ def seeds_that_can(c: Comparison, where: str = "") -> str:
     return f"{text}, or {statistics.seeds_for(c.level * statistics.LEVEL / c.alpha)} once the primary one is"
 
 
-def foreseen(own: int, seeds: int, others: int, primary: str | None, reference: str) -> list[str]:
+def foreseen(
+    own: int, seeds: int, others: int, primary: str | None, reference: str, margin: float | None = None
+) -> list[str]:
     """Return what a suite's seeds can and can't show, before a run.
 
     ``own``: how many comparisons of the suite are adjusted together with those of other suites, ``others`` in all;
-    ``primary``: the method that is compared with the reference in the primary comparison.
+    ``primary``: the method that is compared with the reference in the primary comparison; ``margin``: of equality.
     """
     parts = []
     if primary:
@@ -101,7 +117,20 @@ def foreseen(own: int, seeds: int, others: int, primary: str | None, reference: 
                 f"differences over seeds in {100 * statistics.POWER:.0f} % of runs"
             )
         sentences.append(f"{what}: {can}")
+        if margin is not None:
+            sentences.append(f"{what}: {_equality_foreseen(seeds, margin, level)}")
     return sentences
+
+
+def _equality_foreseen(seeds: int, margin: float, level: float) -> str:
+    """Return whether so many seeds can show equality within a margin, and at which spread."""
+    if (sd := statistics.largest_sd(margin, seeds, level)) == 0:
+        enough = statistics.seeds_for(2 * level)
+        return f"{counted(seeds, 'seed')} can't show equality within {margin:g} points; {enough} seeds can"
+    return (
+        f"{counted(seeds, 'seed')} show equality within {margin:g} points in {100 * statistics.POWER:.0f} % of runs, "
+        f"if there is no difference and the standard deviation of the differences is at most {sd:.2f} points"
+    )
 
 
 def not_compared(suite: SuiteEntry, records: Sequence[CycleRecord], found: Sequence[Comparison]) -> list[str]:

@@ -95,6 +95,12 @@ class Comparison:
         """Return how many seeds would find a difference as large as the mean, at the level."""
         return statistics.seeds_needed(self.mean, self.std, self.level) if len(self.values) > 1 else float("nan")
 
+    def seeds_for_equal(self) -> float:
+        """Return how many seeds would show equality within the margin; NaN without a margin or a spread."""
+        if self.margin is None or len(self.values) < 2:
+            return float("nan")
+        return statistics.seeds_for_equal(self.margin, self.std, self.alpha / self.others)
+
     def smallest_difference(self) -> float:
         """Return the smallest difference that so many seeds find, at the level; infinite if they can't find any."""
         if len(self.values) < 2:

@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 
 from harness.report import statistics
 from harness.report.captions import counted
+from harness.report.claims import about
 from harness.report.comparisons import Claim, Comparison, kind_of, shown_p
 from harness.results.manifest import SuiteEntry
 from harness.results.records import COST_PHASES, CycleRecord
@@ -132,23 +133,20 @@ class _Cost:
 
 def _claim(dearer: bool, kind: str, group: list[_Cost]) -> Claim:
     """Return the sentence on methods of which the same is claimed; an empty ``kind``: nothing is."""
-    about = [cost.comparison for cost in group]
-    names, reference, many = ", ".join(c.method for c in about), about[0].reference, len(group) > 1
+    methods = [cost.comparison for cost in group]
+    names, reference, many = ", ".join(c.method for c in methods), methods[0].reference, len(group) > 1
     ratios = _span([cost.ratio for cost in group], ".2f")
     seeds = counted(min(len(cost.seconds) for cost in group), "seed")
     if not kind:
         needed = [statistics.seeds_needed(fmean(d), stdev(d), LEVEL) for d in (cost.differences for cost in group)]
-        size = (
-            f"about {_span(needed, '.0f')} seeds would find" if max(needed) < inf else "no number of seeds would find"
-        )
         text = (
             f"{names}: no difference of cost to {reference} shown (p {'of at least' if many else '='} "
             f"{shown_p(min(cost.p for cost in group))}, which must be at most {LEVEL}; {seeds}): a trial takes "
-            f"{ratios} times as long; {size} {'differences' if many else 'one'} of this size."
+            f"{ratios} times as long; {about(needed)} would find {'differences' if many else 'one'} of this size."
         )
-        return Claim("open", text, about)
+        return Claim("open", text, methods)
     seconds = _span([fmean(cost.of_reference) for cost in group], ",.1f")
-    end = (DEARER if dearer else CHEAPER)[kind].format(margin=about[0].margin)
+    end = (DEARER if dearer else CHEAPER)[kind].format(margin=methods[0].margin)
     if dearer:
         what = f"{reference} is cheaper than {names}{end}: its trials take {seconds} s, the "
         what += ("others'" if many else "other's") + f" {ratios} times as long"
@@ -156,7 +154,7 @@ def _claim(dearer: bool, kind: str, group: list[_Cost]) -> Claim:
         what = f"{names} {'are' if many else 'is'} cheaper than {reference}{end}: a trial takes {ratios} times the "
         what += f"{seconds} s of {reference}"
     p = shown_p(max(cost.p for cost in group))
-    return Claim("cheaper", f"{what}; p {'at most' if many else '='} {p}, {seeds}.", about)
+    return Claim("cheaper", f"{what}; p {'at most' if many else '='} {p}, {seeds}.", methods)
 
 
 def _span(values: Sequence[float], form: str) -> str:

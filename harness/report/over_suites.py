@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import readable
 from harness.report import statistics
-from harness.report.claims import among, seeds_that_can, waits
+from harness.report.claims import about, among, seeds_that_can, waits
 from harness.report.comparisons import Claim, Comparison, adjusted, kind_of, others_of, reference_of, shown_p, signed
 from harness.results.manifest import SuiteEntry
 
@@ -107,7 +107,8 @@ def claims_over_suites(found: Sequence[OverSuites]) -> list[Claim]:
             text += f"{waits(group[0], level, 'and it')}; {seeds_that_can(group[0], ' over all suites')}"
         else:
             text = f"Over {suites}, no difference to {reference} shown: {names} (p of at least "
-            text += f"{shown_p(min(c.adjusted for c in group))}{waits(group[0], group[0].alpha, 'which')})"
+            text += f"{shown_p(min(c.adjusted for c in group))}{waits(group[0], group[0].alpha, 'which')}); "
+            text += f"{about([c.seeds_needed() for c in group])} over all suites would find differences of this size"
         result.append(Claim(kind, f"{text}.", [*group]))
     return result
 

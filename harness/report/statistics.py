@@ -186,35 +186,49 @@ def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> flo
 
 
 @cache
-def seeds_needed(difference: float, sd: float, level: float = LEVEL) -> float:
-    """Return how many seeds find a true difference with POWER; infinite if not even MOST do."""
+def seeds_needed(difference: float, sd: float, level: float = LEVEL, chance: float = POWER) -> float:
+    """Return how many seeds find a true difference with a chance; infinite if not even MOST do."""
     low, high = seeds_for(level) - 1, seeds_for(level)
-    while power(difference, sd, high, level) < POWER:
+    while power(difference, sd, high, level) < chance:
         low, high = high, 2 * high
         if low > MOST:
             return inf
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(difference, sd, middle, level) >= POWER else (middle, high)
+        low, high = (low, middle) if power(difference, sd, middle, level) >= chance else (middle, high)
     return high
 
 
-def smallest_difference(sd: float, seeds: int, level: float = LEVEL) -> float:
-    """Return the smallest true difference that so many seeds find with POWER; infinite if they can't find any."""
+def seeds_for_equal(margin: float, sd: float, level: float = LEVEL) -> float:
+    """Return how many seeds show with POWER that two methods of the same mean are equal within a margin.
+
+    Each of the two one-sided tests, at ``level``, may fail in half of the other cases. Where both fail, that counts
+    twice, so that this is at most a little more than what is needed.
+    """
+    return seeds_needed(margin, sd, 2 * level, (1 + POWER) / 2)
+
+
+def smallest_difference(sd: float, seeds: int, level: float = LEVEL, chance: float = POWER) -> float:
+    """Return the smallest true difference that so many seeds find with a chance; infinite if they can't find any."""
     if smallest_p(seeds) > level:
         return inf
-    return sd * _smallest_effect(seeds, level)
+    return sd * _smallest_effect(seeds, level, chance)
+
+
+def largest_sd(margin: float, seeds: int, level: float = LEVEL) -> float:
+    """Return the largest sd of the differences at which so many seeds show equality as in seeds_for_equal; 0: none."""
+    return margin / smallest_difference(1.0, seeds, 2 * level, (1 + POWER) / 2)
 
 
 @cache
-def _smallest_effect(seeds: int, level: float) -> float:
-    """Return the smallest true difference, in units of its sd, that so many seeds find with POWER."""
+def _smallest_effect(seeds: int, level: float, chance: float) -> float:
+    """Return the smallest true difference, in units of its sd, that so many seeds find with a chance."""
     low, high = 0.0, 1.0
-    while power(high, 1.0, seeds, level) < POWER:
+    while power(high, 1.0, seeds, level) < chance:
         low, high = high, 2 * high
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, 1.0, seeds, level) >= POWER else (middle, high)
+        low, high = (low, middle) if power(middle, 1.0, seeds, level) >= chance else (middle, high)
     return high
 
 
