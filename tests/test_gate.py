@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import replace
+from itertools import combinations, product
+from math import comb
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
+from test_verdict import entry as table1
+from test_verdict import of_log, records
 
-from harness.report import costs, statistics
+from harness.report import costs, statistics, verdict
 from harness.report.comparisons import BEFORE, Comparison, adjusted, kind_of
 from harness.report.over_suites import over_suites
+from harness.report.verdict import Beside
 from harness.results.manifest import SuiteEntry
 
 GRIDS = 10_000
@@ -117,6 +123,75 @@ def test_of_methods_that_cost_the_same_few_are_called_cheaper_also_among_others(
         found = all_cheaper(seconds)
         assert found[:, 3:].any(1).mean() <= costs.LEVEL + 0.001
         assert found[:, 0].mean() > 0.99
+
+
+def two_sample_ps(ours: Array, theirs: Array) -> Array:
+    """Return the exact p [...] that ours [..., m] and theirs [..., n] have the same mean, as p_two_samples does."""
+    m, n = ours.shape[-1], theirs.shape[-1]
+    both = np.concatenate([ours, theirs], -1).reshape(-1, m + n)
+    splits = np.full((comb(m + n, m), m + n), -1 / n)
+    for split, chosen in zip(splits, combinations(range(m + n), m), strict=True):
+        split[list(chosen)] = 1 / m
+    ps = []
+    for values in np.array_split(both, max(1, both.size // 20_000)):
+        found = np.abs(values[:, :m].mean(1) - values[:, m:].mean(1))[:, None] * (1 - 1e-9)
+        ps.append((np.abs(values @ splits.T) >= found).mean(1))
+    return np.concatenate(ps).reshape(ours.shape[:-1])
+
+
+def all_verdicts(ours: Array, theirs: Array) -> Array:
+    """Return the verdict [grids, methods] of trials [..., budgets, seeds]: 0 open, 1 deviates, 2 reproduces."""
+    ps = two_sample_ps(ours, theirs)
+    deviates = (all_holm(ps.reshape(len(ps), -1)).reshape(ps.shape) <= statistics.LEVEL).any(2)
+    n, m = theirs.shape[-1], ours.shape[-1]
+    apart = np.abs(ours.mean(-1) - theirs.mean(-1)) / (theirs.std(-1, ddof=1) * np.sqrt(1 / n + 1 / m))
+    of_range = np.sort(2 * stats.t.sf(apart, n - 1), -1)
+    outside = (of_range <= statistics.LEVEL * np.arange(1, ps.shape[2] + 1) / ps.shape[2]).any(2)
+    return np.where(deviates, 1, np.where(outside, 0, 2))
+
+
+def repeated(random: np.random.Generator, shift: float, noise: float = 1.0) -> tuple[Array, Array]:
+    """Return (ours, published) [grids, 2 methods, 4 budgets, 6 trials]; the budgets of a trial depend on each other."""
+    found = [random.normal(0, 0.7, (GRIDS, 2, 1, 6)) + random.normal(0, 0.7, (GRIDS, 2, 4, 6)) for _ in range(2)]
+    return noise * found[0] + shift, found[1]
+
+
+def test_of_suites_that_repeat_their_sources_at_most_5_percent_have_any_method_that_deviates() -> None:
+    kinds = all_verdicts(*repeated(np.random.default_rng(4), 0.0))
+    assert 0.01 < (kinds == 1).any(1).mean() <= statistics.LEVEL
+    assert (kinds == 2).mean() > 0.9, "a repetition is mostly told as one"
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_of_methods_that_are_two_sd_off_few_reproduce_their_sources(noise: float) -> None:
+    """Noise of ours hides a deviation from the exact test, and helps nothing."""
+    kinds = all_verdicts(*repeated(np.random.default_rng(5), 2.0, noise))
+    assert (kinds == 2).mean() < 0.25
+
+
+def test_the_simulated_verdicts_are_those_of_the_report() -> None:
+    entry_, known = table1(labelled=(2500, 5000, 7500, 10000)), of_log("Ran", 2500)
+    made, words = records(entry_), {"open": 0, "deviates from": 1, "reproduces": 2}
+    expected = []
+    for shift in (0.0, 1.0, 2.0):
+        ours, theirs = (each[:20] for each in repeated(np.random.default_rng(6), shift))
+        for mine, published in zip(ours, theirs, strict=True):
+            cells = [
+                Beside(
+                    method,
+                    labelled,
+                    mine[i, j].tolist(),
+                    replace(known, trials=(*values,), mean=float(values.mean()), sd=float(values.std(ddof=1)), n=6),
+                    [],
+                    [],
+                )
+                for i, method in enumerate(entry_.methods)
+                for j, (labelled, values) in enumerate(zip(entry_.labelled, published[i], strict=True))
+            ]
+            said = {c.text.split(":")[0].split(" ")[0]: c.kind for c in verdict.verdicts(entry_, made, cells)}
+            expected.append([words[said.get(method, "open")] for method in entry_.methods])
+        assert all_verdicts(ours, theirs).tolist() == expected[-20:]
+    assert {0, 1, 2} == set(np.ravel(expected))
 
 
 def entry(name: str, dataset: str) -> SuiteEntry:

@@ -278,15 +278,21 @@ def _cell(mean: float, sd: float) -> str:
 def verdicts(suite: SuiteEntry, records: Sequence[CycleRecord], cells: Sequence[Beside]) -> list[Claim]:
     """Return a sentence for each method and source: it reproduces it, deviates from it, or what is missing.
 
+    The exact p-values of all cells of the suite are adjusted together (Holm), with those that have no result yet.
     Methods for which the same is missing share a sentence.
     """
+    tested = [cell for cell in cells if not isnan(cell.p)]
+    together = [*(cell.p for cell in tested), *[1.0] * (_planned(suite) - len(tested))]
+    adjusted = {id(cell): p for cell, p in zip(tested, statistics.holm(together), strict=False)}
+    counts = len(together), len(together) - sum(p <= statistics.LEVEL for p in adjusted.values())
     grouped: dict[tuple[str, str], list[Beside]] = {}
     for cell in cells:
         grouped.setdefault((cell.method, cell.published.source), []).append(cell)
     cycles = Counter(r.method for r in records)
     claimed, missing = [], dict[tuple[str, str], list[str]]()
     for (method, source), group in grouped.items():
-        kind, what = _verdict(group, cycles[method] >= len(suite.seeds) * len(suite.labelled))
+        ps = [adjusted.get(id(cell), 1.0) for cell in group]
+        kind, what = _verdict(group, ps, counts, cycles[method] >= len(suite.seeds) * len(suite.labelled))
         if kind == "open":
             missing.setdefault((source, what), []).append(method)
         else:
@@ -297,12 +303,29 @@ def verdicts(suite: SuiteEntry, records: Sequence[CycleRecord], cells: Sequence[
     return claimed
 
 
-def _verdict(cells: Sequence[Beside], finished: bool) -> tuple[str, str]:
-    """Return (kind, rest of the sentence) of a method's cells with one source."""
+def _planned(suite: SuiteEntry) -> int:
+    """Return how many cells of a suite can have an exact p once it is finished."""
+    found = {
+        (method, p.labelled, p.metric)
+        for p in published(suite.dataset, suite.model)
+        if p.trials and p.labelled in suite.labelled and not _keys(suite, p)[0]
+        for method in suite.methods
+        if _is(suite.halves.get(method, {}), p)
+    }
+    return len(found)
+
+
+def _verdict(
+    cells: Sequence[Beside], adjusted: Sequence[float], counts: tuple[int, int], finished: bool
+) -> tuple[str, str]:
+    """Return (kind, rest of the sentence) of a method's cells with one source.
+
+    ``adjusted``: their exact p-values; ``counts``: of all that are adjusted together, and of those not significant.
+    """
+    together, left = counts
     if keys := _all(cell.differing for cell in cells):
         return "open", f"{OTHER}: {'; '.join(keys)}"
     budgets = counted(len(cells), "number") + " of labelled images"
-    adjusted = statistics.holm([1.0 if isnan(cell.p) else cell.p for cell in cells])
     lowest, unstated = min(adjusted), _all(cell.unstated for cell in cells)
     remarks = _all([cell.published.remark] for cell in cells if cell.published.remark)
     known = [*(f"in the source, {remark}" for remark in remarks), *(f"{key} is not stated there" for key in unstated)]
@@ -312,7 +335,7 @@ def _verdict(cells: Sequence[Beside], finished: bool) -> tuple[str, str]:
         ]
         (first, points), *others = outside
         where = ", ".join([f"{points} points at {first}", *(f"{more} at {labelled}" for labelled, more in others)])
-        p = f"exact p at most {shown_p(statistics.LEVEL)}, Holm over {len(cells)}"
+        p = f"exact p at most {shown_p(statistics.LEVEL)}, Holm over {together}"
         return "deviates from", "; ".join([f"at {len(outside)} of {budgets} ({p}): {where}", *known])
     if unstated:
         return "open", f"the source does not state {', '.join(unstated)}"
@@ -320,7 +343,7 @@ def _verdict(cells: Sequence[Beside], finished: bool) -> tuple[str, str]:
         return "open", "its single trials are not known"
     if not finished:
         return "open", "not all cycles of all seeds are there"
-    level = statistics.LEVEL / len(cells)
+    level = statistics.LEVEL / left
     if (smallest := max(cell.smallest_p for cell in cells)) > level:
         seeds, trials = len(cells[0].ours), min(len(cell.published.trials) for cell in cells)
         return "open", (
@@ -332,12 +355,12 @@ def _verdict(cells: Sequence[Beside], finished: bool) -> tuple[str, str]:
     if apart := _apart(cells):
         return "open", (
             f"at {apart} of {budgets} our mean is outside the range of further published trials, but no exact p shows "
-            f"it (p at least {shown_p(lowest)}, Holm over {len(cells)})"
+            f"it (p at least {shown_p(lowest)}, Holm over {together})"
         )
     largest = max(cells, key=lambda cell: abs(cell.difference))
     inside = sum(cell.word == "inside" for cell in cells)
     found = (
-        f"at {budgets}: no deviation is shown (exact p at least {shown_p(lowest)}, Holm over {len(cells)}), {inside} "
+        f"at {budgets}: no deviation is shown (exact p at least {shown_p(lowest)}, Holm over {together}), {inside} "
         f"are inside, the largest difference is {signed(largest.difference)} points at {largest.labelled}"
     )
     return "reproduces", "; ".join([found, *known])
