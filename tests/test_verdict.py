@@ -212,7 +212,6 @@ def test_single_trials_come_before_a_printed_mean_of_the_same_protocol() -> None
         ({"protocol": {"candidates": 5000}}, "candidates 5000, published 10000"),
         ({"protocol": {"candidates": None}}, "candidates all, published 10000"),
         ({"dataset": {"limit": 30000}}, "dataset.limit 30000, published the default"),
-        ({"model": {"initialisation": "pytorch"}}, "model.initialisation pytorch, published the default"),
     ],
 )
 def test_every_key_that_differs_is_named_and_nothing_is_claimed(changes: dict[str, Any], named: str) -> None:
@@ -234,6 +233,11 @@ def test_a_key_that_the_source_does_not_state_is_open_only_if_it_is_not_the_defa
     assert {c.word for c in found} == {"inside"}, "the cell has its verdict"
     assert sentences(half, records(half)) == [
         f"Ran, DAST-AL: open whether they reproduce {LOGS}: the source does not state precision (ours bfloat16)."
+    ]
+    other = entry(labelled=(5000,), model={"initialisation": "pytorch"}, halves={"Ran": HALVES["Ran"]})
+    assert {c.word for c in verdict.beside(other, records(other))} == {"inside"}, "no source says how it initialises"
+    assert sentences(other, records(other)) == [
+        f"Ran: open whether it reproduces {LOGS}: the source does not state model.initialisation (ours pytorch)."
     ]
     far = records(half, shift=-4.0)
     assert all("; precision (ours bfloat16) is not stated there" in text for text in sentences(half, far))

@@ -143,7 +143,9 @@ def _keys(suite: SuiteEntry, p: Published) -> tuple[list[str], list[str]]:
         own = Spec.stored(suite.settings.get(group, {"name": spec.name})).settings
         for key in {**own, **spec.settings}:
             values = [_shown(settings.get(key, "the default")) for settings in (own, spec.settings)]
-            if values[0] != values[1]:
+            if group == "model" and key not in spec.settings:  # while a dataset without settings is the whole dataset
+                unstated.append(f"{group}.{key} (ours {values[0]})")
+            elif values[0] != values[1]:
                 differing.append(f"{group}.{key} {values[0]}, published {values[1]}")
     for group, settings in GROUPS.items():
         own = suite.settings.get(group, {})
