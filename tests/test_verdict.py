@@ -1,4 +1,4 @@
-"""Our cells beside published values: the file, the rule by hand, the keys that differ, and what may be claimed."""
+"""Our cells and published values: the file, the rule by hand, the keys that differ, and what may be claimed."""
 
 from __future__ import annotations
 
@@ -249,8 +249,7 @@ def test_data_that_is_not_official_gets_the_reason_and_no_verdict() -> None:
     assert verdict.beside(other, made) == []
     (reason,) = verdict.reasons(other, made)
     assert reason == (
-        f"No verdict beside the published values ({LOGS}): dataset cifar10 is not known to be read from its official "
-        "files."
+        f"No verdict on the published values ({LOGS}): dataset cifar10 is not known to be read from its official files."
     )
     assert verdict.reasons(entry(), made) == []
     two = [*made[:-1], replace(made[-1], data_fingerprint="another")]

@@ -132,8 +132,13 @@ def left_out(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore)
 
 
 def reading(terms: Mapping[str, str]) -> str:
-    """Return what columns mean as one sentence."""
-    return "; ".join(f"{term}: {meaning}" for term, meaning in terms.items()) + "."
+    """Return what columns mean as one sentence; '' without any."""
+    return "; ".join(f"{term}: {meaning}" for term, meaning in terms.items()) + ("." if terms else "")
+
+
+def in_text(terms: Mapping[str, str]) -> dict[str, str]:
+    """Return the terms of a table as plain text, in which nothing is bold."""
+    return {term: meaning for term, meaning in terms.items() if term != "bold"}
 
 
 def differing_seeds(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:

@@ -44,6 +44,7 @@ from harness.results.records import METRICS, CycleRecord
 if TYPE_CHECKING:
     import pandas as pd
 
+BOLD = "the highest AUBC, which is significantly above the reference's; no test compares it with the next"
 QUALITY_COLUMNS = {
     "balanced accuracy": "mean over classes of the share of a class's labels that are predicted right",
     "F1": "mean over classes of the harmonic mean of precision and recall",
@@ -157,7 +158,7 @@ def _metrics(
         means = dict(zip(areas["method"], areas["mean"], strict=True))
         if key == compared_metric(records) and (best := significantly_best(means, compared)):
             bold = (([*shown["method"]].index(best), [*shown.columns].index("AUBC")),)
-            terms = terms | {"bold": "the highest AUBC, which is significantly above the reference's"}
+            terms = terms | {"bold": BOLD}
         curves = Curves(METRICS.get(key, key), differences, everything)
         tables.append(Table(file_name(key), f"{caption}.", long, shown, curves=curves, bold=bold, reading=terms))
     return tables

@@ -1,4 +1,4 @@
-"""Tables of test metrics beside accuracy and mIoU, from the confusion matrices and the calibration of records."""
+"""Tables of test metrics other than accuracy and mIoU, from the confusion matrices and the calibration of records."""
 
 from __future__ import annotations
 

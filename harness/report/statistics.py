@@ -84,15 +84,6 @@ def p_differ(differences: ArrayLike) -> float:
     return min(1.0, 2 * _share_above(np.abs(values), sums - TIES * np.abs(values).sum()))
 
 
-def p_stratified(strata: Sequence[ArrayLike]) -> float:
-    """Return the exact two-sided p that the mean over suites of their mean differences is 0.
-
-    The signs of all seeds of all suites are independent, so that many suites can show what three seeds of one can't.
-    """
-    values = [np.asarray(stratum, np.float64) for stratum in strata]
-    return p_differ(np.concatenate([each / len(each) for each in values if len(each)] or [np.zeros(0)]))
-
-
 def p_two_samples(one: ArrayLike, other: ArrayLike) -> float:
     """Return the exact two-sided p that two independent samples have the same mean.
 

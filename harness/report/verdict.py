@@ -35,7 +35,7 @@ NOTHING = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Beside:
-    """A cell of a report and the published value beside it."""
+    """A cell of a report and its published value."""
 
     method: str
     labelled: int
@@ -103,7 +103,7 @@ class Beside:
 def beside(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Beside]:
     """Return the cells of a suite for which published values exist; none if its data is not the official one.
 
-    Of several sources, a cell stands beside the one with the fewest differing keys, and of these beside single trials.
+    Of several sources, a cell has the one with the fewest differing keys, and of these single trials.
     """
     return _matched(suite, records) if not _reason(suite, records) else []
 
@@ -174,7 +174,7 @@ def _reason(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
 def reasons(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:
     """Return the sentence that says why a suite with published values gets no verdict, if so."""
     if (reason := _reason(suite, records)) and (cells := _matched(suite, records)):
-        return [f"No verdict beside the published values ({', '.join(_sources(cells))}): {reason}."]
+        return [f"No verdict on the published values ({', '.join(_sources(cells))}): {reason}."]
     return []
 
 

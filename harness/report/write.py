@@ -15,6 +15,7 @@ from harness.report import index, verdict
 from harness.report.captions import (
     curves_note,
     differing_seeds,
+    in_text,
     left_out,
     mixtures,
     progress,
@@ -91,8 +92,9 @@ def _write_table(table: Table, stem: str, source: str, files: Files, width: int)
     ``source``: where its numbers come from.
     """
     part = f"{markdown(table.caption)}\n\n{formatted(table.shown, 'github', table.bold)}\n"
-    notes = [note for note in (source, reading(table.reading) if table.reading else "") if note]  # it is read alone
-    text = "\n\n".join([wrapped(table.caption), as_text(table.shown), *map(wrapped, notes)])
+    notes = [note for note in (source, reading(table.reading)) if note]  # it is read alone
+    plain = [note for note in (source, reading(in_text(table.reading))) if note]
+    text = "\n\n".join([wrapped(table.caption), as_text(table.shown), *map(wrapped, plain)])
     files.write(f"{stem}.txt", f"{text}\n".encode())
     files.write(f"{stem}.md", "\n".join([part, *(f"{markdown(note)}\n" for note in notes)]).encode())
     comments = "".join(f"% {note}\n" for note in notes)
@@ -255,7 +257,7 @@ def write_sources(sources: Sources, folder: Path, show: Callable[[str], object] 
         lines = [f"{term}: {meaning}" for term, meaning in terms.items()]
         seen = {term for section in sections for table in section.tables if table.printed for term in table.reading}
         seen |= {*over[0].reading} if over else set()
-        shown = [wrapped(f"{term}: {meaning}", width) for term, meaning in terms.items() if term in seen]
+        shown = [wrapped(f"{term}: {meaning}", width) for term, meaning in in_text(terms).items() if term in seen]
         printed.append("\n".join(["How to read", "===========", *shown]))
         marked.append("\n".join(["## How to read\n", *(f"- {markdown(line)}" for line in lines)]))
     files.write("records.csv", csv(record_table(suites)).encode())
