@@ -1,4 +1,4 @@
-"""Table 3 of DAST-AL: what features drawn from N(a, Sigma) look like, of images that EPMCM and that chance selects.
+"""Table 3 of DAST-AL: what features drawn from N(a, Sigma) look like, of images that a method and that chance selects.
 
     python benchmarks/table3.py quickstart [KEY=VALUE ...] [--method DAST-AL] [--images 4] [--draws 6]
                                 [--steps 1000] [--picture FILE.png] [--csv FILE]
@@ -111,6 +111,14 @@ def spread(draws: torch.Tensor, pool: torch.Tensor, own: torch.Tensor) -> tuple[
     return nearest.indices, values
 
 
+def named(
+    method: str, indices: list[int], candidates: torch.Tensor, images: int, generator: torch.Generator
+) -> dict[str, list[int]]:
+    """Return who selected -> the first ``images`` indices: the method, by its name, and chance."""
+    by_chance = candidates[torch.randperm(len(candidates), generator=generator)[:images]].tolist()
+    return {method: indices[:images], "random" if method != "random" else "random, again": by_chance}
+
+
 def grid(rows: list[tuple[str, list[np.ndarray]]], heads: list[str]) -> Figure:
     """Return a figure with a row of images, 0 to 1, for each name."""
     figure = Figure(figsize=(1.05 * len(heads) + 1.4, 1.2 * len(rows) + 0.6), layout="constrained")
@@ -147,9 +155,8 @@ def main(words: list[str] | None = None) -> None:
     learner, cycle = trained(asked)
     generator = torch.Generator().manual_seed(asked.seed)
     torch.manual_seed(asked.seed)  # the decoder's weights
-    selected = {"EPMCM": learner.select(cycle).indices[: asked.images]}
     candidates = cycle.candidates.cpu()
-    selected["random"] = candidates[torch.randperm(len(candidates), generator=generator)[: asked.images]].tolist()
+    selected = named(asked.method, learner.select(cycle).indices, candidates, asked.images, generator)
     features, logits = features_of(cycle, cycle.candidates)
     statistics = class_statistics.ClassStatistics.of({name: t.cpu() for name, t in cycle.learned.items()})
     table = statistics.table(cycle.network.classifier.weight.detach().cpu())

@@ -64,6 +64,18 @@ def test_draws_have_the_covariance_of_their_class(kind: str) -> None:
     assert torch.allclose(torch.cov(draws.T, correction=0), expected, atol=0.02)
 
 
+def test_every_column_of_table_2_has_a_name_of_its_own() -> None:
+    found = {100: (torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.5]))}
+    (row,) = table2.compared(torch.tensor([0.4, 0.6]), found)
+    assert len(row) == len(table2.HEADS) == len({*table2.HEADS})
+
+
+def test_rows_of_table_3_name_the_method_that_selected() -> None:
+    found = table3.named("Maxp+", [4, 2, 7], torch.arange(10), 2, torch.Generator().manual_seed(0))
+    assert [*found] == ["Maxp+", "random"] and found["Maxp+"] == [4, 2] and len(found["random"]) == 2
+    assert len(table3.named("random", [4], torch.arange(10), 1, torch.Generator())) == 2
+
+
 def test_the_nearest_candidate_is_another_image() -> None:
     pool = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [9.0, 9.0]])
     draws = torch.tensor([[[0.0, 0.1], [0.0, 1.9], [0.9, 0.0]]])

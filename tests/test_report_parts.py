@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,11 @@ def test_the_seconds_until_the_reference_ends() -> None:
     assert row(table, "Ran+") == {"labelled": "200", "seconds": "45.5"}
     assert row(table, "DAST-AL") == {"labelled": "not reached", "seconds": "not reached"}
     assert "is at 70.50, the last accuracy (%) of Ran" in table.caption
+    gap = [replace(r, seconds=r.seconds | {"train": None}) if (r.method, r.cycle) == ("Ran", 1) else r for r in records]
+    cells = row(tables(gap)["accuracy_reached"], "Ran")
+    assert cells == {"labelled": "400", "seconds": "not timed"}, "not 45.5: a cycle before took some time"
+    one = [r if r.seed else g for r, g in zip(records, gap, strict=True)]
+    assert row(tables(one)["accuracy_reached"], "Ran")["seconds"] == "69.0", "that of the other seed"
     unfinished = [r for r in records if (r.method, r.cycle) != ("Ran", 2)]
     assert "accuracy_reached" not in tables(unfinished)
 

@@ -9,7 +9,7 @@ from harness.report.tables import percent
 if TYPE_CHECKING:
     import pandas as pd
 
-NEVER = "not reached"
+NEVER, UNKNOWN = "not reached", "not timed"
 
 
 def reaching_table(table: pd.DataFrame, key: str, reference: str) -> pd.DataFrame:
@@ -17,7 +17,8 @@ def reaching_table(table: pd.DataFrame, key: str, reference: str) -> pd.DataFram
 
     ``table`` is a ``frame`` of records. seconds: of training, auxiliary training, scoring and selection in all cycles
     before, and of the training in that one, the mean over the seeds. Curves are not interpolated, because a network
-    exists only once its cycle is trained. labelled and seconds are NaN for a method that does not reach the level. The
+    exists only once its cycle is trained. labelled and seconds are NaN for a method that does not reach the level, and
+    seconds also if a cycle until then was not timed in any trial; a trial counts as long as all its cycles were. The
     table is empty if the reference has not reached the last number of labelled images, or if there is only one.
     """
     import pandas as pd
@@ -25,12 +26,14 @@ def reaching_table(table: pd.DataFrame, key: str, reference: str) -> pd.DataFram
     columns = ["method", "level", "labelled", "seconds"]
     ordered = table.sort_values(["trial", "cycle"])
     training = ordered["train"] + ordered["auxiliary"]
-    before = ordered["total"].groupby(ordered["trial"]).cumsum() - ordered["total"]
+    total, gap = ordered["total"].fillna(0.0), ordered["total"].isna()
+    gaps_before = gap.groupby(ordered["trial"]).cumsum() - gap
+    before = (total.groupby(ordered["trial"]).cumsum() - total).where(gaps_before == 0)  # cumsum leaves gaps out
     means = (
         ordered.assign(seconds=before + training)
         .groupby(["method", "labelled"], observed=True)[[percent(key), "seconds"]]
         .mean()
-        .dropna()
+        .dropna(subset=[percent(key)])
     )
     last = table["labelled"].max()
     if (reference, last) not in means.index or table["labelled"].nunique() < 2:
@@ -51,7 +54,10 @@ def wide_reaching(numbers: pd.DataFrame) -> pd.DataFrame:
     missing = numbers["labelled"].isna()
     return numbers[["method"]].assign(
         labelled=[NEVER if gap else f"{value:.0f}" for gap, value in zip(missing, numbers["labelled"], strict=True)],
-        seconds=[NEVER if gap else f"{value:,.1f}" for gap, value in zip(missing, numbers["seconds"], strict=True)],
+        seconds=[
+            NEVER if gap else UNKNOWN if value != value else f"{value:,.1f}"
+            for gap, value in zip(missing, numbers["seconds"], strict=True)
+        ],
     )
 
 
