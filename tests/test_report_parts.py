@@ -40,6 +40,38 @@ def test_the_parts_of_a_gain_add_up_at_each_seed() -> None:
         assert cells[part] == f"{statistics.mean(values):.2f}±{statistics.stdev(values):.2f}"
     assert row(table, "Ran+")["selection"] == "0.00±0.00"
     assert list(table.shown["method"]) == ["Ran+", "DAST-AL"]
+    assert [row(table, method)["split by"] for method in ("Ran+", "DAST-AL")] == ["Ran+", "Ran+"]
+
+
+def test_the_training_of_a_module_is_an_auxiliary_part() -> None:
+    """LL4AL's module changes the network; the row of its training with random selection says by how much."""
+    training = {"name": "module"}
+    halves = HALVES | {
+        "LL4AL": {"training": training, "acquisition": {"name": "c"}},
+        "LL4AL's training": {"training": training, "acquisition": {"name": "a"}},
+        "ADS": {"training": {"name": "heads"}, "acquisition": {"name": "d"}},
+        "LC": {"training": {"name": "t"}, "acquisition": {"name": "e"}},
+    }
+    at = {"Ran": 0.5, "Ran+": 0.53, "DAST-AL": 0.6, "LL4AL": 0.58, "LL4AL's training": 0.51, "ADS": 0.62, "LC": 0.54}
+    records = [
+        record(m, s, c, level, extra_parameters=100 * m.startswith(("LL4AL", "ADS")), trial=f"{m}-{s}")
+        for m, level in at.items() for s in range(2) for c in range(3)
+    ]  # fmt: skip
+    trials = {f"{m}-{s}": {"method": m, "seed": s} for m in at for s in range(2)}
+    table = tables(records, suite(methods=[*at], halves=halves, trials=trials))["decomposition"]
+    whole = {method: row(table, method) for method in at if method != "Ran"}
+    names = ("gain", "training", "auxiliary", "selection")
+    parts = {method: [cells[name].split("±")[0] for name in names] for method, cells in whole.items()}
+    assert parts == {
+        "Ran+": ["3.00", "3.00", NOTHING, "0.00"],
+        "DAST-AL": ["10.00", "3.00", NOTHING, "7.00"],
+        "LL4AL": ["8.00", NOTHING, "1.00", "7.00"],
+        "LL4AL's training": ["1.00", NOTHING, "1.00", "0.00"],
+        "ADS": ["12.00", NOTHING, NOTHING, NOTHING],
+        "LC": ["4.00", "0.00", NOTHING, "4.00"],
+    }
+    assert [cells["split by"] for cells in whole.values()] == ["Ran+", "Ran+", *["LL4AL's training"] * 2, "none", "Ran"]
+    assert "none: the suite has no such row" in table.reading["parts of the gain"]
 
 
 @pytest.mark.parametrize("missing", [{"Ran+"}, {"Ran"}, {"DAST-AL"}])

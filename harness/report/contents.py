@@ -17,7 +17,7 @@ from harness.report.captions import (
 )
 from harness.report.comparisons import Comparison, compared_metric, reference_of, significantly_best
 from harness.report.curves import Curves, differences_by_labelled, full_data_table, with_full_data
-from harness.report.decomposition import decomposition_caption, decomposition_table
+from harness.report.decomposition import decomposition_caption, decomposition_table, wide_decomposition
 from harness.report.formats import file_name, wide, wide_comparisons, wide_cost, wide_metric
 from harness.report.quality import class_quality_table, quality_table
 from harness.report.reaching import reaching_caption, reaching_table, wide_reaching
@@ -178,7 +178,7 @@ def _comparisons(suite: SuiteEntry, records: Sequence[CycleRecord], compared: Se
             tables.append(explained("wins", "win matrix", *found, printed=False))
     key = next((key for key in METRICS if key in metric_keys(records)), "")
     if len(parts := decomposition_table(suite, records, key)):
-        shown, text = wide(parts, ["method"], "quantity"), decomposition_caption(suite)
+        shown, text = wide_decomposition(suite, parts), decomposition_caption(suite)
         tables.append(explained("decomposition", "parts of the gain", text, {"": parts}, shown))
     return tables
 

@@ -1,11 +1,18 @@
-"""Splits a method's gain over a suite's reference into the parts of its training and of its selection."""
+"""Splits a method's gain over a suite's reference into the parts of its training and of its selection.
+
+Training counts as auxiliary if it trains more than the target network: a module with parameters of its own, as in LL4AL
+and ADS, or further networks. What those do to the target shows in the row that has the method's training and the
+reference's acquisition; a part that no row shows is not computed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from typing import TYPE_CHECKING
 
 from harness.report.comparisons import areas, reference_of
+from harness.report.formats import wide
 from harness.report.tables import summary
 from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
@@ -13,11 +20,11 @@ from harness.results.records import CycleRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-PARTS = ["gain", "training", "selection"]
+PARTS = ["gain", "training", "auxiliary", "selection"]
 
 
-def between(suite: SuiteEntry) -> dict[str, str]:
-    """Return method -> the method with its training and the reference's acquisition, where the suite has one.
+def between(suite: SuiteEntry) -> dict[str, str | None]:
+    """Return method -> the method with its training and the reference's acquisition; None: the suite has none.
 
     That is the method itself if it selects as the reference does, and the reference if it trains as the reference does.
     """
@@ -29,9 +36,8 @@ def between(suite: SuiteEntry) -> dict[str, str]:
     found = {}
     for method in methods:
         halves = {"training": suite.halves[method]["training"], "acquisition": acquisition}
-        middle = next((other for other in methods if suite.halves[other] == halves), None)
-        if method != reference and middle is not None:
-            found[method] = middle
+        if method != reference:
+            found[method] = next((other for other in methods if suite.halves[other] == halves), None)
     return found
 
 
@@ -39,28 +45,45 @@ def decomposition_caption(suite: SuiteEntry) -> str:
     """Return what the columns of the table are."""
     reference = reference_of(suite)
     return (
-        f"Parts of the gain in AUBC over {reference}, in points, by seed. training: the method's training with the "
-        f"acquisition of {reference}, minus {reference}; selection: the method minus that. The two add up to the gain. "
-        "A method without a row of its training with that acquisition is left out."
+        f"Parts of the gain in AUBC over {reference}, in points, by seed. split by: the row that has the method's "
+        f"training and the acquisition of {reference}; none: the suite has no such row, and the gain is not split. "
+        f"training: that row minus {reference}; auxiliary: the same, of a method that trains parameters or networks in "
+        "addition to the target, such as a loss module; selection: the method minus that row. The parts add up to the "
+        "gain."
     )
 
 
 def decomposition_table(suite: SuiteEntry, records: Sequence[CycleRecord], key: str) -> pd.DataFrame:
     """Return the table (method, quantity, mean, std, n) of gains in points of AUBC of a metric, by seed.
 
-    quantity: ``gain`` over the reference, and its two parts, which add up to it at each seed: ``training`` (the
-    method's training with the reference's acquisition, minus the reference) and ``selection`` (the method minus that).
-    The table is empty unless a method has both parts.
+    quantity: ``gain`` over the reference, and its parts, which add up to it at each seed: ``training``, or
+    ``auxiliary`` of a training with parameters or networks of its own (the row between, minus the reference), and
+    ``selection`` (the method minus the row between). A method without a row between has its gain only. The table is
+    empty unless a method has both parts.
     """
     import pandas as pd
 
     by_method, reference, middles = areas(suite, records, key), reference_of(suite), between(suite)
+    more = {r.method for r in records if r.extra_parameters}
     rows = []
-    for method, middle in middles.items() if any(m not in (k, reference) for k, m in middles.items()) else ():
-        of = [by_method.get(name, {}) for name in (method, middle, reference)]
+    for method, middle in middles.items() if any(m not in (k, reference, None) for k, m in middles.items()) else ():
+        of = [by_method.get(name, {}) for name in (method, middle or reference, reference)]
         for seed in sorted({*of[0]} & {*of[1]} & {*of[2]}):
             own, trained, base = (values[seed] for values in of)
-            rows.append((method, own - base, trained - base, own - trained))
+            parts = [nan] * 3
+            if middle is not None:
+                parts = [trained - base, nan, own - trained]
+                if middle in more and middle != reference:
+                    parts = [nan, trained - base, own - trained]
+            rows.append((method, own - base, *parts))
     table = pd.DataFrame(rows, columns=["method", *PARTS])
     table["method"] = pd.Categorical(table["method"], categories=list(middles), ordered=True)
-    return summary(table, ["method"], PARTS)
+    return summary(table, ["method"], [part for part in PARTS if part != "auxiliary" or table[part].notna().any()])
+
+
+def wide_decomposition(suite: SuiteEntry, numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return the wide table of text, with the row that splits the gain of each method."""
+    shown, middles = wide(numbers, ["method"], "quantity"), between(suite)
+    names = [middles[method] or "none" for method in shown["method"]]
+    shown.insert(1, "split by", names)
+    return shown
