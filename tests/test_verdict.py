@@ -182,6 +182,24 @@ def test_a_method_is_what_it_does_and_not_its_name() -> None:
     assert verdict.beside(other, records(other)) == [], "it is another method with lambda_0 = 0"
 
 
+def test_what_the_paper_prints_stands_next_to_its_authors_trials() -> None:
+    """Their logs have other means than Table 1, which a reader looks for."""
+    suite = entry()
+    cells = verdict.beside(suite, records(suite))
+    assert {(c.published.source, c.printed and c.printed.source) for c in cells} == {(LOGS, "DAST-AL paper")}
+    shown = verdict.wide(cells).set_index(["method", "labelled"])
+    assert (
+        shown.loc[("Ran", "2500"), "printed"] == "67.13"
+        and shown.loc[("Ran", "2500"), "published"] == "67.86±2.30 (10)"
+    )
+    assert "printed: what DAST-AL paper prints for them." in verdict.caption(cells)
+    assert verdict.numbers(cells)["printed"][0] == 67.13
+    late = entry(labelled=(2500, 25000), halves={"Ran": HALVES["Ran"]})
+    assert [*verdict.wide(verdict.beside(late, records(late)))["printed"]] == ["67.13", "\N{EN DASH}"]
+    alone = [replace(c, printed=None) for c in cells]
+    assert "printed" not in verdict.wide(alone) and "printed" not in verdict.caption(alone)
+
+
 def test_budgets_without_a_published_value_have_no_cell() -> None:
     suite = entry()
     made = [r if r.labelled == 2500 else replace(r, labelled=5001) for r in records(suite)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import comb, isnan, nan, sqrt
 from statistics import fmean, stdev
@@ -46,6 +46,8 @@ class Beside:
     """Keys with other values than the source states: 'epochs 15, published 200'."""
     unstated: list[str]
     """Keys that the source does not state, where ours is not the default: 'precision (ours bfloat16)'."""
+    printed: Published | None = None
+    """What a publication prints for the same method and protocol, where ``published`` are single trials."""
 
     @property
     def difference(self) -> float:
@@ -127,7 +129,9 @@ def _matched(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Beside]:
             if (p.labelled, p.metric) == (labelled, metric) and _is(halves[method], p)
         ]
         if options:
-            found.append(min(options, key=lambda o: (len(o.differing), not o.published.trials)))
+            best = min(options, key=lambda o: (len(o.differing), not o.published.trials))
+            printed = [o.published for o in options if not o.published.trials and o.differing == best.differing]
+            found.append(replace(best, printed=printed[0]) if best.published.trials and printed else best)
     return sorted(found, key=lambda cell: (suite.methods.index(cell.method), cell.labelled))
 
 
@@ -192,6 +196,8 @@ def caption(cells: Sequence[Beside]) -> str:
         f"and of the trials of {', '.join(_sources(cells))} (their number in brackets; ?: unknown). in sd: ours minus "
         "published, in published standard deviations."
     ]
+    if printed := _all([cell.printed.source] for cell in cells if cell.printed):
+        parts.append(f"printed: what {' or '.join(printed)} prints for them.")
     if any(cell.published.trials and not cell.differing for cell in cells):
         parts.append("p: exact, two-sided, by all ways to split the trials into ours and theirs.")
     if words & {"inside", "above", "below"}:
@@ -210,7 +216,8 @@ def numbers(cells: Sequence[Beside]) -> pd.DataFrame:
     """Return the table of cells, a row each.
 
     Columns: method, labelled, mean, std, n (ours), source, published_mean, published_sd, published_n, difference,
-    in_sd, reach (half of the width of the range), p, verdict, differing (keys) and unstated (keys).
+    in_sd, reach (half of the width of the range), p, verdict, differing (keys), unstated (keys), printed (mean) and
+    printed_source.
     """
     import pandas as pd
 
@@ -233,6 +240,8 @@ def numbers(cells: Sequence[Beside]) -> pd.DataFrame:
                 "verdict": c.word,
                 "differing": "; ".join(c.differing),
                 "unstated": "; ".join(c.unstated),
+                "printed": c.printed.mean if c.printed else nan,
+                "printed_source": c.printed.source if c.printed else "",
             }
             for c in cells
         ]
@@ -255,13 +264,14 @@ def wide(cells: Sequence[Beside]) -> pd.DataFrame:
             "verdict": c.word,
             "ours": _cell(fmean(c.ours), _std(c.ours)) + (f" (n={len(c.ours)})" if len(c.ours) < most else ""),
             "published": f"{_cell(c.published.mean, c.published.sd)} ({c.published.n or '?'})",
+            "printed": _cell(c.printed.mean, c.printed.sd) if c.printed else NOTHING,
             "in sd": text(c.in_sd, lambda x: f"{x:+.1f}".replace("-", "\N{MINUS SIGN}")),
             "p": text(c.p, shown_p),
         }
         for c in cells
     ]
     table = pd.DataFrame(rows)
-    return table.drop(columns=[column for column in ("in sd", "p") if (table[column] == NOTHING).all()])
+    return table.drop(columns=[column for column in ("printed", "in sd", "p") if (table[column] == NOTHING).all()])
 
 
 def _all(parts: Iterable[list[str]]) -> list[str]:
