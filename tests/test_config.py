@@ -785,6 +785,12 @@ def test_methods_that_differ_only_in_what_decides_nothing_are_the_same(tmp_path:
         loaded(tmp_path, base(methods={"A": "core_set", "B": {"name": "core_set", "memory_gb": 2}}))
 
 
+def test_the_suites_of_fig_2_train_on_all_images_too() -> None:
+    """The figure has a horizontal line of the accuracy with all labels."""
+    suites = load_config(ROOT / "configs" / "full_benchmark.yaml").suites
+    assert {s.name: s.full_data for s in suites} == {s.name: s.title.startswith("Fig. 2") for s in suites}
+
+
 def test_table_1_of_its_own_file_is_that_of_the_full_benchmark() -> None:
     """The full one has more methods; the others are the same trials."""
     alone, control = load_config(ROOT / "configs" / "cifar10_table1.yaml").suites
