@@ -274,6 +274,27 @@ def test_the_pointer_shows_values_and_the_legend_hides_a_curve(browser: Any, rep
     assert browser.execute_script(curves) == 2 + 1
 
 
+def test_the_curves_have_a_line_of_all_training_images(browser: Any, tmp_path: Path) -> None:
+    records = all_records()
+    full = [record("all 1437 images", seed, 0, 0.95 + 0.01 * seed, labelled=1437) for seed in range(2)]
+    for name, tables in (
+        ("with", suite_tables(suite(), records, full=full)),
+        ("without", suite_tables(suite(), records)),
+    ):
+        (tmp_path / f"{name}.html").write_text(html.page("run", [html.Section(suite(), records, "", tables=tables)]))
+    look(browser, tmp_path / "with.html", 1400, LIGHT)
+    line = "const line = document.querySelector('svg.plot > .full'); return [line.getBBox().width, line.getBBox().y]"
+    width, height = browser.execute_script(line)
+    highest = "return Math.min(...[...document.querySelectorAll('svg.plot .line')].map((curve) => curve.getBBox().y))"
+    assert width > 300 and 24 <= height < browser.execute_script(highest), "95.5 % is above all curves"
+    last = (
+        "return [...[...document.querySelectorAll('.readout tbody tr')].at(-1).cells].map((cell) => cell.textContent)"
+    )
+    assert browser.execute_script(last)[:2] == ["all 1437 images", "95.50±0.71"]
+    look(browser, tmp_path / "without.html", 1400, LIGHT)
+    assert browser.execute_script("return document.querySelectorAll('.full').length") == 0
+
+
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
 def test_a_phone_scrolls_in_one_direction(browser: Any, report: Path, scheme: str) -> None:
     look(browser, report / "report.html", 360, scheme)

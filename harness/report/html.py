@@ -187,6 +187,10 @@ def _chart(suite: SuiteEntry, table: Table) -> dict[str, Any] | None:
             }
             for method in suite.methods
         ],
+        "full": [
+            {"name": row["method"], "mean": row["mean"], "text": cell(row["mean"], row["std"])}
+            for row in table.curves.full.to_dict("records")
+        ],
     }
 
 

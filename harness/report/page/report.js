@@ -105,6 +105,14 @@ class Chart {
       for (const event of ["pointerleave", "blur"]) button.addEventListener(event, () => this.focus(null));
       return columns.slice(1).map(() => html(row, "td"));
     });
+    for (const { name, text } of this.data.full) {
+      const row = html(body, "tr");
+      const box = html(html(row, "th", { scope: "row" }), "span", { className: "key" });
+      const swatch = svg(box, "svg", { width: 26, height: 12, viewBox: "-13 -6 26 12", "aria-hidden": "true" });
+      svg(swatch, "path", { d: "M-13 0H13", class: "full" });
+      html(box, "bdi", {}, name);
+      for (const [index] of columns.slice(1).entries()) html(row, "td", {}, index ? "\u2013" : text);
+    }
     this.move(this.now);
   }
 
@@ -179,7 +187,8 @@ class Chart {
     const shown = visible.filter((curve) => curve[kind].length);
     const banded = shown.length <= BANDS;
     const points = shown.flatMap((curve) => curve[kind]);
-    const means = points.map((point) => point.mean).concat(apart ? [0] : []);
+    const full = apart ? [] : this.data.full; // with all training images, whatever the number of labelled ones
+    const means = points.map((point) => point.mean).concat(apart ? [0] : full.map(({ mean }) => mean));
     const most = Math.max(...means.map(Math.abs), 0.1);
     const reach = points.flatMap((p) => (apart ? [p.low ?? p.mean, p.high ?? p.mean] : banded ? [p.mean - p.std, p.mean + p.std] : []));
     const limited = apart ? reach.map((value) => Math.max(-4 * most, Math.min(4 * most, value))) : reach; // two seeds reach far
@@ -194,6 +203,7 @@ class Chart {
       svg(root, "text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, text.replace("-", "\u2212"));
     }
     if (apart) svg(root, "line", { x1: left, x2: right, y1: y(0), y2: y(0), class: "zero" });
+    for (const { mean } of full) svg(root, "path", { d: `M${left} ${y(mean)}H${right}`, class: "full" });
     const steps = this.data.budgets.slice(1).map((labelled, index) => this.x(labelled) - this.x(this.data.budgets[index]));
     const room = apart ? 0.7 * Math.min(...steps, 90) : 0;
     shown.forEach((curve, index) => {
