@@ -20,6 +20,7 @@ from harness import registry
 from harness.config.load import load_config
 from harness.experiment.grid import Grid, manifest
 from harness.report import verdict
+from harness.report.contents import suite_tables
 from harness.report.published import Published, Spec, published
 from harness.report.verdict import Beside
 from harness.report.write import write
@@ -355,6 +356,45 @@ def test_the_report_has_the_table_and_its_numbers(tmp_path: Path, monkeypatch: p
         first, *_ = csv.DictReader(file)
     assert (first["verdict"], first["source"], first["published_n"], first["n"]) == ("inside", LOGS, "10", "6")
     assert float(first["reach"]) == pytest.approx(2.262157 * of_log("Ran", 2500).sd * (1 / 10 + 1 / 6) ** 0.5, rel=1e-5)
+
+
+def test_the_report_of_table_4_has_the_costs_that_the_paper_prints() -> None:
+    """TT is training, ST sampling; ours are those of the first cycle, mean over seeds."""
+    halves = {
+        "mine": {"training": {"name": "isda"}, "acquisition": {"name": "epmcm"}},
+        "LL4AL": {"training": {"name": "ll4al"}, "acquisition": {"name": "ll4al"}},
+        "Ran": HALVES["Ran"],
+    }
+    suite = entry(seeds=2, labelled=(1000, 2000), halves=halves, official_data=False)
+    made = [
+        record(
+            each.method, each.seed, cycle, 0.5, labelled=labelled, trial=trial, device="NVIDIA H100",
+            extra_parameters=123_905 if each.method == "LL4AL" else 0,
+        )
+        for trial, each in suite.trials.items() for cycle, labelled in enumerate(suite.labelled)
+    ]  # fmt: skip
+    (table,) = (t for t in suite_tables(suite, made) if t.name == "published_costs")
+    seconds = made[0].seconds
+    training, sampling = seconds["train"] + seconds["auxiliary"], seconds["score"] + seconds["select"]
+    total = (training + sampling) / 60
+    rows = table.shown.to_numpy().tolist()
+    assert [row[:4] for row in rows] == [
+        ["mine", "TT (s)", "138.3", f"{training:.3f}"],  # of a log
+        ["mine", "TT (s)", "128.3", f"{training:.3f}"],
+        ["mine", "ST (s)", "7.59", f"{sampling:.3f}"],
+        ["mine", "total (min)", "2.26", f"{total:.3f}"],
+        ["LL4AL", "EP (MiB)", "0.2", "0.473"],
+        ["LL4AL", "TT (s)", "120.72", f"{training:.3f}"],
+        ["LL4AL", "ST (s)", "2.97", f"{sampling:.3f}"],
+        ["LL4AL", "total (min)", "2.06", f"{total:.3f}"],
+    ], "the paper prints nothing of random selection"
+    assert rows[0][-1] == f"{LOGS}: first cycle; ours NVIDIA H100, bfloat16"
+    assert rows[1][-1] == "DAST-AL paper: first cycle, NVIDIA TITAN Xp; ours NVIDIA H100, bfloat16"
+    assert rows[4][-1] == "DAST-AL paper: 0.2 fits neither MiB nor millions of the reference code's module"
+    other = entry(seeds=2, labelled=(2500, 5000), halves=halves)
+    assert "published_costs" not in [
+        t.name for t in suite_tables(other, [replace(r, labelled=2500 + r.labelled) for r in made])
+    ]
 
 
 def test_a_suite_without_published_values_is_as_before(tmp_path: Path) -> None:

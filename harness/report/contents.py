@@ -19,6 +19,7 @@ from harness.report.comparisons import Comparison, compared_metric, reference_of
 from harness.report.curves import Curves, differences_by_labelled, full_data_table, with_full_data
 from harness.report.decomposition import decomposition_caption, decomposition_table, wide_decomposition
 from harness.report.formats import file_name, wide, wide_comparisons, wide_cost, wide_metric
+from harness.report.published_costs import CAPTION, published_costs, wide_published_costs
 from harness.report.quality import class_quality_table, quality_table
 from harness.report.reaching import reaching_caption, reaching_table, wide_reaching
 from harness.report.selection import SELECTION_CAPTION, selection_table
@@ -232,6 +233,9 @@ def _costs(suite: SuiteEntry, records: Sequence[CycleRecord], table: pd.DataFram
         ),
         Table("cost", "Cost of the first cycle.", {"": cost}, costs, reading=SPREAD | _of(COST_COLUMNS, costs)),
     ]
+    if len(known := published_costs(suite, records, cost)):
+        shown = wide_published_costs(known)
+        tables.append(explained("published_costs", "published costs", CAPTION, {"": known}, shown))
     for key in metric_keys(records):
         if len(reached := reaching_table(table, key, reference_of(suite))):
             caption = reaching_caption(reached, key, reference_of(suite))

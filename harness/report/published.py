@@ -82,6 +82,11 @@ def published(dataset: str, network: str) -> tuple[Published, ...]:
     return tuple(_value(rows) for rows in grouped.values())
 
 
+def is_method(halves: dict[str, Any], p: Published) -> bool:
+    """Return whether a method has the published training and acquisition, with the same settings."""
+    return all(half in halves and Spec.stored(halves[half]) == getattr(p, half) for half in ("training", "acquisition"))
+
+
 def _value(rows: list[dict[str, str]]) -> Published:
     row, values = rows[0], [float(row["value"]) for row in rows]
     sd = float(row["sd"] or nan)

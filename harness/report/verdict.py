@@ -19,7 +19,7 @@ from harness.errors import readable
 from harness.report import statistics
 from harness.report.captions import counted
 from harness.report.comparisons import Claim, shown_p, signed
-from harness.report.published import Published, Spec, published
+from harness.report.published import Published, Spec, is_method, published
 from harness.results.manifest import SuiteEntry
 from harness.results.records import METRICS, CycleRecord
 from harness.settings import Protocol, Recipe
@@ -126,18 +126,13 @@ def _matched(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Beside]:
         options = [
             Beside(method, labelled, values, p, *_keys(suite, p))
             for p in known
-            if (p.labelled, p.metric) == (labelled, metric) and _is(halves[method], p)
+            if (p.labelled, p.metric) == (labelled, metric) and is_method(halves[method], p)
         ]
         if options:
             best = min(options, key=lambda o: (len(o.differing), not o.published.trials))
             printed = [o.published for o in options if not o.published.trials and o.differing == best.differing]
             found.append(replace(best, printed=printed[0]) if best.published.trials and printed else best)
     return sorted(found, key=lambda cell: (suite.methods.index(cell.method), cell.labelled))
-
-
-def _is(halves: dict[str, Any], p: Published) -> bool:
-    """Return whether a method has the published training and acquisition, with the same settings."""
-    return all(half in halves and Spec.stored(halves[half]) == getattr(p, half) for half in ("training", "acquisition"))
 
 
 def _keys(suite: SuiteEntry, p: Published) -> tuple[list[str], list[str]]:
@@ -322,7 +317,7 @@ def _planned(suite: SuiteEntry) -> int:
         for p in published(suite.dataset, suite.model)
         if p.trials and p.labelled in suite.labelled and not _keys(suite, p)[0]
         for method in suite.methods
-        if _is(suite.halves.get(method, {}), p)
+        if is_method(suite.halves.get(method, {}), p)
     }
     return len(found)
 
