@@ -1,4 +1,4 @@
-"""Test metrics beside accuracy: equal to scikit-learn's, over heads and seeds, for images and label maps."""
+"""Test metrics other than accuracy: equal to scikit-learn's, over heads and seeds, for images and label maps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
-from test_report import LABELLED, METHODS, all_records, record, run_dir, suite
+from test_report import LABELLED, METHODS, all_records, record, run_dir, suite, tables
 
 from harness.lazy import torch
 from harness.learning.metrics import by_name
-from harness.report.quality import by_class, class_quality_table, overall, quality_table
+from harness.report.quality import by_class, class_quality_table, overall, quality_table, worst_and_best
 from harness.report.write import write
 from harness.results.records import CycleRecord
 
@@ -67,6 +67,29 @@ def test_a_record_without_matrices_has_none(tmp_path: Path) -> None:
     assert not [path.name for path in (folder / "report").iterdir() if "quality" in path.name]
 
 
+def test_of_many_classes_the_worst_and_the_best_are_shown() -> None:
+    """Twelve classes; class i is right in 5 x i of 60 images of Ran, and in as many and 3 of Ran+."""
+    names = [f"c{i}" for i in (5, 3, 11, 0, 7, 1, 9, 2, 10, 4, 8, 6)]  # in no order
+    records = []
+    for method, more in (("Ran", 0), ("Ran+", 3)):
+        right = {name: 5 * int(name[1:]) + more for name in names}
+        rows = {
+            name: {other: 0 for other in names} | {name: n, "c0" if name != "c0" else "c1": 60 - n}
+            for name, n in right.items()
+        }
+        records.append(replace(record(method, 0, 0, 0.5), confusion=[rows]))
+    shown, number = worst_and_best(class_quality_table(records, METHODS))
+    assert number == 12 and [*shown["quantity"].cat.categories] == [f"c{i}" for i in (0, 1, 2, 3, 4, 7, 8, 9, 10, 11)]
+    assert shown[(shown["method"] == "Ran+") & (shown["quantity"] == "c7")]["mean"].item() == pytest.approx(
+        100 * 38 / 60
+    )
+    (table,) = (t for t in tables(records).values() if t.name == "class_accuracy")
+    assert table.caption == (
+        "Accuracy (%) of the 5 worst and the 5 best of 12 classes at 100 labelled images, by the mean over methods."
+    )
+    assert [*table.shown.columns] == ["method", *(f"c{i}" for i in (0, 1, 2, 3, 4, 7, 8, 9, 10, 11)), "n"]
+
+
 def test_tables_are_means_over_seeds(drawn: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path) -> None:
     labels, one, other = drawn
     records = [
@@ -85,5 +108,10 @@ def test_tables_are_means_over_seeds(drawn: tuple[np.ndarray, np.ndarray, np.nda
     )
     folder = run_dir(tmp_path / "run", records, [suite()])
     printed = write(folder)
+    assert f"Accuracy (%) of each class at {max(LABELLED)} labelled images." in " ".join(printed.split())
+    cells = next(line for line in printed.splitlines() if line.startswith("Ran ") and line.count("±") == 3).split()
+    assert f"{np.mean(recall):.2f}±{np.std(recall, ddof=1):.2f}" == cells[2], "road comes after sky"
+    page = (folder / "report" / "report.html").read_text()
+    assert 'data-table="class_accuracy"' in page and "=car" in page
     assert f"Other test metrics at {max(LABELLED)} labelled images" in " ".join(printed.split())
     assert "'=car" in (folder / "report" / "digits_quality_by_class.csv").read_text(), "no formula"

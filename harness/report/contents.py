@@ -20,7 +20,7 @@ from harness.report.curves import Curves, differences_by_labelled, full_data_tab
 from harness.report.decomposition import decomposition_caption, decomposition_table, wide_decomposition
 from harness.report.formats import file_name, wide, wide_comparisons, wide_cost, wide_metric
 from harness.report.published_costs import CAPTION, published_costs, wide_published_costs
-from harness.report.quality import class_quality_table, quality_table
+from harness.report.quality import SHOWN, class_quality_table, quality_table, worst_and_best
 from harness.report.reaching import reaching_caption, reaching_table, wide_reaching
 from harness.report.selection import SELECTION_CAPTION, selection_table
 from harness.report.speed_up import speed_up_table
@@ -199,9 +199,21 @@ def _test_metrics(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Tab
             f"Other test metrics at {quality['labelled'][0]} labelled images, the highest number that all trials have "
             "reached."
         )
-        long = {"": quality, "_by_class": class_quality_table(records, suite.methods)}
+        classes = class_quality_table(records, suite.methods)
+        long = {"": quality, "_by_class": classes}
         shown, terms = wide(quality, ["method"], "quantity"), SPREAD | QUALITY_COLUMNS
         tables.append(Table("quality", caption, long, shown, printed=False, reading=terms))
+        if len(classes) and not len(by_class):
+            some, number = worst_and_best(classes)
+            of = (
+                "each class"
+                if number <= SHOWN
+                else f"the {SHOWN // 2} worst and the {SHOWN // 2} best of {number} classes"
+            )
+            caption = f"Accuracy (%) of {of} at {quality['labelled'][0]} labelled images"
+            caption += "." if number <= SHOWN else ", by the mean over methods."
+            shown, long = wide(some, ["method"], "quantity"), {"": some.rename(columns={"quantity": "class"})}
+            tables.append(Table("class_accuracy", caption, long, shown, reading=SPREAD))
     if len(selection := selection_table(records, suite.methods)):
         shown = wide(selection, ["method"], "labelled")
         tables.append(explained("selection", "selection", SELECTION_CAPTION, {"": selection}, shown, printed=False))

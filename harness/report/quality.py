@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OVERALL = ("balanced accuracy (%)", "F1 (%)", "ECE (%)", "NLL (nats)")
 BY_CLASS = ("accuracy (%)", "precision (%)", "F1 (%)")
+SHOWN = 10
+"""Classes of the printed table; of more classes it has the worst and the best."""
 
 
 def matrices(record: CycleRecord) -> NDArray[np.float64]:
@@ -97,6 +99,23 @@ def class_quality_table(records: Sequence[CycleRecord], methods: Sequence[str]) 
     table = pd.DataFrame(rows, columns=["method", "class", *BY_CLASS])
     table["class"] = pd.Categorical(table["class"], categories=list(dict.fromkeys(table["class"])), ordered=True)
     return _over_seeds(table, ["class"], BY_CLASS, methods)
+
+
+def worst_and_best(by_class: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return (the accuracy of each class, or of the SHOWN // 2 worst and best by the mean over methods; all classes).
+
+    ``by_class``: see ``class_quality_table``; here the class is the quantity. Few classes keep their order.
+    """
+    accuracy = by_class[by_class["quantity"] == BY_CLASS[0]].drop(columns="quantity")
+    classes = [name for name in by_class["class"].cat.categories if name in set(accuracy["class"])]
+    kept = classes
+    if len(classes) > SHOWN:
+        means = accuracy.groupby("class", observed=True)["mean"].mean()
+        ordered = sorted(classes, key=lambda name: means[name])
+        kept = [*ordered[: SHOWN // 2], *ordered[-(SHOWN // 2) :]]
+    found = accuracy[accuracy["class"].isin(kept)].rename(columns={"class": "quantity"})
+    found["quantity"] = found["quantity"].cat.set_categories(kept, ordered=True)
+    return found, len(classes)
 
 
 def _over_seeds(
