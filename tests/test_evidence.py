@@ -92,10 +92,15 @@ def test_no_budget_of_a_pair_counts_unless_aubc_differs() -> None:
 
 def test_few_seeds_fill_no_matrix() -> None:
     entry, records = many(6)
-    assert win_table(entry, records) is None and too_few(pairs(entry, records)) == 7
+    assert win_table(entry, records) is None and too_few(entry, pairs(entry, records)) == 7
     assert no_matrix(entry, records) == ["6 seeds can't fill a win matrix of 3 pairs of methods; 7 seeds can."]
     assert no_matrix(*many(7)) == [] == no_matrix(entry, [r for r in records if r.method != "B"])
     assert pairs(entry, []) == [] and ranks(entry, []) == {}
+    more = entry.model_copy(update={"methods": [*NAMES, "C"]})  # which has no results yet
+    assert no_matrix(more, records) == ["6 seeds can't fill a win matrix of 6 pairs of methods; 8 seeds can."]
+    assert {p.adjusted for p in pairs(*many(7))} == {3 * 2 / 128} and {p.adjusted for p in pairs(more, many(7)[1])} == {
+        6 * 2 / 128
+    }
 
 
 def test_ranks_share_ties() -> None:

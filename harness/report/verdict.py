@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from math import comb, isnan, nan, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -87,8 +88,7 @@ class Beside:
     @property
     def smallest_p(self) -> float:
         """The smallest p that so many seeds and trials can have."""
-        ours, theirs = len(self.ours), len(self.published.trials)
-        return (2 if ours == theirs else 1) / comb(ours + theirs, ours)
+        return smallest_p(len(self.ours), len(self.published.trials))
 
     @property
     def word(self) -> str:
@@ -100,6 +100,11 @@ class Beside:
         if abs(self.difference) <= self.reach:
             return "inside"
         return "above" if self.difference > 0 else "below"
+
+
+def smallest_p(ours: int, theirs: int) -> float:
+    """Return the smallest two-sided p that samples of these sizes can have: all of one are above all of the other."""
+    return (2 if ours == theirs else 1) / comb(ours + theirs, ours)
 
 
 def beside(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Beside]:
@@ -353,9 +358,10 @@ def _verdict(
     level = statistics.LEVEL / left
     if (smallest := max(cell.smallest_p for cell in cells)) > level:
         seeds, trials = len(cells[0].ours), min(len(cell.published.trials) for cell in cells)
+        enough = next(number for number in count(1) if smallest_p(number, trials) <= level)
         return "open", (
             f"{counted(seeds, 'seed')} and {counted(trials, 'published trial')} can't show a deviation at {budgets} "
-            f"(smallest possible p {shown_p(smallest)}, it must be at most {shown_p(level)})"
+            f"(smallest possible p {shown_p(smallest)}, it must be at most {shown_p(level)}); {enough} seeds can"
         )
     if any(isnan(cell.reach) for cell in cells):
         return "open", "a single published trial has no range"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from typing import TYPE_CHECKING
 
 from harness.lazy import np
@@ -33,7 +34,7 @@ class Pair:
     n: int
     p: float
     adjusted: float
-    """p by Holm over all pairs of the suite."""
+    """p by Holm over all pairs of the suite, with those that have no result yet."""
     wins: int
     """Budgets at which the better one has a p of at most 5 %; 0 if adjusted is above 5 %."""
 
@@ -49,8 +50,9 @@ def pairs(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Pair]:
             differences[row, column] = np.array([found[row][s] for s in common]) - [found[column][s] for s in common]
     by_area = [statistics.area(suite.labelled, values) for values in differences.values()]
     ps = [statistics.p_differ(values) for values in by_area]
+    holm = statistics.holm([*ps, *[1.0] * (planned(suite) - len(ps))])
     result = []
-    for (names, values), area, p, adjusted in zip(differences.items(), by_area, ps, statistics.holm(ps), strict=True):
+    for (names, values), area, p, adjusted in zip(differences.items(), by_area, ps, holm, strict=False):
         mean, wins = float(area.mean()), 0
         if adjusted <= statistics.LEVEL:
             same = values[:, values.mean(0) * mean > 0]
@@ -59,9 +61,14 @@ def pairs(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Pair]:
     return result
 
 
-def too_few(found: Sequence[Pair]) -> int:
+def planned(suite: SuiteEntry) -> int:
+    """Return how many pairs the methods of a suite make: a cell must not vanish once all have results."""
+    return comb(len(suite.methods), 2)
+
+
+def too_few(suite: SuiteEntry, found: Sequence[Pair]) -> int:
     """Return how many seeds a win matrix needs if it has fewer; 0 if it has enough, or no pairs."""
-    level = statistics.LEVEL / max(len(found), 1)
+    level = statistics.LEVEL / max(planned(suite), 1)
     enough = all(statistics.smallest_p(n) > level for n in {pair.n for pair in found})
     return statistics.seeds_for(level) if found and enough else 0
 
@@ -69,10 +76,10 @@ def too_few(found: Sequence[Pair]) -> int:
 def no_matrix(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:
     """Return a sentence if the seeds of a suite can't fill a win matrix of more than one pair."""
     found = pairs(suite, records)
-    if len(found) < 2 or not (needed := too_few(found)):
+    if len(found) < 2 or not (needed := too_few(suite, found)):
         return []
     most = counted(max(pair.n for pair in found), "seed")
-    return [f"{most} can't fill a win matrix of {len(found)} pairs of methods; {needed} seeds can."]
+    return [f"{most} can't fill a win matrix of {planned(suite)} pairs of methods; {needed} seeds can."]
 
 
 def ranks(suite: SuiteEntry, records: Sequence[CycleRecord]) -> dict[str, float]:
@@ -98,7 +105,7 @@ def win_table(
     import pandas as pd
 
     found = pairs(suite, records)
-    if len(found) < 2 or too_few(found):
+    if len(found) < 2 or too_few(suite, found):
         return None
     differing = [pair for pair in found if pair.adjusted <= statistics.LEVEL]
     won = {(p.row, p.column) if p.mean > 0 else (p.column, p.row): p.wins for p in differing}
@@ -117,8 +124,8 @@ def win_table(
     caption = (
         f"Win matrix: at how many of {counted(budgets, 'budget')} the row's method is significantly better than the "
         f"column's. \N{EN DASH}: their AUBC is not significantly different, or the column's is better (exact test by "
-        f"seed, at most 5 % after Holm over {len(found)} pairs); else the budgets with p of at most 5 %. mean rank: of "
-        "AUBC, over the seeds that all methods have; it changes with the methods compared, unlike the pairs."
+        f"seed, at most 5 % after Holm over {planned(suite)} pairs); else the budgets with p of at most 5 %. mean "
+        "rank: of AUBC, over the seeds that all methods have; it changes with the methods compared, unlike the pairs."
     )
     long = pd.DataFrame([vars(pair) for pair in found])
     by_method = pd.DataFrame(list(mean_ranks.items()), columns=["method", "mean_rank"])
