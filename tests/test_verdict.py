@@ -19,7 +19,7 @@ from test_report import suite as digits
 from harness import registry
 from harness.config.load import load_config
 from harness.experiment.grid import Grid, manifest
-from harness.report import verdict
+from harness.report import published_table, verdict
 from harness.report.contents import suite_tables
 from harness.report.published import Published, Spec, published
 from harness.report.verdict import Beside
@@ -188,17 +188,17 @@ def test_what_the_paper_prints_stands_next_to_its_authors_trials() -> None:
     suite = entry()
     cells = verdict.beside(suite, records(suite))
     assert {(c.published.source, c.printed and c.printed.source) for c in cells} == {(LOGS, "DAST-AL paper")}
-    shown = verdict.wide(cells).set_index(["method", "labelled"])
+    shown = published_table.wide(cells).set_index(["method", "labelled"])
     assert (
         shown.loc[("Ran", "2500"), "printed"] == "67.13"
         and shown.loc[("Ran", "2500"), "published"] == "67.86±2.30 (10)"
     )
-    assert "printed: what DAST-AL paper prints for them." in verdict.caption(cells)
-    assert verdict.numbers(cells)["printed"][0] == 67.13
+    assert "printed: what DAST-AL paper prints for them." in published_table.caption(cells)
+    assert published_table.numbers(cells)["printed"][0] == 67.13
     late = entry(labelled=(2500, 25000), halves={"Ran": HALVES["Ran"]})
-    assert [*verdict.wide(verdict.beside(late, records(late)))["printed"]] == ["67.13", "\N{EN DASH}"]
+    assert [*published_table.wide(verdict.beside(late, records(late)))["printed"]] == ["67.13", "\N{EN DASH}"]
     alone = [replace(c, printed=None) for c in cells]
-    assert "printed" not in verdict.wide(alone) and "printed" not in verdict.caption(alone)
+    assert "printed" not in published_table.wide(alone) and "printed" not in published_table.caption(alone)
 
 
 def test_budgets_without_a_published_value_have_no_cell() -> None:
@@ -240,7 +240,7 @@ def test_every_key_that_differs_is_named_and_nothing_is_claimed(changes: dict[st
     assert {c.word for c in found} == {"other protocol"} and all(c.differing == [named] for c in found)
     assert all(isnan(c.p) for c in found) and found[0].difference == pytest.approx(5.0), "the value is still shown"
     assert sentences(suite, made) == [f"Ran, DAST-AL: open whether they reproduce {LOGS}: other protocol: {named}."]
-    assert f"other protocol: {named}." in verdict.caption(found)
+    assert f"other protocol: {named}." in published_table.caption(found)
 
 
 def test_a_key_that_the_source_does_not_state_is_open_only_if_it_is_not_the_default() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from harness.report import verdict
+from harness.report import published_table, verdict
 from harness.report.captions import (
     COST_COLUMNS,
     CURVE,
@@ -116,9 +116,9 @@ def suite_tables(
                 explained(
                     "published",
                     "published values",
-                    verdict.caption(beside),
-                    {"": verdict.numbers(beside)},
-                    verdict.wide(beside),
+                    published_table.caption(beside),
+                    {"": published_table.numbers(beside)},
+                    published_table.wide(beside),
                 )
             ]
             if beside

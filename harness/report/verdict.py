@@ -8,13 +8,13 @@ A sentence says for each method whether it reproduces its source, or what is mis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from math import comb, isnan, nan, sqrt
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import Any
 
 from harness.errors import readable
 from harness.report import statistics
@@ -22,16 +22,12 @@ from harness.report.captions import counted
 from harness.report.comparisons import Claim, shown_p, signed
 from harness.report.published import Published, Spec, is_method, published
 from harness.results.manifest import SuiteEntry
-from harness.results.records import METRICS, CycleRecord
+from harness.results.records import CycleRecord
 from harness.settings import Protocol, Recipe
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GROUPS: dict[str, Any] = {"recipe": Recipe, "protocol": Protocol}
 """Group of keys that a source may state -> their settings."""
 OTHER, NO_RANGE = "other protocol", "no range"
-NOTHING = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -178,113 +174,18 @@ def _reason(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
 def reasons(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:
     """Return the sentence that says why a suite with published values gets no verdict, if so."""
     if (reason := _reason(suite, records)) and (cells := _matched(suite, records)):
-        return [f"No verdict on the published values ({', '.join(_sources(cells))}): {reason}."]
+        return [f"No verdict on the published values ({', '.join(sources_of(cells))}): {reason}."]
     return []
 
 
-def _sources(cells: Sequence[Beside]) -> list[str]:
-    return _all([cell.published.source] for cell in cells)
+def sources_of(cells: Sequence[Beside]) -> list[str]:
+    """Return the sources of cells, each once."""
+    return each_once([cell.published.source] for cell in cells)
 
 
-def caption(cells: Sequence[Beside]) -> str:
-    """Return the caption of the table, without the origin of our numbers."""
-    metrics = " and ".join(dict.fromkeys(METRICS[cell.published.metric] for cell in cells))
-    words = {cell.word for cell in cells}
-    seeds = max(len(cell.ours) for cell in cells)
-    parts = [
-        f"Published values: {metrics} (%), mean±std (sample) of {counted(seeds, 'seed')}, fewer where marked (n=...), "
-        f"and of the trials of {', '.join(_sources(cells))} (their number in brackets; ?: unknown). in sd: ours minus "
-        "published, in published standard deviations."
-    ]
-    if printed := _all([cell.printed.source] for cell in cells if cell.printed):
-        parts.append(f"printed: what {' or '.join(printed)} prints for them.")
-    if any(cell.published.trials and not cell.differing for cell in cells):
-        parts.append("p: exact, two-sided, by all ways to split the trials into ours and theirs.")
-    if words & {"inside", "above", "below"}:
-        parts.append(
-            "inside: our mean of m seeds is within t x sd x sqrt(1/n + 1/m) of the published mean of n trials, where "
-            "that of m further published trials would be with a probability of 95 %; few trials give a wide range."
-        )
-    if NO_RANGE in words:
-        parts.append(f"{NO_RANGE}: a single published trial, or an unknown sd.")
-    if OTHER in words:
-        parts.append(f"{OTHER}: {' or '.join(_all(['; '.join(c.differing)] for c in cells if c.differing))}.")
-    return " ".join(parts)
-
-
-def numbers(cells: Sequence[Beside]) -> pd.DataFrame:
-    """Return the table of cells, a row each.
-
-    Columns: method, labelled, mean, std, n (ours), source, published_mean, published_sd, published_n, difference,
-    in_sd, reach (half of the width of the range), p, verdict, differing (keys), unstated (keys), printed (mean) and
-    printed_source.
-    """
-    import pandas as pd
-
-    return pd.DataFrame(
-        [
-            {
-                "method": c.method,
-                "labelled": c.labelled,
-                "mean": fmean(c.ours),
-                "std": _std(c.ours),
-                "n": len(c.ours),
-                "source": c.published.source,
-                "published_mean": c.published.mean,
-                "published_sd": c.published.sd,
-                "published_n": c.published.n or nan,
-                "difference": c.difference,
-                "in_sd": c.in_sd,
-                "reach": c.reach,
-                "p": c.p,
-                "verdict": c.word,
-                "differing": "; ".join(c.differing),
-                "unstated": "; ".join(c.unstated),
-                "printed": c.printed.mean if c.printed else nan,
-                "printed_source": c.printed.source if c.printed else "",
-            }
-            for c in cells
-        ]
-    )
-
-
-def wide(cells: Sequence[Beside]) -> pd.DataFrame:
-    """Return the table of cells as text; columns without any value are left out."""
-    import pandas as pd
-
-    most = max(len(c.ours) for c in cells)
-
-    def text(value: float, form: Callable[[float], str]) -> str:
-        return NOTHING if isnan(value) else form(value)
-
-    rows = [
-        {
-            "method": c.method,
-            "labelled": str(c.labelled),
-            "verdict": c.word,
-            "ours": _cell(fmean(c.ours), _std(c.ours)) + (f" (n={len(c.ours)})" if len(c.ours) < most else ""),
-            "published": f"{_cell(c.published.mean, c.published.sd)} ({c.published.n or '?'})",
-            "printed": _cell(c.printed.mean, c.printed.sd) if c.printed else NOTHING,
-            "in sd": text(c.in_sd, lambda x: f"{x:+.1f}".replace("-", "\N{MINUS SIGN}")),
-            "p": text(c.p, shown_p),
-        }
-        for c in cells
-    ]
-    table = pd.DataFrame(rows)
-    return table.drop(columns=[column for column in ("printed", "in sd", "p") if (table[column] == NOTHING).all()])
-
-
-def _all(parts: Iterable[list[str]]) -> list[str]:
+def each_once(parts: Iterable[list[str]]) -> list[str]:
     """Return each distinct text once."""
     return list(dict.fromkeys(text for part in parts for text in part))
-
-
-def _std(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else nan
-
-
-def _cell(mean: float, sd: float) -> str:
-    return f"{mean:.2f}" + ("" if isnan(sd) else f"±{sd:.2f}")
 
 
 def verdicts(suite: SuiteEntry, records: Sequence[CycleRecord], cells: Sequence[Beside]) -> list[Claim]:
@@ -335,11 +236,11 @@ def _verdict(
     ``adjusted``: their exact p-values; ``counts``: of all that are adjusted together, and of those not significant.
     """
     together, left = counts
-    if keys := _all(cell.differing for cell in cells):
+    if keys := each_once(cell.differing for cell in cells):
         return "open", f"{OTHER}: {'; '.join(keys)}"
     budgets = counted(len(cells), "number") + " of labelled images"
-    lowest, unstated = min(adjusted), _all(cell.unstated for cell in cells)
-    remarks = _all([cell.published.remark] for cell in cells if cell.published.remark)
+    lowest, unstated = min(adjusted), each_once(cell.unstated for cell in cells)
+    remarks = each_once([cell.published.remark] for cell in cells if cell.published.remark)
     known = [*(f"in the source, {remark}" for remark in remarks), *(f"{key} is not stated there" for key in unstated)]
     if lowest <= statistics.LEVEL:
         outside = [
