@@ -17,6 +17,7 @@ from test_report import METHODS, all_records, record, suite
 
 import harness
 from harness.report.__main__ import main
+from harness.report.curves import full_data_notes, full_records
 from harness.report.merge import sources
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import SCHEMA_VERSION, CycleRecord
@@ -111,6 +112,56 @@ def test_any_split_with_copies_has_the_tables_of_the_whole_run(
         (r.trial, r.metrics, r.method, r.seed) for r in sorted(whole, key=key)
     ]
     assert [r for _, full in harness.report.sources.one(folders[0]).suites for r in full] == runs[0]
+
+
+def with_full_data(folder: Path, seed: int, seeds: dict[str, int], accuracy: float | None) -> Path:
+    """Write a run of one seed, with trials on all images, of which that of the seed is finished with an accuracy."""
+    run = a_run(folder, of(lambda r: r.seed == seed), pool=1000, full_data=seeds)
+    if accuracy is not None:
+        trial = f"full.s{seed}"
+        full = record("-", seed, 0, accuracy, trial=trial, labelled=1000, selected=[])
+        path = run / "trials" / trial / "cycle_000.json"
+        path.parent.mkdir()
+        path.write_bytes(packed(full.to_json(), trial))
+    return run
+
+
+def full_data(*runs: Path) -> tuple[list[tuple[int, float]], list[str]]:
+    """Return (seed, accuracy) of the trials on all images of merged runs, and the notes on their suite."""
+    found = sources(runs)
+    ((entry, _),) = found.suites
+    full = full_records(entry, found.store)
+    return [(r.seed, r.metrics["accuracy"]) for r in full], [
+        *found.suite_notes[entry.name],
+        *full_data_notes(entry, full),
+    ]
+
+
+def test_trials_on_all_images_are_merged(tmp_path: Path) -> None:
+    both = {"full.s0": 0, "full.s1": 1}
+    one, two = with_full_data(tmp_path / "a", 0, both, 0.9), with_full_data(tmp_path / "b", 1, both, 0.8)
+    for runs in ((one, two), (two, one)):
+        found, notes = full_data(*runs)
+        assert sorted(found) == [(0, 0.9), (1, 0.8)]
+        assert len(notes) == 1, "that records are from two runs"
+    parts = [with_full_data(tmp_path / f"c{s}", s, {f"full.s{s}": s}, value) for s, value in ((0, 0.9), (1, None))]
+    found, notes = full_data(*parts)
+    assert found == [(0, 0.9)]
+    assert notes[-1] == "all 1000 images: 1 of 2 trials finished."
+
+
+def test_two_results_of_a_trial_on_all_images_are_warned_of(tmp_path: Path) -> None:
+    seeds = {"full.s0": 0}
+    values = {"a": 0.9, "b": 0.8, "c": 0.9}
+    one, two, same = (with_full_data(tmp_path / name, 0, seeds, value) for name, value in values.items())
+    found, notes = full_data(one, two)
+    assert found == [(0, 0.9)]
+    assert notes[0] == (
+        f"WARNING: {one} and {two} hold different results of full.s0, which trains on all images (cycle 0: metrics): "
+        "that of a is shown."
+    )
+    found, notes = full_data(one, same)
+    assert found == [(0, 0.9)] and not any("different results" in note for note in notes)
 
 
 def test_other_code_stays_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,6 +154,8 @@ class _Merging:
         """Id of a trial in the report -> its records."""
         self.homes: dict[str, list[tuple[Run, str]]] = {}
         """Id of a trial in its run -> the runs that it is shown of, with its id in the report."""
+        self.full: dict[int, tuple[Run, str]] = {}
+        """Seed -> the trial on all training images, and the run that it is shown of."""
         held = []
         for run, suite in group:
             records = reading.records(run.store, suite)
@@ -161,6 +163,7 @@ class _Merging:
             if records:
                 held.append(run.label)
             self._add(run, suite, records)
+            self._add_full(run, suite)
         if len(held) > 1:
             self.notes.append(
                 f"The records are from {', '.join(held)}: their machines and loads may differ, so compare times within "
@@ -188,6 +191,7 @@ class _Merging:
                 "exclusive": all(suite.exclusive for suite in suites),
                 "data_notes": [*dict.fromkeys(note for suite in suites for note in suite.data_notes)],
                 "trials": self.trials,
+                "full_data": {self.store.add(run, trial): seed for seed, (run, trial) in self.full.items()},
                 "code": {name: code for suite in reversed(suites) for name, code in suite.code.items()},
             }
         )
@@ -210,6 +214,21 @@ class _Merging:
             self.found[name] = [
                 r if (r.method, r.trial) == (method, name) else replace(r, method=method, trial=name) for r in found
             ]
+
+    def _add_full(self, run: Run, suite: SuiteEntry) -> None:
+        """Add the trials on all training images: for each seed that of the first run that has its result."""
+        for trial, seed in suite.full_data.items():
+            home, other = self.full.setdefault(seed, (run, trial))
+            if home is run:
+                continue
+            earlier, later = home.store.trial(other).records()[:1], run.store.trial(trial).records()[:1]
+            if not earlier:
+                self.full[seed] = run, trial
+            elif different := _difference(zip(earlier, later, strict=False)):
+                self.notes.append(
+                    f"WARNING: {home.folder} and {run.folder} hold different results of {trial}, which trains on all "
+                    f"images ({different}): that of {home.label} is shown."
+                )
 
     def _names(self, run: Run, suite: SuiteEntry) -> dict[str, str]:
         """Return method of the run -> its name in the report, which stands for one pair of halves."""
