@@ -13,9 +13,9 @@ import many_records
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_report import all_records, record, run_dir, street_records, suite
+from test_report import METHODS, all_records, record, run_dir, street_records, suite
 
-from harness.report import index
+from harness.report import html, index
 from harness.report.index import short
 from harness.report.sources import one
 from harness.report.write import write
@@ -41,7 +41,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     original = disk.read
 
     def read(path: Path, most: int | None = None) -> bytes:
-        if index.FILES.fullmatch(path.name):
+        if index.FILES.fullmatch(path.name) and path.exists():
             found.append(f"{path.parent.name}/{path.name}")
         return original(path, most)
 
@@ -72,14 +72,17 @@ def index_file(folder: Path) -> Path:
     return path
 
 
-def test_the_next_report_reads_only_what_changed(tmp_path: Path, opened: list[str]) -> None:
+def test_the_next_report_reads_only_what_changed_and_what_the_index_lacks(tmp_path: Path, opened: list[str]) -> None:
     run = fast(tmp_path / "run", all_records())
     text = write(run)
-    assert len(opened) == len({*opened}) == 27
+    shown = [f"{method}-0/cycle_000.json" for method in METHODS]  # with their selected images
+    assert sorted(opened) == sorted(
+        [f"{m}-{s}/cycle_00{c}.json" for m in METHODS for s in range(3) for c in range(3)] + shown
+    )
     opened.clear()
     files = {p: p.read_bytes() for p in (run / "report").iterdir() if p.is_file()}
     assert write(run) == text
-    assert opened == []
+    assert opened == shown
     assert {p: p.read_bytes() for p in files} == files
     path = run / "trials" / "Ran-1" / "cycle_002.json"
     path.write_bytes(many_records.packed(record("Ran", 1, 2, 0.99).to_json(), "Ran-1"))
@@ -88,7 +91,7 @@ def test_the_next_report_reads_only_what_changed(tmp_path: Path, opened: list[st
     assert opened == ["Ran-1/cycle_002.json"]
     opened.clear()
     write(run)
-    assert opened == []
+    assert opened == shown
 
 
 def test_the_records_are_those_of_the_files(tmp_path: Path) -> None:
@@ -112,6 +115,24 @@ def test_the_records_are_those_of_the_files(tmp_path: Path) -> None:
         assert found == expected
         assert [[*r.code] for r in found] == [[*r.code] for r in expected], "the order names rows"
         assert [[*r.per_class] for r in found] == [[*r.per_class] for r in expected]
+
+
+@pytest.mark.parametrize("files", [[], ["a/1.png", "b/2\x1b.png"]])
+def test_the_page_shows_the_true_images(tmp_path: Path, files: list[str]) -> None:
+    """An index holds only how many images were selected."""
+    images = [record("Ran", 1, 0, 0.5, selected=[25247, 14], selected_files=files), record("Ran", 1, 1, 0.5)]
+    run = fast(tmp_path / "run", images)
+    with_index(run)
+    for folder in (run / "index", None):
+        ((entry, records),) = one(run, folder).suites
+        first = html.first_selections(entry, records, RunStore(run))
+        page = html.page("x", [html.Section(entry, records, "", first=first)])
+        names = [name.replace("\x1b", "\\x1b") for name in files] or ["25247", "14"]
+        assert ", ".join(names) in " ".join(page.split()), folder
+        assert ("best first: files in" if files else "best first: indices in") in page
+    with_index(run)
+    (run / "trials" / "Ran-1" / "cycle_000.json").unlink()
+    assert html.first_selections(entry, records, RunStore(run)) == [], "the file is gone since"
 
 
 EDITS = ("content", "same size and time", "touch", "remove", "swap", "truncate", "damage", "pipe", "selection", "young")

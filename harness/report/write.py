@@ -39,7 +39,7 @@ from harness.report.formats import (
     terminal_width,
     wrapped,
 )
-from harness.report.html import Picture, Section, page, readings
+from harness.report.html import Picture, Section, first_selections, page, readings
 from harness.report.over_suites import NAME, OverSuites, claims_over_suites, over_suites, over_suites_table
 from harness.report.record_table import record_table
 from harness.report.sources import Sources, one
@@ -199,7 +199,8 @@ def _write_suite(
             marked.append(f"![{markdown(heading)}]({stem}.png)\n")
     if pictures:
         printed.append(f"The first selected images: {folder / file_name(f'{suite.name}_selected')}_*.png")
-    section = Section(suite, records, state, source, tables, compared, claimed, warnings, shown)
+    first = first_selections(suite, records, store)
+    section = Section(suite, records, state, source, tables, compared, claimed, warnings, shown, first)
     return "\n\n".join(printed), "\n".join(marked), section
 
 

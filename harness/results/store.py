@@ -167,6 +167,11 @@ class TrialStore:
         """Return the records of the finished cycles: from cycle 0 up to the first file that does not count."""
         return [stored.record for stored in self._finished()]
 
+    def first(self) -> CycleRecord | None:
+        """Return the record of cycle 0, or None if it is not finished."""
+        stored = self._read(0, "selection") or self._read(0)
+        return stored.record if stored else None
+
     def problems(self, finished: int) -> list[str]:
         """Return a sentence for each damaged, foreign or lost cycle file; ``finished``: the number of records."""
         names = names_in(self.folder)
