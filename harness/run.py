@@ -132,16 +132,17 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
         return 0
     whole = load_config(options.config, options.overrides)
     benchmark = only(whole, options.only)
-    from harness.experiment.grid import expand
+    from harness.experiment.grid import expand, full_trials
 
     if options.plan:
         from harness.experiment import plan, runner
 
         runner.check_plan(benchmark.output)
         finished = runner.finished_suites(benchmark)
+        grid = expand(benchmark, planning=True, finished=finished)
         if options.resume:
-            print(*(f"{note}\n" for note in runner.lost(benchmark)), sep="", end="")
-        print(plan.text(benchmark, expand(benchmark, planning=True, finished=finished)))
+            print(*(f"{note}\n" for note in runner.lost(benchmark, full_trials(benchmark, grid))), sep="", end="")
+        print(plan.text(benchmark, grid))
         return 0
     if options.check_data:
         from harness.experiment import data_check

@@ -19,16 +19,16 @@ from harness.data import dataset
 from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
-from harness.experiment.grid import Grid, Unit, check_methods, every_trial, manifest
+from harness.experiment.grid import Grid, Unit, check_methods, every_trial, full_trials, manifest
 from harness.experiment.notify import outcome
 from harness.experiment.publish import Ticker
 from harness.experiment.scores import Scores
 from harness.experiment.upgrade import lost, open_run
 from harness.faults import PluginFault
 from harness.networks import names
-from harness.report.captions import counted, full_data_row
+from harness.report.captions import counted
 from harness.report.write import write
-from harness.results.manifest import Manifest, leaving
+from harness.results.manifest import Manifest, full_data_row, leaving
 from harness.results.progress import here
 from harness.results.provenance import versions
 from harness.results.records import OWN_CODE, UNKNOWN, conditions, differing
@@ -207,7 +207,7 @@ def run(
                     "--accept-changes, which keeps such rows apart in the tables"
                 )
             notes += changed
-    notes += lost(benchmark, [trial for suite in entries.suites for trial in suite.full_data])
+    notes += lost(benchmark, full_trials(benchmark, grid))
     asked = {key: len(suite.labelled) for suite in (earlier.suites if earlier else []) for key in suite.trials}
     finished = []
     for unit in left.units:

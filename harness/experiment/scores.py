@@ -32,12 +32,11 @@ class Scores:
 
     def __init__(self, manifest: Manifest) -> None:
         self.suites = {suite.name: suite for suite in manifest.suites}
-        self.cycles: dict[str, int] = {
-            trial: max(len(suite.labelled) for suite in manifest.suites if trial in suite.trials)
-            for suite in manifest.suites
-            for trial in suite.trials
-        }
-        """Trial -> number of its cycles."""
+        self.cycles: dict[str, int] = {}
+        """Trial -> number of its cycles, the highest of its suites."""
+        for suite in manifest.suites:
+            for trial, (_, cycles) in suite.every_trial().items():
+                self.cycles[trial] = max(cycles, self.cycles.get(trial, 0))
         self.found: dict[str, dict[int, tuple[int, dict[str, float]]]] = defaultdict(dict)
         """Trial -> cycle -> (labelled images, metrics)."""
 

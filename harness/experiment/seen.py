@@ -124,7 +124,7 @@ class Reader:
         names = {
             f"{suite.name} / {entry.method} / seed {entry.seed}"
             for suite in manifest.suites
-            for trial, entry in suite.trials.items()
+            for trial, (entry, _) in suite.every_trial().items()
             if trial in finished
         }
         return State(

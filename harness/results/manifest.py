@@ -25,6 +25,11 @@ class NoManifest(UserError):
     """A folder has no run.json, or its run.json can't be read."""
 
 
+def full_data_row(pool: int | None) -> str:
+    """Return the name of the row of the trials on all training images, ``pool`` of them."""
+    return f"all {pool} images"
+
+
 class TrialEntry(BaseModel):
     """The method and the seed of a trial."""
 
@@ -73,6 +78,13 @@ class SuiteEntry(BaseModel):
         description="for readers: name of the method -> part -> hash of the code at the run's last start; see `code` "
         "of a record",
     )
+
+    def every_trial(self) -> dict[str, tuple[TrialEntry, int]]:
+        """Return id -> (row and seed, number of cycles) of all trials, with those on all training images."""
+        row = full_data_row(self.pool)
+        return {trial: (entry, len(self.labelled)) for trial, entry in self.trials.items()} | {
+            trial: (TrialEntry(method=row, seed=seed), 1) for trial, seed in self.full_data.items()
+        }
 
 
 class Manifest(BaseModel):
