@@ -387,6 +387,7 @@ def test_a_failed_trial_is_named(tmp_path: Path) -> None:
         ("echo first >&2; echo no such host >&2; exit 3", "failed with exit code 3 (no such host)"),
         ("kill -9 $$", "died of signal 9"),
         ("sleep 60", "took longer than 1 s and was ended"),
+        ("sleep 60 & exit 0", "has processes in the background that took longer than 1 s and were ended"),
         ("cat > /dev/null; no-such-command", "failed with exit code 127 (/bin/sh: "),
     ],
 )
@@ -401,7 +402,16 @@ def test_a_command_that_fails_or_hangs_is_one_warning(
     assert time.monotonic() - began < 20
 
 
-def test_what_a_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+def test_a_command_may_work_on_in_the_background(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As mail does, which returns before the message is delivered."""
+    began = time.monotonic()
+    notify.announced(f"(sleep 0.3; echo sent > {tmp_path}/file) & exit 0", "c", tmp_path, lambda: 0)
+    assert (tmp_path / "file").read_text() == "sent\n"
+    assert time.monotonic() - began < 10 and capsys.readouterr().err == ""
+
+
+def test_what_a_command_leaves_behind_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "LIMIT", 0.5)
     notify.announced(f"sleep 300 & echo $! > {tmp_path}/pid", "c", tmp_path, lambda: 0)
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 20
