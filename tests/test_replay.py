@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -447,6 +449,23 @@ def test_no_pickle_is_read(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+def zipped(**header: int) -> bytes:
+    """Return a zip of one file, whose headers say that it is encrypted, or compressed in another way."""
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        archive.writestr("a.npy", b"\xff" * 100)
+        data = bytearray(buffer.getvalue())
+    archive = ZipFile(buffer)
+    (entry,) = archive.infolist()
+    places = {"flag_bits": (6, 8), "compress_type": (8, 10)}
+    for key, value in header.items():
+        for start, place in zip((entry.header_offset, archive.start_dir), places[key], strict=True):
+            data = bytearray(buffer.getvalue())
+            data[start + place : start + place + 2] = value.to_bytes(2, "little")
+            buffer = io.BytesIO(bytes(data))
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
@@ -456,6 +475,7 @@ def test_no_pickle_is_read(tmp_path: Path) -> None:
         ("a.json", b"[]", "has an empty list"),
         ("a.json", b"[-1]", "an index must be 0 to"),
         ("a.txt", b"1 2 x", "got 'x'"),
+        ("a.txt", b"", "got ''"),
         ("a.txt", b"\xff\xfe", "can't be read as txt"),
         ("a.npz", b"PK", "can't be read as npz"),
         (
@@ -463,6 +483,11 @@ def test_no_pickle_is_read(tmp_path: Path) -> None:
             b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': (99999999,)}\n",
             "can't be read",
         ),
+        ("a.csv", b",0\n0,25247\n1,14\n", "has two columns, of which the first counts the lines"),
+        ("a.txt", b"0 25247\r\n1 14", "has two columns"),
+        ("a.npz", zipped(flag_bits=1), "can't be read as npz: File "),
+        ("a.npz", zipped(compress_type=99), "can't be read as npz: That compression method is not supported"),
+        ("a.npz", zipped(compress_type=14), "can't be read as npz: "),
         ("a.mat", b"", "allowed: .npy, .npz, .json, .csv, .txt"),
     ],
 )
