@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.config.load import load_config
 from harness.config.only import is_override, only
-from harness.errors import Parser, UserError, answered, expanded
+from harness.errors import Parser, UserError, answered, expanded, readable
 from harness.results import lock
 from harness.results.manifest import Manifest
 from harness.run import command, ended
@@ -107,7 +107,7 @@ def _replay(options: argparse.Namespace) -> int:
     else:
         replayed = replaying.of_run(run, benchmark, output, PLUGIN)
     for note in replayed.notes:
-        print(note)
+        print(readable(note))
     if options.export:
         return _export(replayed, expanded(options.export))
     return _run(replayed, output, options)

@@ -19,7 +19,9 @@ from harness import registry
 from harness.config.load import load_config
 from harness.data import foreign_sets
 from harness.data.index_sets import IndexSets, SeedSets
-from harness.errors import UserError
+from harness.errors import UNPRINTABLE, UserError
+from harness.experiment import replaying
+from harness.experiment.replaying import Replayed
 from harness.learning.contract import Acquisition
 from harness.learning.pool import initial_set
 from harness.replay import main as replay
@@ -402,6 +404,63 @@ def test_nested_and_added_sets_are_told_apart() -> None:
         foreign_sets.sets_of([[1, 2], [2, 3, 4]])
     with pytest.raises(UserError, match="two of the sets hold the same images"):
         foreign_sets.sets_of([[1, 2], [2, 1]])
+
+
+def test_files_are_in_the_order_of_cycles() -> None:
+    def order(*names: str) -> list[str]:
+        return [*map(str, foreign_sets.in_order([*map(Path, names)]))]
+
+    episodes = [f"episode_{n}/activeSet.npy" for n in range(12)]
+    assert order(*sorted(episodes), "lSet.npy") == ["lSet.npy", *episodes]
+    assert order("initial.npy", "added10.npy", "added9.npy") == ["initial.npy", "added9.npy", "added10.npy"]
+    assert order("b.npy", "a.npy") == ["b.npy", "a.npy"], "as they are given"
+
+
+def of_files(folder: Path, *paths: Path) -> Replayed:
+    benchmark = load_config(written(folder, methods={"Ran": "random"}))
+    return replaying.of_files(paths, benchmark, folder / "out", "replay")
+
+
+def test_the_order_of_added_sets_is_said(tmp_path: Path) -> None:
+    for episode in range(12):
+        (tmp_path / f"episode_{episode}").mkdir()
+        saved(tmp_path / f"episode_{episode}", "activeSet.npy", [100 + episode])
+    paths = sorted(tmp_path.glob("*/activeSet.npy"))
+    found = of_files(tmp_path, *paths, saved(tmp_path, "lSet.npy", [3, 1]))
+    (data,) = found.files.values()
+    sets = IndexSets.unpacked(data).of(0)
+    assert sets is not None and sets.order() == [3, 1, *range(100, 112)]
+    (note,) = found.notes
+    assert note.startswith("the sets are labelled in this order: ") and "/lSet.npy, episode_0/activeSet.npy, " in note
+    assert note.endswith(", ..., episode_11/activeSet.npy")
+    nested = [saved(tmp_path, f"{n}.npy", [*range(n)]) for n in (1, 2)]
+    assert of_files(tmp_path, *nested).notes == []
+
+
+def test_no_file_of_index_sets_is_lost(tmp_path: Path) -> None:
+    for name in ("s0", "s1"):
+        (tmp_path / name).mkdir()
+    one, two = (sets_file(tmp_path / name / "LC.json") for name in ("s0", "s1"))
+    with pytest.raises(UserError) as error:
+        of_files(tmp_path, one, two)
+    assert str(error.value) == f"{two}: has the name of {one}, 'LC'; give one of the files another name"
+    long = [sets_file(tmp_path / f"{name}.json", method="M" * 100 + name) for name in "ab"]
+    methods = of_files(tmp_path, *long).benchmark.suites[0].methods
+    assert [*methods] == ["Ran", "M" * 100, "b"]
+    plain = saved(tmp_path, "LC.npy", [5, 3])
+    with pytest.raises(UserError, match="has the name of"):
+        of_files(tmp_path, one, plain)
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J evil\nname", "a\u202eb", " "])
+def test_the_name_of_a_foreign_method_is_printable(name: str, tmp_path: Path) -> None:
+    path = sets_file(tmp_path / "a.json", method=name)
+    with pytest.raises(UserError) as error:
+        of_files(tmp_path, path)
+    assert str(error.value).startswith(f"{path}: the name of a method must be printable text, got '")
+    assert not UNPRINTABLE.search(str(error.value))
+    with pytest.raises(UserError, match="must be printable text"):
+        of_files(tmp_path, sets_file(path, method="a", network=f"{name}\x07"))
 
 
 @pytest.mark.long

@@ -126,6 +126,27 @@ def is_own_format(path: Path) -> bool:
     return content(path).lstrip()[:1] == b"{"
 
 
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """Return files in the order of cycles: lSet first, and those that differ only in numbers by their numbers.
+
+    A shell lists episode_10 before episode_2.
+    """
+    found: list[Path] = [*paths]
+    alike: dict[str, list[int]] = {}
+    for place, path in enumerate(paths):
+        alike.setdefault(re.sub("[0-9]+", "#", str(path)), []).append(place)
+    for places in alike.values():
+        by_number = sorted((paths[place] for place in places), key=lambda p: [*map(int, re.findall("[0-9]+", str(p)))])
+        for place, path in zip(places, by_number, strict=True):
+            found[place] = path
+    return sorted(found, key=lambda path: not path.name.lower().startswith("lset"))
+
+
+def are_disjoint(found: Sequence[list[int]]) -> bool:
+    """Return whether no image is in two of the lists, or twice in one."""
+    return sum(map(len, found)) == len({index for each in found for index in each})
+
+
 def sets_of(found: Sequence[list[int]]) -> SeedSets:
     """Return the sets of a sequence of lists, each the labelled set of a cycle or what it adds. Raises UserError."""
     by_size = sorted(found, key=len)
@@ -136,7 +157,7 @@ def sets_of(found: Sequence[list[int]]) -> SeedSets:
         if not all(added):
             raise UserError("two of the sets hold the same images; each must hold more than the one before")
         return SeedSets(initial=by_size[0], selected=added)
-    if sum(map(len, found)) == len({index for each in found for index in each}):
+    if are_disjoint(found):
         return SeedSets(initial=found[0], selected=list(found[1:]))
     first = next(index for index in lacking if index is not None)
     raise UserError(
