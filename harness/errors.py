@@ -233,6 +233,15 @@ def readable(text: str) -> str:
     return UNPRINTABLE.sub(_written_out, text)
 
 
+def printable(value: Any) -> Any:
+    """Return JSON values with texts, also as keys, that can be printed: see ``readable``."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, dict):
+        return {printable(key): printable(each) for key, each in value.items()}
+    return [*map(printable, value)] if isinstance(value, list) else value
+
+
 def _written_out(found: re.Match[str]) -> str:
     byte = ord(found[0]) - 0xDC00  # Python's stand-in for a byte that is not UTF-8
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else found[0].encode("unicode_escape").decode()

@@ -241,6 +241,21 @@ def test_an_index_of_wrong_values_changes_nothing(tmp_path: Path, wrong: Any) ->
     assert with_index(run) == expected
 
 
+def test_texts_of_a_foreign_index_can_be_printed(tmp_path: Path, opened: list[str]) -> None:
+    """Its checksums are right: its folder came with it."""
+    run = fast(tmp_path / "run", all_records(warnings=["loud"]))
+    with_index(run)
+    opened.clear()
+    path = index_file(run)
+    lines = []
+    for line in path.read_bytes().splitlines():
+        content = line[index.CHECKSUM + 1 :].replace(b'"cpu"', b'"\\u001b[2J"').replace(b'"loud"', b'"\\u001b[2J"')
+        lines.append(index._line(*map(json.loads, content.split(b"\t"))))
+    path.write_bytes(b"\n".join(lines))
+    assert {(r.device, *r.warnings) for r in with_index(run)} == {("\\x1b[2J", "\\x1b[2J")}
+    assert opened == []
+
+
 def test_an_index_of_another_version_is_made_again(
     tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

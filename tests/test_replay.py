@@ -19,7 +19,7 @@ from harness import registry
 from harness.config.load import load_config
 from harness.data import foreign_sets
 from harness.data.index_sets import IndexSets, SeedSets
-from harness.errors import UNPRINTABLE, UserError
+from harness.errors import UNPRINTABLE, UserError, readable
 from harness.experiment import replaying
 from harness.experiment.replaying import Replayed
 from harness.learning.contract import Acquisition
@@ -479,6 +479,26 @@ def test_published_sets_become_a_method(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["authors", 4, 0].initial_set == list(range(100, 80, -1))
     assert found["authors", 4, 1].selected == list(range(70, 60, -1)) and ("Ran", 4, 2) in found
     assert Source.read(tmp_path / "out") is None and "Transfer" not in report(tmp_path / "out")
+
+
+def test_a_foreign_source_is_printable_and_of_known_metrics(tmp_path: Path) -> None:
+    evil = "a\n\x1b[2J"
+    suite = {"network": evil, "metric": "accuracy", "reference": evil, "curves": {evil: {"0": {"20": 0.5}}}}
+    (tmp_path / "index_sets").mkdir()
+    path = tmp_path / "index_sets" / "source.json"
+    path.write_text(json.dumps({"suites": {"s": suite}}))
+    source = Source.read(tmp_path)
+    assert source is not None
+    found = source.suites["s"]
+    assert (found.network, found.reference, found.curves) == (
+        readable(evil),
+        readable(evil),
+        {readable(evil): {0: {20: 0.5}}},
+    )
+    for change in ({"metric": "loss"}, {"curves": {"a": {"first": {"20": 0.5}}}}, {"curves": {"a": {"0": {"x": 0.5}}}}):
+        path.write_text(json.dumps({"suites": {"s": {**suite, **change}}}))
+        with pytest.raises(UserError, match="is damaged"):
+            Source.read(tmp_path)
 
 
 class Payload:

@@ -171,10 +171,10 @@ def _source(
     A method whose records must not be averaged has several names in ``records``, and no curve.
     """
     metric = next(key for key in METRICS if any(key in r.metrics for r in records))
-    curves: dict[str, dict[str, dict[str, float]]] = {row: {} for row in rows.values()}
+    curves: dict[str, dict[int, dict[int, float]]] = {row: {} for row in rows.values()}
     for r in records:
         if r.method in rows and r.seed in seeds and metric in r.metrics:
-            curves[rows[r.method]].setdefault(str(r.seed), {})[str(r.labelled)] = r.metrics[metric]
+            curves[rows[r.method]].setdefault(r.seed, {})[r.labelled] = r.metrics[metric]
     reference = reference_of(entry)
     return SourceSuite(
         network=shown(entry),

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from harness.errors import StorageError, UserError
+from harness.errors import StorageError, UserError, printable, readable
 from harness.results import disk
 from harness.results.records import CycleRecord
 from harness.results.store import Stored, TrialStore, write_atomically
@@ -108,7 +108,7 @@ class Index:
         header = json.loads(_checked(first) or b"")
         if header["layout"] != _layout():
             return
-        self._common = header["common"]
+        self._common = printable(header["common"])
         self._numbers = {_text(common): number for number, common in enumerate(self._common)}
         for line in lines:
             if (content := _checked(line)) is not None:
@@ -160,6 +160,7 @@ class Index:
         own = dict(zip(OWN, entry.values[: len(OWN)], strict=True))
         for name, values in zip(MAPPINGS, entry.values[len(OWN) : -1], strict=True):
             own[name] = dict(zip(common[name], values, strict=True))
+        own["warnings"] = [*map(readable, own["warnings"])]  # an index may come from anywhere
         return self._parts[key](trial=trial, selected=_as_many(entry.values[-1]), **own)
 
     def save(self) -> None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.errors import readable
 from harness.report import index
 from harness.report.rows import kept_apart
 from harness.results.manifest import Manifest, SuiteEntry
@@ -76,11 +75,8 @@ def _without_collector() -> Iterator[None]:
 
 
 def _shown(record: CycleRecord, method: str, trial: str) -> CycleRecord:
-    """Return a record with the current name and id, and with warnings and classes that can be printed."""
-    if (record.method, record.trial) == (method, trial) and not record.warnings and not record.per_class:
-        return record
-    per_class = {readable(name): iou for name, iou in record.per_class.items()}
-    return replace(record, method=method, trial=trial, warnings=[*map(readable, record.warnings)], per_class=per_class)
+    """Return a record with the current name and id."""
+    return record if (record.method, record.trial) == (method, trial) else replace(record, method=method, trial=trial)
 
 
 def one(run_dir: Path, index_folder: Path | None = None) -> Sources:

@@ -68,10 +68,7 @@ def transfer(suite: SuiteEntry, records: Sequence[CycleRecord], run_dir: Path) -
     for r in records:
         if source.metric in r.metrics:
             now.setdefault(r.method, {}).setdefault(r.seed, {})[r.labelled] = r.metrics[source.metric]
-    before = {
-        row: {int(seed): {int(labelled): value for labelled, value in curve.items()} for seed, curve in by_seed.items()}
-        for row, by_seed in source.curves.items()
-    }
+    before = source.curves
     both = [(row, seed) for row in suite.methods for seed in {*before.get(row, {})} & {*now.get(row, {})}]
     # a seed counts if both networks have its whole curve, and a budget if any trial of this run has reached it
     reached = {labelled for row, seed in both for labelled in now[row][seed]}

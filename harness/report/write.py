@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import StorageError, UserError
+from harness.errors import StorageError, UserError, readable
 from harness.report import index, verdict
 from harness.report.captions import (
     curves_note,
@@ -94,7 +94,7 @@ def _write_table(table: Table, stem: str, source: str, files: Files, width: int)
     text = "\n\n".join([wrapped(table.caption), as_text(table.shown), *map(wrapped, notes)])
     files.write(f"{stem}.txt", f"{text}\n".encode())
     files.write(f"{stem}.md", "\n".join([part, *(f"{markdown(note)}\n" for note in notes)]).encode())
-    comments = "".join(f"% {note}\n" for note in notes)
+    comments = "".join(f"% {readable(note)}\n" for note in notes)
     files.write(f"{stem}.tex", (comments + latex(table.shown, table.caption, stem, table.bold)).encode())
     for ending, numbers in table.numbers.items():
         files.write(f"{stem}{ending}.csv", csv(numbers).encode())
