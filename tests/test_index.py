@@ -294,9 +294,13 @@ def test_a_suite_that_is_gone_leaves_no_index(tmp_path: Path) -> None:
     run = fast(tmp_path / "run", all_records())
     with_index(run)
     before = index_file(run)
+    mine = [run / "index" / name for name in ("notes.jsonl", f"x{before.name}")]
+    for path in mine:
+        path.write_text("{}")
     run_dir(run, [], [suite(name="other")])
     with_index(run)
-    assert index_file(run) != before
+    assert not before.exists() and len([*(run / "index").iterdir()]) == 3
+    assert all(path.exists() for path in mine), "files that no report has written stay"
 
 
 def test_lost_and_damaged_files_are_told_as_without_an_index(tmp_path: Path) -> None:

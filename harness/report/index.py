@@ -34,6 +34,7 @@ YOUNG = 2 * 10**9
 into the same tick of the file system's clock, and leave the same signature."""
 
 FEWEST = 10_000  # records of a suite that has an index: fewer are read in some seconds
+OWN_FILES = re.compile(rf"[0-9a-f]{{{CHECKSUM}}}\.jsonl")
 FILES = re.compile(r"(cycle|selection)_[0-9]{3,9}\.json")
 MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 """What another program's index may raise."""
@@ -217,7 +218,7 @@ def sweep(folder: Path, used: set[str]) -> None:
     """Remove the index files of a report's folder that no suite uses any more, as far as possible."""
     with suppress(OSError):
         for name in disk.names(folder):
-            if name.endswith(".jsonl") and name not in used:
+            if OWN_FILES.fullmatch(name) and name not in used:
                 disk.remove(folder / name)
 
 
