@@ -128,7 +128,7 @@ def _export(replayed: replaying.Replayed, folder: Path) -> int:
 def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace) -> int:
     from harness.experiment import replaying, runner
     from harness.experiment.grid import expand
-    from harness.experiment.notify import announced
+    from harness.experiment.notify import Notice, announced
     from harness.on_ray import launch
     from harness.results.source import FOLDER
 
@@ -142,8 +142,9 @@ def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace
             finished = runner.finished_suites(benchmark) if options.resume else set()
             grid = expand(benchmark, fetch=True, finished=finished)
             words = [str(output / "config.yaml")]  # continues it like any run
-            work = partial(runner.run, benchmark, benchmark, grid, launch, options.accept_changes, words)
-            return announced(benchmark.where.notify, benchmark.name, output, work)
+            notice = Notice(benchmark.where.notify, benchmark.name, output)
+            work = partial(runner.run, benchmark, benchmark, grid, launch, options.accept_changes, words, notice.send)
+            return announced(notice, work)
         except UserError:
             if not (output / "run.json").exists():  # a refused run leaves nothing
                 with suppress(OSError):  # a folder that was there before may hold more

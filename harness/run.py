@@ -150,7 +150,7 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
         return data_check.check(benchmark)
     from harness import tracking
     from harness.experiment import runner
-    from harness.experiment.notify import announced
+    from harness.experiment.notify import Notice, announced
     from harness.on_ray import launch
 
     tracking.check(benchmark.where.track)
@@ -161,8 +161,9 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
     with lock.held(benchmark.output, options.force):
         runner.check_output(benchmark.output, options.resume)
         grid = expand(benchmark, fetch=True, finished=finished)
-        work = partial(runner.run, whole, benchmark, grid, launch, options.accept_changes, words)
-        return announced(benchmark.where.notify, benchmark.name, benchmark.output, work)
+        notice = Notice(benchmark.where.notify, benchmark.name, benchmark.output)
+        work = partial(runner.run, whole, benchmark, grid, launch, options.accept_changes, words, notice.send)
+        return announced(notice, work)
 
 
 def command(main: Callable[[], int]) -> NoReturn:

@@ -94,6 +94,7 @@ class Display:
         """Unit -> (what its process does, seconds since its last heartbeat), as far as known."""
         self.lock = threading.RLock()
         """Held while anything is shown: the clock ticks in a thread of its own."""
+        self.closed = False
         self.live: Any = None
         if output.isatty():
             from rich.console import Console
@@ -119,8 +120,8 @@ class Display:
                 total=self.earlier + sum(not unit.shared for unit in self.units),
                 failed={failure.unit: failure.cause for failure in self.failures},
                 elapsed=time.time() - self.began,
-                left=self.seconds_left(),
-                rows=[self._row(number) for number in sorted(self.running)],
+                left=None if self.closed else self.seconds_left(),
+                rows=[] if self.closed else [self._row(number) for number in sorted(self.running)],
                 leaders=self.scores.leaders() if self.scores else [],
             )
 
@@ -241,8 +242,9 @@ class Display:
             self.refresh()
 
     def close(self) -> None:
-        """Stop the live view, if there is one."""
+        """Stop the live view, if there is one: no unit runs any more."""
         with self.lock:
+            self.closed = True
             if self.live is not None:
                 self.live.stop()
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from harness.errors import Stopped, readable, reason
+from harness.errors import Stopped, StorageError, readable, reason
 from harness.experiment import publish
 from harness.experiment.publish import Outcome
+from harness.results import lock
 from harness.results.lock import LockLost
 
 LIMIT = 20.0
@@ -33,17 +34,41 @@ def outcome(ending: int | BaseException) -> Outcome:
     return "failed" if ending else "finished"
 
 
-def announced(command: str | None, name: str, folder: Path, work: Callable[[], int]) -> int:
-    """Return the exit code of a run's work, or raise what it raises, after the command, if there is one, has run."""
+class Notice:
+    """Runs the command of a run, once; ``name`` and ``folder`` are the run's."""
+
+    def __init__(self, command: str | None, name: str, folder: Path) -> None:
+        self.command, self.name, self.folder = command, name, folder
+
+    def send(self, ending: int | BaseException) -> None:
+        """Run the command, if there is one and it has not run; ``ending``: the exit code, or what ended the run."""
+        command, self.command = self.command, None
+        if command:
+            ending = _cause(ending)
+            _notify(command, self.folder, outcome(ending), _message(self.name, self.folder, ending))
+
+
+def announced(notice: Notice, work: Callable[[], int]) -> int:
+    """Return the exit code of a run's work, or raise what it raises, after its notice was sent."""
     try:
         code = work()
     except BaseException as error:
-        if command:
-            _notify(command, folder, outcome(error), _message(name, folder, error))
+        notice.send(error)
         raise
-    if command:
-        _notify(command, folder, outcome(code), _message(name, folder, code))
+    notice.send(code)
     return code
+
+
+def _cause(ending: int | BaseException) -> int | BaseException:
+    """Return what ended a run: another run that has taken the folder over interrupts it, too."""
+    if isinstance(ending, KeyboardInterrupt) and (held := lock.held_here()):
+        try:
+            held.check()
+        except LockLost as lost:
+            return lost
+        except StorageError:
+            pass
+    return ending
 
 
 def _message(name: str, folder: Path, ending: int | BaseException) -> str:

@@ -170,10 +170,12 @@ def run(
     ray: OnRay,
     accept_changes: bool = False,
     command: Sequence[str] = (),
+    announce: Callable[[BaseException], None] = lambda stop: None,
 ) -> int:
     """Run ``benchmark``, the part of the config ``whole`` that --only selects, and print its report.
 
-    ``command``: the words that started the run, for who wants to continue it.
+    ``command``: the words that started the run, from which harness.status makes the command that continues it.
+    ``announce`` gets the KeyboardInterrupt of a signal before the report, because a scheduler kills the run soon.
 
     ``accept_changes``: continue rows whose code, data, libraries, precision or device changed; the report keeps them
     apart. Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError, and StorageError, after
@@ -241,6 +243,9 @@ def run(
     with Trackers(benchmark.where.track, output) as trackers:
         ticker, display, ended = _run_units(benchmark, left, data, store, ray, begin, command)
         try:
+            if isinstance(ended, KeyboardInterrupt):
+                ticker.publish(outcome(ended))
+                announce(ended)
             code = _end(output, grid, left, store, display, ended)
         except BaseException as error:
             ticker.end(outcome(error))
@@ -286,8 +291,6 @@ def _run_units(
             ticker.end(outcome(error))
         raise
     finally:
-        if ticker is not None:
-            ticker.stop()
         if display is not None:
             display.close()
     assert display is not None and ticker is not None
