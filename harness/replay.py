@@ -126,6 +126,7 @@ def _export(replayed: replaying.Replayed, folder: Path) -> int:
 
 
 def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace) -> int:
+    from harness import tracking
     from harness.experiment import replaying, runner
     from harness.experiment.grid import expand
     from harness.experiment.notify import Notice, announced
@@ -133,6 +134,7 @@ def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace
     from harness.results.source import FOLDER
 
     benchmark = replayed.benchmark
+    tracking.check(benchmark.where.track)
     if options.force:  # before anything is taken from another run
         runner.check_output(output, options.resume)
     with lock.held(output, options.force):

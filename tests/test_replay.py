@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from harness import registry
+from harness import registry, tracking
 from harness.config.load import load_config
 from harness.data import foreign_sets
 from harness.data.index_sets import IndexSets, SeedSets
@@ -352,6 +352,17 @@ def test_the_command_line_says_what_is_wrong(source: Path, tmp_path: Path, capsy
     assert "is the run whose selections are replayed" in refused(capsys, source, f"where.output={source}", "--resume")
     assert "a config is needed" in refused(capsys, "--indices", "a.npy")
     assert "can't be read" in refused(capsys, "quickstart", "--indices", tmp_path / "a.npy")
+
+
+def test_a_tracker_without_its_package_is_refused_before_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "PACKAGES", {**tracking.PACKAGES, "mlflow": ("no_such_package", "mlflow-skinny")})
+    config, output = with_sets(tmp_path, sets_file(tmp_path / "a.json")), tmp_path / "out"
+    plain = saved(tmp_path, "b.txt", EVERY)
+    error = refused(capsys, config, f"where.output={output}", "where.track=mlflow", "--indices", plain)
+    assert "where.track: mlflow needs the package no_such_package: pip install mlflow-skinny" in error
+    assert not output.exists()
 
 
 # --------------------------------------------------------------------------------------------------------- the method
