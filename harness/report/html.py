@@ -226,7 +226,7 @@ def first_selections(suite: SuiteEntry, records: Sequence[CycleRecord], store: R
     """
     found: dict[str, CycleRecord] = {}
     for r in sorted((r for r in records if r.cycle == 0 and r.selected), key=lambda r: (r.seed, r.trial)):
-        if r.method not in found and (whole := store.trial(r.trial).first()):
+        if r.method not in found and (whole := store.trial(r.trial).record(0)):
             found[r.method] = replace(whole, method=r.method)
     return [found[method] for method in suite.methods if method in found]
 

@@ -71,7 +71,7 @@ def left_out(records: Sequence[CycleRecord]) -> list[str]:
     """Return a sentence on what the report of a suite lacks because its records are from an index."""
     if not any(isinstance(r.selected, range) for r in records):
         return []
-    return [f"Suites of {FEWEST} or more records have no tables of other test metrics and of overlaps."]
+    return [f"Suites of {FEWEST:,} or more records have no table of other test metrics, and no overlaps of selections."]
 
 
 def _as_many(images: int) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from harness.errors import UserError, readable
 from harness.report.captions import counted, distinct
 from harness.report.rows import kept_apart
-from harness.report.sources import Reading, Sources, one
+from harness.report.sources import Reading, Sources, one, with_matrices
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry, changes
 from harness.results.records import UNKNOWN, CycleRecord
 from harness.results.store import RunStore, TrialStore
@@ -91,7 +91,7 @@ def sources(run_dirs: Sequence[Path], index_folder: Path | None = None) -> Sourc
             notes.append(f"{_differing(group[0], others)}: their results are kept apart.")
             suite = suite.model_copy(update={"name": f"{suite.name} ({where})", "title": f"{suite.title} ({where})"})
         suite_notes[suite.name] = notes
-        found.append(kept_apart(suite, merging.records()))
+        found.append(kept_apart(suite, with_matrices(merging.records(), store)))
     reading.end()
     notes = [origins[run.label].text(run) for run in runs]
     return Sources(", ".join(dict.fromkeys(run.manifest.name for run in runs)), found, store, notes, suite_notes)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.report import index
+from harness.report.quality import at_last_budget
 from harness.report.rows import kept_apart
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import CycleRecord
@@ -31,8 +32,12 @@ class Sources:
     """Name of a suite -> sentences about where its records are from."""
 
 
+LEFT_OUT: list[dict[str, dict[str, int]]] = [{}]
+"""The confusion of a record whose matrix is not kept: those of 1000 classes would fill the memory."""
+
+
 class Reading:
-    """Reads records; ``folder``: of the index; None: read whole records, without one."""
+    """Reads records, with LEFT_OUT for their matrices; ``folder``: of the index; None: without one."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -75,8 +80,22 @@ def _without_collector() -> Iterator[None]:
 
 
 def _shown(record: CycleRecord, method: str, trial: str) -> CycleRecord:
-    """Return a record with the current name and id."""
-    return record if (record.method, record.trial) == (method, trial) else replace(record, method=method, trial=trial)
+    """Return a record with the current name and id, without its matrix."""
+    if (record.method, record.trial) == (method, trial) and not record.confusion:
+        return record
+    return replace(record, method=method, trial=trial, confusion=LEFT_OUT if record.confusion else [])
+
+
+def with_matrices(records: Sequence[CycleRecord], store: RunStore) -> list[CycleRecord]:
+    """Return the records of a suite with the matrices that its tables need, which are read again."""
+    needed = {(r.trial, r.cycle) for r in at_last_budget(records)}
+    if not needed:
+        return [*records]
+    found = []
+    for r in records:
+        whole = store.trial(r.trial).record(r.cycle) if (r.trial, r.cycle) in needed else None
+        found.append(replace(r, confusion=whole.confusion) if whole else r)
+    return found
 
 
 def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
@@ -86,6 +105,6 @@ def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
     has no valid run.json.
     """
     manifest, store, reading = Manifest.read(run_dir).readable(), RunStore(run_dir), Reading(index_folder)
-    suites = [kept_apart(suite, reading.records(store, suite)) for suite in manifest.suites]
+    suites = [kept_apart(suite, with_matrices(reading.records(store, suite), store)) for suite in manifest.suites]
     reading.end()
     return Sources(manifest.name, suites, store)

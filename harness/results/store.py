@@ -167,9 +167,9 @@ class TrialStore:
         """Return the records of the finished cycles: from cycle 0 up to the first file that does not count."""
         return [stored.record for stored in self._finished()]
 
-    def first(self) -> CycleRecord | None:
-        """Return the record of cycle 0, or None if it is not finished."""
-        stored = self._read(0, "selection") or self._read(0)
+    def record(self, cycle: int) -> CycleRecord | None:
+        """Return the record of one cycle, or None if its file is missing, damaged or foreign."""
+        stored = self._read(cycle, "selection") or self._read(cycle)
         return stored.record if stored else None
 
     def problems(self, finished: int) -> list[str]:
