@@ -324,6 +324,18 @@ def test_the_first_part_of_a_trial_is_found_by_its_earlier_folder(tmp_path: Path
     assert {r.trial for r in with_index(run)} == {"Ran-0", "Ran-1"} == {r.trial for r in without(run)}
 
 
+def test_the_records_of_the_benchmark_have_what_others_have(tmp_path: Path) -> None:
+    assert many_records.make(tmp_path, suites=1, methods=1, seeds=1, cycles=3) == 3
+    first, _, last = RunStore(tmp_path).trial("suite0.method0.s0").records()
+    assert (
+        len({*first.selected}) == 1000 == sum(first.selected_classes) and last.selected == last.selected_classes == []
+    )
+    (confusion,) = first.confusion
+    assert sum(count for row in confusion.values() for count in row.values()) == 10_000
+    assert sum(row[name] for name, row in confusion.items()) == 10_000 * first.metrics["accuracy"]
+    assert 8_000 < (tmp_path / "trials" / first.trial / "cycle_000.json").stat().st_size < 15_000
+
+
 @pytest.mark.long
 def test_many_records_in_little_memory(tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """20 000 records: the index saves reading, and a record in memory is small."""
@@ -331,7 +343,7 @@ def test_many_records_in_little_memory(tmp_path: Path, opened: list[str], monkey
 
     monkeypatch.setattr(index, "YOUNG", 0)
     run = tmp_path / "run"
-    count = many_records.make(run, suites=2, methods=50, seeds=10, cycles=20)
+    count = many_records.make(run, suites=2, methods=50, seeds=10, cycles=20, budget=40)
     assert len(with_index(run)) == count == len(opened)
     opened.clear()
     tracemalloc.start()
