@@ -332,6 +332,21 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
     assert [text.index(sentence) for sentence in said[:4]] == sorted(text.index(sentence) for sentence in said[:4])
 
 
+def test_the_page_has_all_versions_and_commits() -> None:
+    """Those of merged runs differ, and so may those of one run."""
+    records = [record("Ran", 0, c, 0.5, versions={"torch": f"2.{c}"}, commit=f"c{c}") for c in (1, 0, 1)]
+    page = re.sub("<wbr>|</?bdi>", "", html.page("x", [html.Section(suite(), records, "", source="of it")]))
+    versions = re.findall(r"<dt>(torch|commit)</dt>\s*<dd>(.*?)</dd>", page)
+    assert versions == [("torch", "2.0/2.1"), ("commit", "c0/c1")]
+
+
+def test_a_picture_that_is_left_out_leaves_its_place_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "PICTURE_BYTES", 70)
+    pictures = [html.Picture(f"{n}.png", "h", "c", bytes(n)) for n in (40, 50, 30)]
+    page = html.page("x", [html.Section(suite(), [record("Ran", 0, 0, 0.5)], "", pictures=pictures)])
+    assert page.count("data:image/png") == 2 and "50.png" in page
+
+
 def test_cells_sort_by_the_number_that_they_start_with() -> None:
     expected = {
         "10,000": 1e4,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import readable
+from harness.report.captions import distinct
 from harness.report.comparisons import Claim, Comparison, reference_of, signed
 from harness.report.formats import cell
 from harness.report.lead import facts, lead
@@ -125,9 +126,11 @@ def _shown(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
     for section in sections:
         pictures = []
         for picture in section.pictures:
-            room -= len(picture.png)
             size = [int.from_bytes(picture.png[start : start + 4], "big") for start in (16, 20)]  # in its header
-            data = f"data:image/png;base64,{b64encode(picture.png).decode()}" if room >= 0 else None
+            data = None
+            if len(picture.png) <= room:
+                room -= len(picture.png)
+                data = f"data:image/png;base64,{b64encode(picture.png).decode()}"
             pictures.append({"shown": picture, "data": data, "size": size})
         yield {
             "section": section,
@@ -139,8 +142,17 @@ def _shown(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
             ],
             "selected": _selected(section.first),
             "pictures": pictures,
-            "versions": {k: v for r in section.records[:1] for k, v in (*r.versions.items(), ("commit", r.commit))},
+            "versions": _versions(section.records),
         }
+
+
+def _versions(records: Sequence[CycleRecord]) -> dict[str, str]:
+    """Return name -> all versions that the records were made with, and their commits."""
+    found: dict[str, set[str]] = {}
+    for pairs in dict.fromkeys((*r.versions.items(), ("commit", r.commit)) for r in records):
+        for name, version in pairs:
+            found.setdefault(name, set()).add(version)
+    return {name: distinct(versions) for name, versions in found.items()}
 
 
 def _table(table: Table) -> dict[str, Any]:
