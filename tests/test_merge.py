@@ -204,6 +204,39 @@ def test_a_trial_with_two_results_is_in_two_rows_and_both_folders_are_named(
     assert re.search(r" Ran \[device NVIDIA H100\] 51.00 25.00 ", printed)
 
 
+def test_a_trial_that_goes_on_in_a_run_that_is_kept_apart_stays_where_it_was(tmp_path: Path) -> None:
+    """Seed 0 of Ran differs, so that all of b's Ran is a row of its own, also seed 1, which agrees and is longer."""
+    rans = of(lambda r: r.method == "Ran" and r.seed < 2)
+    one = a_run(tmp_path / "a", [r for r in rans if (r.seed, r.cycle) != (1, 2)])
+    two = a_run(tmp_path / "b", [replace(r, metrics={"accuracy": 0.25}) if r.seed == 0 else r for r in rans])
+    ((entry, records),) = sources([one, two]).suites
+    found: dict[str, dict[int, int]] = {}
+    for r in records:
+        found.setdefault(r.method, {}).setdefault(r.seed, 0)
+        found[r.method][r.seed] += 1
+    assert found == {"Ran": {0: 3, 1: 2}, "Ran [b]": {0: 3, 1: 3}}
+    assert len(entry.trials) == 4
+
+
+def test_what_some_runs_lack_of_a_suite_is_that_of_the_others(tmp_path: Path) -> None:
+    def run(name: str, seed: int, **changes: Any) -> Path:
+        return a_run(tmp_path / name, of(lambda r: r.seed == seed), **changes)
+
+    full = {"primary": ["DAST-AL", "Ran"], "equal_within": 0.5, "official_data": True, "pool": 1000}
+    part = {**full, "primary": None, "pool": None}
+    skipped = run("s", 2, skipped="the data is missing", primary=["Ran+", "Ran"])
+    for runs in ([run("a", 0, **part), run("b", 1, **full)], [run("c", 0, **full), run("d", 1, **part)]):
+        ((entry, _),) = (found := sources([skipped, *runs])).suites
+        assert (entry.primary, entry.equal_within, entry.pool) == (["DAST-AL", "Ran"], 0.5, 1000)
+        assert entry.official_data and not any("differ in primary" in note for note in found.suite_notes["digits"])
+    ((entry, _),) = sources([run("e", 0, **full), run("f", 1, **{**full, "official_data": False})]).suites
+    assert not entry.official_data, "a verdict needs the published files in every run"
+    other = run("g", 1, **{**full, "primary": ["Ran+", "Ran"]})
+    ((entry, _),) = (found := sources([skipped, run("h", 0, **full), other])).suites
+    assert entry.primary == ["DAST-AL", "Ran"]
+    assert "WARNING: the runs differ in primary or equal_within: those of h count." in found.suite_notes["digits"]
+
+
 def test_suites_with_other_settings_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = a_run(tmp_path / "a", of(lambda r: r.seed == 0), settings={"recipe": {"epochs": 2}})
     two = a_run(tmp_path / "b", of(lambda r: r.seed == 1), settings={"recipe": {"epochs": 2}})

@@ -121,14 +121,19 @@ class Merging:
 
     def suite(self) -> SuiteEntry:
         """Return the merged suite."""
-        suites = [suite for _, suite in self.group if not suite.skipped] or [suite for _, suite in self.group]
-        margins = {json.dumps([s.primary, s.equal_within]) for s in suites}
-        if len(margins) > 1:
-            self.notes.append(
-                f"WARNING: the runs differ in primary or equal_within: those of {self.group[0].run.label} count."
-            )
+        members = [member for member in self.group if not member.suite.skipped] or self.group
+        suites = [member.suite for member in members]
+        # a run of a part of a suite, by --only, may lack one of the methods of the primary comparison
+        first = next((member for member in members if member.suite.primary), members[0])
+        primaries = {tuple(suite.primary) for suite in suites if suite.primary}
+        if len(primaries) > 1 or len({suite.equal_within for suite in suites}) > 1:
+            self.notes.append(f"WARNING: the runs differ in primary or equal_within: those of {first.run.label} count.")
         return suites[0].model_copy(
             update={
+                "primary": first.suite.primary,
+                "equal_within": first.suite.equal_within,
+                "pool": next((suite.pool for suite in suites if suite.pool is not None), None),
+                "official_data": all(suite.official_data for suite in suites),
                 "methods": [*self.halves] or suites[0].methods,
                 "halves": self.halves,
                 "seeds": sorted({seed for suite in suites for seed in suite.seeds}),
@@ -147,12 +152,16 @@ class Merging:
             by_trial.setdefault(r.trial, []).append(r)
         names = self._names(run, suite)
         twice = {t: self._compared(run, t, len(by_trial.get(t, []))) for t in suite.trials if t in self.homes}
-        apart = {suite.trials[trial].method for trial, kind in twice.items() if kind == "apart"}
+        apart = {suite.trials[trial].method for trial, (kind, _) in twice.items() if kind == "apart"}
         for method in sorted(apart):
             names[method] = self._own(names[method], run, suite.halves.get(method, {}))
         for trial, entry in suite.trials.items():
-            if twice.get(trial) == "same" and entry.method not in apart:
+            kind, home = twice.get(trial, ("", None))
+            if kind == "same" and entry.method not in apart:
                 continue
+            if kind == "longer" and home and entry.method not in apart:  # this run went on where that one ended
+                self.homes[trial].remove(home)
+                del self.found[home[1]], self.trials[home[1]], self.store.homes[home[1]]
             found, method, name = by_trial.get(trial, []), names[entry.method], self.store.add(run, trial)
             self.homes.setdefault(trial, []).append((run, name))
             self.trials[name] = TrialEntry(method=method, seed=entry.seed)
@@ -204,20 +213,17 @@ class Merging:
         self.halves[name] = halves
         return name
 
-    def _compared(self, run: Run, trial: str, cycles: int) -> str:
+    def _compared(self, run: Run, trial: str, cycles: int) -> tuple[str, tuple[Run, str] | None]:
         """Return how a trial that earlier runs hold, too, is shown: once (same), or twice (conditions or apart).
 
-        'longer': once, with more cycles than before. 'conditions': in rows that harness.report.rows keeps apart anyway.
+        'longer': once, with more cycles than in the run that is returned, with its id there. 'conditions': in rows that
+        harness.report.rows keeps apart anyway.
         """
         kinds = []
         for home, name in self.homes[trial]:
             pairs = [*zip(home.store.trial(trial).records(), run.store.trial(trial).records(), strict=False)]
             if (different := _difference(pairs)) is None:
-                if cycles > len(self.found[name]):  # this run went on where that one ended
-                    self.homes[trial].remove((home, name))
-                    del self.found[name], self.trials[name], self.store.homes[name]
-                    return "longer"
-                return "same"
+                return ("longer", (home, name)) if cycles > len(self.found[name]) else ("same", None)
             conditions = any(old.all_conditions() != new.all_conditions() for old, new in pairs)
             kinds.append("conditions" if conditions else "apart")
             self.notes.append(
@@ -225,7 +231,7 @@ class Merging:
                 f"{'different' if conditions else 'equal'} conditions ({different}): both are shown, in rows of their "
                 "own."
             )
-        return min(kinds)  # apart, if any is
+        return min(kinds), None  # apart, if any is
 
 
 def _difference(pairs: Iterable[tuple[CycleRecord, CycleRecord]]) -> str | None:
