@@ -19,6 +19,7 @@ import harness
 from harness.report.__main__ import main
 from harness.report.curves import full_data_notes, full_records
 from harness.report.merge import sources
+from harness.report.transfer import transfer
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import SCHEMA_VERSION, CycleRecord
 
@@ -235,6 +236,42 @@ def test_what_some_runs_lack_of_a_suite_is_that_of_the_others(tmp_path: Path) ->
     ((entry, _),) = (found := sources([skipped, run("h", 0, **full), other])).suites
     assert entry.primary == ["DAST-AL", "Ran"]
     assert "WARNING: the runs differ in primary or equal_within: those of h count." in found.suite_notes["digits"]
+
+
+def replaying(folder: Path, seed: int, **changes: Any) -> Path:
+    """Write a run of one seed that replays another run, whose curves are 10 points lower at Ran and 5 at the others."""
+    run = a_run(folder, of(lambda r: r.seed == seed))
+    curves: dict[str, dict[int, dict[int, float]]] = {}
+    for r in of(lambda r: r.seed == seed):
+        value = r.metrics["accuracy"] - (0.1 if r.method == "Ran" else 0.05)
+        curves.setdefault(r.method, {}).setdefault(seed, {})[r.labelled] = value
+    source = {"network": "vgg", "metric": "accuracy", "reference": "Ran", "curves": curves, **changes}
+    (run / "index_sets").mkdir()
+    (run / "index_sets" / "source.json").write_text(json.dumps({"suites": {"digits": source}}))
+    return run
+
+
+def test_runs_that_replay_parts_of_one_run_have_its_curves(tmp_path: Path) -> None:
+    one, two = replaying(tmp_path / "a", 0), replaying(tmp_path / "b", 1)
+    found = sources([one, two])
+    ((entry, records),) = found.suites
+    gains = transfer(entry, records, found.selected_by[entry.name])
+    assert gains is not None and {m: [*by_seed] for m, by_seed in gains.gains.items()} == {
+        "Ran+": [0, 1],
+        "DAST-AL": [0, 1],
+    }
+    assert gains.gains["Ran+"][1] == pytest.approx((7.0, 2.0))
+    other = replaying(tmp_path / "c", 2, network="drn")
+    found = sources([one, other])
+    ((entry, records),) = found.suites
+    assert [*found.selected_by["digits"].curves["Ran"]] == [0]
+    note = "The table of transfer leaves out c, whose images drn has selected, not vgg."
+    assert note in found.suite_notes["digits"]
+    path = other / "index_sets" / "source.json"
+    path.write_text("{")
+    assert any(note.startswith(f"{path} is damaged") for note in sources([one, other]).suite_notes["digits"])
+    apart = a_run(tmp_path / "d", of(lambda r: r.seed == 1), settings={"recipe": {"epochs": 9}})
+    assert [*sources([one, apart]).selected_by] == ["digits (a)"]
 
 
 def test_suites_with_other_settings_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

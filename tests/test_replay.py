@@ -29,7 +29,7 @@ from harness.report.transfer import transfer, transfer_table, wide_transfer
 from harness.report.write import read
 from harness.report.write import write as report
 from harness.results.records import CycleRecord
-from harness.results.source import Source
+from harness.results.source import Source, SourceSuite
 from harness.run import main as run
 from harness.seeds import stream
 
@@ -76,6 +76,12 @@ def records(folder: Path) -> dict[tuple[str, int, int], CycleRecord]:
     return {(r.method, r.seed, r.cycle): r for r in found}
 
 
+def curves_of(folder: Path) -> SourceSuite:
+    source = Source.read(folder)
+    assert source is not None
+    return source.suites["own"]
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: Any, command: Any = replay) -> str:
     assert command([*map(str, arguments)]) == 2
     error = capsys.readouterr().err
@@ -104,7 +110,7 @@ def test_the_same_network_gives_the_same_results(source: Path, replayed: Path) -
 
 def test_gains_of_the_same_network_are_equal(replayed: Path) -> None:
     ((suite, found),) = read(replayed)[1]
-    gains = transfer(suite, found, replayed)
+    gains = transfer(suite, found, curves_of(replayed))
     assert gains is not None and [*gains.gains] == [f"LC{BY}", f"LC+{BY}"]
     assert all(one == other for by_seed in gains.gains.values() for one, other in by_seed.values())
     assert gains.rank_correlation() is None, "two methods have no rank worth a number"
@@ -126,7 +132,7 @@ def test_gains_are_differences_of_areas(replayed: Path, tmp_path: Path) -> None:
     }
     path.write_text(json.dumps(values))
     ((suite, found),) = read(folder)[1]
-    gains = transfer(suite, found, folder)
+    gains = transfer(suite, found, curves_of(folder))
     assert gains is not None
     now = {key: r.metrics["accuracy"] for key, r in records(folder).items()}
     for method in ("LC", "LC+"):
@@ -143,7 +149,7 @@ def test_gains_are_differences_of_areas(replayed: Path, tmp_path: Path) -> None:
     for row in values["suites"]["own"]["curves"].values():
         row["1"].pop("40")
     path.write_text(json.dumps(values))
-    shorter = transfer(suite, found, folder)
+    shorter = transfer(suite, found, curves_of(folder))
     assert shorter is not None and shorter.labelled == [20, 30], "budgets that both have"
     path.write_text("{")
     assert f"{path} is damaged: the report can't compare" in report(folder).replace("\n", " ")

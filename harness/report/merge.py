@@ -13,7 +13,7 @@ from typing import Any
 from harness.errors import UserError, readable
 from harness.report.merging import BOTH, Member, MergedStore, Merging, Origin, Run
 from harness.report.rows import kept_apart
-from harness.report.sources import Reading, Sources, one, with_matrices
+from harness.report.sources import Reading, Sources, one, replayed, with_matrices
 from harness.results.manifest import Manifest, SuiteEntry, changes
 from harness.results.store import RunStore
 
@@ -33,7 +33,7 @@ def sources(run_dirs: Sequence[Path], index_folder: Path | None = None) -> Sourc
             group = next((g for g in groups if all(_mergeable(member, Member(run, suite)) for member in g)), None)
             groups.append([Member(run, suite)]) if group is None else group.append(Member(run, suite))
     names = [group[0].suite.name for group in groups]
-    found, suite_notes = [], {}
+    found, suite_notes, selected_by = [], {}, {}
     origins = {run.label: Origin() for run in runs}
     for group in groups:
         merging = Merging(group, store, reading, origins)
@@ -44,10 +44,13 @@ def sources(run_dirs: Sequence[Path], index_folder: Path | None = None) -> Sourc
             notes.append(f"{_differing(group[0], others)}: their results are kept apart.")
             suite = suite.model_copy(update={"name": f"{suite.name} ({where})", "title": f"{suite.title} ({where})"})
         suite_notes[suite.name] = notes
+        if merging.selected_by:
+            selected_by[suite.name] = merging.selected_by
         found.append(kept_apart(suite, with_matrices(merging.records(), store)))
     reading.end()
     notes = [origins[run.label].text(run) for run in runs]
-    return Sources(", ".join(dict.fromkeys(run.manifest.name for run in runs)), found, store, notes, suite_notes)
+    name = ", ".join(dict.fromkeys(run.manifest.name for run in runs))
+    return Sources(name, found, store, notes, suite_notes, selected_by)
 
 
 def _runs(run_dirs: Sequence[Path]) -> list[Run]:
@@ -58,7 +61,7 @@ def _runs(run_dirs: Sequence[Path]) -> list[Run]:
     names = [folder.resolve().name for folder in run_dirs]
     labels = [readable(n if names.count(n) == 1 else str(f)) for n, f in zip(names, run_dirs, strict=True)]
     return [
-        Run(folder, label, Manifest.read(folder).readable(), RunStore(folder))
+        Run(folder, label, Manifest.read(folder).readable(), RunStore(folder), *replayed(folder))
         for folder, label in zip(run_dirs, labels, strict=True)
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from harness.report.captions import counted, distinct
 from harness.report.sources import Reading
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry, changes
 from harness.results.records import UNKNOWN, CycleRecord
+from harness.results.source import SourceSuite
 from harness.results.store import RunStore, TrialStore
 
 
@@ -25,6 +26,10 @@ class Run:
     """How the report names it: its folder, or the path where folders have one name."""
     manifest: Manifest
     store: RunStore
+    selected_by: dict[str, SourceSuite] = field(default_factory=dict)
+    """See Sources."""
+    damaged: list[str] = field(default_factory=list)
+    """A sentence if that can't be read."""
 
 
 BOTH = "is {} and {}"
@@ -91,6 +96,8 @@ class Merging:
     def __init__(self, group: list[Member], store: MergedStore, reading: Reading, origins: dict[str, Origin]) -> None:
         self.group, self.store = group, store
         self.notes: list[str] = []
+        self.selected_by: SourceSuite | None = None
+        """Whose selections the suite replays, with the names that methods have in the report."""
         self.methods: dict[str, str] = {}
         """Settings of a method's halves -> its name in the report."""
         self.halves: dict[str, dict[str, Any]] = {}
@@ -155,6 +162,7 @@ class Merging:
         apart = {suite.trials[trial].method for trial, (kind, _) in twice.items() if kind == "apart"}
         for method in sorted(apart):
             names[method] = self._own(names[method], run, suite.halves.get(method, {}))
+        self._add_source(run, suite, names)
         for trial, entry in suite.trials.items():
             kind, home = twice.get(trial, ("", None))
             if kind == "same" and entry.method not in apart:
@@ -168,6 +176,24 @@ class Merging:
             self.found[name] = [
                 r if (r.method, r.trial) == (method, name) else replace(r, method=method, trial=name) for r in found
             ]
+
+    def _add_source(self, run: Run, suite: SuiteEntry, names: dict[str, str]) -> None:
+        """Add the curves of the run that a run replays."""
+        self.notes += run.damaged
+        if (found := run.selected_by.get(suite.name)) is None:
+            return
+        curves = {names.get(row, row): by_seed for row, by_seed in found.curves.items()}
+        reference = names.get(found.reference, found.reference)
+        own = found.model_copy(update={"curves": curves, "reference": reference})
+        first = self.selected_by or own
+        if (first.network, first.metric) != (own.network, own.metric):
+            self.notes.append(
+                f"The table of transfer leaves out {run.label}, whose images {own.network} has selected, not "
+                f"{first.network}."
+            )
+            return
+        merged = {row: {**curves.get(row, {}), **first.curves.get(row, {})} for row in {**first.curves, **curves}}
+        self.selected_by = first.model_copy(update={"curves": merged})
 
     def _add_full(self, run: Run, suite: SuiteEntry) -> None:
         """Add the trials on all training images: for each seed that of the first run that has its result."""

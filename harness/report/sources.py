@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.errors import UserError
 from harness.report import index
 from harness.report.quality import at_last_budget
 from harness.report.rows import kept_apart
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import CycleRecord
+from harness.results.source import Source, SourceSuite
 from harness.results.store import RunStore
 
 
@@ -30,6 +32,8 @@ class Sources:
     """Sentences about the report as a whole."""
     suite_notes: dict[str, list[str]] = field(default_factory=dict)
     """Name of a suite -> sentences about where its records are from."""
+    selected_by: dict[str, SourceSuite] = field(default_factory=dict)
+    """Name of a suite that replays another run -> the curves of that run."""
 
 
 LEFT_OUT: list[dict[str, dict[str, int]]] = [{}]
@@ -98,6 +102,15 @@ def with_matrices(records: Sequence[CycleRecord], store: RunStore) -> list[Cycle
     return found
 
 
+def replayed(run_dir: Path) -> tuple[dict[str, SourceSuite], list[str]]:
+    """Return the suites of the run that a run replays, by name, and a sentence if they can't be read."""
+    try:
+        found = Source.read(run_dir)
+    except UserError as error:
+        return {}, [f"{error}."]
+    return (found.suites if found else {}), []
+
+
 def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
     """Return what the report of a run is made of; ``index_folder``: see Reading.
 
@@ -107,4 +120,5 @@ def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
     manifest, store, reading = Manifest.read(run_dir).readable(), RunStore(run_dir), Reading(index_folder)
     suites = [kept_apart(suite, with_matrices(reading.records(store, suite), store)) for suite in manifest.suites]
     reading.end()
-    return Sources(manifest.name, suites, store)
+    selected_by, damaged = replayed(run_dir)
+    return Sources(manifest.name, suites, store, [], {suite.name: damaged for suite, _ in suites}, selected_by)

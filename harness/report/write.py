@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import StorageError, UserError, readable
+from harness.errors import StorageError, readable
 from harness.report import index, verdict
 from harness.report.captions import (
     curves_note,
@@ -43,10 +43,11 @@ from harness.report.html import Picture, Section, first_selections, page, readin
 from harness.report.over_suites import NAME, OverSuites, claims_over_suites, over_suites, over_suites_table
 from harness.report.record_table import record_table
 from harness.report.sources import Sources, one
-from harness.report.transfer import Transfer, transfer
+from harness.report.transfer import transfer
 from harness.report.wins import no_matrix
 from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
+from harness.results.source import SourceSuite
 from harness.results.store import RunStore, write_atomically
 
 if TYPE_CHECKING:
@@ -121,18 +122,14 @@ def _write_suite(
     store: RunStore,
     files: Files,
     origin: Sequence[str] = (),
+    source_suite: SourceSuite | None = None,
 ) -> tuple[str, str, Section]:
     """Write the files of a suite that has records; return (printed text, its part of report.md, of report.html)."""
     from harness.report.plots import learning_curves, picture, selected_grid
 
     folder, used = files.folder, files.used
     full, beside = full_records(suite, store), verdict.beside(suite, records)
-    damaged: list[str] = []
-    gains: Transfer | None = None
-    try:
-        gains = transfer(suite, records, store.folder)
-    except UserError as error:
-        damaged = [f"{error}."]
+    gains = transfer(suite, records, source_suite)
     tables = suite_tables(suite, records, compared, full, beside, gains)
     state, source = f"{progress(suite, records)}.", f"{provenance(suite, records)} Timing: {timing_note(records)}."
     warnings = [
@@ -144,7 +141,6 @@ def _write_suite(
         *index.left_out(records),
         *record_warnings(records),
         *not_compared(suite),
-        *damaged,
         *cautions(suite, compared),
     ]
     claimed = [
@@ -239,7 +235,8 @@ def write_sources(sources: Sources, folder: Path, show: Callable[[str], object] 
             section = Section(suite, records, notes[0], warnings=notes[1:])
         else:
             of_suite = [comparison for comparison in compared if comparison.suite == suite.name]
-            text, part, section = _write_suite(suite, records, of_suite, store, files, origin)
+            source_suite = sources.selected_by.get(suite.name)
+            text, part, section = _write_suite(suite, records, of_suite, store, files, origin, source_suite)
         sections.append(section)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")
         marked.append(f"## {markdown(suite.title)}\n\n{part}")
