@@ -47,6 +47,7 @@ class Sender:
             state |= {"key": self.tracker.begin(trial, state["key"]), "ended": False}
             self.states[id_] = state
             self.open.add(id_)
+            self._save()  # else a process that dies now begins the trial once more
         for record in missing:
             self.tracker.log(state["key"], record.labelled, values(record))
             state["cycles"] += 1
