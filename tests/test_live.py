@@ -127,6 +127,17 @@ def test_the_clock_of_the_view_ticks_between_events(tmp_path: Path, monkeypatch:
     assert len(output.getvalue()) == length, "nothing is shown after the end"
 
 
+def test_the_display_counts_the_trials_that_have_ended(tmp_path: Path) -> None:
+    units = grid.expand(load_config(config(tmp_path, seeds=[0, 1]))).units
+    trials = [unit for unit in units if not unit.shared]
+    show = Display(units, io.StringIO(), earlier=3)
+    assert show.ended() == {"finished": 3, "failed": 0}
+    for unit in units:
+        show("start", unit, {})
+        show("end", unit, {}) if unit is not trials[0] else show("failed", unit, {"failure": "why"})
+    assert show.ended() == {"finished": 3 + len(trials) - 1, "failed": 1} and show.state().done == 6
+
+
 # -------------------------------------------------------------------------------------------------------- who is ahead
 
 

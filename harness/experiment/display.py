@@ -111,12 +111,18 @@ class Display:
             found = {number: self.look(self.units[number])[0] for number in self.running}
             return self.estimate.left(time.time(), {number: each for number, each in found.items() if each})
 
+    def ended(self) -> dict[str, int]:
+        """Return the numbers of trials that are finished, those of an earlier run included, and that failed."""
+        with self.lock:
+            finished = self.earlier + sum(not self.units[n].shared for n in self.over - self.failed)
+            return {"finished": finished, "failed": sum(not self.units[n].shared for n in self.failed)}
+
     def state(self) -> State:
         """Return what the run does now."""
         with self.lock:
             return State(
                 name=self.name,
-                done=self.earlier + sum(not self.units[n].shared for n in self.over - self.failed),
+                done=self.ended()["finished"],
                 total=self.earlier + sum(not unit.shared for unit in self.units),
                 failed={failure.unit: failure.cause for failure in self.failures},
                 elapsed=time.time() - self.began,
