@@ -1,4 +1,4 @@
-"""Trials on all training images: they count like others wherever a run is watched."""
+"""What is watched of a run: trials on all training images count like others, and leaders cost little."""
 
 from __future__ import annotations
 
@@ -59,6 +59,16 @@ def test_a_run_without_them_is_not_finished(tmp_path: Path) -> None:
     write(folder, full(1))
     found = Reader(folder).look()
     assert (found.condition, found.state.done, found.resume) == ("finished", 8, None)
+
+
+def test_leaders_are_found_once_for_each_cycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, looks = Scores(a_run(tmp_path / "run")), []
+    real = scores._leader
+    monkeypatch.setattr(scores, "_leader", lambda name: looks.append(name) or real(name))
+    for method, accuracy in (("Ran", 0.5), ("Ran+", 0.6), ("DAST-AL", 0.7)):
+        scores.add(f"{method}-0", 0, 100, {"accuracy": accuracy})
+        assert [leader.method for leader in scores.leaders() + scores.leaders()] == [method] * 2 * (method != "Ran")
+    assert len(looks) == 3
 
 
 def test_trackers_are_sent_them(tmp_path: Path) -> None:
