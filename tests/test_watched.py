@@ -12,8 +12,13 @@ from test_report import METHODS, record, suite
 from harness import run
 from harness.experiment.scores import Scores
 from harness.experiment.seen import Reader
+from harness.report.curves import full_records
+from harness.report.formats import csv
+from harness.report.record_table import record_table
+from harness.report.sources import one
 from harness.results.manifest import Manifest
 from harness.results.records import SCHEMA_VERSION, CycleRecord
+from harness.results.store import RunStore
 from harness.tracking.tracker import trials
 
 
@@ -69,6 +74,32 @@ def test_leaders_are_found_once_for_each_cycle(tmp_path: Path, monkeypatch: pyte
         scores.add(f"{method}-0", 0, 100, {"accuracy": accuracy})
         assert [leader.method for leader in scores.leaders() + scores.leaders()] == [method] * 2 * (method != "Ran")
     assert len(looks) == 3
+
+
+def test_records_csv_has_them_and_what_other_tables_show(tmp_path: Path) -> None:
+    manifest = a_run(tmp_path / "run")
+    write(tmp_path / "run", full(0))
+    matrix = [{"a": {"a": 3, "b": 1}, "b": {"b": 4}}]
+    changes = {"confusion": matrix, "calibration": {"ece": 0.25, "nll": 1.5}, "selected_classes": [2, 2]}
+    write(tmp_path / "run", record("Ran", 0, 0, 0.5, **changes, energy_joules=7.0, shared_from="key"))
+    ((entry, records),) = one(tmp_path / "run").suites
+    records[0] = replace(records[0], confusion=matrix)
+    table = record_table([(entry, [*full_records(entry, RunStore(tmp_path / "run")), *records])])
+    assert [*table["method"]] == [method for method in METHODS for _ in range(6)] + ["all 1000 images"]
+    assert table.iloc[-1][["labelled", "accuracy (%)", "selected"]].tolist() == [1000, 90.0, 0]
+    names = [
+        "balanced accuracy (%)",
+        "ECE (%)",
+        "NLL (nats)",
+        "class entropy (%)",
+        "energy_joules",
+        "shared_first_cycle",
+    ]
+    assert table.iloc[0][names].tolist() == [87.5, 25.0, 1.5, 100.0, 7.0, True]
+    assert table.iloc[1][names[:5]].isna().all()
+    (head,) = csv(record_table([(entry, [])])).splitlines()
+    assert head.startswith("suite,dataset,model,method,seed,cycle,labelled,")
+    assert manifest.suites == [entry]
 
 
 def test_trackers_are_sent_them(tmp_path: Path) -> None:

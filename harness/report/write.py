@@ -255,7 +255,8 @@ def write_sources(sources: Sources, folder: Path, show: Callable[[str], object] 
         shown = [wrapped(f"{term}: {meaning}", width) for term, meaning in terms.items() if term in seen]
         printed.append("\n".join(["How to read", "===========", *shown]))
         marked.append("\n".join(["## How to read\n", *(f"- {markdown(line)}" for line in lines)]))
-    files.write("records.csv", csv(record_table(suites)).encode())
+    every = [(suite, [*records, *full_records(suite, store)]) for suite, records in suites]
+    files.write("records.csv", csv(record_table(every)).encode())
     files.write("report.html", page(name, sections, sources.notes, over, terms).encode())
     files.write("report.md", ("\n\n".join(marked) + "\n").encode())
     if files.refused is None:
