@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 def in_utf8() -> None:
     """Start this command again in Python's UTF-8 mode if the locale has another encoding, for example ASCII.
 
-    Names of files, arguments and what Ray is told may hold any characters. Only a command may call this.
+    Names of files, arguments and what goes to Ray may hold any characters. Only a command may call this.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"

@@ -275,7 +275,7 @@ def sender(folder: Path, fake: Fake) -> process.Sender:
 
 
 @pytest.mark.parametrize("call", range(5))
-def test_a_failure_of_any_call_is_said_once_without_passwords_and_made_good(call: int, tmp_path: Path) -> None:
+def test_a_failure_of_any_call_is_said_once_without_passwords_and_no_cycle_is_lost(call: int, tmp_path: Path) -> None:
     store = a_run(tmp_path, cycles=3)
     finish(store, "one", 0)
     finish(store, "one", 1)

@@ -216,7 +216,7 @@ def run(
         stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
         finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
         notes += stored.problems(finished[-1])
-        if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: one of a run's few, whose states are large
+        if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: states are large, so only theirs are read
             notes += stored.state_problems()
 
     def begin() -> Display:
