@@ -303,6 +303,11 @@ def test_a_running_trial_is_shown_with_its_epoch(
         assert any(line.startswith("NO SIGN OF LIFE for ") for line in Reader(run).look().lines(80))
         show("failed", units[0], {"failure": "the loss is not finite"})
         ticker.end("interrupted")
+        (run / "progress.json").write_text(
+            (run / "progress.json").read_text().replace('"written":', '"written":1.0,"was":')
+        )
+        ending = Reader(run).look()
+        assert (ending.condition, ending.silent) == ("running", None), "its last trackers and notice may take long"
     found = Reader(run).look()
     assert found.condition == "interrupted"
     assert found.resume == f"cd {Path.cwd()} && python -m harness.run c.yaml 'a=b c' --resume"

@@ -532,15 +532,24 @@ def test_a_missing_package_and_an_unknown_name_are_refused_before_any_work(
         assert not (tmp_path / "out").exists()
 
 
+SERVERS = {
+    "mlflow": {"MLFLOW_TRACKING_URI": "http://{}"},
+    "trackio": {"TRACKIO_SERVER_URL": "http://{}/?write_token=a"},
+    "wandb": {"WANDB_BASE_URL": "http://{}", "WANDB_API_KEY": 40 * "a", "WANDB_MODE": "online"},
+}
+"""Tracker -> the variables that name its server."""
+
+
 @pytest.mark.long
-@needs("mlflow")
 @pytest.mark.parametrize("answers", [True, False], ids=["accepts and never answers", "refuses"])
-def test_a_broken_server_of_mlflow_costs_no_cycle_and_at_most_the_limit(
-    answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in SERVERS])
+def test_a_broken_server_costs_no_cycle_and_at_most_the_limit(
+    name: str, answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        for variable, value in SERVERS[name].items():
+            monkeypatch.setenv(variable, value.format(f"127.0.0.1:{server.getsockname()[1]}"))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))))
         if not answers:
             server.close()
         path = tmp_path / "c.yaml"
@@ -556,11 +565,30 @@ def test_a_broken_server_of_mlflow_costs_no_cycle_and_at_most_the_limit(
             leaving.append(time.monotonic() - began)
 
         monkeypatch.setattr(trackers.Trackers, "__exit__", timed)
-        assert main([str(path), f"where.output={tmp_path / 'out'}", "where.track=mlflow"]) == 0
+        assert main([str(path), f"where.output={tmp_path / 'out'}", f"where.track={name}"]) == 0
     assert outcomes(tmp_path / "out") == outcomes(tmp_path / "plain")
     assert leaving[0] < tracking.FLUSH + 3
     out = capsys.readouterr().out
-    assert out.count("where.track: mlflow lacks cycles (") == 1, out
+    assert out.count(f"where.track: {name} lacks cycles (") == 1, out
+
+
+@pytest.mark.long
+@needs("tensorboardX")
+def test_trackers_that_can_not_write_cost_no_cycle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """These two have no server: something stands in the place of their files."""
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    plain, folder = tmp_path / "plain", tmp_path / "out"
+    assert main([str(tmp_path / "c.yaml"), f"where.output={plain}"]) == 0
+    (folder / "track").mkdir(parents=True)
+    (folder / "track" / "tensorboard").write_text("")
+    (folder / "track.csv").symlink_to(tmp_path / "no folder" / "track.csv")
+    capsys.readouterr()
+    assert main([str(tmp_path / "c.yaml"), f"where.output={folder}", "where.track=[csv, tensorboard]"]) == 0
+    assert outcomes(folder) == outcomes(plain) and len(outcomes(folder)) == 3
+    out = capsys.readouterr().out
+    for name in ("csv", "tensorboard"):
+        assert out.count(f"where.track: {name} lacks cycles (") == 1, out
+        assert f"`python -m harness.tracking {folder} {name}` sends what it lacks" in out
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from harness import registry
 from harness.config.suite import Benchmark, Suite
 from harness.data import dataset
-from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered
+from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered, readable
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, check_methods, every_trial, full_trials, manifest
@@ -224,7 +224,7 @@ def run(
         write_atomically(output / "config.yaml", whole.written().encode())
         write_atomically(output / "run.json", entries.packed())
         for note in notes:
-            print(note)
+            print(readable(note))  # it may name what a run.json from elsewhere holds
         done = f" ({len(grid.units) - len(left.units)} already finished)" if len(grid.units) != len(left.units) else ""
         for name, info in grid.info.items():
             print(*(f"suite {name}: {note}" for note in info.notes), sep="\n", end="\n" if info.notes else "")
