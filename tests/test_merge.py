@@ -219,6 +219,20 @@ def test_a_trial_that_goes_on_in_a_run_that_is_kept_apart_stays_where_it_was(tmp
     assert len(entry.trials) == 4
 
 
+def test_a_trial_of_two_suites_goes_on_in_one_of_them(tmp_path: Path) -> None:
+    short = of(lambda r: r.trial == "Ran-0" and r.cycle < 2)
+    one, two = a_run(tmp_path / "a", short), a_run(tmp_path / "b", of(lambda r: r.trial == "Ran-0"))
+    manifest = Manifest.read(one)
+    (entry,) = manifest.suites
+    other = entry.model_copy(update={"name": "other", "title": "Other"})
+    (one / "run.json").write_bytes(manifest.model_copy(update={"suites": [other, entry]}).packed())
+    found = sources([one, two])
+    assert [(entry.name, len(records)) for entry, records in found.suites] == [("other", 2), ("digits", 3)]
+    for _, records in found.suites:
+        trial = found.store.trial(records[0].trial)
+        assert len(trial.records()) == len(records)
+
+
 def test_what_some_runs_lack_of_a_suite_is_that_of_the_others(tmp_path: Path) -> None:
     def run(name: str, seed: int, **changes: Any) -> Path:
         return a_run(tmp_path / name, of(lambda r: r.seed == seed), **changes)

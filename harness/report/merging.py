@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ class MergedStore(RunStore):
         super().__init__(folder, {})
         self.homes: dict[str, tuple[Run, str]] = {}
         """Id in the report -> (run, id there)."""
+        self.uses: Counter[str] = Counter()
+        """Id in the report -> number of suites that show it."""
 
     def trial(self, trial: str) -> TrialStore:
         """Return the store of a trial, in the folder of its run."""
@@ -62,7 +65,14 @@ class MergedStore(RunStore):
         while name in self.homes and self.homes[name] != (run, trial):
             name = f"{name} ({run.label})"
         self.homes[name] = run, trial
+        self.uses[name] += 1
         return name
+
+    def drop(self, name: str) -> None:
+        """Forget a trial that a suite does not show any more."""
+        self.uses[name] -= 1
+        if not self.uses[name]:
+            del self.homes[name]
 
 
 class Origin:
@@ -169,7 +179,8 @@ class Merging:
                 continue
             if kind == "longer" and home and entry.method not in apart:  # this run went on where that one ended
                 self.homes[trial].remove(home)
-                del self.found[home[1]], self.trials[home[1]], self.store.homes[home[1]]
+                del self.found[home[1]], self.trials[home[1]]
+                self.store.drop(home[1])
             found, method, name = by_trial.get(trial, []), names[entry.method], self.store.add(run, trial)
             self.homes.setdefault(trial, []).append((run, name))
             self.trials[name] = TrialEntry(method=method, seed=entry.seed)
