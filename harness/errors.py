@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 def in_utf8() -> None:
     """Start this command again in Python's UTF-8 mode if the locale has another encoding, for example ASCII.
 
-    Names of files, arguments and what Ray is told may hold any characters. Only a command may call this.
+    Names of files, arguments and what goes to Ray may hold any characters. Only a command may call this.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
@@ -231,6 +231,15 @@ def readable(text: str) -> str:
     Unprintable characters are written out, so that a terminal does not obey them.
     """
     return UNPRINTABLE.sub(_written_out, text)
+
+
+def printable(value: Any) -> Any:
+    """Return JSON values with texts, also as keys, that can be printed: see ``readable``."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, dict):
+        return {printable(key): printable(each) for key, each in value.items()}
+    return [*map(printable, value)] if isinstance(value, list) else value
 
 
 def _written_out(found: re.Match[str]) -> str:

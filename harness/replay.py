@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.config.load import load_config
 from harness.config.only import is_override, only
-from harness.errors import Parser, UserError, answered, expanded
+from harness.errors import Parser, UserError, answered, expanded, readable
 from harness.results import lock
 from harness.results.manifest import Manifest
 from harness.run import command, ended
@@ -107,7 +107,7 @@ def _replay(options: argparse.Namespace) -> int:
     else:
         replayed = replaying.of_run(run, benchmark, output, PLUGIN)
     for note in replayed.notes:
-        print(note)
+        print(readable(note))
     if options.export:
         return _export(replayed, expanded(options.export))
     return _run(replayed, output, options)
@@ -126,13 +126,15 @@ def _export(replayed: replaying.Replayed, folder: Path) -> int:
 
 
 def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace) -> int:
+    from harness import tracking
     from harness.experiment import replaying, runner
     from harness.experiment.grid import expand
-    from harness.experiment.notify import announced
+    from harness.experiment.notify import Notice, announced
     from harness.on_ray import launch
     from harness.results.source import FOLDER
 
     benchmark = replayed.benchmark
+    tracking.check(benchmark.where.track)
     if options.force:  # before anything is taken from another run
         runner.check_output(output, options.resume)
     with lock.held(output, options.force):
@@ -142,8 +144,9 @@ def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace
             finished = runner.finished_suites(benchmark) if options.resume else set()
             grid = expand(benchmark, fetch=True, finished=finished)
             words = [str(output / "config.yaml")]  # continues it like any run
-            work = partial(runner.run, benchmark, benchmark, grid, launch, options.accept_changes, words)
-            return announced(benchmark.where.notify, benchmark.name, output, work)
+            notice = Notice(benchmark.where.notify, benchmark.name, output)
+            work = partial(runner.run, benchmark, benchmark, grid, launch, options.accept_changes, words, notice.send)
+            return announced(notice, work)
         except UserError:
             if not (output / "run.json").exists():  # a refused run leaves nothing
                 with suppress(OSError):  # a folder that was there before may hold more

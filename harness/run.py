@@ -132,16 +132,17 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
         return 0
     whole = load_config(options.config, options.overrides)
     benchmark = only(whole, options.only)
-    from harness.experiment.grid import expand
+    from harness.experiment.grid import expand, full_trials
 
     if options.plan:
         from harness.experiment import plan, runner
 
         runner.check_plan(benchmark.output)
         finished = runner.finished_suites(benchmark)
+        grid = expand(benchmark, planning=True, finished=finished)
         if options.resume:
-            print(*(f"{note}\n" for note in runner.lost(benchmark)), sep="", end="")
-        print(plan.text(benchmark, expand(benchmark, planning=True, finished=finished)))
+            print(*(f"{note}\n" for note in runner.lost(benchmark, full_trials(benchmark, grid))), sep="", end="")
+        print(plan.text(benchmark, grid))
         return 0
     if options.check_data:
         from harness.experiment import data_check
@@ -149,7 +150,7 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
         return data_check.check(benchmark)
     from harness import tracking
     from harness.experiment import runner
-    from harness.experiment.notify import announced
+    from harness.experiment.notify import Notice, announced
     from harness.on_ray import launch
 
     tracking.check(benchmark.where.track)
@@ -160,8 +161,9 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
     with lock.held(benchmark.output, options.force):
         runner.check_output(benchmark.output, options.resume)
         grid = expand(benchmark, fetch=True, finished=finished)
-        work = partial(runner.run, whole, benchmark, grid, launch, options.accept_changes, words)
-        return announced(benchmark.where.notify, benchmark.name, benchmark.output, work)
+        notice = Notice(benchmark.where.notify, benchmark.name, benchmark.output)
+        work = partial(runner.run, whole, benchmark, grid, launch, options.accept_changes, words, notice.send)
+        return announced(notice, work)
 
 
 def command(main: Callable[[], int]) -> NoReturn:

@@ -459,7 +459,7 @@ def _cycle(
 def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord, state: dict[str, Any]) -> CycleRecord:
     """Make the selection of a cycle that was the last one when it was stored; ``state``: the stored one.
 
-    Returns the record of the whole cycle, whose seconds are those of its training and of this selection.
+    Returns the record of the whole cycle, whose seconds and joules are those of its training and of this selection.
     """
     number, clock = record.cycle, learner.clock
     cycle = learner.open_cycle(number)
@@ -472,6 +472,7 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
         digest = store.save_state(number, learner.state(), late=True)
         provenance = {**learner.provenance(), "commit": commit()}  # the first call runs git
     peaks, before = peak_memory(learner.device), record.peak_memory_bytes
+    spent, now = record.energy_joules, learner.energy()
     whole = replace(
         record,
         selected=selection.indices,
@@ -484,6 +485,7 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
         scoring=_scoring(selection),
         warnings=[*record.warnings, *cycle.warnings],
         health={**record.health, **cycle.health},
+        energy_joules=None if spent is None or now is None else spent + now,
         **provenance,
     )
     # the process that stored the record decided nothing if it took over a shared training

@@ -95,14 +95,13 @@ def _read(settings: Any) -> IndexSets:
 
 def _unsuited(sets: IndexSets, ahead: Ahead) -> str:
     if ahead.fingerprint and sets.fingerprint not in (None, ahead.fingerprint):
-        return (
-            f"is of other data: its fingerprint is {sets.fingerprint}, that of {ahead.dataset} is {ahead.fingerprint}"
-        )
+        own = f"that of {ahead.dataset} is {ahead.fingerprint}"
+        return f"is of other data: its fingerprint is {sets.fingerprint:.64}, {own}"
     if sets.fingerprint is None and sets.dataset not in (None, ahead.dataset):
         return f"is of the dataset {sets.dataset!r}, not of {ahead.dataset!r}"
     for seed in ahead.seeds:
         if (found := sets.of(seed)) is None:
-            return f"has no sets of seed {seed}; it has those of {', '.join(sets.seeds)}"
+            return f"has no sets of seed {seed}; it has those of {', '.join(sets.seeds):.100}"
         problem = shape_problem(found, ahead.protocol.initial, ahead.protocol.budget, ahead.protocol.cycles)
         if (
             problem := problem

@@ -163,9 +163,13 @@ def test_the_next_start_removes_temporary_files(tmp_path: Path) -> None:
         f"report/a.b c.md.{host}.{dead}.tmp",
         f"report/a.md.{host}.{os.getpid()}.tmp",
         "report/a.md.elsewhere.17.tmp",
+        f"index/0123.jsonl.{host}.{dead}.tmp",
+        f"track/csv.json.{host}.{dead}.tmp",
+        f"index_sets/LC.json.{host}.{dead}.tmp",
     ]
     others = ["notes.tmp", "trials/x/cycle_000.json", "trials/notes/1.txt", "trials/17.tmp.txt", "x.17.tmp/file"]
-    others += [f"report/b.md.{host}.{alive}.tmp"]  # of a report that is written at this moment
+    # of reports and trackers that write at this moment
+    others += [f"{name}.{host}.{alive}.tmp" for name in ("report/b.md", "index/0123.jsonl", "track/csv.json")]
     for name in ours + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")

@@ -453,6 +453,9 @@ class Shown:
             self.values = values
             self.failed |= {self.units.index(unit)} if event == "failed" else set()
 
+    def ended(self) -> dict[str, int]:
+        return {"finished": 7, "failed": len(self.failed)}
+
     def restart(self, line: str) -> None:
         self.said.append(line)
         self.running.clear()
@@ -485,6 +488,18 @@ def _begin(pipe: Any, many: int) -> None:
     pipe.recv()
     for number in range(many):
         pipe.send(("event", "start", number, {}))
+
+
+def test_the_driver_is_given_how_many_trials_have_ended(driven: Callable[..., Shown]) -> None:
+    """Also after Ray was started again; its metrics count them."""
+
+    def act(pipe: Any, many: int) -> None:
+        pipe.send(("say", "Ray"))
+        pipe.send(("begin",))
+        pipe.send(("event", "failed", 0, {"failure": str(pipe.recv())}))
+        pipe.send(("finished",))
+
+    assert driven(act, Where(retries=0)).values == {"failure": "{'finished': 7, 'failed': 0}"}
 
 
 def test_a_full_memory_halves_the_trials_down_to_one(driven: Callable[..., Shown]) -> None:

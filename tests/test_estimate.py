@@ -1,8 +1,9 @@
-"""The estimate of the time left, on simulated runs with a clock of their own: what it says, and what comes true."""
+"""The estimate of the time left, mostly on simulated runs with a clock of their own: what it says, what comes true."""
 
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 
 from harness.config.load import load_config
-from harness.experiment import display, grid
+from harness.experiment import display, grid, publish
 from harness.experiment.estimate import own_seconds
 from harness.experiment.grid import Unit
+from harness.experiment.view import State
 from harness.results.progress import Progress
+from harness.run import main
 
 CONFIG = """\
 dataset: digits
@@ -258,3 +261,30 @@ def test_fewer_running_trials_than_slots_count_after_a_while(made: Any, monkeypa
 def test_the_first_step_of_a_training_is_start_up() -> None:
     assert own_seconds({"train": 9.0, "score": 1.0}, {"train": 4.0}) == {"train": 4.0, "score": 1.0}
     assert own_seconds({"train": 3.0}, {"train": 4.0}) == {"train": 3.0}
+
+
+@pytest.mark.long
+def test_in_a_real_run_it_is_within_a_factor_of_one_and_a_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings, scoring and tests of a small run, by the clock of this machine."""
+    monkeypatch.setattr(publish, "TICK", 0.2)
+    monkeypatch.setattr(publish, "PUBLISHED", 0.2)
+    looks: list[tuple[float, float | None, bool]] = []
+    real = display.Display.state
+
+    def state(self: display.Display) -> State:
+        found = real(self)
+        looks.append((time.time(), found.left, self.closed))
+        return found
+
+    monkeypatch.setattr(display.Display, "state", state)
+    text = CONFIG.format(methods=CHEAP, seeds="[0, 1]", cycles=4).replace("epochs: 10", "epochs: 4")
+    (tmp_path / "c.yaml").write_text(text)
+    assert main([str(tmp_path / "c.yaml"), f"where.output={tmp_path / 'run'}"]) == 0
+    began, end = looks[0][0], next(at for at, _, closed in looks if closed)
+    told = []
+    for share in (0.1, 0.25, 0.5, 0.75):
+        at, said, _ = next(look for look in looks if look[0] >= began + share * (end - began))
+        if said is not None:
+            told.append((share, said, end - at))
+    assert [share for share, _, _ in told][-3:] == [0.25, 0.5, 0.75]
+    assert all(truth / 1.5 <= said <= 1.5 * truth for _, said, truth in told), told

@@ -13,9 +13,9 @@ import many_records
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_report import all_records, record, run_dir, street_records, suite
+from test_report import METHODS, all_records, record, run_dir, street_records, suite
 
-from harness.report import index
+from harness.report import html, index
 from harness.report.index import short
 from harness.report.sources import one
 from harness.report.write import write
@@ -41,7 +41,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     original = disk.read
 
     def read(path: Path, most: int | None = None) -> bytes:
-        if index.FILES.fullmatch(path.name):
+        if index.FILES.fullmatch(path.name) and path.exists():
             found.append(f"{path.parent.name}/{path.name}")
         return original(path, most)
 
@@ -72,14 +72,17 @@ def index_file(folder: Path) -> Path:
     return path
 
 
-def test_the_next_report_reads_only_what_changed(tmp_path: Path, opened: list[str]) -> None:
+def test_the_next_report_reads_only_what_changed_and_what_the_index_lacks(tmp_path: Path, opened: list[str]) -> None:
     run = fast(tmp_path / "run", all_records())
     text = write(run)
-    assert len(opened) == len({*opened}) == 27
+    shown = [f"{method}-0/cycle_000.json" for method in METHODS]  # with their selected images
+    assert sorted(opened) == sorted(
+        [f"{m}-{s}/cycle_00{c}.json" for m in METHODS for s in range(3) for c in range(3)] + shown
+    )
     opened.clear()
     files = {p: p.read_bytes() for p in (run / "report").iterdir() if p.is_file()}
     assert write(run) == text
-    assert opened == []
+    assert opened == shown
     assert {p: p.read_bytes() for p in files} == files
     path = run / "trials" / "Ran-1" / "cycle_002.json"
     path.write_bytes(many_records.packed(record("Ran", 1, 2, 0.99).to_json(), "Ran-1"))
@@ -88,7 +91,7 @@ def test_the_next_report_reads_only_what_changed(tmp_path: Path, opened: list[st
     assert opened == ["Ran-1/cycle_002.json"]
     opened.clear()
     write(run)
-    assert opened == []
+    assert opened == shown
 
 
 def test_the_records_are_those_of_the_files(tmp_path: Path) -> None:
@@ -112,6 +115,24 @@ def test_the_records_are_those_of_the_files(tmp_path: Path) -> None:
         assert found == expected
         assert [[*r.code] for r in found] == [[*r.code] for r in expected], "the order names rows"
         assert [[*r.per_class] for r in found] == [[*r.per_class] for r in expected]
+
+
+@pytest.mark.parametrize("files", [[], ["a/1.png", "b/2\x1b.png"]])
+def test_the_page_shows_the_true_images(tmp_path: Path, files: list[str]) -> None:
+    """An index holds only how many images were selected."""
+    images = [record("Ran", 1, 0, 0.5, selected=[25247, 14], selected_files=files), record("Ran", 1, 1, 0.5)]
+    run = fast(tmp_path / "run", images)
+    with_index(run)
+    for folder in (run / "index", None):
+        ((entry, records),) = one(run, folder).suites
+        first = html.first_selections(entry, records, RunStore(run))
+        page = html.page("x", [html.Section(entry, records, "", first=first)])
+        names = [name.replace("\x1b", "\\x1b") for name in files] or ["25247", "14"]
+        assert ", ".join(names) in " ".join(page.split()), folder
+        assert ("best first: files in" if files else "best first: indices in") in page
+    with_index(run)
+    (run / "trials" / "Ran-1" / "cycle_000.json").unlink()
+    assert html.first_selections(entry, records, RunStore(run)) == [], "the file is gone since"
 
 
 EDITS = ("content", "same size and time", "touch", "remove", "swap", "truncate", "damage", "pipe", "selection", "young")
@@ -220,6 +241,21 @@ def test_an_index_of_wrong_values_changes_nothing(tmp_path: Path, wrong: Any) ->
     assert with_index(run) == expected
 
 
+def test_texts_of_a_foreign_index_can_be_printed(tmp_path: Path, opened: list[str]) -> None:
+    """Its checksums are right: its folder came with it."""
+    run = fast(tmp_path / "run", all_records(warnings=["loud"]))
+    with_index(run)
+    opened.clear()
+    path = index_file(run)
+    lines = []
+    for line in path.read_bytes().splitlines():
+        content = line[index.CHECKSUM + 1 :].replace(b'"cpu"', b'"\\u001b[2J"').replace(b'"loud"', b'"\\u001b[2J"')
+        lines.append(index._line(*map(json.loads, content.split(b"\t"))))
+    path.write_bytes(b"\n".join(lines))
+    assert {(r.device, *r.warnings) for r in with_index(run)} == {("\\x1b[2J", "\\x1b[2J")}
+    assert opened == []
+
+
 def test_an_index_of_another_version_is_made_again(
     tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,9 +294,13 @@ def test_a_suite_that_is_gone_leaves_no_index(tmp_path: Path) -> None:
     run = fast(tmp_path / "run", all_records())
     with_index(run)
     before = index_file(run)
+    mine = [run / "index" / name for name in ("notes.jsonl", f"x{before.name}")]
+    for path in mine:
+        path.write_text("{}")
     run_dir(run, [], [suite(name="other")])
     with_index(run)
-    assert index_file(run) != before
+    assert not before.exists() and len([*(run / "index").iterdir()]) == 3
+    assert all(path.exists() for path in mine), "files that no report has written stay"
 
 
 def test_lost_and_damaged_files_are_told_as_without_an_index(tmp_path: Path) -> None:
@@ -284,6 +324,18 @@ def test_the_first_part_of_a_trial_is_found_by_its_earlier_folder(tmp_path: Path
     assert {r.trial for r in with_index(run)} == {"Ran-0", "Ran-1"} == {r.trial for r in without(run)}
 
 
+def test_the_records_of_the_benchmark_have_what_others_have(tmp_path: Path) -> None:
+    assert many_records.make(tmp_path, suites=1, methods=1, seeds=1, cycles=3) == 3
+    first, _, last = RunStore(tmp_path).trial("suite0.method0.s0").records()
+    assert (
+        len({*first.selected}) == 1000 == sum(first.selected_classes) and last.selected == last.selected_classes == []
+    )
+    (confusion,) = first.confusion
+    assert sum(count for row in confusion.values() for count in row.values()) == 10_000
+    assert sum(row[name] for name, row in confusion.items()) == 10_000 * first.metrics["accuracy"]
+    assert 8_000 < (tmp_path / "trials" / first.trial / "cycle_000.json").stat().st_size < 15_000
+
+
 @pytest.mark.long
 def test_many_records_in_little_memory(tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """20 000 records: the index saves reading, and a record in memory is small."""
@@ -291,7 +343,7 @@ def test_many_records_in_little_memory(tmp_path: Path, opened: list[str], monkey
 
     monkeypatch.setattr(index, "YOUNG", 0)
     run = tmp_path / "run"
-    count = many_records.make(run, suites=2, methods=50, seeds=10, cycles=20)
+    count = many_records.make(run, suites=2, methods=50, seeds=10, cycles=20, budget=40)
     assert len(with_index(run)) == count == len(opened)
     opened.clear()
     tracemalloc.start()

@@ -24,7 +24,7 @@ from harness import status
 from harness.config.load import load_config
 from harness.data.dataset import LoadedData
 from harness.errors import Stopped, UserError
-from harness.experiment import grid, notify, publish, seen, view
+from harness.experiment import grid, notify, publish, runner, seen, view
 from harness.experiment.display import Display
 from harness.experiment.publish import Ticker
 from harness.experiment.scores import Leader, Scores
@@ -125,6 +125,17 @@ def test_the_clock_of_the_view_ticks_between_events(tmp_path: Path, monkeypatch:
     length = len(output.getvalue())
     time.sleep(0.2)
     assert len(output.getvalue()) == length, "nothing is shown after the end"
+
+
+def test_the_display_counts_the_trials_that_have_ended(tmp_path: Path) -> None:
+    units = grid.expand(load_config(config(tmp_path, seeds=[0, 1]))).units
+    trials = [unit for unit in units if not unit.shared]
+    show = Display(units, io.StringIO(), earlier=3)
+    assert show.ended() == {"finished": 3, "failed": 0}
+    for unit in units:
+        show("start", unit, {})
+        show("end", unit, {}) if unit is not trials[0] else show("failed", unit, {"failure": "why"})
+    assert show.ended() == {"finished": 3 + len(trials) - 1, "failed": 1} and show.state().done == 6
 
 
 # -------------------------------------------------------------------------------------------------------- who is ahead
@@ -284,13 +295,19 @@ def test_a_running_trial_is_shown_with_its_epoch(
         values = found.to_json()
         assert values["process"]["pid"] == os.getpid() and values["rows"][0]["step"] == 7
         assert contents(run) == before
-        ticker.stop()
+        ticker.ended.set()
+        ticker.thread.join()
         (run / "progress.json").write_text(
             (run / "progress.json").read_text().replace('"written":', '"written":1.0,"was":')
         )
         assert any(line.startswith("NO SIGN OF LIFE for ") for line in Reader(run).look().lines(80))
         show("failed", units[0], {"failure": "the loss is not finite"})
         ticker.end("interrupted")
+        (run / "progress.json").write_text(
+            (run / "progress.json").read_text().replace('"written":', '"written":1.0,"was":')
+        )
+        ending = Reader(run).look()
+        assert (ending.condition, ending.silent) == ("running", None), "its last trackers and notice may take long"
     found = Reader(run).look()
     assert found.condition == "interrupted"
     assert found.resume == f"cd {Path.cwd()} && python -m harness.run c.yaml 'a=b c' --resume"
@@ -366,11 +383,72 @@ def test_the_command_learns_how_a_run_ended(
 
     command = f"(echo $HARNESS_OUTCOME; cat) > {tmp_path}/told"
     if error is None:
-        assert notify.announced(command, "c", tmp_path, work) == 1
+        assert notify.announced(notify.Notice(command, "c", tmp_path), work) == 1
     else:
         with pytest.raises(type(error)):
-            notify.announced(command, "c", tmp_path, work)
+            notify.announced(notify.Notice(command, "c", tmp_path), work)
     assert (tmp_path / "told").read_text() == f"{how}\n{sentence}\n"
+
+
+def test_a_run_whose_folder_was_taken_over_says_so(tmp_path: Path) -> None:
+    """The thread that renews the lock interrupts it."""
+    folder = tmp_path / "run"
+
+    def work() -> int:
+        values = {"host": "elsewhere", "pid": 1, "started": "today", "machine": "another", "birth": "1", "token": "t"}
+        (folder / "lock.2").write_text(json.dumps(values))
+        raise Stopped(signal.SIGINT)
+
+    with pytest.raises(LockLost), lock.held(folder):
+        notify.announced(notify.Notice(f"cat > {tmp_path}/told", "c", folder), work)
+    told = (tmp_path / "told").read_text()
+    assert told.startswith(f"c has stopped: {folder} was taken over by process 1 on elsewhere, ")
+
+
+def test_the_command_runs_before_the_report_of_an_interrupted_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler kills the run soon, and reports and trackers may take long."""
+    told, seen = tmp_path / "told", []
+
+    def stopped(*_: Any) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(runner, "_run_in_process", stopped)
+    monkeypatch.setattr(runner, "write", lambda *_: seen.append(told.read_text()))
+    path = config(tmp_path, where={"trials": "in_process", "notify": f"cat >> {told}"})
+    assert main([str(path), f"where.output={tmp_path / 'run'}"]) == 128 + signal.SIGTERM
+    assert seen == ["c was stopped by SIGTERM: 0 of 2 trials are finished; --resume continues it\n"]
+    assert told.read_text() == seen[0], "it runs once"
+    assert Reader(tmp_path / "run").look().condition == "interrupted"
+
+
+def test_a_run_that_writes_its_report_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "TICK", 0.02)
+    monkeypatch.setattr(publish, "PUBLISHED", 0.02)
+    folder, found = tmp_path / "run", []
+
+    def units(placement: Any, grid: Any, data: Any, run: Any, display: Display) -> None:
+        display("start", display.units[0], {})
+
+    def write(*_: Any) -> None:
+        first = publish.read(folder)
+        deadline = time.monotonic() + 20
+        while (last := publish.read(folder)) == first and time.monotonic() < deadline:
+            time.sleep(0.02)
+        found.append((first, last, Reader(folder).look()))
+
+    monkeypatch.setattr(runner, "_run_in_process", units)
+    monkeypatch.setattr(runner, "write", write)
+    assert main([str(config(tmp_path)), f"where.output={folder}"]) == 1
+    ((first, last, look),) = found
+    assert first is not None and last is not None and last.written > first.written
+    assert look.condition == "running" and look.silent < seen.LATE
+    assert look.state.rows == [] and look.state.left is None, "no trial runs any more"
+    ended = publish.read(folder)
+    assert ended is not None and ended.outcome == "failed"
+    time.sleep(0.1)
+    assert publish.read(folder) == ended
 
 
 def test_a_failed_trial_is_named(tmp_path: Path) -> None:
@@ -387,6 +465,7 @@ def test_a_failed_trial_is_named(tmp_path: Path) -> None:
         ("echo first >&2; echo no such host >&2; exit 3", "failed with exit code 3 (no such host)"),
         ("kill -9 $$", "died of signal 9"),
         ("sleep 60", "took longer than 1 s and was ended"),
+        ("sleep 60 & exit 0", "has processes in the background that took longer than 1 s and were ended"),
         ("cat > /dev/null; no-such-command", "failed with exit code 127 (/bin/sh: "),
     ],
 )
@@ -395,14 +474,23 @@ def test_a_command_that_fails_or_hangs_is_one_warning(
 ) -> None:
     monkeypatch.setattr(notify, "LIMIT", 1.0)
     began = time.monotonic()
-    assert notify.announced(command, "c", tmp_path, lambda: 0) == 0
+    assert notify.announced(notify.Notice(command, "c", tmp_path), lambda: 0) == 0
     err = capsys.readouterr().err
     assert err.startswith(f"warning: where.notify: the command {problem}") and err.count("\n") == 1
     assert time.monotonic() - began < 20
 
 
-def test_what_a_command_leaves_behind_is_ended(tmp_path: Path) -> None:
-    notify.announced(f"sleep 300 & echo $! > {tmp_path}/pid", "c", tmp_path, lambda: 0)
+def test_a_command_may_work_on_in_the_background(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As mail does, which returns before the message is delivered."""
+    began = time.monotonic()
+    notify.announced(notify.Notice(f"(sleep 0.3; echo sent > {tmp_path}/file) & exit 0", "c", tmp_path), lambda: 0)
+    assert (tmp_path / "file").read_text() == "sent\n"
+    assert time.monotonic() - began < 10 and capsys.readouterr().err == ""
+
+
+def test_what_a_command_leaves_behind_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "LIMIT", 0.5)
+    notify.announced(notify.Notice(f"sleep 300 & echo $! > {tmp_path}/pid", "c", tmp_path), lambda: 0)
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -422,7 +510,7 @@ def test_a_signal_while_the_command_runs_ends_the_command_only(
 ) -> None:
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    assert notify.announced("sleep 60", "c", tmp_path, lambda: 0) == 0
+    assert notify.announced(notify.Notice("sleep 60", "c", tmp_path), lambda: 0) == 0
     timer.join()
     assert capsys.readouterr().err == "warning: where.notify: the command was interrupted\n"
 

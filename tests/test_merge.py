@@ -17,7 +17,9 @@ from test_report import METHODS, all_records, record, suite
 
 import harness
 from harness.report.__main__ import main
+from harness.report.curves import full_data_notes, full_records
 from harness.report.merge import sources
+from harness.report.transfer import transfer
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import SCHEMA_VERSION, CycleRecord
 
@@ -122,6 +124,56 @@ def test_any_split_with_copies_has_the_tables_of_the_whole_run(
     assert [r for _, full in harness.report.sources.one(folders[0]).suites for r in full] == runs[0]
 
 
+def with_full_data(folder: Path, seed: int, seeds: dict[str, int], accuracy: float | None) -> Path:
+    """Write a run of one seed, with trials on all images, of which that of the seed is finished with an accuracy."""
+    run = a_run(folder, of(lambda r: r.seed == seed), pool=1000, full_data=seeds)
+    if accuracy is not None:
+        trial = f"full.s{seed}"
+        full = record("-", seed, 0, accuracy, trial=trial, labelled=1000, selected=[])
+        path = run / "trials" / trial / "cycle_000.json"
+        path.parent.mkdir()
+        path.write_bytes(packed(full.to_json(), trial))
+    return run
+
+
+def full_data(*runs: Path) -> tuple[list[tuple[int, float]], list[str]]:
+    """Return (seed, accuracy) of the trials on all images of merged runs, and the notes on their suite."""
+    found = sources(runs)
+    ((entry, _),) = found.suites
+    full = full_records(entry, found.store)
+    return [(r.seed, r.metrics["accuracy"]) for r in full], [
+        *found.suite_notes[entry.name],
+        *full_data_notes(entry, full),
+    ]
+
+
+def test_trials_on_all_images_are_merged(tmp_path: Path) -> None:
+    both = {"full.s0": 0, "full.s1": 1}
+    one, two = with_full_data(tmp_path / "a", 0, both, 0.9), with_full_data(tmp_path / "b", 1, both, 0.8)
+    for runs in ((one, two), (two, one)):
+        found, notes = full_data(*runs)
+        assert sorted(found) == [(0, 0.9), (1, 0.8)]
+        assert len(notes) == 1, "that records are from two runs"
+    parts = [with_full_data(tmp_path / f"c{s}", s, {f"full.s{s}": s}, value) for s, value in ((0, 0.9), (1, None))]
+    found, notes = full_data(*parts)
+    assert found == [(0, 0.9)]
+    assert notes[-1] == "all 1000 images: 1 of 2 trials finished."
+
+
+def test_two_results_of_a_trial_on_all_images_are_warned_of(tmp_path: Path) -> None:
+    seeds = {"full.s0": 0}
+    values = {"a": 0.9, "b": 0.8, "c": 0.9}
+    one, two, same = (with_full_data(tmp_path / name, 0, seeds, value) for name, value in values.items())
+    found, notes = full_data(one, two)
+    assert found == [(0, 0.9)]
+    assert notes[0] == (
+        f"WARNING: {one} and {two} hold different results of full.s0, which trains on all images (cycle 0: metrics): "
+        "that of a is shown."
+    )
+    found, notes = full_data(one, same)
+    assert found == [(0, 0.9)] and not any("different results" in note for note in notes)
+
+
 def test_other_code_stays_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = a_run(tmp_path / "a", of(lambda r: r.seed < 2, code={"harness": "aaaaaaaaaaaa"}))
     other = a_run(tmp_path / "b", of(lambda r: r.seed == 2, code={"harness": "bbbbbbbbbbbb"}))
@@ -160,6 +212,89 @@ def test_a_trial_with_two_results_is_in_two_rows_and_both_folders_are_named(
     assert "of Ran-1 under different conditions (cycle 1: metrics)" in printed
     assert re.search(r" Ran \[device cpu\] 51.00±1.00 ", printed)
     assert re.search(r" Ran \[device NVIDIA H100\] 51.00 25.00 ", printed)
+
+
+def test_a_trial_that_goes_on_in_a_run_that_is_kept_apart_stays_where_it_was(tmp_path: Path) -> None:
+    """Seed 0 of Ran differs, so that all of b's Ran is a row of its own, also seed 1, which agrees and is longer."""
+    rans = of(lambda r: r.method == "Ran" and r.seed < 2)
+    one = a_run(tmp_path / "a", [r for r in rans if (r.seed, r.cycle) != (1, 2)])
+    two = a_run(tmp_path / "b", [replace(r, metrics={"accuracy": 0.25}) if r.seed == 0 else r for r in rans])
+    ((entry, records),) = sources([one, two]).suites
+    found: dict[str, dict[int, int]] = {}
+    for r in records:
+        found.setdefault(r.method, {}).setdefault(r.seed, 0)
+        found[r.method][r.seed] += 1
+    assert found == {"Ran": {0: 3, 1: 2}, "Ran [b]": {0: 3, 1: 3}}
+    assert len(entry.trials) == 4
+
+
+def test_a_trial_of_two_suites_goes_on_in_one_of_them(tmp_path: Path) -> None:
+    short = of(lambda r: r.trial == "Ran-0" and r.cycle < 2)
+    one, two = a_run(tmp_path / "a", short), a_run(tmp_path / "b", of(lambda r: r.trial == "Ran-0"))
+    manifest = Manifest.read(one)
+    (entry,) = manifest.suites
+    other = entry.model_copy(update={"name": "other", "title": "Other"})
+    (one / "run.json").write_bytes(manifest.model_copy(update={"suites": [other, entry]}).packed())
+    found = sources([one, two])
+    assert [(entry.name, len(records)) for entry, records in found.suites] == [("other", 2), ("digits", 3)]
+    for _, records in found.suites:
+        trial = found.store.trial(records[0].trial)
+        assert len(trial.records()) == len(records)
+
+
+def test_what_some_runs_lack_of_a_suite_is_that_of_the_others(tmp_path: Path) -> None:
+    def run(name: str, seed: int, **changes: Any) -> Path:
+        return a_run(tmp_path / name, of(lambda r: r.seed == seed), **changes)
+
+    full = {"primary": ["DAST-AL", "Ran"], "equal_within": 0.5, "official_data": True, "pool": 1000}
+    part = {**full, "primary": None, "pool": None}
+    skipped = run("s", 2, skipped="the data is missing", primary=["Ran+", "Ran"])
+    for runs in ([run("a", 0, **part), run("b", 1, **full)], [run("c", 0, **full), run("d", 1, **part)]):
+        ((entry, _),) = (found := sources([skipped, *runs])).suites
+        assert (entry.primary, entry.equal_within, entry.pool) == (["DAST-AL", "Ran"], 0.5, 1000)
+        assert entry.official_data and not any("differ in primary" in note for note in found.suite_notes["digits"])
+    ((entry, _),) = sources([run("e", 0, **full), run("f", 1, **{**full, "official_data": False})]).suites
+    assert not entry.official_data, "a verdict needs the published files in every run"
+    other = run("g", 1, **{**full, "primary": ["Ran+", "Ran"]})
+    ((entry, _),) = (found := sources([skipped, run("h", 0, **full), other])).suites
+    assert entry.primary == ["DAST-AL", "Ran"]
+    assert "WARNING: the runs differ in primary or equal_within: those of h count." in found.suite_notes["digits"]
+
+
+def replaying(folder: Path, seed: int, **changes: Any) -> Path:
+    """Write a run of one seed that replays another run, whose curves are 10 points lower at Ran and 5 at the others."""
+    run = a_run(folder, of(lambda r: r.seed == seed))
+    curves: dict[str, dict[int, dict[int, float]]] = {}
+    for r in of(lambda r: r.seed == seed):
+        value = r.metrics["accuracy"] - (0.1 if r.method == "Ran" else 0.05)
+        curves.setdefault(r.method, {}).setdefault(seed, {})[r.labelled] = value
+    source = {"network": "vgg", "metric": "accuracy", "reference": "Ran", "curves": curves, **changes}
+    (run / "index_sets").mkdir()
+    (run / "index_sets" / "source.json").write_text(json.dumps({"suites": {"digits": source}}))
+    return run
+
+
+def test_runs_that_replay_parts_of_one_run_have_its_curves(tmp_path: Path) -> None:
+    one, two = replaying(tmp_path / "a", 0), replaying(tmp_path / "b", 1)
+    found = sources([one, two])
+    ((entry, records),) = found.suites
+    gains = transfer(entry, records, found.selected_by[entry.name])
+    assert gains is not None and {m: [*by_seed] for m, by_seed in gains.gains.items()} == {
+        "Ran+": [0, 1],
+        "DAST-AL": [0, 1],
+    }
+    assert gains.gains["Ran+"][1] == pytest.approx((7.0, 2.0))
+    other = replaying(tmp_path / "c", 2, network="drn")
+    found = sources([one, other])
+    ((entry, records),) = found.suites
+    assert [*found.selected_by["digits"].curves["Ran"]] == [0]
+    note = "The table of transfer leaves out c, whose images drn has selected, not vgg."
+    assert note in found.suite_notes["digits"]
+    path = other / "index_sets" / "source.json"
+    path.write_text("{")
+    assert any(note.startswith(f"{path} is damaged") for note in sources([one, other]).suite_notes["digits"])
+    apart = a_run(tmp_path / "d", of(lambda r: r.seed == 1), settings={"recipe": {"epochs": 9}})
+    assert [*sources([one, apart]).selected_by] == ["digits (a)"]
 
 
 def test_suites_with_other_settings_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

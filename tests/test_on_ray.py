@@ -99,7 +99,7 @@ def test_every_metric_of_a_cycle_is_published_to_ray(
         cost_seconds=6.0,
         peak_memory_bytes={"host": 7},
     )
-    metrics = Metrics(units(), tmp_path)
+    metrics = Metrics(units(), tmp_path, {})
     metrics("start", metrics.units[1], {})
     metrics("cycle", metrics.units[1], cycle_values(record))
     metrics.step()

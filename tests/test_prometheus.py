@@ -89,7 +89,7 @@ def test_values_of_running_trials_are_set_again_and_those_of_ended_ones_are_not(
     trials = [make_trial(seed=seed) for seed in range(4)]
     shared = Unit(trials[0], "s", "first cycle", False, True, None, [1], [0])
     units = [shared, *(Unit(trial, "s", "m", False, False, None, [1], [0]) for trial in trials)]
-    published = metrics.Metrics(units, tmp_path)
+    published = metrics.Metrics(units, tmp_path, {"finished": 4, "failed": 2})
     (tmp_path / "ray" / "beats").mkdir(parents=True)
     (tmp_path / "ray" / "beats" / "1").write_text('{"node": "n", "pid": 1}')
     for unit in units[:4]:
@@ -102,7 +102,7 @@ def test_values_of_running_trials_are_set_again_and_those_of_ended_ones_are_not(
         seen.clear()
         published.step()
         states = {state: value for (name, state, *_), value in seen.items() if name == "al_trials"}
-        assert states == {"waiting": 1, "running": 1, "finished": 1, "failed": 1}
+        assert states == {"waiting": 1, "running": 1, "finished": 5, "failed": 3}, "with those of before"
         assert {key[:4] for key in seen if key[0] == "al_accuracy"} == {("al_accuracy", "s", "m", "0")}
         assert seen["al_accuracy", "s", "m", "0"] == 0.5 and seen["al_labelled", "s", "m", "0"] == 10
         assert seen["al_phase_seconds", "s", "m", "0", "train"] == 0.1

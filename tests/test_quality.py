@@ -12,9 +12,19 @@ from test_report import LABELLED, METHODS, all_records, record, run_dir, suite, 
 
 from harness.lazy import torch
 from harness.learning.metrics import by_name
-from harness.report.quality import by_class, class_quality_table, overall, quality_table, worst_and_best
+from harness.report.merge import sources
+from harness.report.quality import (
+    at_last_budget,
+    by_class,
+    class_quality_table,
+    overall,
+    quality_table,
+    worst_and_best,
+)
+from harness.report.sources import LEFT_OUT, Sources, with_matrices
 from harness.report.write import write
 from harness.results.records import CycleRecord
+from harness.results.store import RunStore
 
 CLASSES = ("sky", "road", "=car", "never")
 
@@ -26,6 +36,33 @@ def counted(labels: np.ndarray, *heads: np.ndarray) -> list[dict[str, dict[str, 
         for label, answer in zip(labels, predicted, strict=True):
             matrix[label, answer] += 1
     return by_name(matrices, CLASSES)
+
+
+def test_only_the_matrices_that_tables_show_are_kept(tmp_path: Path) -> None:
+    """Those of 1000 classes would fill the memory."""
+
+    def stored(folder: str, seed: int, cycles: int) -> Path:
+        labels = np.arange(40) % 3
+        heads = [np.minimum(labels, cycle) for cycle in range(cycles)]
+        records = [record("Ran", seed, c, 0.5, confusion=counted(labels, head)) for c, head in enumerate(heads)]
+        trials = {f"Ran-{seed}": {"method": "Ran", "seed": seed}}
+        return run_dir(tmp_path / folder, records, [suite(seeds=[seed], trials=trials)])
+
+    def kept(found: Sources) -> dict[tuple[str, int], bool]:
+        ((_, records),) = found.suites
+        return {(r.trial, r.cycle): len(r.confusion[0]) > 0 for r in records}
+
+    one, two = stored("a", 0, 3), stored("b", 1, 2)
+    assert kept(sources([one])) == {("Ran-0", 0): False, ("Ran-0", 1): False, ("Ran-0", 2): True}
+    merged = sources([one, two])
+    assert {key for key, there in kept(merged).items() if there} == {("Ran-0", 1), ("Ran-1", 1)}
+    ((_, records),) = merged.suites
+    whole = [r for folder, trial in ((one, "Ran-0"), (two, "Ran-1")) for r in RunStore(folder).trial(trial).records()]
+    assert quality_table(records, ["Ran"]).equals(quality_table([replace(r, method="Ran") for r in whole], ["Ran"]))
+    (two / "trials" / "Ran-1" / "cycle_001.json").unlink()
+    again = with_matrices([replace(r, confusion=LEFT_OUT) for r in records], merged.store)
+    assert [r.trial for r in at_last_budget(again) if r.confusion == LEFT_OUT] == ["Ran-1"], "its file is gone since"
+    assert quality_table(again, ["Ran"])["n"].tolist() == [1, 1]
 
 
 @pytest.fixture

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import yaml
 
-from harness import registry
+from harness import registry, tracking
 from harness.config.load import load_config
 from harness.data import foreign_sets
 from harness.data.index_sets import IndexSets, SeedSets
-from harness.errors import UserError
+from harness.errors import UNPRINTABLE, UserError, readable
+from harness.experiment import replaying
+from harness.experiment.replaying import Replayed
 from harness.learning.contract import Acquisition
 from harness.learning.pool import initial_set
 from harness.replay import main as replay
@@ -25,7 +29,7 @@ from harness.report.transfer import transfer, transfer_table, wide_transfer
 from harness.report.write import read
 from harness.report.write import write as report
 from harness.results.records import CycleRecord
-from harness.results.source import Source
+from harness.results.source import Source, SourceSuite
 from harness.run import main as run
 from harness.seeds import stream
 
@@ -72,6 +76,12 @@ def records(folder: Path) -> dict[tuple[str, int, int], CycleRecord]:
     return {(r.method, r.seed, r.cycle): r for r in found}
 
 
+def curves_of(folder: Path) -> SourceSuite:
+    source = Source.read(folder)
+    assert source is not None
+    return source.suites["own"]
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: Any, command: Any = replay) -> str:
     assert command([*map(str, arguments)]) == 2
     error = capsys.readouterr().err
@@ -100,7 +110,7 @@ def test_the_same_network_gives_the_same_results(source: Path, replayed: Path) -
 
 def test_gains_of_the_same_network_are_equal(replayed: Path) -> None:
     ((suite, found),) = read(replayed)[1]
-    gains = transfer(suite, found, replayed)
+    gains = transfer(suite, found, curves_of(replayed))
     assert gains is not None and [*gains.gains] == [f"LC{BY}", f"LC+{BY}"]
     assert all(one == other for by_seed in gains.gains.values() for one, other in by_seed.values())
     assert gains.rank_correlation() is None, "two methods have no rank worth a number"
@@ -122,7 +132,7 @@ def test_gains_are_differences_of_areas(replayed: Path, tmp_path: Path) -> None:
     }
     path.write_text(json.dumps(values))
     ((suite, found),) = read(folder)[1]
-    gains = transfer(suite, found, folder)
+    gains = transfer(suite, found, curves_of(folder))
     assert gains is not None
     now = {key: r.metrics["accuracy"] for key, r in records(folder).items()}
     for method in ("LC", "LC+"):
@@ -139,7 +149,7 @@ def test_gains_are_differences_of_areas(replayed: Path, tmp_path: Path) -> None:
     for row in values["suites"]["own"]["curves"].values():
         row["1"].pop("40")
     path.write_text(json.dumps(values))
-    shorter = transfer(suite, found, folder)
+    shorter = transfer(suite, found, curves_of(folder))
     assert shorter is not None and shorter.labelled == [20, 30], "budgets that both have"
     path.write_text("{")
     assert f"{path} is damaged: the report can't compare" in report(folder).replace("\n", " ")
@@ -350,6 +360,17 @@ def test_the_command_line_says_what_is_wrong(source: Path, tmp_path: Path, capsy
     assert "can't be read" in refused(capsys, "quickstart", "--indices", tmp_path / "a.npy")
 
 
+def test_a_tracker_without_its_package_is_refused_before_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "PACKAGES", {**tracking.PACKAGES, "mlflow": ("no_such_package", "mlflow-skinny")})
+    config, output = with_sets(tmp_path, sets_file(tmp_path / "a.json")), tmp_path / "out"
+    plain = saved(tmp_path, "b.txt", EVERY)
+    error = refused(capsys, config, f"where.output={output}", "where.track=mlflow", "--indices", plain)
+    assert "where.track: mlflow needs the package no_such_package: pip install mlflow-skinny" in error
+    assert not output.exists()
+
+
 # --------------------------------------------------------------------------------------------------------- the method
 
 
@@ -402,6 +423,63 @@ def test_nested_and_added_sets_are_told_apart() -> None:
         foreign_sets.sets_of([[1, 2], [2, 1]])
 
 
+def test_files_are_in_the_order_of_cycles() -> None:
+    def order(*names: str) -> list[str]:
+        return [*map(str, foreign_sets.in_order([*map(Path, names)]))]
+
+    episodes = [f"episode_{n}/activeSet.npy" for n in range(12)]
+    assert order(*sorted(episodes), "lSet.npy") == ["lSet.npy", *episodes]
+    assert order("initial.npy", "added10.npy", "added9.npy") == ["initial.npy", "added9.npy", "added10.npy"]
+    assert order("b.npy", "a.npy") == ["b.npy", "a.npy"], "as they are given"
+
+
+def of_files(folder: Path, *paths: Path) -> Replayed:
+    benchmark = load_config(written(folder, methods={"Ran": "random"}))
+    return replaying.of_files(paths, benchmark, folder / "out", "replay")
+
+
+def test_the_order_of_added_sets_is_said(tmp_path: Path) -> None:
+    for episode in range(12):
+        (tmp_path / f"episode_{episode}").mkdir()
+        saved(tmp_path / f"episode_{episode}", "activeSet.npy", [100 + episode])
+    paths = sorted(tmp_path.glob("*/activeSet.npy"))
+    found = of_files(tmp_path, *paths, saved(tmp_path, "lSet.npy", [3, 1]))
+    (data,) = found.files.values()
+    sets = IndexSets.unpacked(data).of(0)
+    assert sets is not None and sets.order() == [3, 1, *range(100, 112)]
+    (note,) = found.notes
+    assert note.startswith("the sets are labelled in this order: ") and "/lSet.npy, episode_0/activeSet.npy, " in note
+    assert note.endswith(", ..., episode_11/activeSet.npy")
+    nested = [saved(tmp_path, f"{n}.npy", [*range(n)]) for n in (1, 2)]
+    assert of_files(tmp_path, *nested).notes == []
+
+
+def test_no_file_of_index_sets_is_lost(tmp_path: Path) -> None:
+    for name in ("s0", "s1"):
+        (tmp_path / name).mkdir()
+    one, two = (sets_file(tmp_path / name / "LC.json") for name in ("s0", "s1"))
+    with pytest.raises(UserError) as error:
+        of_files(tmp_path, one, two)
+    assert str(error.value) == f"{two}: has the name of {one}, 'LC'; give one of the files another name"
+    long = [sets_file(tmp_path / f"{name}.json", method="M" * 100 + name) for name in "ab"]
+    methods = of_files(tmp_path, *long).benchmark.suites[0].methods
+    assert [*methods] == ["Ran", "M" * 100, "b"]
+    plain = saved(tmp_path, "LC.npy", [5, 3])
+    with pytest.raises(UserError, match="has the name of"):
+        of_files(tmp_path, one, plain)
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J evil\nname", "a\u202eb", " "])
+def test_the_name_of_a_foreign_method_is_printable(name: str, tmp_path: Path) -> None:
+    path = sets_file(tmp_path / "a.json", method=name)
+    with pytest.raises(UserError) as error:
+        of_files(tmp_path, path)
+    assert str(error.value).startswith(f"{path}: the name of a method must be printable text, got '")
+    assert not UNPRINTABLE.search(str(error.value))
+    with pytest.raises(UserError, match="must be printable text"):
+        of_files(tmp_path, sets_file(path, method="a", network=f"{name}\x07"))
+
+
 @pytest.mark.long
 def test_published_sets_become_a_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "authors"
@@ -418,6 +496,26 @@ def test_published_sets_become_a_method(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["authors", 4, 0].initial_set == list(range(100, 80, -1))
     assert found["authors", 4, 1].selected == list(range(70, 60, -1)) and ("Ran", 4, 2) in found
     assert Source.read(tmp_path / "out") is None and "Transfer" not in report(tmp_path / "out")
+
+
+def test_a_foreign_source_is_printable_and_of_known_metrics(tmp_path: Path) -> None:
+    evil = "a\n\x1b[2J"
+    suite = {"network": evil, "metric": "accuracy", "reference": evil, "curves": {evil: {"0": {"20": 0.5}}}}
+    (tmp_path / "index_sets").mkdir()
+    path = tmp_path / "index_sets" / "source.json"
+    path.write_text(json.dumps({"suites": {"s": suite}}))
+    source = Source.read(tmp_path)
+    assert source is not None
+    found = source.suites["s"]
+    assert (found.network, found.reference, found.curves) == (
+        readable(evil),
+        readable(evil),
+        {readable(evil): {0: {20: 0.5}}},
+    )
+    for change in ({"metric": "loss"}, {"curves": {"a": {"first": {"20": 0.5}}}}, {"curves": {"a": {"0": {"x": 0.5}}}}):
+        path.write_text(json.dumps({"suites": {"s": {**suite, **change}}}))
+        with pytest.raises(UserError, match="is damaged"):
+            Source.read(tmp_path)
 
 
 class Payload:
@@ -447,6 +545,23 @@ def test_no_pickle_is_read(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+def zipped(**header: int) -> bytes:
+    """Return a zip of one file, whose headers say that it is encrypted, or compressed in another way."""
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        archive.writestr("a.npy", b"\xff" * 100)
+        data = bytearray(buffer.getvalue())
+    archive = ZipFile(buffer)
+    (entry,) = archive.infolist()
+    places = {"flag_bits": (6, 8), "compress_type": (8, 10)}
+    for key, value in header.items():
+        for start, place in zip((entry.header_offset, archive.start_dir), places[key], strict=True):
+            data = bytearray(buffer.getvalue())
+            data[start + place : start + place + 2] = value.to_bytes(2, "little")
+            buffer = io.BytesIO(bytes(data))
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
@@ -456,6 +571,7 @@ def test_no_pickle_is_read(tmp_path: Path) -> None:
         ("a.json", b"[]", "has an empty list"),
         ("a.json", b"[-1]", "an index must be 0 to"),
         ("a.txt", b"1 2 x", "got 'x'"),
+        ("a.txt", b"", "got ''"),
         ("a.txt", b"\xff\xfe", "can't be read as txt"),
         ("a.npz", b"PK", "can't be read as npz"),
         (
@@ -463,6 +579,11 @@ def test_no_pickle_is_read(tmp_path: Path) -> None:
             b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': (99999999,)}\n",
             "can't be read",
         ),
+        ("a.csv", b",0\n0,25247\n1,14\n", "has two columns, of which the first counts the lines"),
+        ("a.txt", b"0 25247\r\n1 14", "has two columns"),
+        ("a.npz", zipped(flag_bits=1), "can't be read as npz: File "),
+        ("a.npz", zipped(compress_type=99), "can't be read as npz: That compression method is not supported"),
+        ("a.npz", zipped(compress_type=14), "can't be read as npz: "),
         ("a.mat", b"", "allowed: .npy, .npz, .json, .csv, .txt"),
     ],
 )

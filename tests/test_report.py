@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 import harness
 from harness.data.files import IGNORED
+from harness.errors import UserError
 from harness.registry import ROOT
 from harness.report.__main__ import main
 from harness.report.captions import mixtures, provenance, record_warnings, timing_note
@@ -787,6 +788,15 @@ def test_damaged_run_json_is_one_sentence(
     assert error.startswith(f"error: {tmp_path / 'run.json'}: {sentence}") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("where", ["trials", "full_data"])
+@pytest.mark.parametrize("trial", ["a\n\x1b[2J", "a/b", "\u202ea"])
+def test_the_id_of_a_trial_is_printable_and_no_path(where: str, trial: str, tmp_path: Path) -> None:
+    found = {"trials": {trial: {"method": "Ran", "seed": 0}}, "full_data": {trial: 0}}[where]
+    (tmp_path / "run.json").write_bytes(Manifest(name="n", suites=[suite(**{where: found})]).packed())
+    with pytest.raises(UserError, match="is not the id of a trial"):
+        Manifest.read(tmp_path)
+
+
 def test_help_imports_nothing_heavy() -> None:
     done = command_line("--help")
     assert done.returncode == 0
@@ -840,17 +850,30 @@ NASTY = [
 ]
 
 
+EVIL = "cpu\n\\input{/etc/passwd}\x1b[2J"
+RECORDED = {
+    "device": EVIL,
+    "commit": EVIL,
+    "precision": EVIL,
+    "data_fingerprint": EVIL,
+    "versions": {"torch": EVIL, EVIL: "1"},
+    "code": {"harness": EVIL, EVIL: "b"},
+}
+
+
 def nasty_run(folder: Path) -> Path:
-    """Write a run whose names, titles, classes and warnings are all hostile."""
+    """Write a run whose names, titles, classes, warnings and recorded conditions are all hostile."""
     suites, records = [], []
     for number, name in enumerate(["a b", "a_b", "A_B", "a/b", "..", "", *NASTY]):
         trials = {f"s{number}m{i}": {"method": method, "seed": 0} for i, method in enumerate(NASTY)}
         suites.append(suite(name=name, title=name, methods=NASTY, seeds=[0], labelled=[100, 200], trials=trials))
         for trial, entry in trials.items() if number in (0, 1, 2, 13) else ():
-            records += [
-                record(entry["method"], 0, cycle, 0.5, trial=trial, per_class={n: 0.5 for n in NASTY}, warnings=[name])
-                for cycle in range(2)
-            ]
+            changes = {"per_class": {n: 0.5 for n in NASTY}, "warnings": [name], **RECORDED}
+            if trial == "s13m0":
+                changes["metrics"] = {"accuracy": 0.5, EVIL: 0.5}
+            elif trial == "s13m1":
+                changes["versions"] = {"torch": "2"}
+            records += [record(entry["method"], 0, cycle, 0.5, trial=trial, **changes) for cycle in range(2)]
     run_dir(folder, records, suites)
     for trial in ("s0m0", "s1m3"):
         pictures = replace(selected(False), classes=("$\\frac{$", "\x1b[31m", "c"))
@@ -878,7 +901,10 @@ def test_labels_are_escaped_in_every_form(tmp_path: Path, recwarn: pytest.Warnin
     classes = {row["class"] for row in csv.DictReader(io.StringIO((report / "a_b_class_iou.csv").read_text()))}
     assert "'=1+1" in classes
     tex = (report / "a_b_accuracy.tex").read_text()
-    assert r"\$\textbackslash{}frac\{1\}\{\$ 50\%" in tex and r"\input" not in tex
+    assert r"\$\textbackslash{}frac\{1\}\{\$ 50\%" in tex
+    for path in report.glob("*.tex"):
+        assert not [line for line in path.read_text().splitlines() if r"\input" in line and line[0] != "%"], path
+    assert re.search(r"^% .*cpu\\n\\input\{/etc/passwd\}\\x1b", tex, re.MULTILINE), "what the device is called"
     assert not [str(w.message) for w in recwarn if w.category is UserWarning], (
         "letters that a font lacks, and long names, are drawn without a word"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -273,7 +275,7 @@ def sender(folder: Path, fake: Fake) -> process.Sender:
 
 
 @pytest.mark.parametrize("call", range(5))
-def test_a_failure_of_any_call_is_said_once_without_passwords_and_made_good(call: int, tmp_path: Path) -> None:
+def test_a_failure_of_any_call_is_said_once_without_passwords_and_no_cycle_is_lost(call: int, tmp_path: Path) -> None:
     store = a_run(tmp_path, cycles=3)
     finish(store, "one", 0)
     finish(store, "one", 1)
@@ -291,6 +293,94 @@ def test_a_failure_of_any_call_is_said_once_without_passwords_and_made_good(call
     assert fake.has == [("key of one", labelled, pytest.approx(value)) for labelled, value in EXPECTED.items()]
     assert fake.ended == [("key of one", True)]
     assert [line for line in said if line] == ["ConnectionError: http://***@host/x: refused more"]
+
+
+def a_trial(**changes: Any) -> Trial:
+    return Trial(**{"id": "one", "suite": "s", "method": "Ran", "seed": 0, "cycles": 3, "config": {"x": 1}, **changes})
+
+
+class Flaky:
+    """A run or a file of a tracker that can be closed only the second time."""
+
+    def __init__(self, **_: Any) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.closed == 1:
+            raise OSError("full")
+
+    def finish(self) -> None:
+        self.close()
+
+
+@pytest.mark.parametrize("name", [pytest.param("tensorboard", marks=needs("tensorboardX")), "trackio"])
+def test_an_end_that_fails_is_tried_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=Flaky))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    tracker = importlib.import_module(f"harness.tracking.{name}").Tracker("p", tmp_path)
+    key = tracker.begin(a_trial(), "")
+    opened = tracker.runs if name == "trackio" else tracker.writers
+    opened[key] = flaky = Flaky()
+    with pytest.raises(OSError, match="full"):
+        tracker.end(key, True)
+    tracker.end(key, True)
+    assert flaky.closed == 2 and not opened
+
+
+class Client:
+    """MLflow's client, with a server that refuses the first parameters."""
+
+    def __init__(self, uri: str) -> None:
+        self.runs: list[str] = []
+        self.batches = 0
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id="1")
+
+    def create_run(self, experiment: str, **_: Any) -> Any:
+        self.runs.append(f"run {len(self.runs)}")
+        return SimpleNamespace(info=SimpleNamespace(run_id=self.runs[-1]))
+
+    def log_batch(self, run: str, **_: Any) -> None:
+        self.batches += 1
+        if self.batches == 1:
+            raise ConnectionError("refused")
+
+
+@needs("mlflow")
+def test_a_begin_that_fails_makes_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("harness.tracking.mlflow")
+    monkeypatch.setattr(module, "MlflowClient", Client)
+    tracker = module.Tracker("p", tmp_path)
+    with pytest.raises(ConnectionError):
+        tracker.begin(a_trial(), "")
+    assert tracker.begin(a_trial(), "") == "run 0"
+    assert tracker.begin(a_trial(id="two"), "") == "run 1"
+    assert tracker.client.runs == ["run 0", "run 1"]
+
+
+def test_a_process_that_dies_after_a_begin_begins_no_second_run(tmp_path: Path) -> None:
+    store = a_run(tmp_path)
+    finish(store, "one", 0)
+    with pytest.raises(ConnectionError):
+        sender(tmp_path, Fake({1})).send("one", False)
+    assert json.loads((tmp_path / "track" / "fake.json").read_text())["one"] == {
+        "key": "key of one",
+        "cycles": 0,
+        "ended": False,
+    }
+
+
+def test_a_spreadsheet_computes_no_text(tmp_path: Path) -> None:
+    tracker = importlib.import_module("harness.tracking.csv").Tracker("p", tmp_path / "track")
+    names = ["=1", "+1", "-1", "@1", *(f"{c}1" for c in "\uff1d\uff0b\uff0d\uff20"), "\t=1", "\r=1"]
+    for name in names:
+        tracker.begin(a_trial(id=name, method=name), "")
+        tracker.log(name, 1, {})
+    with (tmp_path / "track.csv").open(newline="") as file:
+        cells = [row["method"] for row in csv.DictReader(file)]
+    assert len(cells) == len(names) and all(cell[0] in "'\\" for cell in cells), cells
 
 
 def test_a_trial_that_failed_is_ended_and_goes_on_in_the_next_run(tmp_path: Path) -> None:
@@ -442,15 +532,24 @@ def test_a_missing_package_and_an_unknown_name_are_refused_before_any_work(
         assert not (tmp_path / "out").exists()
 
 
+SERVERS = {
+    "mlflow": {"MLFLOW_TRACKING_URI": "http://{}"},
+    "trackio": {"TRACKIO_SERVER_URL": "http://{}/?write_token=a"},
+    "wandb": {"WANDB_BASE_URL": "http://{}", "WANDB_API_KEY": 40 * "a", "WANDB_MODE": "online"},
+}
+"""Tracker -> the variables that name its server."""
+
+
 @pytest.mark.long
-@needs("mlflow")
 @pytest.mark.parametrize("answers", [True, False], ids=["accepts and never answers", "refuses"])
-def test_a_broken_server_of_mlflow_costs_no_cycle_and_at_most_the_limit(
-    answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in SERVERS])
+def test_a_broken_server_costs_no_cycle_and_at_most_the_limit(
+    name: str, answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        for variable, value in SERVERS[name].items():
+            monkeypatch.setenv(variable, value.format(f"127.0.0.1:{server.getsockname()[1]}"))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))))
         if not answers:
             server.close()
         path = tmp_path / "c.yaml"
@@ -466,11 +565,30 @@ def test_a_broken_server_of_mlflow_costs_no_cycle_and_at_most_the_limit(
             leaving.append(time.monotonic() - began)
 
         monkeypatch.setattr(trackers.Trackers, "__exit__", timed)
-        assert main([str(path), f"where.output={tmp_path / 'out'}", "where.track=mlflow"]) == 0
+        assert main([str(path), f"where.output={tmp_path / 'out'}", f"where.track={name}"]) == 0
     assert outcomes(tmp_path / "out") == outcomes(tmp_path / "plain")
     assert leaving[0] < tracking.FLUSH + 3
     out = capsys.readouterr().out
-    assert out.count("where.track: mlflow lacks cycles (") == 1, out
+    assert out.count(f"where.track: {name} lacks cycles (") == 1, out
+
+
+@pytest.mark.long
+@needs("tensorboardX")
+def test_trackers_that_can_not_write_cost_no_cycle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """These two have no server: something stands in the place of their files."""
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    plain, folder = tmp_path / "plain", tmp_path / "out"
+    assert main([str(tmp_path / "c.yaml"), f"where.output={plain}"]) == 0
+    (folder / "track").mkdir(parents=True)
+    (folder / "track" / "tensorboard").write_text("")
+    (folder / "track.csv").symlink_to(tmp_path / "no folder" / "track.csv")
+    capsys.readouterr()
+    assert main([str(tmp_path / "c.yaml"), f"where.output={folder}", "where.track=[csv, tensorboard]"]) == 0
+    assert outcomes(folder) == outcomes(plain) and len(outcomes(folder)) == 3
+    out = capsys.readouterr().out
+    for name in ("csv", "tensorboard"):
+        assert out.count(f"where.track: {name} lacks cycles (") == 1, out
+        assert f"`python -m harness.tracking {folder} {name}` sends what it lacks" in out
 
 
 @pytest.mark.long

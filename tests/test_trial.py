@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -922,3 +923,17 @@ def test_a_warm_up_that_does_not_fit_into_memory_leaves_the_matter_to_scoring(
 
     monkeypatch.setattr(cycle.network, "forward", full)
     warm_up(cycle.network, cycle.images, cycle.recipe)
+
+
+def test_the_energy_of_a_later_selection_counts(
+    digits: LoadedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = count(0, 7)  # joules, at each look
+    monkeypatch.setattr(trial_module, "joules", lambda device: next(meter))
+    (first,) = run(make_trial(cycles=1, acquisition="random"), digits, tmp_path)
+    assert first.energy_joules == 7
+    first, last = run(make_trial(cycles=2, acquisition="random"), digits, tmp_path)
+    assert first.energy_joules == 14 and last.energy_joules == 7
+    monkeypatch.setattr(trial_module, "joules", lambda device: None)
+    *_, second, _ = run(make_trial(cycles=3, acquisition="random"), digits, tmp_path)
+    assert second.energy_joules is None, "a part of it is not known"

@@ -9,12 +9,11 @@ from __future__ import annotations
 import io
 import json
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 from harness.data.index_sets import MOST_INDEX, SeedSets
 from harness.errors import UserError, no_pipe, reason
@@ -51,8 +50,8 @@ def lists(path: Path) -> list[list[int]]:
         found = READERS[kind](data)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (ValueError, TypeError, EOFError, OverflowError, MemoryError, RecursionError, BadZipFile, zlib.error) as e:
-        raise UserError(f"{path}: can't be read as {kind[1:]}: {reason(e)}") from None
+    except Exception as error:  # zipfile and numpy raise many kinds
+        raise UserError(f"{path}: can't be read as {kind[1:]}: {reason(error)}") from None
     if not found or not all(found):
         raise UserError(f"{path}: has an empty list")
     for index in (index for each in found for index in (min(each), max(each))):
@@ -96,7 +95,13 @@ def _of_json(data: bytes) -> list[list[int]]:
 
 
 def _of_text(data: bytes) -> list[list[int]]:
-    words = re.split(r"[\s,;]+", data.decode("utf-8-sig").strip())
+    text = data.decode("utf-8-sig").strip()
+    rows = [re.split(r"[\s,;]+", line.strip()) for line in text.splitlines()]
+    if rows and not all(word.isdecimal() for word in rows[0]):
+        rows = rows[1:]
+    if len(rows) > 1 and all(len(row) == 2 and row[0] == str(number) for number, row in enumerate(rows)):
+        raise UserError("has two columns, of which the first counts the lines: write the column of indices alone")
+    words = re.split(r"[\s,;]+", text)
     if words and not words[0].isdecimal() and len(words) > 1:
         words = words[1:]  # the head of a column
     if wrong := [word for word in words if not re.fullmatch(r"[0-9]{1,18}", word)]:
@@ -121,6 +126,27 @@ def is_own_format(path: Path) -> bool:
     return content(path).lstrip()[:1] == b"{"
 
 
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """Return files in the order of cycles: lSet first, and those that differ only in numbers by their numbers.
+
+    A shell lists episode_10 before episode_2.
+    """
+    found: list[Path] = [*paths]
+    alike: dict[str, list[int]] = {}
+    for place, path in enumerate(paths):
+        alike.setdefault(re.sub("[0-9]+", "#", str(path)), []).append(place)
+    for places in alike.values():
+        by_number = sorted((paths[place] for place in places), key=lambda p: [*map(int, re.findall("[0-9]+", str(p)))])
+        for place, path in zip(places, by_number, strict=True):
+            found[place] = path
+    return sorted(found, key=lambda path: not path.name.lower().startswith("lset"))
+
+
+def are_disjoint(found: Sequence[list[int]]) -> bool:
+    """Return whether no image is in two of the lists, or twice in one."""
+    return sum(map(len, found)) == len({index for each in found for index in each})
+
+
 def sets_of(found: Sequence[list[int]]) -> SeedSets:
     """Return the sets of a sequence of lists, each the labelled set of a cycle or what it adds. Raises UserError."""
     by_size = sorted(found, key=len)
@@ -131,7 +157,7 @@ def sets_of(found: Sequence[list[int]]) -> SeedSets:
         if not all(added):
             raise UserError("two of the sets hold the same images; each must hold more than the one before")
         return SeedSets(initial=by_size[0], selected=added)
-    if sum(map(len, found)) == len({index for each in found for index in each}):
+    if are_disjoint(found):
         return SeedSets(initial=found[0], selected=list(found[1:]))
     first = next(index for index in lacking if index is not None)
     raise UserError(

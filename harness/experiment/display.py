@@ -94,6 +94,7 @@ class Display:
         """Unit -> (what its process does, seconds since its last heartbeat), as far as known."""
         self.lock = threading.RLock()
         """Held while anything is shown: the clock ticks in a thread of its own."""
+        self.closed = False
         self.live: Any = None
         if output.isatty():
             from rich.console import Console
@@ -110,17 +111,23 @@ class Display:
             found = {number: self.look(self.units[number])[0] for number in self.running}
             return self.estimate.left(time.time(), {number: each for number, each in found.items() if each})
 
+    def ended(self) -> dict[str, int]:
+        """Return the numbers of trials that are finished, those of an earlier run included, and that failed."""
+        with self.lock:
+            finished = self.earlier + sum(not self.units[n].shared for n in self.over - self.failed)
+            return {"finished": finished, "failed": sum(not self.units[n].shared for n in self.failed)}
+
     def state(self) -> State:
         """Return what the run does now."""
         with self.lock:
             return State(
                 name=self.name,
-                done=self.earlier + sum(not self.units[n].shared for n in self.over - self.failed),
+                done=self.ended()["finished"],
                 total=self.earlier + sum(not unit.shared for unit in self.units),
                 failed={failure.unit: failure.cause for failure in self.failures},
                 elapsed=time.time() - self.began,
-                left=self.seconds_left(),
-                rows=[self._row(number) for number in sorted(self.running)],
+                left=None if self.closed else self.seconds_left(),
+                rows=[] if self.closed else [self._row(number) for number in sorted(self.running)],
                 leaders=self.scores.leaders() if self.scores else [],
             )
 
@@ -241,8 +248,9 @@ class Display:
             self.refresh()
 
     def close(self) -> None:
-        """Stop the live view, if there is one."""
+        """Stop the live view, if there is one: no unit runs any more."""
         with self.lock:
+            self.closed = True
             if self.live is not None:
                 self.live.stop()
 

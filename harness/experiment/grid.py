@@ -16,8 +16,8 @@ from harness.errors import DataMissing, UserError
 from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Ahead, Training
 from harness.networks import names
-from harness.report.captions import counted, full_data_row
-from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
+from harness.report.captions import counted
+from harness.results.manifest import Manifest, SuiteEntry, TrialEntry, full_data_row
 from harness.results.records import SCHEMA_VERSION
 from harness.settings import Where
 
@@ -142,6 +142,12 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
 def every_trial(suite: Suite, pool: int) -> list[tuple[str, Trial]]:
     """Return (method name, trial) of a suite, and those on all ``pool`` training images under the name of their row."""
     return [*suite.trials(), *((full_data_row(pool), trial) for trial in suite.full_trials(pool))]
+
+
+def full_trials(benchmark: Benchmark, grid: Grid) -> list[str]:
+    """Return the ids of the trials on all training images, of the suites whose data is there."""
+    suites = [suite for suite in benchmark.suites if suite.name in grid.info]
+    return [trial.id for suite in suites for trial in suite.full_trials(grid.info[suite.name].num_train)]
 
 
 FOR_DATA = 0.9

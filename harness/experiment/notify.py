@@ -6,19 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from harness.errors import Stopped, readable, reason
+from harness.errors import Stopped, StorageError, readable, reason
 from harness.experiment import publish
 from harness.experiment.publish import Outcome
+from harness.results import lock
 from harness.results.lock import LockLost
 
 LIMIT = 20.0
-"""Seconds that the command may take: schedulers kill a run about 30 s after they have asked it to end."""
+"""Seconds that the command and what it starts may take: schedulers kill a run about 30 s after they have asked it to
+end."""
+LOOK = 0.05
+"""Seconds between two looks at what the command has left in the background."""
 LONGEST = 1000  # characters of a message
 
 
@@ -29,17 +34,41 @@ def outcome(ending: int | BaseException) -> Outcome:
     return "failed" if ending else "finished"
 
 
-def announced(command: str | None, name: str, folder: Path, work: Callable[[], int]) -> int:
-    """Return the exit code of a run's work, or raise what it raises, after the command, if there is one, has run."""
+class Notice:
+    """Runs the command of a run, once; ``name`` and ``folder`` are the run's."""
+
+    def __init__(self, command: str | None, name: str, folder: Path) -> None:
+        self.command, self.name, self.folder = command, name, folder
+
+    def send(self, ending: int | BaseException) -> None:
+        """Run the command, if there is one and it has not run; ``ending``: the exit code, or what ended the run."""
+        command, self.command = self.command, None
+        if command:
+            ending = _cause(ending)
+            _notify(command, self.folder, outcome(ending), _message(self.name, self.folder, ending))
+
+
+def announced(notice: Notice, work: Callable[[], int]) -> int:
+    """Return the exit code of a run's work, or raise what it raises, after its notice was sent."""
     try:
         code = work()
     except BaseException as error:
-        if command:
-            _notify(command, folder, outcome(error), _message(name, folder, error))
+        notice.send(error)
         raise
-    if command:
-        _notify(command, folder, outcome(code), _message(name, folder, code))
+    notice.send(code)
     return code
+
+
+def _cause(ending: int | BaseException) -> int | BaseException:
+    """Return what ended a run: another run that has taken the folder over interrupts it, too."""
+    if isinstance(ending, KeyboardInterrupt) and (held := lock.held_here()):
+        try:
+            held.check()
+        except LockLost as lost:
+            return lost
+        except StorageError:
+            pass
+    return ending
 
 
 def _message(name: str, folder: Path, ending: int | BaseException) -> str:
@@ -102,16 +131,41 @@ def _run(command: str, environment: dict[str, str], message: str, said: IO[bytes
         env=environment,
         start_new_session=True,  # so that all its processes can be ended
     )
+    deadline = time.monotonic() + LIMIT
     try:
         assert process.stdin is not None
         with suppress(OSError):  # it need not read
             process.stdin.write(f"{message}\n".encode())  # it fits into the pipe: nothing waits
             process.stdin.close()
         code = process.wait(LIMIT)
+        while code == 0 and _works(process.pid):  # mail, for example, delivers in the background
+            if time.monotonic() > deadline:
+                return f"has processes in the background that took longer than {LIMIT:.0f} s and were ended"
+            time.sleep(LOOK)
     except subprocess.TimeoutExpired:
         return f"took longer than {LIMIT:.0f} s and was ended"
     finally:
-        with suppress(OSError):  # what it left in the background ends too
+        with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return f"failed with exit code {code}" if code > 0 else f"died of signal {-code}" if code else ""
+
+
+def _works(group: int) -> bool:
+    """Return whether any process of a group runs; one that only waits to be collected, as in containers, does not."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # all are of another user
+        pass
+    found = [*Path("/proc").glob("[0-9]*/stat")]  # none on macOS
+    return not found or any(_runs(path, group) for path in found)
+
+
+def _runs(path: Path, group: int) -> bool:
+    try:
+        state, _, of = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
+    except (OSError, ValueError):  # it has just ended
+        return False
+    return int(of) == group and state not in ("Z", "X")

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.config.suite import Benchmark, Suite
 from harness.data.host import in_units
-from harness.experiment.grid import Grid
+from harness.experiment.grid import Grid, full_trials
 from harness.experiment.upgrade import open_run
 from harness.networks import names
 from harness.report.captions import counted
@@ -92,7 +92,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         "Passes count the images that networks process. training: the target networks' training; auxiliary: additional "
         "training by a method, such as a VAE or a committee; scoring: the candidates.",
     ]
-    ids = {t.id for s in benchmark.suites if s.name in grid.info for t in s.full_trials(grid.info[s.name].num_train)}
+    ids = full_trials(benchmark, grid)
     if full := [unit for unit in grid.units if unit.trial.id in ids]:
         passes = sum(sum(unit.training) for unit in full)
         paragraphs.append(

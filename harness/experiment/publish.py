@@ -54,14 +54,15 @@ def read(folder: Path) -> Published | None:
 
 
 class Ticker:
-    """Refreshes a display every second, and publishes its state, until ``end``."""
+    """Refreshes a display every second, and publishes its state, until ``end``, also while the report is written."""
 
     def __init__(self, display: Display, folder: Path, command: Sequence[str] = ()) -> None:
         self.display, self.folder, self.command = display, folder, list(command)
         held = lock.held_here()
         self.token = held.token if held else ""
         self.ended = threading.Event()
-        self.publish("running")
+        self.outcome: Outcome = "running"
+        self.publish(self.outcome)
         self.thread = threading.Thread(target=self._tick, daemon=True)
         self.thread.start()
 
@@ -75,10 +76,11 @@ class Ticker:
                     self.display.refresh()
                 if time.monotonic() - last >= PUBLISHED:
                     last = time.monotonic()
-                    self.publish("running")
+                    self.publish(self.outcome)
 
     def publish(self, outcome: Outcome) -> None:
-        """Write the file, as far as possible."""
+        """Write the file, as far as possible, now and from now on with this outcome."""
+        self.outcome = outcome
         path = self.folder / NAME
         with suppress(OSError, StorageError, UserError, lock.LockLost), self.display.lock:
             lock.check(path)
@@ -97,12 +99,8 @@ class Ticker:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def stop(self) -> None:
-        """Let nothing tick any more."""
+    def end(self, outcome: Outcome) -> None:
+        """Publish how the run has ended, and let nothing tick any more."""
         self.ended.set()
         self.thread.join(TICK)
-
-    def end(self, outcome: Outcome) -> None:
-        """Publish how the run has ended."""
-        self.stop()
         self.publish(outcome)

@@ -12,7 +12,7 @@ from harness import registry
 from harness.config.suite import DEFAULT_TRAINING, Benchmark, Suite
 from harness.data import dataset, foreign_sets
 from harness.data.index_sets import ALL, IndexSets, SeedSets
-from harness.errors import UserError, no_pipe
+from harness.errors import UNPRINTABLE, UserError, no_pipe, readable
 from harness.learning import pool
 from harness.learning.contract import Acquisition, Training
 from harness.report.comparisons import reference_of
@@ -33,7 +33,10 @@ class Replayed:
     files: dict[str, bytes]
     """Path in the results folder -> content."""
     notes: list[str] = field(default_factory=list)
-    """What is left out, a sentence each."""
+    """What is left out, and in which order files are read: a sentence each."""
+
+
+SHOWN = 8  # files that a note names
 
 
 class _Files:
@@ -95,7 +98,7 @@ def of_run(run: Path, benchmark: Benchmark, output: Path, plugin: str) -> Replay
 
 def _row(suite: Suite, method: str, network: str, plugin: str) -> str:
     """Return the name of a row: that of the method, with the network that selected unless the method replays, too."""
-    row = f"{method} (selected by {network})"
+    row = f"{method} (selected by {readable(network)})"
     return method if suite.methods[method][1].name == plugin or len(row) > LONGEST_NAME else row
 
 
@@ -170,10 +173,10 @@ def _source(
     A method whose records must not be averaged has several names in ``records``, and no curve.
     """
     metric = next(key for key in METRICS if any(key in r.metrics for r in records))
-    curves: dict[str, dict[str, dict[str, float]]] = {row: {} for row in rows.values()}
+    curves: dict[str, dict[int, dict[int, float]]] = {row: {} for row in rows.values()}
     for r in records:
         if r.method in rows and r.seed in seeds and metric in r.metrics:
-            curves[rows[r.method]].setdefault(str(r.seed), {})[str(r.labelled)] = r.metrics[metric]
+            curves[rows[r.method]].setdefault(r.seed, {})[r.labelled] = r.metrics[metric]
     reference = reference_of(entry)
     return SourceSuite(
         network=shown(entry),
@@ -188,37 +191,58 @@ def of_files(paths: Sequence[Path], benchmark: Benchmark, output: Path, plugin: 
 
     A file of the harness's own format is a method. All other files together are one: each is the set of a cycle.
     """
-    found: dict[str, IndexSets] = {}
-    plain = []
-    for path in paths:
-        if not foreign_sets.is_own_format(path):
-            plain += foreign_sets.lists(path)
-            continue
+    found: dict[str, tuple[Path, IndexSets]] = {}
+    notes: list[str] = []
+    for path in filter(foreign_sets.is_own_format, paths):
         try:
             sets = IndexSets.unpacked(foreign_sets.content(path))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         name = f"{sets.method or path.stem}{f' (selected by {sets.network})' if sets.network else ''}"
-        found[path.stem if name in found else name] = sets
-    if plain:
-        others = [path for path in paths if not foreign_sets.is_own_format(path)]
-        name = others[0].stem if len(others) == 1 else others[0].resolve().parent.name
+        _add(found, [name, path.stem], path, sets)
+    others = foreign_sets.in_order([path for path in paths if not foreign_sets.is_own_format(path)])
+    if others:
+        plain = [each for path in others for each in foreign_sets.lists(path)]
+        folder = others[0].resolve().parent.name
         try:
-            found[name] = IndexSets(seeds={ALL: foreign_sets.sets_of(plain)})
+            sets = IndexSets(seeds={ALL: foreign_sets.sets_of(plain)})
         except UserError as error:
             raise UserError(f"{others[0]}{f' to {others[-1]}' if len(others) > 1 else ''}: {error}") from None
+        _add(found, [others[0].stem if len(others) == 1 else folder], others[0], sets)
+        if len(others) > 1 and foreign_sets.are_disjoint(plain):
+            notes.append(f"the sets are labelled in this order: {_listed(others)}")
     files, suites = _Files(plugin, output), []
     training = registry.find("methods", DEFAULT_TRAINING, Training)
     assert training is not None
     replays = {
-        name[:LONGEST_NAME]: (PluginSpec(DEFAULT_TRAINING, training.Settings()), files.replay(name, sets))
-        for name, sets in found.items()
+        name: (PluginSpec(DEFAULT_TRAINING, training.Settings()), files.replay(name, sets))
+        for name, (_, sets) in found.items()
     }
     for suite in benchmark.suites:
         if taken := suite.methods.keys() & replays.keys():
             raise UserError(f"{suite.at(f'methods.{min(taken)}')}: the index sets have this name, too; rename one")
         suites.append(replace(suite, methods={**suite.methods, **replays}))
-    return Replayed(replace(benchmark, suites=suites), files.contents)
+    return Replayed(replace(benchmark, suites=suites), files.contents, notes)
+
+
+def _add(found: dict[str, tuple[Path, IndexSets]], names: Sequence[str], path: Path, sets: IndexSets) -> None:
+    """Add sets under the first of these names that is free. Raises UserError if none is, or if it can't be printed."""
+    shown = [name[:LONGEST_NAME].strip() for name in names]
+    name = next((name for name in shown if name not in found), None)
+    if name is None:
+        raise UserError(
+            f"{path}: has the name of {found[shown[-1]][0]}, {shown[-1]!r}; give one of the files another name"
+        )
+    if not name or UNPRINTABLE.search(name):
+        raise UserError(f"{path}: the name of a method must be printable text, got {name!r}")
+    found[name] = path, sets
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    """Return the names of files, with their folders where these differ; the middle of many is left out."""
+    folders = len({path.parent for path in paths}) > 1
+    shown = [f"{path.parent.name}/{path.name}" if folders else path.name for path in paths]
+    return ", ".join(shown if len(shown) <= SHOWN else [*shown[: SHOWN - 1], "...", shown[-1]])
 
 
 def write(replayed: Replayed, output: Path) -> list[Path]:

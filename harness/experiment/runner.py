@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Protocol
 from harness import registry
 from harness.config.suite import Benchmark, Suite
 from harness.data import dataset
-from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered
+from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered, readable
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
-from harness.experiment.grid import Grid, Unit, check_methods, every_trial, manifest
+from harness.experiment.grid import Grid, Unit, check_methods, every_trial, full_trials, manifest
 from harness.experiment.notify import outcome
 from harness.experiment.publish import Ticker
 from harness.experiment.scores import Scores
 from harness.experiment.upgrade import lost, open_run
 from harness.faults import PluginFault
 from harness.networks import names
-from harness.report.captions import counted, full_data_row
+from harness.report.captions import counted
 from harness.report.write import write
-from harness.results.manifest import Manifest, leaving
+from harness.results.manifest import Manifest, full_data_row, leaving
 from harness.results.progress import here
 from harness.results.provenance import versions
 from harness.results.records import OWN_CODE, UNKNOWN, conditions, differing
@@ -170,10 +170,12 @@ def run(
     ray: OnRay,
     accept_changes: bool = False,
     command: Sequence[str] = (),
+    announce: Callable[[BaseException], None] = lambda stop: None,
 ) -> int:
     """Run ``benchmark``, the part of the config ``whole`` that --only selects, and print its report.
 
-    ``command``: the words that started the run, for who wants to continue it.
+    ``command``: the words that started the run, from which harness.status makes the command that continues it.
+    ``announce`` gets the KeyboardInterrupt of a signal before the report, because a scheduler kills the run soon.
 
     ``accept_changes``: continue rows whose code, data, libraries, precision or device changed; the report keeps them
     apart. Return the exit code: 0, or 1 if a trial failed or is unfinished. Raises UserError, and StorageError, after
@@ -207,14 +209,14 @@ def run(
                     "--accept-changes, which keeps such rows apart in the tables"
                 )
             notes += changed
-    notes += lost(benchmark, [trial for suite in entries.suites for trial in suite.full_data])
+    notes += lost(benchmark, full_trials(benchmark, grid))
     asked = {key: len(suite.labelled) for suite in (earlier.suites if earlier else []) for key in suite.trials}
     finished = []
     for unit in left.units:
         stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
         finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
         notes += stored.problems(finished[-1])
-        if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: one of a run's few, whose states are large
+        if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: states are large, so only theirs are read
             notes += stored.state_problems()
 
     def begin() -> Display:
@@ -222,7 +224,7 @@ def run(
         write_atomically(output / "config.yaml", whole.written().encode())
         write_atomically(output / "run.json", entries.packed())
         for note in notes:
-            print(note)
+            print(readable(note))  # it may name what a run.json from elsewhere holds
         done = f" ({len(grid.units) - len(left.units)} already finished)" if len(grid.units) != len(left.units) else ""
         for name, info in grid.info.items():
             print(*(f"suite {name}: {note}" for note in info.notes), sep="\n", end="\n" if info.notes else "")
@@ -241,6 +243,9 @@ def run(
     with Trackers(benchmark.where.track, output) as trackers:
         ticker, display, ended = _run_units(benchmark, left, data, store, ray, begin, command)
         try:
+            if isinstance(ended, KeyboardInterrupt):
+                ticker.publish(outcome(ended))
+                announce(ended)
             code = _end(output, grid, left, store, display, ended)
         except BaseException as error:
             ticker.end(outcome(error))
@@ -286,8 +291,6 @@ def _run_units(
             ticker.end(outcome(error))
         raise
     finally:
-        if ticker is not None:
-            ticker.stop()
         if display is not None:
             display.close()
     assert display is not None and ticker is not None

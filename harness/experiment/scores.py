@@ -32,18 +32,20 @@ class Scores:
 
     def __init__(self, manifest: Manifest) -> None:
         self.suites = {suite.name: suite for suite in manifest.suites}
-        self.cycles: dict[str, int] = {
-            trial: max(len(suite.labelled) for suite in manifest.suites if trial in suite.trials)
-            for suite in manifest.suites
-            for trial in suite.trials
-        }
-        """Trial -> number of its cycles."""
+        self.cycles: dict[str, int] = {}
+        """Trial -> number of its cycles, the highest of its suites."""
+        for suite in manifest.suites:
+            for trial, (_, cycles) in suite.every_trial().items():
+                self.cycles[trial] = max(cycles, self.cycles.get(trial, 0))
         self.found: dict[str, dict[int, tuple[int, dict[str, float]]]] = defaultdict(dict)
         """Trial -> cycle -> (labelled images, metrics)."""
+        self._leaders: list[Leader] | None = None
+        """What ``leaders`` returns until the next cycle: displays ask every second."""
 
     def add(self, trial: str, cycle: int, labelled: int, metrics: dict[str, float]) -> None:
         """Add a finished cycle; a trial that is in no suite has none that counts."""
         self.found[trial][cycle] = (labelled, metrics)
+        self._leaders = None
 
     def read(self, store: RunStore, trials: Iterable[str]) -> None:
         """Add the stored cycles of trials. Raises StorageError."""
@@ -61,7 +63,9 @@ class Scores:
 
         It leads at the highest number of labelled images that at least two methods have reached, with any seed.
         """
-        return [leader for name in self.suites if (leader := self._leader(name)) is not None]
+        if self._leaders is None:
+            self._leaders = [leader for name in self.suites if (leader := self._leader(name)) is not None]
+        return self._leaders
 
     def _leader(self, name: str) -> Leader | None:
         values: dict[tuple[int, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))

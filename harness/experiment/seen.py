@@ -99,7 +99,10 @@ class Reader:
         if alive and held is not None:
             if current and published is not None:
                 silent = max(0.0, time.time() - published.written)
-                return Seen(self.folder, "running", self._now(published, silent), held[0], silent)
+                state = self._now(published, silent)
+                # a run that has ended sends its trackers and its notice the rest, and publishes nothing meanwhile
+                late = silent if published.outcome == "running" else None
+                return Seen(self.folder, "running", state, held[0], late)
             return Seen(self.folder, "starting", self._stored(manifest, finished, None), held[0])
         state = self._stored(manifest, finished, published)
         condition: Condition = "unfinished"
@@ -124,7 +127,7 @@ class Reader:
         names = {
             f"{suite.name} / {entry.method} / seed {entry.seed}"
             for suite in manifest.suites
-            for trial, entry in suite.trials.items()
+            for trial, (entry, _) in suite.every_trial().items()
             if trial in finished
         }
         return State(

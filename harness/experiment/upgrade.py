@@ -37,17 +37,17 @@ def open_run(folder: Path) -> tuple[Manifest | None, RunStore]:
     return earlier, RunStore(folder, earlier.folders)
 
 
-def lost(benchmark: Benchmark, more: Iterable[str] = ()) -> list[str]:
+def lost(benchmark: Benchmark, full: Iterable[str]) -> list[str]:
     """Return what a run says of a damaged run.json in its results folder, and of the trials that only that file named.
 
-    ``more``: ids of trials of the config on all training images. Empty if there is no run.json, or an intact one.
+    ``full``: ids of the trials of the config on all training images. Empty if there is no run.json, or an intact one.
     """
     output = benchmark.output
     earlier, store = open_run(output)
     if earlier is not None or not (output / "run.json").exists():
         return []
     sentences = [f"{output / 'run.json'} is damaged: it is written again, with the suites of this config alone"]
-    own = {*(trial.id for suite in benchmark.suites for _, trial in suite.trials()), *more}
+    own = {*(trial.id for suite in benchmark.suites for _, trial in suite.trials()), *full}
     others = sorted({*names_in(output / "trials")} - own)
     first = [records[0] for name in others if (records := store.trial(name).records())]
     if first:

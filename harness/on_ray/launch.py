@@ -184,7 +184,7 @@ class _Driver:
                     if self.display is None:
                         self.display = self.begin()
                         self.display.look = self._seen
-                    pipe.send("go on")
+                    pipe.send(self.display.ended())
                 elif kind == "slots" and self.display is not None:
                     self.display.estimate.slots = values[0]
                 elif kind == "refused":
@@ -329,7 +329,7 @@ def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], wher
         for note in session.check(where, units, output, data):
             pipe.send(("say", note))
         pipe.send(("begin",))
-        pipe.recv()
+        earlier = pipe.recv()
         trials.run(
             units,
             data,
@@ -338,6 +338,7 @@ def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], wher
             lambda event, unit, values: pipe.send(("event", event, numbers[id(unit)], values)),
             _Steps(pipe),
             lambda slots: pipe.send(("slots", slots)),
+            earlier,
         )
         pipe.send(("finished",))
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ STATES = ("waiting", "running", "finished", "failed")
 
 
 class Metrics:
-    """Publishes the trials of a run, from their events; a Listener. ``step`` is called all the time."""
+    """Publishes the trials of a run, from their events; a Listener. ``step`` is called all the time.
 
-    def __init__(self, units: list[Unit], folder: Path) -> None:
-        self.units = units
+    ``earlier``: state -> number of trials that have ended before Ray was started, and are not among the units.
+    """
+
+    def __init__(self, units: list[Unit], folder: Path, earlier: Mapping[str, int]) -> None:
+        self.units, self.earlier = units, earlier
         self.watch = Watch(folder / "ray" / "beats")
         self.states = {id(unit): "waiting" for unit in units if not unit.shared}
         self.cycles: dict[int, dict[str, Any]] = {}
@@ -53,7 +57,7 @@ class Metrics:
         if time.monotonic() - self.published < BEAT:
             return
         self.published = time.monotonic()
-        counts = Counter(self.states.values())
+        counts = Counter(self.states.values()) + Counter(self.earlier)
         for state in STATES:
             self._set("trials", counts[state], state=state)
         silent = {found.unit: found.seconds for found in self.watch.stalled(-1.0)}

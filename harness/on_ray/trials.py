@@ -11,7 +11,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,10 +206,12 @@ def run(
     listener: Listener,
     each_step: Callable[[], None],
     slots: Callable[[dict[bool, int]], None],
+    earlier: Mapping[str, int],
 ) -> None:
     """Run the units on the Ray that ``session.start`` started. ``each_step`` is called several times a second.
 
-    ``slots`` is told how many units run at the same time, for suites that are not exclusive and that are.
+    ``slots`` gets how many units run at the same time, for suites that are not exclusive and that are. ``earlier``: see
+    Metrics.
     """
     shares = {exclusive: resources(where, exclusive, nodes()) for exclusive in (False, True)}
     slots({exclusive: share.concurrent for exclusive, share in shares.items()})
@@ -239,7 +241,7 @@ def run(
 
     limit = max(shares[unit.exclusive].concurrent for unit in units)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(limit)
-    published = Metrics(units, folder)
+    published = Metrics(units, folder, earlier)
     listen = _Listen(units, [listener, published], [each_step, published.step])
     tuner = tune.Tuner(
         tune.with_resources(

@@ -73,11 +73,6 @@ def provenance(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
     )
 
 
-def full_data_row(pool: int | None) -> str:
-    """Return the name of the row of the trials on all training images."""
-    return f"all {pool} images"
-
-
 def curves_note(suite: SuiteEntry, differences: Sized | None) -> str:
     """Return what a plot of learning curves shows; ``differences``: those of its second panel, or none."""
     note = "Mean (line) and mean±std (band) over seeds."

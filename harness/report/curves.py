@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.report import statistics
-from harness.report.captions import counted, full_data_row
+from harness.report.captions import counted
 from harness.report.tables import frame, metric_table, percent
-from harness.results.manifest import SuiteEntry
+from harness.results.manifest import SuiteEntry, full_data_row
 from harness.results.records import CycleRecord
 from harness.results.store import RunStore
 

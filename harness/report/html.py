@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import readable
+from harness.report.captions import distinct
 from harness.report.comparisons import Claim, Comparison, reference_of, signed
 from harness.report.formats import cell
 from harness.report.lead import facts, lead
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.report.contents import Table
+    from harness.results.store import RunStore
 
 PICTURE_BYTES = 4_000_000
 """Bytes of all pictures in the page; pictures beyond it are named instead."""
@@ -75,6 +78,8 @@ class Section:
     claims: Sequence[Claim] = ()
     warnings: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
+    first: Sequence[CycleRecord] = ()
+    """See ``first_selections``."""
 
 
 def readings(sections: Iterable[Section]) -> dict[str, str]:
@@ -121,9 +126,11 @@ def _shown(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
     for section in sections:
         pictures = []
         for picture in section.pictures:
-            room -= len(picture.png)
             size = [int.from_bytes(picture.png[start : start + 4], "big") for start in (16, 20)]  # in its header
-            data = f"data:image/png;base64,{b64encode(picture.png).decode()}" if room >= 0 else None
+            data = None
+            if len(picture.png) <= room:
+                room -= len(picture.png)
+                data = f"data:image/png;base64,{b64encode(picture.png).decode()}"
             pictures.append({"shown": picture, "data": data, "size": size})
         yield {
             "section": section,
@@ -133,10 +140,19 @@ def _shown(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
                 {**_table(table), "chart": _chart(section.suite, table)}
                 for table in sorted(section.tables, key=lambda table: table.name.startswith("seconds"))
             ],
-            "selected": _selected(section.suite, section.records),
+            "selected": _selected(section.first),
             "pictures": pictures,
-            "versions": {k: v for r in section.records[:1] for k, v in (*r.versions.items(), ("commit", r.commit))},
+            "versions": _versions(section.records),
         }
+
+
+def _versions(records: Sequence[CycleRecord]) -> dict[str, str]:
+    """Return name -> all versions that the records were made with, and their commits."""
+    found: dict[str, set[str]] = {}
+    for pairs in dict.fromkeys((*r.versions.items(), ("commit", r.commit)) for r in records):
+        for name, version in pairs:
+            found.setdefault(name, set()).add(version)
+    return {name: distinct(versions) for name, versions in found.items()}
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -219,19 +235,27 @@ def _points(
     ]
 
 
-def _selected(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[dict[str, Any]]:
-    """Return the first images that each method selected in its first cycle, by file or training-set index."""
+def first_selections(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore) -> list[CycleRecord]:
+    """Return the record of cycle 0 of one trial of each method that has selected images there.
+
+    It is read from its file, because a record from an index holds only the number of its images.
+    """
     found: dict[str, CycleRecord] = {}
-    for r in sorted(records, key=lambda r: (r.cycle, r.seed, r.trial)):
-        if r.cycle == 0 and r.selected:
-            found.setdefault(r.method, r)
+    for r in sorted((r for r in records if r.cycle == 0 and r.selected), key=lambda r: (r.seed, r.trial)):
+        if r.method not in found and (whole := store.trial(r.trial).record(0)):
+            found[r.method] = replace(whole, method=r.method)
+    return [found[method] for method in suite.methods if method in found]
+
+
+def _selected(first: Sequence[CycleRecord]) -> list[dict[str, Any]]:
+    """Return the first images of each selection, by file or training-set index."""
     return [
         {
-            "method": method,
-            "seed": found[method].seed,
-            "images": [*map(str, found[method].selected_files or found[method].selected)][:SELECTED_SHOWN],
-            "more": max(0, len(found[method].selected) - SELECTED_SHOWN),
+            "method": r.method,
+            "seed": r.seed,
+            "images": [readable(str(image)) for image in (r.selected_files or r.selected)[:SELECTED_SHOWN]],
+            "more": max(0, len(r.selected) - SELECTED_SHOWN),
         }
-        for method in suite.methods
-        if method in found
+        for r in first
+        if r.selected
     ]

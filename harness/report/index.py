@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from harness.errors import StorageError, UserError
+from harness.errors import StorageError, UserError, printable, readable
 from harness.results import disk
 from harness.results.records import CycleRecord
 from harness.results.store import Stored, TrialStore, write_atomically
@@ -34,6 +34,7 @@ YOUNG = 2 * 10**9
 into the same tick of the file system's clock, and leave the same signature."""
 
 FEWEST = 10_000  # records of a suite that has an index: fewer are read in some seconds
+OWN_FILES = re.compile(rf"[0-9a-f]{{{CHECKSUM}}}\.jsonl")
 FILES = re.compile(r"(cycle|selection)_[0-9]{3,9}\.json")
 MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 """What another program's index may raise."""
@@ -70,7 +71,7 @@ def left_out(records: Sequence[CycleRecord]) -> list[str]:
     """Return a sentence on what the report of a suite lacks because its records are from an index."""
     if not any(isinstance(r.selected, range) for r in records):
         return []
-    return [f"Suites of {FEWEST} or more records have no tables of other test metrics and of overlaps."]
+    return [f"Suites of {FEWEST:,} or more records have no table of other test metrics, and no overlaps of selections."]
 
 
 def _as_many(images: int) -> list[int]:
@@ -108,7 +109,7 @@ class Index:
         header = json.loads(_checked(first) or b"")
         if header["layout"] != _layout():
             return
-        self._common = header["common"]
+        self._common = printable(header["common"])
         self._numbers = {_text(common): number for number, common in enumerate(self._common)}
         for line in lines:
             if (content := _checked(line)) is not None:
@@ -160,6 +161,7 @@ class Index:
         own = dict(zip(OWN, entry.values[: len(OWN)], strict=True))
         for name, values in zip(MAPPINGS, entry.values[len(OWN) : -1], strict=True):
             own[name] = dict(zip(common[name], values, strict=True))
+        own["warnings"] = [*map(readable, own["warnings"])]  # an index may come from anywhere
         return self._parts[key](trial=trial, selected=_as_many(entry.values[-1]), **own)
 
     def save(self) -> None:
@@ -216,7 +218,7 @@ def sweep(folder: Path, used: set[str]) -> None:
     """Remove the index files of a report's folder that no suite uses any more, as far as possible."""
     with suppress(OSError):
         for name in disk.names(folder):
-            if name.endswith(".jsonl") and name not in used:
+            if OWN_FILES.fullmatch(name) and name not in used:
                 disk.remove(folder / name)
 
 

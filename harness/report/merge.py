@@ -6,63 +6,16 @@ hold counts once if both agree in every common cycle. Runs are only read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness.errors import UserError, readable
-from harness.report.captions import counted, distinct
+from harness.report.merging import BOTH, Member, MergedStore, Merging, Origin, Run
 from harness.report.rows import kept_apart
-from harness.report.sources import Reading, Sources, one
-from harness.results.manifest import Manifest, SuiteEntry, TrialEntry, changes
-from harness.results.records import UNKNOWN, CycleRecord
-from harness.results.store import RunStore, TrialStore
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that is merged with others."""
-
-    folder: Path
-    label: str
-    """How the report names it: its folder, or the path where folders have one name."""
-    manifest: Manifest
-    store: RunStore
-
-
-BOTH = "is {} and {}"
-"""How two values of a key are told."""
-
-
-class Member(NamedTuple):
-    """A suite as one of the runs has it."""
-
-    run: Run
-    suite: SuiteEntry
-
-
-class MergedStore(RunStore):
-    """The folders of the trials of several runs."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, {})
-        self.homes: dict[str, tuple[Run, str]] = {}
-        """Id in the report -> (run, id there)."""
-
-    def trial(self, trial: str) -> TrialStore:
-        """Return the store of a trial, in the folder of its run."""
-        run, own = self.homes[trial]
-        return run.store.trial(own)
-
-    def add(self, run: Run, trial: str) -> str:
-        """Return the id in the report of a run's trial: its own one, with the run's label if another run's has it."""
-        name = trial
-        while name in self.homes and self.homes[name] != (run, trial):
-            name = f"{name} ({run.label})"
-        self.homes[name] = run, trial
-        return name
+from harness.report.sources import Reading, Sources, one, replayed, with_matrices
+from harness.results.manifest import Manifest, SuiteEntry, changes
+from harness.results.store import RunStore
 
 
 def sources(run_dirs: Sequence[Path], index_folder: Path | None = None) -> Sources:
@@ -80,10 +33,10 @@ def sources(run_dirs: Sequence[Path], index_folder: Path | None = None) -> Sourc
             group = next((g for g in groups if all(_mergeable(member, Member(run, suite)) for member in g)), None)
             groups.append([Member(run, suite)]) if group is None else group.append(Member(run, suite))
     names = [group[0].suite.name for group in groups]
-    found, suite_notes = [], {}
-    origins = {run.label: _Origin() for run in runs}
+    found, suite_notes, selected_by = [], {}, {}
+    origins = {run.label: Origin() for run in runs}
     for group in groups:
-        merging = _Merging(group, store, reading, origins)
+        merging = Merging(group, store, reading, origins)
         suite, notes = merging.suite(), merging.notes
         if names.count(suite.name) > 1:
             where = ", ".join(member.run.label for member in group)
@@ -91,10 +44,13 @@ def sources(run_dirs: Sequence[Path], index_folder: Path | None = None) -> Sourc
             notes.append(f"{_differing(group[0], others)}: their results are kept apart.")
             suite = suite.model_copy(update={"name": f"{suite.name} ({where})", "title": f"{suite.title} ({where})"})
         suite_notes[suite.name] = notes
-        found.append(kept_apart(suite, merging.records()))
+        if merging.selected_by:
+            selected_by[suite.name] = merging.selected_by
+        found.append(kept_apart(suite, with_matrices(merging.records(), store)))
     reading.end()
     notes = [origins[run.label].text(run) for run in runs]
-    return Sources(", ".join(dict.fromkeys(run.manifest.name for run in runs)), found, store, notes, suite_notes)
+    name = ", ".join(dict.fromkeys(run.manifest.name for run in runs))
+    return Sources(name, found, store, notes, suite_notes, selected_by)
 
 
 def _runs(run_dirs: Sequence[Path]) -> list[Run]:
@@ -105,7 +61,7 @@ def _runs(run_dirs: Sequence[Path]) -> list[Run]:
     names = [folder.resolve().name for folder in run_dirs]
     labels = [readable(n if names.count(n) == 1 else str(f)) for n, f in zip(names, run_dirs, strict=True)]
     return [
-        Run(folder, label, Manifest.read(folder).readable(), RunStore(folder))
+        Run(folder, label, Manifest.read(folder).readable(), RunStore(folder), *replayed(folder))
         for folder, label in zip(run_dirs, labels, strict=True)
     ]
 
@@ -138,163 +94,3 @@ def _differing(member: Member, others: Iterable[Member]) -> str:
         reasons = readable("; ".join(_reasons(member, other)))
         parts.append(f"{member.run.label} and {other.run.label} differ in suite {name} ({reasons})")
     return "; ".join(parts)
-
-
-class _Merging:
-    """Merges a suite of several runs, run by run."""
-
-    def __init__(self, group: list[Member], store: MergedStore, reading: Reading, origins: dict[str, _Origin]) -> None:
-        self.group, self.store = group, store
-        self.notes: list[str] = []
-        self.methods: dict[str, str] = {}
-        """Settings of a method's halves -> its name in the report."""
-        self.halves: dict[str, dict[str, Any]] = {}
-        self.trials: dict[str, TrialEntry] = {}
-        self.found: dict[str, list[CycleRecord]] = {}
-        """Id of a trial in the report -> its records."""
-        self.homes: dict[str, list[tuple[Run, str]]] = {}
-        """Id of a trial in its run -> the runs that it is shown of, with its id in the report."""
-        held = []
-        for run, suite in group:
-            records = reading.records(run.store, suite)
-            origins[run.label].add(suite, records)
-            if records:
-                held.append(run.label)
-            self._add(run, suite, records)
-        if len(held) > 1:
-            self.notes.append(
-                f"The records are from {', '.join(held)}: their machines and loads may differ, so compare times within "
-                "one of them only."
-            )
-
-    def records(self) -> list[CycleRecord]:
-        """Return the records of all trials."""
-        return [r for found in self.found.values() for r in found]
-
-    def suite(self) -> SuiteEntry:
-        """Return the merged suite."""
-        suites = [suite for _, suite in self.group if not suite.skipped] or [suite for _, suite in self.group]
-        margins = {json.dumps([s.primary, s.equal_within]) for s in suites}
-        if len(margins) > 1:
-            self.notes.append(
-                f"WARNING: the runs differ in primary or equal_within: those of {self.group[0].run.label} count."
-            )
-        return suites[0].model_copy(
-            update={
-                "methods": [*self.halves] or suites[0].methods,
-                "halves": self.halves,
-                "seeds": sorted({seed for suite in suites for seed in suite.seeds}),
-                "labelled": max((suite.labelled for suite in suites), key=len),
-                "exclusive": all(suite.exclusive for suite in suites),
-                "data_notes": [*dict.fromkeys(note for suite in suites for note in suite.data_notes)],
-                "trials": self.trials,
-                "code": {name: code for suite in reversed(suites) for name, code in suite.code.items()},
-            }
-        )
-
-    def _add(self, run: Run, suite: SuiteEntry, records: list[CycleRecord]) -> None:
-        by_trial: dict[str, list[CycleRecord]] = {}
-        for r in records:
-            by_trial.setdefault(r.trial, []).append(r)
-        names = self._names(run, suite)
-        twice = {t: self._compared(run, t, len(by_trial.get(t, []))) for t in suite.trials if t in self.homes}
-        apart = {suite.trials[trial].method for trial, kind in twice.items() if kind == "apart"}
-        for method in sorted(apart):
-            names[method] = self._own(names[method], run, suite.halves.get(method, {}))
-        for trial, entry in suite.trials.items():
-            if twice.get(trial) == "same" and entry.method not in apart:
-                continue
-            found, method, name = by_trial.get(trial, []), names[entry.method], self.store.add(run, trial)
-            self.homes.setdefault(trial, []).append((run, name))
-            self.trials[name] = TrialEntry(method=method, seed=entry.seed)
-            self.found[name] = [
-                r if (r.method, r.trial) == (method, name) else replace(r, method=method, trial=name) for r in found
-            ]
-
-    def _names(self, run: Run, suite: SuiteEntry) -> dict[str, str]:
-        """Return method of the run -> its name in the report, which stands for one pair of halves."""
-        names = {}
-        for method in suite.methods:
-            halves = suite.halves.get(method, {})
-            key = json.dumps(halves, sort_keys=True) if halves else method
-            if key not in self.methods:
-                name = method
-                if method in self.halves:
-                    others = ", ".join(other.label for other, _ in self.group if other is not run)
-                    name = self._own(method, run, halves)
-                    differing = readable("; ".join(changes(self.halves[method], halves, BOTH)))
-                    self.notes.append(
-                        f"{method} stands for different settings in {others} and {run.label} ({differing}): that of "
-                        f"{run.label} is {name}."
-                    )
-                self.methods[key] = name
-                self.halves[name] = halves
-            elif self.methods[key] != method:
-                self.notes.append(f"{method} of {run.label} is the method {self.methods[key]} under another name.")
-            names[method] = self.methods[key]
-        return names
-
-    def _own(self, method: str, run: Run, halves: dict[str, Any]) -> str:
-        """Return a name for a method's row that only one run has."""
-        name = f"{method} [{run.label}]"
-        self.halves[name] = halves
-        return name
-
-    def _compared(self, run: Run, trial: str, cycles: int) -> str:
-        """Return how a trial that earlier runs hold, too, is shown: once (same), or twice (conditions or apart).
-
-        'longer': once, with more cycles than before. 'conditions': in rows that harness.report.rows keeps apart anyway.
-        """
-        kinds = []
-        for home, name in self.homes[trial]:
-            pairs = [*zip(home.store.trial(trial).records(), run.store.trial(trial).records(), strict=False)]
-            if (different := _difference(pairs)) is None:
-                if cycles > len(self.found[name]):  # this run went on where that one ended
-                    self.homes[trial].remove((home, name))
-                    del self.found[name], self.trials[name], self.store.homes[name]
-                    return "longer"
-                return "same"
-            conditions = any(old.all_conditions() != new.all_conditions() for old, new in pairs)
-            kinds.append("conditions" if conditions else "apart")
-            self.notes.append(
-                f"WARNING: {home.folder} and {run.folder} hold different results of {trial} under "
-                f"{'different' if conditions else 'equal'} conditions ({different}): both are shown, in rows of their "
-                "own."
-            )
-        return min(kinds)  # apart, if any is
-
-
-def _difference(pairs: Iterable[tuple[CycleRecord, CycleRecord]]) -> str | None:
-    """Return in what two trials differ first, as TrialStore.commit compares them, or None."""
-    for earlier, later in pairs:
-        old, new = earlier.outcome(), later.outcome()
-        if not old["selected"] or not new["selected"]:  # one of the two was a last cycle, which selects nothing
-            old["selected"] = new["selected"] = []
-        if keys := [key for key in new if old[key] != new[key]]:
-            return f"cycle {earlier.cycle}: {', '.join(keys)}"
-    return None
-
-
-class _Origin:
-    """Where a run's records are from."""
-
-    def __init__(self) -> None:
-        self.records = self.cycles = 0
-        self.found: dict[str, set[str]] = {"device": set(), "precision": set(), "torch": set(), "commit": set()}
-
-    def add(self, suite: SuiteEntry, records: Sequence[CycleRecord]) -> None:
-        """Add the records of a suite of the run."""
-        self.records += len(records)
-        self.cycles += 0 if suite.skipped else len(suite.trials) * len(suite.labelled)
-        for r in records:
-            values = {"device": r.device, "precision": r.precision, "torch": r.versions.get("torch", UNKNOWN)}
-            for name, value in (values | {"commit": r.commit}).items():
-                self.found[name].add(value)
-
-    def text(self, run: Run) -> str:
-        """Return the run's origin as a sentence."""
-        facts = [f"{name} {distinct(values)}" for name, values in self.found.items() if values]
-        return readable(
-            f"{run.label}: run {run.manifest.name} in {run.folder}, {self.records} of {counted(self.cycles, 'cycle')} "
-            f"finished; {', '.join(facts) or 'no results yet'}."
-        )

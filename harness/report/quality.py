@@ -74,8 +74,10 @@ def overall(record: CycleRecord) -> dict[str, float | None]:
 def at_last_budget(records: Sequence[CycleRecord]) -> list[CycleRecord]:
     """Return the records with matrices at the highest number of labelled images that all trials have reached."""
     with_matrix = [r for r in records if r.confusion]
-    counts = [{r.labelled for r in with_matrix if r.trial == trial} for trial in {r.trial for r in records}]
-    common = set.intersection(*counts) if counts else set()
+    counts: dict[str, set[int]] = {r.trial: set() for r in records}
+    for r in with_matrix:
+        counts[r.trial].add(r.labelled)
+    common = set.intersection(*counts.values()) if counts else set()
     return sorted((r for r in with_matrix if common and r.labelled == max(common)), key=lambda r: r.trial)
 
 

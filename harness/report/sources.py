@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.errors import readable
+from harness.errors import UserError
 from harness.report import index
+from harness.report.quality import at_last_budget
 from harness.report.rows import kept_apart
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import CycleRecord
+from harness.results.source import Source, SourceSuite
 from harness.results.store import RunStore
 
 
@@ -30,10 +32,16 @@ class Sources:
     """Sentences about the report as a whole."""
     suite_notes: dict[str, list[str]] = field(default_factory=dict)
     """Name of a suite -> sentences about where its records are from."""
+    selected_by: dict[str, SourceSuite] = field(default_factory=dict)
+    """Name of a suite that replays another run -> the curves of that run."""
+
+
+LEFT_OUT: list[dict[str, dict[str, int]]] = [{}]
+"""The confusion of a record whose matrix is not kept: those of 1000 classes would fill the memory."""
 
 
 class Reading:
-    """Reads records; ``folder``: of the index; None: read whole records, without one."""
+    """Reads records, with LEFT_OUT for their matrices; ``folder``: of the index; None: without one."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -76,11 +84,31 @@ def _without_collector() -> Iterator[None]:
 
 
 def _shown(record: CycleRecord, method: str, trial: str) -> CycleRecord:
-    """Return a record with the current name and id, and with warnings and classes that can be printed."""
-    if (record.method, record.trial) == (method, trial) and not record.warnings and not record.per_class:
+    """Return a record with the current name and id, without its matrix."""
+    if (record.method, record.trial) == (method, trial) and not record.confusion:
         return record
-    per_class = {readable(name): iou for name, iou in record.per_class.items()}
-    return replace(record, method=method, trial=trial, warnings=[*map(readable, record.warnings)], per_class=per_class)
+    return replace(record, method=method, trial=trial, confusion=LEFT_OUT if record.confusion else [])
+
+
+def with_matrices(records: Sequence[CycleRecord], store: RunStore) -> list[CycleRecord]:
+    """Return the records of a suite with the matrices that its tables need, which are read again."""
+    needed = {(r.trial, r.cycle) for r in at_last_budget(records)}
+    if not needed:
+        return [*records]
+    found = []
+    for r in records:
+        whole = store.trial(r.trial).record(r.cycle) if (r.trial, r.cycle) in needed else None
+        found.append(replace(r, confusion=whole.confusion) if whole else r)
+    return found
+
+
+def replayed(run_dir: Path) -> tuple[dict[str, SourceSuite], list[str]]:
+    """Return the suites of the run that a run replays, by name, and a sentence if they can't be read."""
+    try:
+        found = Source.read(run_dir)
+    except UserError as error:
+        return {}, [f"{error}."]
+    return (found.suites if found else {}), []
 
 
 def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
@@ -90,6 +118,7 @@ def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
     has no valid run.json.
     """
     manifest, store, reading = Manifest.read(run_dir).readable(), RunStore(run_dir), Reading(index_folder)
-    suites = [kept_apart(suite, reading.records(store, suite)) for suite in manifest.suites]
+    suites = [kept_apart(suite, with_matrices(reading.records(store, suite), store)) for suite in manifest.suites]
     reading.end()
-    return Sources(manifest.name, suites, store)
+    selected_by, damaged = replayed(run_dir)
+    return Sources(manifest.name, suites, store, [], {suite.name: damaged for suite, _ in suites}, selected_by)

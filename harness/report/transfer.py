@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.lazy import np
@@ -13,7 +12,7 @@ from harness.report.captions import counted
 from harness.report.comparisons import signed
 from harness.results.manifest import SuiteEntry
 from harness.results.records import METRICS, CycleRecord
-from harness.results.source import Source, SourceSuite, shown
+from harness.results.source import SourceSuite, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,22 +55,18 @@ class Transfer:
         )
 
 
-def transfer(suite: SuiteEntry, records: Sequence[CycleRecord], run_dir: Path) -> Transfer | None:
-    """Return the gains of a suite of a run, or None if it replays no other, or no method has results of both networks.
+def transfer(suite: SuiteEntry, records: Sequence[CycleRecord], source: SourceSuite | None) -> Transfer | None:
+    """Return the gains of a suite, or None if it replays no other run, or no method has results of both networks.
 
-    Raises UserError if what the run keeps of the other one is damaged.
+    ``source``: what was selected from, if it replays one.
     """
-    source = found.suites.get(suite.name) if (found := Source.read(run_dir)) else None
     if source is None:
         return None
     now: dict[str, dict[int, dict[int, float]]] = {}
     for r in records:
         if source.metric in r.metrics:
             now.setdefault(r.method, {}).setdefault(r.seed, {})[r.labelled] = r.metrics[source.metric]
-    before = {
-        row: {int(seed): {int(labelled): value for labelled, value in curve.items()} for seed, curve in by_seed.items()}
-        for row, by_seed in source.curves.items()
-    }
+    before = source.curves
     both = [(row, seed) for row in suite.methods for seed in {*before.get(row, {})} & {*now.get(row, {})}]
     # a seed counts if both networks have its whole curve, and a budget if any trial of this run has reached it
     reached = {labelled for row, seed in both for labelled in now[row][seed]}

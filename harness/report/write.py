@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import StorageError, UserError
+from harness.errors import StorageError, readable
 from harness.report import index, verdict
 from harness.report.captions import (
     curves_note,
@@ -41,14 +41,15 @@ from harness.report.formats import (
     terminal_width,
     wrapped,
 )
-from harness.report.html import Picture, Section, page, readings
+from harness.report.html import Picture, Section, first_selections, page, readings
 from harness.report.over_suites import NAME, OverSuites, claims_over_suites, over_suites, over_suites_table
 from harness.report.record_table import record_table
 from harness.report.sources import Sources, one
-from harness.report.transfer import Transfer, transfer
+from harness.report.transfer import transfer
 from harness.report.wins import no_matrix
 from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
+from harness.results.source import SourceSuite
 from harness.results.store import RunStore, write_atomically
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _write_table(table: Table, stem: str, source: str, files: Files, width: int)
     text = "\n\n".join([wrapped(table.caption), as_text(table.shown), *map(wrapped, plain)])
     files.write(f"{stem}.txt", f"{text}\n".encode())
     files.write(f"{stem}.md", "\n".join([part, *(f"{markdown(note)}\n" for note in notes)]).encode())
-    comments = "".join(f"% {note}\n" for note in notes)
+    comments = "".join(f"% {readable(note)}\n" for note in notes)
     files.write(f"{stem}.tex", (comments + latex(table.shown, table.caption, stem, table.bold)).encode())
     for ending, numbers in table.numbers.items():
         files.write(f"{stem}{ending}.csv", csv(numbers).encode())
@@ -124,18 +125,14 @@ def _write_suite(
     store: RunStore,
     files: Files,
     origin: Sequence[str] = (),
+    source_suite: SourceSuite | None = None,
 ) -> tuple[str, str, Section]:
     """Write the files of a suite that has records; return (printed text, its part of report.md, of report.html)."""
     from harness.report.plots import learning_curves, picture, selected_grid
 
     folder, used = files.folder, files.used
     full, beside = full_records(suite, store), verdict.beside(suite, records)
-    damaged: list[str] = []
-    gains: Transfer | None = None
-    try:
-        gains = transfer(suite, records, store.folder)
-    except UserError as error:
-        damaged = [f"{error}."]
+    gains = transfer(suite, records, source_suite)
     tables = suite_tables(suite, records, compared, full, beside, gains)
     state, source = f"{progress(suite, records)}.", f"{provenance(suite, records)} Timing: {timing_note(records)}."
     warnings = [
@@ -147,7 +144,6 @@ def _write_suite(
         *index.left_out(records),
         *record_warnings(records),
         *not_compared(suite, records, compared),
-        *damaged,
         *cautions(suite, compared),
     ]
     claimed = [
@@ -202,7 +198,8 @@ def _write_suite(
             marked.append(f"![{markdown(heading)}]({stem}.png)\n")
     if pictures:
         printed.append(f"The first selected images: {folder / file_name(f'{suite.name}_selected')}_*.png")
-    section = Section(suite, records, state, source, tables, compared, claimed, warnings, shown)
+    first = first_selections(suite, records, store)
+    section = Section(suite, records, state, source, tables, compared, claimed, warnings, shown, first)
     return "\n\n".join(printed), "\n".join(marked), section
 
 
@@ -241,7 +238,8 @@ def write_sources(sources: Sources, folder: Path, show: Callable[[str], object] 
             section = Section(suite, records, notes[0], warnings=notes[1:])
         else:
             of_suite = [comparison for comparison in compared if comparison.suite == suite.name]
-            text, part, section = _write_suite(suite, records, of_suite, store, files, origin)
+            source_suite = sources.selected_by.get(suite.name)
+            text, part, section = _write_suite(suite, records, of_suite, store, files, origin, source_suite)
         sections.append(section)
         printed.append(f"{suite.title}\n{'=' * len(suite.title)}\n{text}")
         marked.append(f"## {markdown(suite.title)}\n\n{part}")
@@ -260,7 +258,8 @@ def write_sources(sources: Sources, folder: Path, show: Callable[[str], object] 
         shown = [wrapped(f"{term}: {meaning}", width) for term, meaning in in_text(terms).items() if term in seen]
         printed.append("\n".join(["How to read", "===========", *shown]))
         marked.append("\n".join(["## How to read\n", *(f"- {markdown(line)}" for line in lines)]))
-    files.write("records.csv", csv(record_table(suites)).encode())
+    every = [(suite, [*records, *full_records(suite, store)]) for suite, records in suites]
+    files.write("records.csv", csv(record_table(every)).encode())
     files.write("report.html", page(name, sections, sources.notes, over, terms).encode())
     files.write("report.md", ("\n\n".join(marked) + "\n").encode())
     if files.refused is None:

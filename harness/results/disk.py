@@ -38,6 +38,10 @@ TEMPORARY = re.compile(r".+\.[0-9]+\.tmp|\.clock-[0-9]+|\.seen-by-all-nodes-.+")
 """Names of files that only a process that died leaves behind."""
 
 
+SHARED = ("report", "index", "track")
+"""The folders of a run that reports and trackers write to without holding the run."""
+
+
 @contextmanager
 def answering(path: Path, done: str = "written") -> Iterator[None]:
     """Raise StorageError for an OSError of the block, in which this file is written (or what ``done`` says).
@@ -175,14 +179,14 @@ def temporary(path: Path) -> Path:
 def sweep(folder: Path) -> None:
     """Remove what dead processes left in the folder of a run, as far as possible; only who holds it may do that.
 
-    In report/, the files of processes that live on this host stay: a report is written without holding the folder.
+    In some folders, the files of processes that live on this host stay: see SHARED.
     """
-    folders = [folder, folder / "report", folder / "logs"]
+    folders = [folder, *(folder / name for name in (*SHARED, "logs", "index_sets"))]
     for name in ("trials", "shared"):
         folders += [folder / name / each for each in _names_if_any(folder / name)]
     for each in folders:
         for name in filter(TEMPORARY.fullmatch, _names_if_any(each)):
-            if each.name != "report" or not _writing(name):
+            if each.name not in SHARED or not _writing(name):
                 with suppress(OSError):
                     remove(each / name)
 

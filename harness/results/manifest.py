@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.errors import UserError, readable, reason
+from harness.errors import UNPRINTABLE, UserError, printable, reason
 from harness.messages import sentence
 from harness.results import disk
 from harness.results.records import SCHEMA_VERSION
@@ -29,6 +29,11 @@ FOLDER = re.compile(r"(trials|shared)/(?!\.\.?$)[^/\0\ud800-\udfff]{1,255}")
 
 class NoManifest(UserError):
     """A folder has no run.json, or its run.json can't be read."""
+
+
+def full_data_row(pool: int | None) -> str:
+    """Return the name of the row of the trials on all training images, ``pool`` of them."""
+    return f"all {pool} images"
 
 
 class TrialEntry(BaseModel):
@@ -79,6 +84,13 @@ class SuiteEntry(BaseModel):
         description="for readers: name of the method -> part -> hash of the code at the run's last start; see `code` "
         "of a record",
     )
+
+    def every_trial(self) -> dict[str, tuple[TrialEntry, int]]:
+        """Return id -> (row and seed, number of cycles) of all trials, with those on all training images."""
+        row = full_data_row(self.pool)
+        return {trial: (entry, len(self.labelled)) for trial, entry in self.trials.items()} | {
+            trial: (TrialEntry(method=row, seed=seed), 1) for trial, seed in self.full_data.items()
+        }
 
 
 class Manifest(BaseModel):
@@ -150,7 +162,7 @@ class Manifest(BaseModel):
                 )
         for suite in manifest.suites:
             for trial in (*suite.trials, *suite.full_data):
-                if not FOLDER.fullmatch(f"trials/{trial}"):
+                if not FOLDER.fullmatch(f"trials/{trial}") or UNPRINTABLE.search(trial):
                     raise NoManifest(f"{path}: not the manifest of a run: {trial!r:.100} is not the id of a trial")
             if unknown := {entry.method for entry in suite.trials.values()} - {*suite.methods}:
                 problem = f"a trial of suite {suite.name!r} has the unknown method {min(unknown)!r}"
@@ -158,18 +170,8 @@ class Manifest(BaseModel):
         return manifest
 
     def readable(self) -> Manifest:
-        """Return the manifest with names and titles that can be printed, for reports."""
-        suites = []
-        for suite in self.suites:
-            texts: dict[str, Any] = {key: readable(text) for key, text in suite if isinstance(text, str)}
-            trials = {
-                trial: entry.model_copy(update={"method": readable(entry.method)})
-                for trial, entry in suite.trials.items()
-            }
-            primary = [*map(readable, suite.primary)] if suite.primary else None
-            texts |= {"methods": [*map(readable, suite.methods)], "trials": trials, "primary": primary}
-            suites.append(suite.model_copy(update=texts))
-        return self.model_copy(update={"name": readable(self.name), "suites": suites})
+        """Return the manifest with texts that can be printed, for reports."""
+        return type(self).model_validate(printable(self.model_dump()))
 
     def packed(self) -> bytes:
         """Return the bytes of run.json."""

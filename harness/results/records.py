@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict
+
+from harness.errors import UNPRINTABLE, printable
 
 SCHEMA_VERSION = 3
 """Version of run.json, records and trial specs. It must change whenever the default of a setting changes (see
@@ -20,6 +23,13 @@ OWN_CODE = ("code of training", "code of acquisition")
 
 RENAMED = {"figures": "metrics", "chosen": "selected", "own_initial_set": "initial_set"}
 """Key in schema version 1 -> key since version 2."""
+
+TEXTS = (
+    *("suite", "dataset", "model", "method", "device", "precision", "commit", "data_fingerprint", "metrics"),
+    *("per_class", "warnings", "versions", "code", "trained_under"),
+)
+"""The keys of a record whose texts are printed, apart from the trial, which names its folder, and from files, which may
+have any name."""
 
 PHASES = ("setup", "compile", "train", "auxiliary", "score", "select", "evaluate", "checkpoint")
 """The phases partition a cycle's wall time, except for writing the record itself. No phase is computed as a remainder.
@@ -172,15 +182,35 @@ class CycleRecord:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> CycleRecord:
-        """Return a record of this or an earlier schema version, in the current version; unknown keys are dropped."""
+        """Return a record of this or an earlier schema version, in the current version; unknown keys are dropped.
+
+        Its texts can be printed: a results folder may come from anywhere.
+        """
         names = _read_names()
         renamed = {RENAMED.get(key, key): value for key, value in values.items()}
+        texts = {key: renamed[key] for key in TEXTS if key in renamed}
+        if UNPRINTABLE.search(" ".join(_texts(texts))):
+            renamed |= printable(texts)
         return cls(**{key: value for key, value in renamed.items() if key in names})
 
     @property
     def cost_seconds(self) -> float:
         """Total seconds of COST_PHASES."""
         return sum(self.seconds[phase] for phase in COST_PHASES)
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """Yield all texts among JSON values."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict):
+        for key, value in values.items():
+            yield key
+            if not isinstance(value, float):
+                yield from _texts(value)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _texts(value)
 
 
 @cache

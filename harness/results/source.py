@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from harness.errors import UserError
+from harness.errors import UserError, printable
 from harness.results import disk
 from harness.results.manifest import SuiteEntry
+from harness.results.records import METRICS
 
 FOLDER = "index_sets"
 """The folder of a run that replays, with its index sets."""
@@ -30,11 +32,11 @@ class SourceSuite(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     network: str
-    metric: str
+    metric: str = Field(pattern=f"^({'|'.join(METRICS)})$")
     """Key of the metric in records."""
     reference: str
     """The row that the others are compared with."""
-    curves: dict[str, dict[str, dict[str, float]]]
+    curves: dict[str, dict[int, dict[int, float]]]
     """Row of the run that replays -> seed -> number of labelled images -> metric, as a fraction."""
 
 
@@ -54,8 +56,9 @@ class Source(BaseModel):
         """Return the source of a run, or None if it replays no other run. Raises UserError if the file is damaged."""
         path = run_dir / FOLDER / NAME
         try:
-            return cls.model_validate_json(disk.read(path, MOST_BYTES))
+            # texts that can be printed: a results folder may come from anywhere
+            return cls.model_validate(printable(json.loads(disk.read(path, MOST_BYTES))))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValidationError):
+        except (OSError, ValueError, RecursionError):  # ValidationError is a ValueError
             raise UserError(f"{path} is damaged: the report can't compare with the run that selected") from None

@@ -11,7 +11,7 @@ The results folder of a run::
     trials/<trial>/selection_004.json, .pt   the same for a last cycle whose selection was made later, when the run was
                                      extended: the whole record, and the state after the selection
     trials/<trial>/records.jsonl     readable copy of the records, never read
-    trials/<trial>/selected_000.npz  the first selected images, for the report; for label maps only
+    trials/<trial>/selected_000.npz  the first selected images, with predictions, for the report
     shared/<key>/...                 the same files for a first cycle that several trials share
     lock.1                           the process that writes here now: see harness.results.lock
     progress.json                    what the run showed last, for harness.status; no run reads it
@@ -19,6 +19,8 @@ The results folder of a run::
     logs/ray.log                     what Ray prints
     ray/                             Ray Tune's files, heartbeats and progress; no run reads an earlier one's
     report/                          tables and plots, derived from the records
+    index/                           what reports need of many records: see harness.report.index; only reports read it
+    index_sets/                      what a replay labels, and the curves of its source: see harness.results.source
     track/, track.csv                what trackers write: see harness.tracking; only trackers read it
 
 Several processes may write the same cycle: the first one to finish determines the record. A different result for the
@@ -166,6 +168,11 @@ class TrialStore:
     def records(self) -> list[CycleRecord]:
         """Return the records of the finished cycles: from cycle 0 up to the first file that does not count."""
         return [stored.record for stored in self._finished()]
+
+    def record(self, cycle: int) -> CycleRecord | None:
+        """Return the record of one cycle, or None if its file is missing, damaged or foreign."""
+        stored = self._read(cycle, "selection") or self._read(cycle)
+        return stored.record if stored else None
 
     def problems(self, finished: int) -> list[str]:
         """Return a sentence for each damaged, foreign or lost cycle file; ``finished``: the number of records."""

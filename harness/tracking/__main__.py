@@ -47,6 +47,7 @@ class Sender:
             state |= {"key": self.tracker.begin(trial, state["key"]), "ended": False}
             self.states[id_] = state
             self.open.add(id_)
+            self._save()  # else a process that dies now begins the trial once more
         for record in missing:
             self.tracker.log(state["key"], record.labelled, values(record))
             state["cycles"] += 1
@@ -76,8 +77,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 def follow(sender: Sender, looks: Iterator[list[tuple[str, str]]], say: Callable[[str], None]) -> bool:
     """Send all that is there, and what ``looks`` names, until it ends; return whether the tracker has it all.
 
-    ``looks`` yields the (event, trial) of each look at the input, [] if it waited in vain. The first failure is said,
-    and an empty line each time that all is sent.
+    ``looks`` yields the (event, trial) pairs of each look at the input, [] if there were none for a while. ``say`` gets
+    the first failure, and an empty line each time that all is sent.
     """
     left, over = set(sender.trials), set[str]()
     said, more = False, True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from harness.errors import readable
+from harness.report.formats import FORMULA
 from harness.results.records import METRICS, PHASES
 from harness.tracking.tracker import Trial
 
@@ -17,8 +19,6 @@ VALUES = (
     *(f"memory_gib/{kind}" for kind in ("host", "device", "reserved")),
     "final_loss",
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""The first characters of a text that a spreadsheet would compute."""
 
 
 class Tracker:
@@ -30,7 +30,7 @@ class Tracker:
 
     def begin(self, trial: Trial, key: str) -> str:
         """Write the first line if there is no file."""
-        texts = (trial.id, trial.suite, trial.method)
+        texts = map(readable, (trial.id, trial.suite, trial.method))
         self.names[trial.id] = [f"'{text}" if text.startswith(FORMULA) else text for text in texts] + [str(trial.seed)]
         if not self.path.exists():
             self._append([*NAMES, *VALUES])

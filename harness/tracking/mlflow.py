@@ -33,16 +33,21 @@ class Tracker:
         self.project = project
         uri = os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlruns").absolute().as_uri()
         self.client = MlflowClient(uri)
+        self.created: dict[str, str] = {}
+        """Id of a trial -> its run, also if a later request of ``begin`` failed."""
 
     def begin(self, trial: Trial, key: str) -> str:
         """Create a run, or set an earlier one to running."""
         if key:
             self.client.update_run(key, status="RUNNING")
             return key
-        found = self.client.get_experiment_by_name(self.project)
-        experiment = found.experiment_id if found else self.client.create_experiment(self.project)
-        tags = {"suite": trial.suite, "method": trial.method, "seed": str(trial.seed), "trial": trial.id}
-        run: str = self.client.create_run(experiment, run_name=trial.name, tags=tags).info.run_id
+        if trial.id not in self.created:
+            found = self.client.get_experiment_by_name(self.project)
+            experiment = found.experiment_id if found else self.client.create_experiment(self.project)
+            tags = {"suite": trial.suite, "method": trial.method, "seed": str(trial.seed), "trial": trial.id}
+            made = self.client.create_run(experiment, run_name=trial.name, tags=tags)
+            self.created[trial.id] = made.info.run_id
+        run = self.created[trial.id]
         parameters = [Param(key, str(value)[:LONGEST]) for key, value in trial.config.items()]
         for first in range(0, len(parameters), MOST_PARAMETERS):
             self.client.log_batch(run, params=parameters[first : first + MOST_PARAMETERS])

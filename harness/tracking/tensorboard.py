@@ -46,7 +46,8 @@ class Tracker:
 
     def end(self, key: str, finished: bool) -> None:
         """Close the file."""
-        self.writers.pop(key).close()
+        self.writers[key].close()
+        del self.writers[key]
 
 
 def _folder_name(name: str) -> str:

@@ -51,10 +51,12 @@ def trials(manifest: Manifest) -> dict[str, Trial]:
     """Return the trials of a run by id; a trial of two suites is that of the first."""
     found: dict[str, Trial] = {}
     for suite in manifest.suites:
-        for trial, entry in suite.trials.items():
+        for trial, (entry, cycles) in suite.every_trial().items():
             settings = {**suite.settings, **suite.halves.get(entry.method, {})}
+            if trial in suite.full_data:
+                settings["protocol"] = {"initial": suite.pool, "cycles": 1}
             config = {"method": entry.method, "seed": entry.seed, **dict(_flat(settings))}
-            found.setdefault(trial, Trial(trial, suite.name, entry.method, entry.seed, len(suite.labelled), config))
+            found.setdefault(trial, Trial(trial, suite.name, entry.method, entry.seed, cycles, config))
     return found
 
 

@@ -26,13 +26,16 @@ class Tracker:
         self.with_others = any(os.environ.get(name) for name in ELSEWHERE)
         os.environ.setdefault("TRACKIO_DIR", str(folder / "trackio"))  # read when it is imported
         self.runs: dict[str, Any] = {}
+        self.names: dict[str, str] = {}
+        """Id of a trial -> the name that its run got, also if it could not be started."""
 
     def begin(self, trial: Trial, key: str) -> str:
         """Start a run, or continue the one with this name."""
         import trackio
 
         # other runs of the config have trials of the same name
-        key = key or trial.name + (f" ({uuid.uuid4().hex[:6]})" if self.with_others else "")
+        own = f" ({uuid.uuid4().hex[:6]})" if self.with_others else ""
+        key = key or self.names.setdefault(trial.id, f"{trial.name}{own}")
         if key not in self.runs:
             # trackio ends the earlier run of a context, and the trials of a run go on at the same time
             self.runs[key] = copy_context().run(
@@ -54,4 +57,5 @@ class Tracker:
 
     def end(self, key: str, finished: bool) -> None:
         """Finish the run, after its last values are written."""
-        self.runs.pop(key).finish()
+        self.runs[key].finish()
+        del self.runs[key]

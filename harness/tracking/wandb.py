@@ -23,10 +23,12 @@ class Tracker:
         self.project = project
         self.folder = os.environ.get("WANDB_DIR") or str(folder)
         self.runs: dict[str, Any] = {}
+        self.ids: dict[str, str] = {}
+        """Id of a trial -> the id that its run got, also if it could not be started."""
 
     def begin(self, trial: Trial, key: str) -> str:
         """Start a run, or continue the one with this id."""
-        key = key or uuid.uuid4().hex
+        key = key or self.ids.setdefault(trial.id, uuid.uuid4().hex)
         if key not in self.runs:
             Path(self.folder).mkdir(parents=True, exist_ok=True)
             self.runs[key] = wandb.init(
