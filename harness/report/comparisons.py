@@ -200,8 +200,7 @@ def adjusted(found: Sequence[Comparison], primary: Collection[str] = (), planned
         alpha = BEFORE if c.suite in waiting and not c.primary else statistics.LEVEL
         together = 1 if c.primary else len(differ)
         left = together - (0 if c.primary or of_differ <= alpha else sum(p <= alpha for p in differ))
-        counts = {"others": together, "left": left}
-        changed.append(replace(c, alpha=alpha, **counts, adjusted=of_differ, adjusted_equal=of_equal))
+        changed.append(replace(c, alpha=alpha, others=together, left=left, adjusted=of_differ, adjusted_equal=of_equal))
     return changed
 
 

@@ -26,7 +26,7 @@ def reaching_table(table: pd.DataFrame, key: str, reference: str) -> pd.DataFram
     columns = ["method", "level", "labelled", "seconds"]
     ordered = table.sort_values(["trial", "cycle"])
     training = ordered["train"] + ordered["auxiliary"]
-    total, gap = ordered["total"].fillna(0.0), ordered["total"].isna()
+    total, gap = ordered["total"].fillna(0.0), ordered["total"].isna().astype(int)
     gaps_before = gap.groupby(ordered["trial"]).cumsum() - gap
     before = (total.groupby(ordered["trial"]).cumsum() - total).where(gaps_before == 0)  # cumsum leaves gaps out
     means = (
