@@ -233,6 +233,14 @@ def readable(text: str) -> str:
     return UNPRINTABLE.sub(_written_out, text)
 
 
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # first characters of a spreadsheet's formulas, also full-width
+
+
+def no_formula(text: str) -> str:
+    """Return text that a spreadsheet shows as it is, instead of computing it as a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
 def printable(value: Any) -> Any:
     """Return JSON values with texts, also as keys, that can be printed: see ``readable``."""
     if isinstance(value, str):

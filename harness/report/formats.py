@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+from harness.errors import no_formula
 from harness.report import terminal
 from harness.report.comparisons import Comparison, shown_p, signed
 from harness.report.latex import latex as latex_table
@@ -21,9 +22,6 @@ WIDTH = 120  # columns of the text files, and of the printed text if it goes to 
 
 
 DECIMALS = {"EP": 0, "total (min)": 3}  # quantity -> decimals; 2 for all others
-
-
-FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # first characters of a spreadsheet's formulas, also full-width
 
 
 SEEDS_SHOWN = 5  # in the table of comparisons
@@ -146,7 +144,7 @@ BOLD = {"github": "**{}**", "latex_raw": r"\textbf{{{}}}"}
 def csv(numbers: pd.DataFrame) -> str:
     """Return a long table as CSV; a text that a spreadsheet would take for a formula starts with an apostrophe."""
     texts = [c for c in numbers.columns if numbers[c].dtype.kind not in "iufb"]
-    safe = {c: [f"'{text}" if str(text)[:1] in FORMULA else text for text in numbers[c]] for c in texts}
+    safe = {c: [no_formula(text) if isinstance(text, str) else text for text in numbers[c]] for c in texts}
     return numbers.assign(**safe).to_csv(index=False)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from harness.errors import readable
-from harness.report.formats import FORMULA
+from harness.errors import no_formula, readable
 from harness.results.records import METRICS, PHASES
 from harness.tracking.tracker import Trial
 
@@ -31,7 +30,7 @@ class Tracker:
     def begin(self, trial: Trial, key: str) -> str:
         """Write the first line if there is no file."""
         texts = map(readable, (trial.id, trial.suite, trial.method))
-        self.names[trial.id] = [f"'{text}" if text.startswith(FORMULA) else text for text in texts] + [str(trial.seed)]
+        self.names[trial.id] = [*map(no_formula, texts), str(trial.seed)]
         if not self.path.exists():
             self._append([*NAMES, *VALUES])
         return trial.id
