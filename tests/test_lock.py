@@ -40,7 +40,6 @@ where: {trials: in_process}
 @pytest.fixture(autouse=True)
 def nothing_held() -> Iterator[None]:
     """A test that fails in the middle leaves no lock to the next one."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, and its children, ignore it
     yield
     lock.work_under(None)
 
