@@ -196,11 +196,11 @@ def adjusted(found: Sequence[Comparison], primary: Collection[str] = (), planned
     waiting = {*primary, *(c.suite for c in found if c.primary)} - shown
     changed = []
     for c in found:
-        of_differ, of_equal = by_id.get(id(c), [c.p, p_equal(c)])
+        p, apart = by_id.get(id(c), [c.p, p_equal(c)])
         alpha = BEFORE if c.suite in waiting and not c.primary else statistics.LEVEL
         together = 1 if c.primary else len(differ)
-        left = together - (0 if c.primary or of_differ <= alpha else sum(p <= alpha for p in differ))
-        changed.append(replace(c, alpha=alpha, others=together, left=left, adjusted=of_differ, adjusted_equal=of_equal))
+        left = together - (0 if c.primary or p <= alpha else sum(other <= alpha for other in differ))
+        changed.append(replace(c, alpha=alpha, others=together, left=left, adjusted=p, adjusted_equal=apart))
     return changed
 
 
