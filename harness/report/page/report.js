@@ -158,7 +158,7 @@ class Chart {
     const panels = [[top, top + upper, "points", `${this.data.metric} (%), mean\u00b1std`]];
     if (this.second) {
       const name = `difference to ${this.data.reference}`.slice(0, width / 13);
-      panels.push([top + upper + gap, top + upper + gap + lower, "differences", `${name}, points, 95 % interval`]);
+      panels.push([top + upper + gap, top + upper + gap + lower, "differences", `${name}, points, 95 % t-interval (no test)`]);
     }
     for (const [high, low, kind, name] of panels) this.panel(root, visible, high, low, kind, name, left, width - right);
     const bottom = panels.at(-1)[1];
