@@ -526,7 +526,10 @@ def test_the_command_runs_when_a_signal_ends_the_run(number: signal.Signals, tmp
     while not (tmp_path / "run" / "progress.json").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     running.send_signal(number)
-    _, err = running.communicate(timeout=60)
+    try:
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()  # one that does not heed the signal would train for hours
     assert running.returncode == 128 + number, err
     assert "warning: where.notify: the command failed with exit code 4\n" in err
     sentence = f"c was stopped by {number.name}: 0 of 2 trials are finished; --resume continues it"
