@@ -38,32 +38,42 @@ OWN_FILES = re.compile(rf"[0-9a-f]{{{CHECKSUM}}}\.jsonl")
 FILES = re.compile(r"(cycle|selection)_[0-9]{3,9}\.json")
 MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 """What another program's index may raise."""
-MAPPINGS = ("metrics", "seconds", "peak_memory_bytes", "per_class", "health")
+MAPPINGS = ("metrics", "seconds", "peak_memory_bytes", "per_class")
 """The keys of these mappings are the same in many records, and stored once."""
 COMMON = (
     *("suite", "dataset", "model", "method", "device", "device_share", "threads", "precision", "versions", "commit"),
     *("pretrained", "data_fingerprint", "code", "trained_under", "target_parameters"),
+    "scoring",
 )
 """What many records have in common, and is stored once."""
-LEFT_OUT = ("trial", "schema_version", "selected", "selected_files", "initial_set", "confusion")
+LEFT_OUT = (
+    *("trial", "schema_version", "selected", "selected_files", "selected_classes", "initial_set", "confusion"),
+    *("calibration", "health"),
+)
 """The id of the trial is that of its line; of the lists of images only the number of those selected is kept."""
+NONE: list[Any] = []  # one for all records, which nobody writes to
 OWN = tuple(f.name for f in fields(CycleRecord) if f.name not in {*MAPPINGS, *COMMON, *LEFT_OUT})
 
 
 def short(record: CycleRecord) -> CycleRecord:
     """Return what a report needs of a record: ``selected`` has the right length, but no images of the training set.
 
-    Confusion matrices of so many records take gigabytes.
+    What only some tables need takes gigabytes for so many records. Peak memory is that of all processes of the cycle.
     """
-    shards = [{"peak_memory_bytes": shard.get("peak_memory_bytes", {})} for shard in record.scoring["shards"]]
-    scoring = {"path": record.scoring.get("path"), "shards": shards}
+    peaks = [record.peak_memory_bytes, *(shard.get("peak_memory_bytes", {}) for shard in record.scoring["shards"])]
+    together = len({frozenset(peak) for peak in peaks}) == 1
+    shards = [] if together else [{"peak_memory_bytes": peak} for peak in peaks[1:]]
     return replace(
         record,
         selected=_as_many(len(record.selected)),
-        selected_files=[],
-        initial_set=[],
-        confusion=[],
-        scoring=scoring,
+        selected_files=NONE,
+        selected_classes=NONE,
+        initial_set=NONE,
+        confusion=NONE,
+        calibration={},
+        health={},
+        peak_memory_bytes={kind: max(peak[kind] for peak in peaks) for kind in peaks[0]} if together else peaks[0],
+        scoring={"path": record.scoring.get("path"), "shards": shards},
     )
 
 
@@ -71,7 +81,7 @@ def left_out(records: Sequence[CycleRecord]) -> list[str]:
     """Return a sentence on what the report of a suite lacks because its records are from an index."""
     if not any(isinstance(r.selected, range) for r in records):
         return []
-    return [f"Suites of {FEWEST:,} or more records have no table of other test metrics, and no overlaps of selections."]
+    return [f"Suites of {FEWEST:,} or more records have no tables of other test metrics and of what methods select."]
 
 
 def _as_many(images: int) -> list[int]:
@@ -155,13 +165,15 @@ class Index:
         """Return the record of an entry. Raises one of MALFORMED for a wrong one."""
         if (key := (entry.common, method)) not in self._parts:
             common = self._common[entry.common]
-            shared = {name: common[name] for name in COMMON} | {"method": method}
+            empty = {"selected_files": NONE, "selected_classes": NONE, "initial_set": NONE, "confusion": NONE}
+            empty |= {"calibration": {}, "health": {}}
+            shared = {name: common[name] for name in COMMON} | empty | {"method": method}
             self._parts[key] = partial(CycleRecord, **shared)
         common = self._common[entry.common]
         own = dict(zip(OWN, entry.values[: len(OWN)], strict=True))
         for name, values in zip(MAPPINGS, entry.values[len(OWN) : -1], strict=True):
             own[name] = dict(zip(common[name], values, strict=True))
-        own["warnings"] = [*map(readable, own["warnings"])]  # an index may come from anywhere
+        own["warnings"] = [*map(readable, own["warnings"])] or NONE  # an index may come from anywhere
         return self._parts[key](trial=trial, selected=_as_many(entry.values[-1]), **own)
 
     def save(self) -> None:
