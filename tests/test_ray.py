@@ -249,7 +249,7 @@ def test_a_resumed_run_takes_up_methods_and_seeds_that_were_added(
     folder = grid.parent / "grown"
     part = ("--only", "method=Ran,DAST-AL", "seed=0")
     shown = on_a_terminal(str(grid), f"where.output={folder}", *part, **cluster.joined)
-    assert "remaining" in shown and "grid / Ran / seed 0" in shown and "accuracy (%)" in shown
+    assert "trials, elapsed" in shown and "grid / Ran / seed 0" in shown and "accuracy (%)" in shown
     written = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/cycle_*.json")}
     assert len(written) == 6
     finish(command(str(grid), f"where.output={folder}", "--resume", **cluster.joined))
