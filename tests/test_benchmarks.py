@@ -50,6 +50,7 @@ def test_the_part_on_ray_ends_without_a_gpu(tmp_path: Path) -> None:
     assert [row["unit"] for row in steps["ray: 10 000 images"]["rows"]] == ["s"] * 4
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_sentence_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--json", str(tmp_path / "gpu.json")]) == 2

@@ -1046,6 +1046,7 @@ def test_durations(seconds: float, shown: str) -> None:
 # ------------------------------------------------------------------------------------------------------ small runs
 
 
+@pytest.mark.long
 def test_a_run_in_parts_then_as_a_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1127,6 +1128,7 @@ def test_a_gpu_that_is_not_there_is_refused_on_ray(
     assert not (tmp_path / "runs" / "c").exists(), "nothing is left behind that asks for --resume"
 
 
+@pytest.mark.long
 def test_what_decides_nothing_may_change_between_the_parts_of_a_run(tmp_path: Path) -> None:
     """With another memory_gb the trials of seed 0 stay in the table: their ids are the same."""
     text = VALID.replace("LC: least_confidence", "CS: {name: core_set, memory_gb: 0.25}").replace(

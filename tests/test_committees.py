@@ -317,6 +317,7 @@ def test_members_keep_the_statistics_of_their_training_as_the_target_does(
     assert not any("/" in name for name in learner.acquisition.module.state_dict())
 
 
+@pytest.mark.long
 def test_members_go_on_with_their_statistics_when_a_trial_is_resumed(
     digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -311,6 +311,7 @@ def test_mistakes(line: str, sentence: str, tmp_path: Path, capsys: pytest.Captu
     assert f"c.yaml:8: {sentence}" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_keys_reach_run_json_and_a_part_of_a_run_keeps_them(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"{CONFIG}primary: {{method: LC, reference: Ran}}\nequal_within: 0.5\n")
     output = tmp_path / "run"

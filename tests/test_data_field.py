@@ -584,6 +584,7 @@ def test_22_the_datasets_of_all_suites_must_fit_together(base: Path, monkeypatch
     grid.check_memory(10**15, on_ray, "")
 
 
+@pytest.mark.long
 def test_22_the_data_of_finished_suites_need_not_fit(
     base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1100,6 +1101,7 @@ def test_35_label_suffixes_in_any_case(tmp_path: Path) -> None:
     assert own(root).load().fingerprint == before
 
 
+@pytest.mark.long
 def test_38_a_pool_of_several_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folder(tmp_path / "mine", sizes=[(32, 48), (64, 32), (40, 40), (48, 64)])
     refuses(own(root).info, "images of the pool must have the same size; set size: [height, width]")

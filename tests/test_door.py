@@ -59,6 +59,7 @@ def plugin(folder: Path, name: str = "squared.py", more: str = "") -> Path:
     return folder / name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("entry", ["own", "own/squared.py"])
 def test_a_folder_or_file_of_plug_ins_is_used(tmp_path: Path, entry: str, capsys: pytest.CaptureFixture[str]) -> None:
     plugin(tmp_path / "own", more="from ._shared import NUMBER")
@@ -303,6 +304,7 @@ def test_a_config_of_the_harness_is_found_by_name() -> None:
     assert config_path("runs/absent.yaml") == Path("runs/absent.yaml")
 
 
+@pytest.mark.long
 def test_a_wheel_plans_the_quickstart_in_a_clean_environment(tmp_path: Path) -> None:
     """The wheel installs one top-level package, also next to a foreign package ``datasets`` that is imported first."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]

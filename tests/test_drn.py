@@ -237,6 +237,7 @@ def test_precision_sets_the_memory_format() -> None:
     assert conv.weight.is_contiguous(memory_format=torch.channels_last) and conv.weight.dtype == torch.float32
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_small_network_learns_in_seconds(precision: str) -> None:
     # half of each image is of one brightness, half of the other; the border lies anywhere

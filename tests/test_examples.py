@@ -24,6 +24,7 @@ def test_one_cycle(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1] == "the next cycle trains on 80 images"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["own_method", "own_dataset", "own_network"])
 def test_an_own_plug_in_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "run"
@@ -39,6 +40,7 @@ def test_an_own_plug_in_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert all(method in printed for method in suite.methods)
 
 
+@pytest.mark.long
 def test_load_of_a_run_without_a_finished_cycle_has_the_columns_and_types_of_others(tmp_path: Path) -> None:
     config = ROOT / "examples" / "own_method" / "own_method.yaml"
     for output in ("whole", "empty"):
@@ -90,6 +92,7 @@ def test_every_name_of_the_face_is_there() -> None:
         _ = harness.Nothing
 
 
+@pytest.mark.long
 def test_results_are_made_again_by_one_command(tmp_path: Path) -> None:
     make = runpy.run_path(str(ROOT / "results" / "make.py"))["make"]
     small = ["recipe.epochs=1", "recipe.milestones=[]", "protocol.cycles=2", "seeds=[0]", "where.trials=in_process"]

@@ -304,6 +304,7 @@ def test_a_suite_that_is_gone_leaves_no_index(tmp_path: Path) -> None:
     assert all(path.exists() for path in mine), "files that no report has written stay"
 
 
+@pytest.mark.long
 def test_lost_and_damaged_files_are_told_as_without_an_index(tmp_path: Path) -> None:
     run = fast(tmp_path / "run", all_records())
     write(run)

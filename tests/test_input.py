@@ -425,6 +425,7 @@ def test_a_report_that_can_not_be_written_is_a_sentence(
     assert code == 2 and printed.startswith(f"error: out/report/{first}: can't be written: ")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "make"),
     [("", a_file), ("/cycle_000.json", a_folder), ("/trial.json", a_folder), ("/state_000.pt", a_folder)],

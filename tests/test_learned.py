@@ -218,6 +218,7 @@ def test_the_target_gets_no_gradient_of_the_loss_module_late_in_training(digits:
         assert bool(changed_by.abs().max() > 1e-6) == moved
 
 
+@pytest.mark.long
 def test_the_loss_module_ranks_the_true_losses_of_unseen_images(all_digits: LoadedData) -> None:
     from scipy.stats import spearmanr
 
@@ -705,6 +706,7 @@ def test_agreement_updates_the_backbone_and_discrepancy_the_heads(digits: Loaded
     assert apart() > agreed
 
 
+@pytest.mark.long
 def test_accuracy_is_the_mean_of_both_heads(digits: LoadedData, tmp_path: Path) -> None:
     trial = make_trial(*both("ads"), epochs=3)
     learner, cycle = trained(trial, digits)

@@ -338,6 +338,7 @@ def trial_of(tmp_path: Path, method: str, seed: int) -> str:
     return next(name for name, entry in suite.trials.items() if (entry.method, entry.seed) == (method, seed))
 
 
+@pytest.mark.long
 def test_a_trial_that_goes_on_with_other_code_has_a_row_of_its_own(plugin: Path, go: Go, tmp_path: Path) -> None:
     own = {"plugins": [str(plugin)], "methods": {"Ran": "random", "Own": "own"}, "seeds": [0, 1]}
     assert go(**own) == 0
@@ -371,6 +372,7 @@ def test_a_shared_first_cycle_of_other_code_is_refused_for_a_part_of_the_methods
     assert go("--resume", methods={"LC": "least_confidence"}) == 2
 
 
+@pytest.mark.long
 def test_a_later_selection_keeps_what_the_training_was_made_under(
     go: Go, tmp_path: Path, code_is: Callable[[str], None]
 ) -> None:
@@ -386,6 +388,7 @@ def test_a_later_selection_keeps_what_the_training_was_made_under(
     ]
 
 
+@pytest.mark.long
 def test_data_that_changed_between_two_seeds_is_refused(
     go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -416,6 +419,7 @@ def test_data_that_changed_between_two_seeds_is_refused(
     assert set(rows(tmp_path).values()) == {1}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["torch", "pillow"])
 def test_another_version_of_a_library_is_refused(
     go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str
@@ -434,6 +438,7 @@ def test_another_version_of_a_library_is_refused(
     )
 
 
+@pytest.mark.long
 def test_a_version_that_decides_nothing_is_not_asked_for(go: Go, tmp_path: Path, monkeypatch: Any) -> None:
     from harness import trial
     from harness.results.provenance import versions
@@ -446,6 +451,7 @@ def test_a_version_that_decides_nothing_is_not_asked_for(go: Go, tmp_path: Path,
     assert rows(tmp_path) == {"Ran": 2, "LC": 2}, "nor does a commit alone split a row"
 
 
+@pytest.mark.long
 def test_another_kind_of_device_is_refused(
     go: Go, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,6 +479,7 @@ def test_accept_changes_needs_resume(go: Go, capsys: pytest.CaptureFixture[str])
     assert "--accept-changes needs --resume" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_damaged_manifest_is_said_with_the_trials_that_leave_the_tables(
     go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -493,6 +500,7 @@ def test_a_damaged_manifest_is_said_with_the_trials_that_leave_the_tables(
     assert "is damaged" not in out and "To run: 0 trials" in out and "leave the tables" not in out
 
 
+@pytest.mark.long
 def test_a_foreign_cycle_file_is_told_and_computed_again(
     go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -561,6 +569,7 @@ def smoke(dataset: str) -> dict[str, Any]:
     return {**golden.DATASETS[dataset], "methods": config["methods"], "seeds": [0]}
 
 
+@pytest.mark.long
 def test_an_extended_run_equals_a_long_one(tmp_path: Path) -> None:
     values = smoke("digits")
     chosen = ["Ran", "LL4AL", "QBC", "DAST-AL"]
@@ -590,6 +599,7 @@ def test_a_new_seed_or_method_computes_only_what_is_new(
     assert before.items() <= {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*_00*")}.items()
 
 
+@pytest.mark.long
 def test_a_shortened_run_keeps_its_later_cycles(go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def long() -> dict[str, Any]:
         return {"protocol": {**CONFIG["protocol"], "cycles": 3}}
@@ -607,6 +617,7 @@ def test_a_shortened_run_keeps_its_later_cycles(go: Go, tmp_path: Path, capsys: 
     assert outcomes(tmp_path / "run") == whole
 
 
+@pytest.mark.long
 def test_a_changed_config_says_which_rows_leave_the_tables(
     go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -620,6 +631,7 @@ def test_a_changed_config_says_which_rows_leave_the_tables(
     assert "suite c: 1 trial leaves its tables, because LC: training.name was cross_entropy, now isda\n" in said
 
 
+@pytest.mark.long
 def test_a_renamed_method_keeps_its_trials_in_a_row_of_the_new_name(
     go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -636,6 +648,7 @@ def test_a_renamed_method_keeps_its_trials_in_a_row_of_the_new_name(
     assert rows(tmp_path) == {"LC": 2, "Random": 1, "Chance": 1}
 
 
+@pytest.mark.long
 def test_a_trial_of_two_suites_runs_once_for_the_longer_one(tmp_path: Path) -> None:
     short, long = ({**CONFIG["protocol"], "cycles": cycles} for cycles in (1, 3))
     values = {**CONFIG, "suites": {"cost": {"protocol": short, "exclusive": True}, "curve": {"protocol": long}}}

@@ -150,6 +150,7 @@ def test_the_kinds_of_files_are_all_that_a_run_writes(done: Path) -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_file_of_a_results_folder_runs_commands(kind: str, done: Path, tmp_path: Path) -> None:
     for number, (form, data) in enumerate(forms(tmp_path / "ran").items()):

@@ -449,6 +449,7 @@ def test_every_method_runs_on_label_maps_twice_resumed_and_in_groups(
         assert len(whole) > 1 and same(whole, describe([[batch] for batch in batches]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", [("isda", "epmcm"), ("ads", "ads"), ("cross_entropy", "sraal")])
 def test_files_that_do_not_fit_are_streamed_with_the_same_metrics_and_weights(
     method: tuple[str, str], streets: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch

@@ -476,6 +476,7 @@ WORDS = {
 }
 
 
+@pytest.mark.long
 def test_a_tracker_that_fails_costs_no_cycle(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def fit_with(cycle: Cycle, loss: Callable[[Outputs, torch.Tensor, float], torch.
 # ----------------------------------------------------------------------------------------------------- one start
 
 
+@pytest.mark.long
 def test_methods_of_one_training_start_alike(
     digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
