@@ -165,8 +165,8 @@ class Index:
         """Return the record of an entry. Raises one of MALFORMED for a wrong one."""
         if (key := (entry.common, method)) not in self._parts:
             common = self._common[entry.common]
-            empty = {"selected_files": NONE, "selected_classes": NONE, "initial_set": NONE, "confusion": NONE}
-            empty |= {"calibration": {}, "health": {}}
+            lists = ("selected_files", "selected_classes", "initial_set", "confusion")
+            empty: dict[str, Any] = {**dict.fromkeys(lists, NONE), "calibration": {}, "health": {}}
             shared = {name: common[name] for name in COMMON} | empty | {"method": method}
             self._parts[key] = partial(CycleRecord, **shared)
         common = self._common[entry.common]
