@@ -786,7 +786,7 @@ def test_methods_that_differ_only_in_what_decides_nothing_are_the_same(tmp_path:
 
 
 def test_the_suites_of_fig_2_train_on_all_images_too() -> None:
-    """The figure has a horizontal line of the accuracy with all labels."""
+    """The paper draws the accuracy with all labels as a horizontal line."""
     suites = load_config(ROOT / "configs" / "full_benchmark.yaml").suites
     assert {s.name: s.full_data for s in suites} == {s.name: s.title.startswith("Fig. 2") for s in suites}
 

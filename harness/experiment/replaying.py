@@ -226,7 +226,7 @@ def of_files(paths: Sequence[Path], benchmark: Benchmark, output: Path, plugin: 
 
 
 def _add(found: dict[str, tuple[Path, IndexSets]], names: Sequence[str], path: Path, sets: IndexSets) -> None:
-    """Add sets under the first of these names that is free. Raises UserError if none is, or if it can't be printed."""
+    """Add sets under the first free name. Raises UserError if all are taken, or if that one can't be printed."""
     shown = [name[:LONGEST_NAME].strip() for name in names]
     name = next((name for name in shown if name not in found), None)
     if name is None:

@@ -71,7 +71,7 @@ def over_suites(suites: Sequence[SuiteEntry], compared: Sequence[Comparison]) ->
             )
         )
     expected = _primary(suites)
-    if max(expected, sum(c.primary for c in found)) > 1:  # in groups of their own: none is what the report is made for
+    if max(expected, sum(c.primary for c in found)) > 1:  # the report is made for no single pair
         found = [replace(c, primary=False) for c in found]
     return [c for c in adjusted(found, [NAME] * (expected == 1)) if isinstance(c, OverSuites)]
 
