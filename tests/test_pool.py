@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from test_datasets import make, pictures, save, whole, write_tree
+from test_segmentation_data import folder, own
 
+import harness
 from harness.data import host, jpeg, pixels, prepared, remembered, rows, shards
 from harness.data.dataset import DataRoot
 from harness.data.files import IGNORED, Files
@@ -27,6 +30,8 @@ from harness.data.prepared import Place
 from harness.data.rows import Streamed, held, on_device, rows_on_device
 from harness.errors import DataMissing
 from harness.experiment import holding
+from harness.prepare import main as prepare
+from harness.run import main
 from harness.settings import Where
 
 CPU = torch.device("cpu")
@@ -505,3 +510,112 @@ def test_mean_and_std_are_those_of_all_pixels_to_the_last_bit(tmp_path: Path) ->
     data = make("image_folder", tmp_path, folder="mine", image_size=20).load()
     trees = import_module("harness.datasets._trees")
     assert (data.mean, data.std) == trees.mean_and_std(whole(data.train_images))
+
+
+# ------------------------------------------------------------------------------------------------------- command lines
+
+
+def config(root: Path, **dataset: Any) -> str:
+    """Write a config of two methods on a tree of photographs, and return its path."""
+    if not (root / "mine").exists():
+        for part, count in (("train", 8), ("test", 3)):
+            for label, name in enumerate(("cat", "dog")):
+                (root / "mine" / part / name).mkdir(parents=True)
+                for number in range(count):
+                    image = photograph(40 + number, 60 - 20 * label, seed=2 * number + label)
+                    image.save(root / "mine" / part / name / f"{number}.jpg", quality=90)
+    values = {
+        "dataset": {"name": "image_folder", "folder": "mine", "image_size": 16, **dataset},
+        "model": {"name": "resnet_small", "width": 4},
+        "recipe": {"epochs": 1, "batch_size": 4, "crop_padding": 1},
+        "protocol": {"initial": 6, "budget": 2, "cycles": 2, "start": "warm"},
+        "methods": {"Ran": "random", "Margin": "margin"},
+        "seeds": [0],
+        "where": {"trials": "in_process", "data": str(root), "output": str(root / "out")},
+    }
+    path = root / "pool.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return str(path)
+
+
+def outcomes(folder: Path) -> list[tuple[Any, ...]]:
+    table = harness.load(folder)
+    return [
+        (*row,) for row in table[["method", "cycle", "accuracy", "final_loss", "selected_files"]].astype(str).values
+    ]
+
+
+def test_records_are_the_same_however_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written, found = config(tmp_path), []
+    for name, place, kept in (
+        ("memory", rows.ON_DEVICE, "false"),
+        ("streamed", rows.STREAMED, "false"),
+        ("host", rows.IN_MEMORY, "false"),
+        ("prepared", rows.STREAMED, str(tmp_path / "kept")),
+    ):
+        monkeypatch.setattr(rows, "_held", lambda nbytes, device, place=place: place)
+        assert main([written, f"where.output={tmp_path / name}", f"where.prepared={kept}"]) == 0
+        found.append(outcomes(tmp_path / name))
+    assert len(found[0]) == 4 and found.count(found[0]) == len(found)
+    assert len(list((tmp_path / "kept").rglob("*.rows"))) == 2
+    monkeypatch.setattr(Files, "decode", lambda *_: pytest.fail("the rows are there"))
+    assert main([written, "--resume", f"where.output={tmp_path / 'prepared'}", "seeds=[0,1]",
+                 f"where.prepared={tmp_path / 'kept'}"]) == 0  # fmt: skip
+
+
+def test_prepare_keeps_and_lists_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written, kept = config(tmp_path), tmp_path / "kept"
+    for _ in range(2):
+        assert prepare([written, f"where.prepared={kept}"]) == 0
+        assert f"pool: all images are prepared in {kept} (29.2 kB), " in capsys.readouterr().out
+    assert prepare(["--list", "--folder", str(kept)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{kept}:" and lines[3].split()[1:6] == ["16", "images", "of", "16", "x"]
+    assert lines[3].endswith("train/cat/0.jpg") and "6 images of 16 x 16" in lines[4]
+    assert prepare(["--remove", "nothing", "--folder", str(kept)]) == 2
+    assert f"kept has nothing of the name 'nothing'; allowed: {min(line[:12] for line in lines[3:])}" in (
+        capsys.readouterr().err
+    )
+    assert prepare(["--remove", lines[3].split()[0], "--folder", str(kept)]) == 0
+    assert capsys.readouterr().out == "removed 18.5 kB\n" and len(prepared.sets(kept)) == 1
+    assert prepare(["--remove", "all", "--folder", str(kept)]) == 0 and not list(kept.iterdir())
+    assert prepare(["--list", "--folder", str(kept)]) == 0
+    assert f"nothing is prepared in {kept}\n" in capsys.readouterr().out
+
+
+def test_prepare_says_what_it_can_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = config(tmp_path)
+    for words, problem in (
+        ([], "choose a config, --list or --remove"),
+        ([written, "--list"], "choose a config, --list or --remove"),
+        ([written, "--folder", "x"], "with a config, write where.prepared=FOLDER"),
+        ([written, "where.prepared=false"], "where.prepared: false keeps nothing; write true, or a folder"),
+        ([written, "where.prepared=''"], "where.prepared"),
+        ([written, "dataset.image_sise=3"], "image_sise"),
+    ):
+        assert prepare(words) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1 and problem in said
+    assert prepare([written, "dataset=digits"]) == 0
+    assert capsys.readouterr().out == "pool: nothing to do, its images are held in memory\n"
+    assert prepare([written, "dataset.folder=absent"]) == 2
+    assert "pool can't be prepared: there is no folder" in capsys.readouterr().out
+    (tmp_path / "file").touch()
+    assert prepare([written, f"where.prepared={tmp_path / 'file'}"]) == 1
+    assert "pool: NOT all images are prepared in" in capsys.readouterr().out
+
+
+def test_label_maps_of_a_run_are_prepared_if_they_are_resized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "mine", sizes=[(32, 48)] * 4)
+    expected = own(root, scale=0.5).load()
+    dataset = own(root, scale=0.5)
+    data = prepared.applied(dataset.load(), Place(tmp_path / "kept", True))
+    ready = [files.prepared is not None for files in (data.train_images, data.train_labels, data.test_images)]
+    assert ready == [True] * 3 and data.test_labels.prepared is None, "which keep their own size"
+    decoded = spied(monkeypatch)
+    for name in ("train_images", "train_labels", "test_images"):
+        assert (whole(getattr(data, name)) == whole(replace(getattr(expected, name)))).all()
+    assert len(decoded) == 12, "those of the other data"
+    assert data.fingerprint == expected.fingerprint
