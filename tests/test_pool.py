@@ -61,6 +61,7 @@ def test_paths_are_those_of_a_list(names: list[str], data: st.DataObject) -> Non
     expected = [root / "class" / name for name in names]
     paths = Paths.of(expected, root)
     assert list(paths) == expected == [paths[i] for i in range(len(names))] and len(paths) == len(names)
+    assert list(paths.texts()) == [*map(str, expected)]
     indices = st.lists(st.integers(-len(names), len(names) - 1), max_size=20) if names else st.just(list[int]())
     chosen = data.draw(indices)
     assert list(paths[np.array(chosen, dtype=np.int64)]) == [expected[i] for i in chosen]
@@ -79,7 +80,8 @@ def test_names_are_those_in_the_folder_and_printable() -> None:
     paths = Paths.of([root / "a" / "1.png", root / ".." / "b.png", Path("/elsewhere/c.png"), root / strange], root)
     assert Names(paths) == ("a/1.png", "../b.png", "/elsewhere/c.png", r"\xff\n.png")
     assert paths[3] == root / strange and Names(paths).index("../b.png") == 1 and Names(paths)[1:3][0] == "../b.png"
-    assert list(paths)[2] == Path("/elsewhere/c.png")
+    assert list(paths)[2] == Path("/elsewhere/c.png") == Path([*paths.texts()][2])
+    assert [*Paths.of([Path("a/b.png")]).texts()] == ["a/b.png"]
 
 
 def test_many_paths_are_unpickled_without_a_copy() -> None:

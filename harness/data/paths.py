@@ -65,6 +65,11 @@ class Paths(Sequence[Path]):
     def __iter__(self) -> Iterator[Path]:
         return (Path(self.root, name) for name in self.names())
 
+    def texts(self) -> Iterator[str]:
+        """Yield all paths as texts."""
+        start = os.fspath(self.root) if self.root.parts else ""
+        return (os.path.join(start, name) for name in self.names())  # noqa: PTH118 (ten times as fast as Path's)
+
     def _some(self, indices: NDArray[Any]) -> Paths:
         indices = np.flatnonzero(indices) if indices.dtype == bool else indices
         starts = np.concatenate([np.zeros(1, np.int64), self._ends])[:-1]

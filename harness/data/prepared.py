@@ -37,8 +37,8 @@ OF_DISK = 0.5
 """Share of a disk's free space that prepared images may take."""
 BY_ITSELF = 50 * 10**9
 """Bytes that the images of a dataset may take in a folder that nobody has named."""
-AT_ONCE = 16
-"""Rows that a thread decodes at a time."""
+AT_ONCE = 2**20
+"""Bytes of rows that a thread decodes at a time, or one row; limits the memory."""
 SAID_AFTER, SAID_EVERY = 10.0, 30.0
 """Seconds of decoding after which a line says how far it is, and between two such lines."""
 STALE = 24 * 3600.0
@@ -205,9 +205,10 @@ def _shard(
 
 def _decoded(files: Files, indices: range, bad: list[BadFile]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Yield (rows, their counts of pixel values) of consecutive files; bad files are added to ``bad``."""
+    step = max(1, AT_ONCE * len(files) // max(1, files.nbytes))
 
     def decode(first: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[BadFile]]:
-        some = indices[first : first + AT_ONCE]
+        some = indices[first : first + step]
         rows, wrong = np.zeros((len(some), *files.shape[1:]), dtype=np.uint8), []
         for index, row in zip(some, rows, strict=True):
             try:
@@ -216,7 +217,7 @@ def _decoded(files: Files, indices: range, bad: list[BadFile]) -> Iterator[tuple
                 wrong.append(problem)
         return rows, _histogram(rows), wrong
 
-    for rows, counts, wrong in remembered.in_threads(decode, range(0, len(indices), AT_ONCE), processors()):
+    for rows, counts, wrong in remembered.in_threads(decode, range(0, len(indices), step), processors()):
         bad += wrong
         yield rows, counts
 

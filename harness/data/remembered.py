@@ -20,6 +20,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar
 
+from harness.data.paths import Paths
 from harness.errors import BadFile, no_pipe, reason
 
 SETTLED_SECONDS = 2.0
@@ -30,7 +31,7 @@ TOGETHER = 10_000
 """Files of one folder that are asked for together."""
 MOST_ENTRIES = 20_000
 """Files that are kept in mind, unless one folder has more; each takes about a kilobyte."""
-AHEAD = 4
+AHEAD = 2
 """Items for each thread that are worked on before the result of the first one is taken."""
 WRITTEN_EVERY = 30.0
 """Seconds between two writes while many files are read, so that a stopped run does not start from nothing."""
@@ -94,13 +95,14 @@ def each(paths: Iterable[Path], what: str, find: Callable[[Path], Any]) -> Itera
     ``what`` names the kind of value. A BadFile is not remembered. Of a million files, only some are held at a time:
     those that follow each other in one folder, and what is known of a few folders.
     """
-    for name, together in groupby(paths, key=os.path.dirname):
+    texts = paths.texts() if isinstance(paths, Paths) else map(os.fspath, paths)  # ten times as fast as Path's
+    for name, together in groupby(texts, key=os.path.dirname):
         folder = str(Path(name).absolute())
         while some := list(islice(together, TOGETHER)):
             yield from _of_some(some, folder, what, find)
 
 
-def _of_some(paths: Sequence[Path], folder: str, what: str, find: Callable[[Path], Any]) -> list[Any]:
+def _of_some(paths: Sequence[str], folder: str, what: str, find: Callable[[Path], Any]) -> list[Any]:
     """Return the values of files of one folder."""
     parts = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
     stamps = [stamp for part in in_threads(_stamps, parts) for stamp in part] if len(parts) > 1 else _stamps(paths)
@@ -108,7 +110,7 @@ def _of_some(paths: Sequence[Path], folder: str, what: str, find: Callable[[Path
     found: list[Any] = [None] * len(paths)
     unknown = []
     for position, (path, stamp) in enumerate(zip(paths, stamps, strict=True)):
-        entry = entries.get(path.name)
+        entry = entries.get(path.rpartition(os.sep)[2])
         if isinstance(stamp, BadFile):
             found[position] = stamp
         elif isinstance(entry, dict) and entry.get("stamp") == stamp and what in entry:
@@ -119,8 +121,8 @@ def _of_some(paths: Sequence[Path], folder: str, what: str, find: Callable[[Path
         return found
     new: dict[str, dict[str, Any]] = {}
     written = time.monotonic()
-    for position, value in zip(unknown, in_threads(lambda p: _tried(find, paths[p]), unknown), strict=True):
-        found[position], stamp, name = value, stamps[position], paths[position].name
+    for position, value in zip(unknown, in_threads(lambda p: _tried(find, Path(paths[p])), unknown), strict=True):
+        found[position], stamp, name = value, stamps[position], paths[position].rpartition(os.sep)[2]
         if (
             isinstance(value, BadFile)
             or isinstance(stamp, BadFile)
@@ -158,13 +160,13 @@ def forgetting() -> bool:
     return _forgetting
 
 
-def _stamps(paths: Sequence[Path]) -> list[list[int] | BadFile]:
+def _stamps(paths: Sequence[str]) -> list[list[int] | BadFile]:
     return [_stamp(path) for path in paths]
 
 
-def _stamp(path: Path) -> list[int] | BadFile:
+def _stamp(path: str) -> list[int] | BadFile:
     try:
-        stat = path.stat()
+        stat = os.stat(path)  # noqa: PTH116
     except OSError as error:
         return BadFile(f"{path} can't be read ({reason(error)})")
     if not S_ISREG(stat.st_mode):  # a pipe would be waited for
