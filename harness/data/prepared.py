@@ -78,7 +78,7 @@ def applied(data: LoadedData, where: Place | None) -> LoadedData:
 
 
 def wanted(files: Files) -> bool:
-    """Return whether rows of files are worth to be kept: those that are resized."""
+    """Return whether rows of files are worth keeping: those that are resized."""
     return files.cover is not None or files.scale != 1
 
 
@@ -100,7 +100,10 @@ def looked_over(
             known = remembered.of_content(key, partial(_counted, files, bad), _are_counts)
             counts.append(np.array(known or np.zeros(COUNTS), dtype=np.int64))
         else:
+            before = len(bad)
             counts.append(_prepared(files, shards, bad))
+            if len(bad) > before:  # once the bad files are replaced, the hash is another one
+                shutil.rmtree(shards.folder, ignore_errors=True)
         found.append(replace(files, prepared=shards, digested=digest))
     if bad:
         raise pixels.refused(bad, sum(map(len, parts)), more)
