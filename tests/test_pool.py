@@ -268,8 +268,12 @@ def test_a_trial_decodes_with_as_many_threads_as_it_has_processors(
             super().__init__(threads)
 
     monkeypatch.setattr(rows, "ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert len(list(Streamed(files, CPU).ahead(torch.arange(9).split(2)))) == 5
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert len(list(Streamed(files, CPU).ahead(torch.arange(9).split(2)))) == 5
+    finally:
+        torch.set_num_threads(before)
     assert made == [3], "one pool for all batches"
 
 

@@ -133,10 +133,10 @@ def _of_some(paths: Sequence[str], folder: str, what: str, find: Callable[[Path]
         kept = old if isinstance(old, dict) and old.get("stamp") == stamp else {}
         new[name] = entries[name] = {**kept, "stamp": stamp, what: value}
         if time.monotonic() - written > WRITTEN_EVERY:
-            _write(_file(folder), new)
+            _write(_name(folder), new)
             written = time.monotonic()
     if new:
-        _write(_file(folder), new)
+        _write(_name(folder), new)
     return found
 
 
@@ -145,13 +145,10 @@ def of_content(key: str, find: Callable[[], Any], fits: Callable[[Any], bool]) -
 
     None is not remembered.
     """
-    try:
-        file = cache_folder() / f"content-{key}.json"
-    except RuntimeError:  # there is no home
-        return find()
-    value = None if _forgetting else _read(file).get("value")
+    name = f"content-{key}.json"
+    value = None if _forgetting else _read(name).get("value")
     if not fits(value) and (value := find()) is not None:
-        _write(file, {"value": value})
+        _write(name, {"value": value})
     return value
 
 
@@ -182,7 +179,11 @@ def _tried(find: Callable[[Path], Any], path: Path) -> Any:
 
 
 def _file(folder: str) -> Path:
-    return cache_folder() / f"{sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
+    return cache_folder() / _name(folder)
+
+
+def _name(folder: str) -> str:
+    return f"{sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
 
 
 def _of(folder: str) -> dict[str, dict[str, Any]]:
@@ -191,28 +192,29 @@ def _of(folder: str) -> dict[str, dict[str, Any]]:
     if entries is None:
         while sum(map(len, _entries.values())) > MOST_ENTRIES:
             del _entries[next(iter(_entries))]
-        entries = {} if _forgetting and folder not in _found_again else _read(_file(folder))
+        entries = {} if _forgetting and folder not in _found_again else _read(_name(folder))
         _found_again.add(folder)
     _entries[folder] = entries
     return entries
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(name: str) -> dict[str, Any]:
     try:
-        stored = json.loads(no_pipe(file).read_text(encoding="utf-8"))
+        stored = json.loads(no_pipe(cache_folder() / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home
         return {}
     return stored if isinstance(stored, dict) else {}
 
 
-def _write(file: Path, new: dict[str, Any]) -> None:
+def _write(name: str, new: dict[str, Any]) -> None:
     """Add entries to a file, which is replaced as a whole; the last of two processes wins."""
     with suppress(OSError, RuntimeError):
+        file = cache_folder() / name
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(dir=file.parent, prefix=".part-")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump({**_read(file), **new}, stream, separators=(",", ":"))
+                json.dump({**_read(name), **new}, stream, separators=(",", ":"))
             Path(part).replace(file)
         except BaseException:
             Path(part).unlink()
