@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -179,11 +179,19 @@ class LoadedData:
         """Whether labels are maps."""
         return self.train_labels.ndim == 3
 
+    def _files(self) -> dict[str, Files]:
+        names = ("train_images", "train_labels", "test_images", "test_labels")
+        return {name: array for name in names if isinstance(array := getattr(self, name), Files)}
+
     @property
     def decoded(self) -> list[Files]:
         """The images and label maps that are decoded on access; none for data in memory."""
-        every = (self.train_images, self.train_labels, self.test_images, self.test_labels)
-        return [array for array in every if isinstance(array, Files)]
+        return [*self._files().values()]
+
+    def with_files(self, change: Callable[[Files], Files]) -> LoadedData:
+        """Return the data with ``change(files)`` in the place of images and label maps that are decoded on access."""
+        changed: dict[str, Any] = {name: change(files) for name, files in self._files().items()}
+        return replace(self, **changed) if changed else self
 
     @cached_property
     def fingerprint(self) -> str:

@@ -69,12 +69,14 @@ def place(written: bool | str) -> Place | None:
 
 def applied(data: LoadedData, where: Place | None) -> LoadedData:
     """Return loaded data whose resized images and label maps are prepared, as far as there is a place for them."""
-    changed = {}
-    for name in ("train_images", "train_labels", "test_images", "test_labels"):
-        files = getattr(data, name)
-        if where and isinstance(files, Files) and files.prepared is None and wanted(files):
-            ((changed[name],), _) = looked_over([files], where)
-    return replace(data, **changed) if changed else data
+
+    def ready(files: Files) -> Files:
+        if where is None or files.prepared is not None or not wanted(files):
+            return files
+        ((found,), _) = looked_over([files], where)
+        return found
+
+    return data.with_files(ready)
 
 
 def wanted(files: Files) -> bool:
