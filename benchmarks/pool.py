@@ -28,13 +28,14 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-from measure import in_turns, parser, plugin
+from measure import in_turns, parser
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 from tabulate import tabulate
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
-from harness.config.suite import open_dataset
+from harness import registry
+from harness.config.suite import PluginSpec, open_dataset
 from harness.data.dataset import Dataset, LoadedData
 from harness.data.files import Files
 from harness.data.paths import Paths
@@ -185,7 +186,8 @@ def loaded(
 ) -> LoadedData:
     """Return the first images of each class of the pool, as a run loads them."""
     keys = {"folder": str(pool), "image_size": side or asked.side, "limit": limit}
-    return open_dataset(plugin("datasets", "image_folder", Dataset, **keys), Where(prepared=prepared)).load()
+    found: Any = registry.find("datasets", "image_folder", Dataset)
+    return open_dataset(PluginSpec("image_folder", found.Settings(**keys)), Where(prepared=prepared)).load()
 
 
 def child(task: str, asked: argparse.Namespace) -> dict[str, Any]:
