@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -166,24 +167,26 @@ def read_tree(
     for names in (train, test):
         by_class: list[list[Paths]] = [[] for _ in classes]
         for name in names:
-            listings = found.pop(0)
-            left_out = loose(folder / name)
-            for paths, listing in zip(by_class, listings, strict=True):
-                paths.append(listing.paths)
-                left_out += listing.left_out
-            every = Paths.joined(folder, [listing.paths for listing in listings])
-            notes.append(Listing(every, left_out).note(f"{name}/"))
+            every, left_out = found.pop(0)
+            for paths, listed_paths in zip(by_class, every, strict=True):
+                paths.append(listed_paths)
+            notes.append(Listing(Paths.joined(folder, every), left_out + loose(folder / name)).note(f"{name}/"))
         splits.append(Paths.joined(folder, [paths for each in by_class for paths in each]))
         numbers = [sum(map(len, each)) for each in by_class]
         splits.append(np.repeat(np.arange(len(classes), dtype=np.int64), numbers))
     notes.append(extra_folders(folder, [*train, *test]))
     train_paths, train_labels, test_paths, test_labels = splits
-    left_out = tuple(filter(None, notes))
-    return Tree(folder, tuple(map(readable, classes)), train_paths, train_labels, test_paths, test_labels, left_out)
+    said = tuple(filter(None, notes))
+    return Tree(folder, tuple(map(readable, classes)), train_paths, train_labels, test_paths, test_labels, said)
 
 
-def _of_classes(folder: Path, split: str, suffixes: Collection[str], classes: tuple[str, ...]) -> list[Listing]:
-    """List the images of each class of a split. Raises DataMissing if it has other classes, or one without images."""
+def _of_classes(
+    folder: Path, split: str, suffixes: Collection[str], classes: tuple[str, ...]
+) -> tuple[list[Paths], Counter[str]]:
+    """Return the images of each class of a split, and what was left out: see Listing.
+
+    Raises DataMissing if it has other classes, or one without images.
+    """
     part = folder / split
     present = class_names(part)
     problems = []
@@ -193,18 +196,18 @@ def _of_classes(folder: Path, split: str, suffixes: Collection[str], classes: tu
     if lacking := sorted(set(classes) - set(present)):
         what = "class" if len(lacking) == 1 else "classes"
         problems.append(f"{part} lacks the {what} {_some(lacking)}; put images of each in a folder of its name there")
-    listings = []
+    found, left_out = list[Paths](), Counter[str]()
     for name in classes:
         listing = listed(part / name, suffixes) if name in present else Listing()
-        listing.paths = Paths.of(listing.paths, folder)  # now: of a million images, no list is made
-        listings.append(listing)
+        found.append(Paths.of(listing.paths, folder))  # now: of a million images, no list is made
+        left_out += listing.left_out
         if name in present and not listing.paths:
             allowed = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
             there = f"; what is there is not read: {listing.kinds}" if listing.left_out else ""
             problems.append(f"{part / name} has no image; put at least one there ({allowed}){there}")
     if problems:
         raise DataMissing("; ".join(problems))
-    return listings
+    return found, left_out
 
 
 def _other_names(folder: Path, key: str, known: set[str]) -> str:

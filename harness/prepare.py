@@ -131,11 +131,10 @@ def _list(folder: Path) -> int:
         return 0
     print(readable(f"{folder}:"))
     heads = ["name", "rows", "size", "last used", "such as"]
-    print(
-        tabulate(
-            rows, heads, tablefmt="simple", disable_numparse=True, colalign=["left", "left", "right", "left", "left"]
-        )
-    )
+    others = sum(max(len(str(row[column])) for row in [heads, *rows]) + 2 for column in range(4))
+    widths = [None] * 4 + [max(16, shutil.get_terminal_size().columns - others - 2)]
+    sides = ["left", "left", "right", "left", "left"]
+    print(tabulate(rows, heads, "simple", disable_numparse=True, colalign=sides, maxcolwidths=widths))
     return 0
 
 

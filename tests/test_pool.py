@@ -571,11 +571,17 @@ def test_records_are_the_same_however_images_are_read(
                  f"where.prepared={tmp_path / 'kept'}"]) == 0  # fmt: skip
 
 
-def test_prepare_keeps_and_lists_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_keeps_and_lists_and_removes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     written, kept = config(tmp_path), tmp_path / "kept"
     for _ in range(2):
         assert prepare([written, f"where.prepared={kept}"]) == 0
         assert f"pool: all images are prepared in {kept} (29.2 kB), " in capsys.readouterr().out
+    assert prepare(["--list", "--folder", str(kept)]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines()[1:])) <= 80, "paths go on within their cells"
+    monkeypatch.setenv("COLUMNS", "300")
     assert prepare(["--list", "--folder", str(kept)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{kept}:" and lines[3].split()[1:6] == ["16", "images", "of", "16", "x"]
