@@ -10,6 +10,7 @@ import hashlib
 import pickle
 import tarfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -173,11 +174,11 @@ class Cifar(Dataset):
 
     def load(self) -> LoadedData:
         """Return the images: those of an archive in its order, those of a tree sorted by class and name."""
-        names: tuple[str, ...] = ()
+        names: Sequence[str] = ()
         if folder := self._tree_folder():
             tree = self._tree(folder)
             names = tree.names()
-            images, test_images = decode((tree.train_paths, tree.test_paths), SIZE, resize=False)
+            images, test_images = decode((tree.train_paths, tree.test_paths), SIZE)
             train, test = (images, tree.train_labels), (test_images, tree.test_labels)
         else:
             self.fetch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def is_system(name: str) -> bool:
 class Listing:
     """The images below a folder, and what was left out."""
 
-    paths: list[Path] = field(default_factory=list)
+    paths: Sequence[Path] = field(default_factory=list)
     """Those of a folder before those of its sub-folders, each sorted by name."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Kind of file -> count. Hidden and system files are not counted, unless they look like images."""
@@ -82,7 +82,7 @@ def listed(folder: Path, suffixes: Collection[str]) -> Listing:
 
     Links are followed, but not a link to a folder above itself. What is no regular file is left out, never opened.
     """
-    listing = Listing()
+    listing, images = Listing(), list[Path]()
     above = {_identity(parent) for parent in (*folder.absolute().parents, *folder.resolve().parents)}
     left = [(folder, above)]
     while left:
@@ -97,10 +97,11 @@ def listed(folder: Path, suffixes: Collection[str]) -> Listing:
             if kind == "folder":
                 below.append((here / entry.name, above | {identity}))
             elif kind == "image":
-                listing.paths.append(here / entry.name)
+                images.append(here / entry.name)
             elif kind:
                 listing.left_out[kind] += 1
         left += reversed(below)
+    listing.paths = images
     return listing
 
 

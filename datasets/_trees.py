@@ -1,22 +1,24 @@
-"""Image trees, train/<class>/<image> and test/<class>/<image>: listing, decoding, mean and standard deviation."""
+"""Image trees, train/<class>/<image> and test/<class>/<image>: listing, examining, mean and standard deviation."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.data import pixels, remembered
+from harness.data import pixels
 from harness.data.dataset import balanced
+from harness.data.paths import Names, Paths
 from harness.data.pixels import FORMATS
 from harness.errors import BadFile, DataMissing, gathered, readable
 
-from ._listing import Listing, counted, extra_folders, folders, inside, is_folder, listed, loose
+from ._listing import Listing, counted, extra_folders, folders, is_folder, listed, loose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,9 +33,9 @@ class Tree:
 
     folder: Path
     classes: tuple[str, ...]
-    train_paths: list[Path]
+    train_paths: Paths
     train_labels: NDArray[np.int64]
-    test_paths: list[Path]
+    test_paths: Paths
     test_labels: NDArray[np.int64]
     notes: tuple[str, ...]
     """Sentences on what was left out."""
@@ -41,41 +43,37 @@ class Tree:
     @property
     def formats(self) -> str:
         """Return the image formats of the files, such as 'JPEG, PNG'."""
-        suffixes = {path.suffix for path in self.train_paths + self.test_paths}
-        return ", ".join(sorted({FORMATS[suffix.lower()] for suffix in suffixes}))
+        names = chain(self.train_paths.names(), self.test_paths.names())
+        suffixes = {name.rpartition(".")[2].lower() for name in names}
+        return ", ".join(sorted({FORMATS[f".{suffix}"] for suffix in suffixes}))
 
     def limited(self, limit: int | None, test_limit: int | None) -> Tree:
         """Return the tree with class-balanced subsets of its images."""
         train, test = balanced(self.train_labels, limit), balanced(self.test_labels, test_limit)
         return replace(
             self,
-            train_paths=[self.train_paths[i] for i in train],
+            train_paths=self.train_paths[train],
             train_labels=self.train_labels[train],
-            test_paths=[self.test_paths[i] for i in test],
+            test_paths=self.test_paths[test],
             test_labels=self.test_labels[test],
         )
 
-    def names(self) -> tuple[str, ...]:
-        """Return the paths of the training images in the folder."""
-        return tuple(inside(self.folder, path) for path in self.train_paths)
-
-    def examined(self) -> tuple[list[Any], list[Any]]:
-        """Return for each training and each test image what decoding it tells, or its BadFile."""
-        train, test = (pixels.known(paths, "image", _looked_at) for paths in (self.train_paths, self.test_paths))
-        return train, test
+    def names(self) -> Names:
+        """Return how the training images are called in the folder."""
+        return Names(self.train_paths)
 
     def without_unreadable(self) -> Tree:
         """Return the tree without the images that can't be decoded, with a note that names them."""
-        kept, notes = [], []
-        for name, paths, labels, found in zip(
-            ("training", "test"),
-            (self.train_paths, self.test_paths),
-            (self.train_labels, self.test_labels),
-            self.examined(),
-            strict=True,
+        kept, notes = list[Any](), []
+        for name, paths, labels in (
+            ("training", self.train_paths, self.train_labels),
+            ("test", self.test_paths, self.test_labels),
         ):
-            good = np.array([not isinstance(image, BadFile) for image in found])
-            bad = [str(image) for image in found if isinstance(image, BadFile)]
+            good, bad = np.ones(len(paths), dtype=bool), list[str]()
+            for index, found in enumerate(_examined(paths)):
+                if isinstance(found, BadFile):
+                    good[index] = False
+                    bad.append(str(found))
             for label, class_name in enumerate(self.classes):
                 if not good[labels == label].any():
                     raise DataMissing(
@@ -83,7 +81,7 @@ class Tree:
                     )
             if bad:
                 notes.append(f"left out as unreadable: {counted(len(bad), f'{name} image')}: {pixels.some(bad)}")
-            kept += [[path for path, is_good in zip(paths, good, strict=True) if is_good], labels[good]]
+            kept += [paths[good], labels[good]]
         train_paths, train_labels, test_paths, test_labels = kept
         return replace(
             self,
@@ -95,18 +93,32 @@ class Tree:
         )
 
 
+def _examined(paths: Paths) -> Iterator[Any]:
+    """Yield for each image what decoding it tells, or its BadFile."""
+    return pixels.each(paths, "image", _looked_at)
+
+
 def described(tree: Tree, more: str = SKIP, size: int | None = None) -> list[str]:
     """Decode all images of a tree and return what they are, in sentences. Raises DataMissing, which names bad ones.
 
     ``size``: the side that all images must have; one of another size is a bad one.
     """
-    found = [image for part in tree.examined() for image in part]
-    for index, path in enumerate(tree.train_paths + tree.test_paths if size else []):
-        if not isinstance(found[index], BadFile) and found[index]["size"] != [size, size]:
-            found[index] = _of_other_size(path, found[index]["size"][::-1], size)
-    if bad := [image for image in found if isinstance(image, BadFile)]:
-        raise pixels.refused(bad, len(found), more)
-    return pixels.in_words(found)
+    bad = list[BadFile]()
+
+    def good() -> Iterator[dict[str, Any]]:
+        for paths in (tree.train_paths, tree.test_paths):
+            for index, found in enumerate(_examined(paths)):
+                if isinstance(found, BadFile):
+                    bad.append(found)
+                elif size and found["size"] != [size, size]:
+                    bad.append(_of_other_size(paths[index], found["size"][::-1], size))
+                else:
+                    yield found
+
+    words = pixels.in_words(good())
+    if bad:
+        raise pixels.refused(bad, len(tree.train_paths) + len(tree.test_paths), more)
+    return words
 
 
 def _of_other_size(path: Path, found: Sequence[int], size: int | None) -> BadFile:
@@ -149,29 +161,33 @@ def read_tree(
             f"{folder / train[0]} has one class only, {classes[0]!r}: a classifier needs at least two; put the images "
             "of each class into a folder of its own"
         )
-    found = gathered(partial(_of_classes, folder / name, suffixes, classes) for name in (*train, *test))
+    found = gathered(partial(_of_classes, folder, name, suffixes, classes) for name in (*train, *test))
     splits: list[Any] = []
     notes = []
     for names in (train, test):
-        by_class: list[list[Path]] = [[] for _ in classes]
+        by_class: list[list[Paths]] = [[] for _ in classes]
         for name in names:
-            part, listings = folder / name, found.pop(0)
-            together = Listing([], loose(part))
-            for paths, listing in zip(by_class, listings, strict=True):
-                paths += listing.paths
-                together.paths += listing.paths
-                together.left_out += listing.left_out
-            notes.append(together.note(f"{name}/"))
-        splits.append([path for paths in by_class for path in paths])
-        splits.append(np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in by_class]))
+            every, left_out = found.pop(0)
+            for paths, listed_paths in zip(by_class, every, strict=True):
+                paths.append(listed_paths)
+            notes.append(Listing(Paths.joined(folder, every), left_out + loose(folder / name)).note(f"{name}/"))
+        splits.append(Paths.joined(folder, [paths for each in by_class for paths in each]))
+        numbers = [sum(map(len, each)) for each in by_class]
+        splits.append(np.repeat(np.arange(len(classes), dtype=np.int64), numbers))
     notes.append(extra_folders(folder, [*train, *test]))
     train_paths, train_labels, test_paths, test_labels = splits
-    left_out = tuple(filter(None, notes))
-    return Tree(folder, tuple(map(readable, classes)), train_paths, train_labels, test_paths, test_labels, left_out)
+    said = tuple(filter(None, notes))
+    return Tree(folder, tuple(map(readable, classes)), train_paths, train_labels, test_paths, test_labels, said)
 
 
-def _of_classes(part: Path, suffixes: Collection[str], classes: tuple[str, ...]) -> list[Listing]:
-    """List the images of each class of a split. Raises DataMissing if it has other classes, or one without images."""
+def _of_classes(
+    folder: Path, split: str, suffixes: Collection[str], classes: tuple[str, ...]
+) -> tuple[list[Paths], Counter[str]]:
+    """Return the images of each class of a split, and what was left out: see Listing.
+
+    Raises DataMissing if it has other classes, or one without images.
+    """
+    part = folder / split
     present = class_names(part)
     problems = []
     if unknown := sorted(set(present) - set(classes)):
@@ -180,15 +196,18 @@ def _of_classes(part: Path, suffixes: Collection[str], classes: tuple[str, ...])
     if lacking := sorted(set(classes) - set(present)):
         what = "class" if len(lacking) == 1 else "classes"
         problems.append(f"{part} lacks the {what} {_some(lacking)}; put images of each in a folder of its name there")
-    listings = [listed(part / name, suffixes) if name in present else Listing() for name in classes]
-    for name, listing in zip(classes, listings, strict=True):
+    found, left_out = list[Paths](), Counter[str]()
+    for name in classes:
+        listing = listed(part / name, suffixes) if name in present else Listing()
+        found.append(Paths.of(listing.paths, folder))  # now: of a million images, no list is made
+        left_out += listing.left_out
         if name in present and not listing.paths:
             allowed = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
             there = f"; what is there is not read: {listing.kinds}" if listing.left_out else ""
             problems.append(f"{part / name} has no image; put at least one there ({allowed}){there}")
     if problems:
         raise DataMissing("; ".join(problems))
-    return listings
+    return found, left_out
 
 
 def _other_names(folder: Path, key: str, known: set[str]) -> str:
@@ -201,53 +220,41 @@ def _some(classes: Sequence[str]) -> str:
     return ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
 
 
-def decode(splits: Sequence[Sequence[Path]], size: int, resize: bool, more: str = "") -> list[NDArray[np.uint8]]:
+def decode(splits: Sequence[Sequence[Path]], size: int) -> list[NDArray[np.uint8]]:
     """Return for each split its images, of any mode, as RGB [N, size, size, 3] uint8, upright as EXIF says.
 
-    With ``resize``, the shorter side is resized to ``size`` (bilinear, antialiased), and the longer side is cropped to
-    its centre. Otherwise, an image of another size is a bad one. Raises DataMissing, which names all bad images of all
-    splits.
+    An image of another size is a bad one. Raises DataMissing, which names all bad images of all splits.
     """
-    from PIL import Image, ImageOps
-
-    arrays = [np.empty((len(paths), size, size, 3), dtype=np.uint8) for paths in splits]
-    places = [
-        (paths[row], images, row) for paths, images in zip(splits, arrays, strict=True) for row in range(len(paths))
-    ]
-
-    def decode_part(part: range) -> list[BadFile]:
-        bad = []
-        for path, images, row in places[part.start : part.stop]:
+    arrays, bad = [np.empty((len(paths), size, size, 3), dtype=np.uint8) for paths in splits], list[BadFile]()
+    for paths, images in zip(splits, arrays, strict=True):
+        for path, row in zip(paths, images, strict=True):  # they are tiny: threads would wait for each other
             try:
-                image = pixels.rgb(path, turn=True)
-                if resize:
-                    image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-                elif image.size != (size, size):
-                    raise _of_other_size(path, image.size, size)
-                images[row] = np.asarray(image)
+                image = pixels.array(path, turn=True)
+                if image.shape[:2] != (size, size):
+                    raise _of_other_size(path, image.shape[1::-1], size)
+                row[:] = image
             except BadFile as problem:
                 bad.append(problem)
-        return bad
-
-    # images without resizing are tiny: threads would wait for each other longer than they decode
-    step = 64
-    parts = (range(i, min(i + step, len(places))) for i in range(0, len(places), step))
-    threads = os.cpu_count() if resize else 1
-    if bad := [problem for part in remembered.in_threads(decode_part, parts, threads) for problem in part]:
-        raise pixels.refused(bad, len(places), more)
+    if bad:
+        raise pixels.refused(bad, sum(map(len, splits)))
     return arrays
 
 
 def mean_and_std(images: Iterable[NDArray[np.uint8]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of [H, W, channels] pixels scaled to 0..1, equal on any machine.
-
-    They are computed from the counts of the 256 values, because a sum of all pixels would depend on its order.
-    """
-    values = np.arange(256) / 255
+    """Return mean and standard deviation per channel of images [H, W, channels], whose pixels are scaled to 0..1."""
     counts: Any = 0
     for image in images:  # one at a time, because bincount needs eight bytes per pixel
         channels = np.moveaxis(image, -1, 0)
         counts = counts + np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
+    return mean_and_std_of(counts)
+
+
+def mean_and_std_of(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return ``mean_and_std`` of images with these numbers of pixels [channel, value].
+
+    They are equal on any machine; a sum of all pixels would depend on its order.
+    """
+    values = np.arange(256) / 255
     means = [float(np.average(values, weights=count)) for count in counts]
     deviations = [
         float(np.average((values - mean) ** 2, weights=count)) ** 0.5 for mean, count in zip(means, counts, strict=True)

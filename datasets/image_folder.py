@@ -8,12 +8,14 @@ from pathlib import Path
 from pydantic import Field, ValidationInfo, field_validator
 
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData
+from harness.data.files import Files
 from harness.data.pixels import FORMATS
+from harness.data.prepared import looked_over
 from harness.errors import expanded
 from harness.settings import LONGEST_LIST, Side
 
 from ._listing import splits_differ
-from ._trees import SKIP, Tree, decode, described, mean_and_std, read_tree
+from ._trees import SKIP, Tree, described, mean_and_std_of, read_tree
 
 
 class ImageFolder(Dataset):
@@ -52,14 +54,21 @@ class ImageFolder(Dataset):
             size=(side, side),
             source=f"image tree in {self._folder} ({tree.formats})",
             notes=tree.notes,
+            from_files=True,
         )
 
     def load(self) -> LoadedData:
-        """Return the images as RGB squares, sorted by class and file name."""
-        tree, size = self._tree, self.settings.image_size
-        images, test_images = decode((tree.train_paths, tree.test_paths), size, resize=True, more=SKIP)
+        """Return the images as RGB squares, sorted by class and file name, which are decoded on access.
+
+        All of them are decoded once before, as far as that is not remembered.
+        """
+        tree, side = self._tree, self.settings.image_size
+        parts = [
+            Files(paths, (side, side), cover=(side, side), whole=True) for paths in (tree.train_paths, tree.test_paths)
+        ]
+        (images, test_images), (counts, _) = looked_over(parts, self.data_root.prepared, SKIP)
         arrays = images, tree.train_labels, test_images, tree.test_labels
-        return LoadedData(*arrays, tree.classes, *mean_and_std(images), tree.names())
+        return LoadedData(*arrays, tree.classes, *mean_and_std_of(counts), tree.names())
 
     def examine(self) -> list[str]:
         """Return formats, modes and sizes of the images, which are decoded."""

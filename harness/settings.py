@@ -217,6 +217,11 @@ class Where(Strict):
     download: bool = Field(
         False, description="download missing datasets and timm's pretrained weights, where that is supported"
     )
+    prepared: bool | Annotated[str, Field(min_length=1)] = Field(
+        True,
+        description="folder in which images of files that are resized are kept as they are used, for all trials and "
+        "later runs; true: the cache folder, up to 50 GB for a dataset; false: they are decoded each time",
+    )
     trials: Literal["ray", "in_process"] = Field(
         "ray", description="ray: in parallel, on Ray; in_process: one after another, without Ray"
     )

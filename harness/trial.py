@@ -109,7 +109,7 @@ class ActiveLearner:
         self.device = torch.device(self.placement.device)
         self.info = info_of(data)
         prepare_process(self.placement.threads, trial.recipe.deterministic)
-        limit_memory(self.device, self.placement.gpu_share)
+        limit_memory(self.device, self.placement)
         self.start_clock()
         with self.clock.phase("setup"):
             recipe = trial.recipe

@@ -165,7 +165,7 @@ def test_1_sixteen_bits_are_scaled_and_never_clipped(base: Path, name: str, writ
     for file in (base / "train" / "cat").iterdir():
         file.unlink()
     write(base / "train" / "cat" / name)
-    read = images(base).load().train_images[0]
+    read = whole(images(base).load().train_images)[0]
     assert np.abs(read[..., 0].astype(int) - RAMP / 257).max() <= 1, "within a step of the exact value"
     assert len(np.unique(read)) == 256 and (read == read[..., :1]).all()
 
@@ -357,7 +357,7 @@ def test_8_orientation_is_applied_to_images_with_a_class(base: Path, orientation
     image = pictures(1, 24)[0]
     oriented(base / "train" / "cat" / f"0{suffix}", image, orientation)
     names = images(base).load().names
-    read = images(base).load().train_images[names.index(f"train/cat/0{suffix}")]
+    read = whole(images(base).load().train_images)[names.index(f"train/cat/0{suffix}")]
     assert (read == TURNED[orientation](image)).all()
 
 
@@ -366,14 +366,14 @@ def test_8_a_photo_of_a_phone_is_upright(base: Path) -> None:
     image[:, 16:] = 255  # the right half, which orientation 6 puts to the bottom
     oriented(base / "train" / "cat" / "0.jpg", image, 6)
     data = images(base, image_size=16).load()
-    read = data.train_images[data.names.index("train/cat/0.jpg")]
+    read = whole(data.train_images)[data.names.index("train/cat/0.jpg")]
     assert read[:6].max() < 20 and read[-6:].min() > 235
 
 
 def test_8_damaged_exif_is_no_orientation(base: Path) -> None:
     image = pictures(1, 24)[0]
     Image.fromarray(image).save(base / "train" / "cat" / "0.png", exif=b"Exif\0\0nothing")
-    assert (images(base).load().train_images[0] == image).all()
+    assert (whole(images(base).load().train_images)[0] == image).all()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
@@ -457,7 +457,7 @@ def test_19_transparency_is_dropped_without_a_raw_warning(base: Path) -> None:
         data = images(base).load()
     for index in range(3):
         position = next(i for i, name in enumerate(data.names) if name.startswith(f"train/cat/{index}."))
-        assert np.abs(data.train_images[position].astype(int) - [255, 0, 0]).max() <= 2
+        assert np.abs(whole(data.train_images)[position].astype(int) - [255, 0, 0]).max() <= 2
 
 
 # ------------------------------------------------------------------------------------------------ 11: all bad at once
@@ -485,14 +485,14 @@ def test_11_the_first_ten_and_a_count(tmp_path: Path) -> None:
 
 
 def test_11_bad_images_are_left_out_on_request_and_noted(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole_pool = images(base).load()
+    whole_pool = whole(images(base).load().train_images)
     break_some([base / "train" / "cat" / f"000{i}.png" for i in (1, 4)])
     dataset = images(base, skip_unreadable=True)
     (note,) = dataset.info().notes
     assert note.startswith("left out as unreadable: 2 training images: ") and "cat/0004.png can't be decoded" in note
     data = dataset.load()
     assert dataset.info().num_train == len(data.train_images) == 10
-    assert (data.train_images == np.delete(whole_pool.train_images, [1, 4], 0)).all()
+    assert (whole(data.train_images) == np.delete(whole_pool, [1, 4], 0)).all()
     assert len(images(base, skip_unreadable=True, limit=4).load().train_images) == 4
     assert main([config(base, skip_unreadable=True)]) == 0
     run = json.loads((base.parent / "out" / "run.json").read_text())
@@ -542,7 +542,7 @@ def test_11_check_data_respects_only_and_finds_what_is_remembered_wrongly(tmp_pa
     assert "bad CAN'T RUN: there is no folder" in " ".join(capsys.readouterr().out.split())
     memory = remembered._file(str(root / "labels" / "train"))
     stored = json.loads(memory.read_text())
-    stored["000.png"][f"ids, {pixels._reader()}"] = [[9, 1]]
+    stored["000.png"][f"ids, {pixels.reader()}"] = [[9, 1]]
     memory.write_text(json.dumps(stored))
     remembered._entries.clear()
     assert main([str(path), "--plan", "--only", "suite=good"]) == 0
@@ -560,15 +560,15 @@ def test_11_check_data_respects_only_and_finds_what_is_remembered_wrongly(tmp_pa
 def test_22_data_that_does_not_fit_is_refused_with_its_bytes(
     base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid, "free_memory", lambda: 2 * 10**9)
-    assert main([config(base), "dataset.image_size=10000", "--plan"]) == 0
+    monkeypatch.setattr(grid, "free_memory", lambda: 100_000)
+    assert main([config(base), "dataset=digits", "--plan"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    words = r"CAN'T RUN: its images take 4\.8 GB of memory, and 2\.0 GB are free, of which data may take 90%: lower "
-    assert re.search(words, printed)
-    assert main([config(base), "dataset.image_size=10000"]) == 2
-    assert "4.8 GB" in capsys.readouterr().err and not (base.parent / "out").exists()
-    assert main([config(base), "--plan"]) == 0
-    assert "27.6 kB of memory" in " ".join(capsys.readouterr().out.split())
+    words = "CAN'T RUN: its images take 115.0 kB of memory, and 100.0 kB are free, of which data may take 90%: set "
+    assert words in printed
+    assert main([config(base), "dataset=digits"]) == 2
+    assert "115.0 kB" in capsys.readouterr().err and not (base.parent / "out").exists()
+    assert main([config(base), "dataset=digits", "dataset.limit=40", "dataset.test_limit=20", "--plan"]) == 0
+    assert "3.8 kB of memory" in " ".join(capsys.readouterr().out.split())
 
 
 def test_22_the_datasets_of_all_suites_must_fit_together(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -591,11 +591,12 @@ def test_22_the_data_of_finished_suites_need_not_fit(
     written = Path(config(base))
     suite = yaml.safe_load(written.read_text())
     top = {key: suite.pop(key) for key in ("where", "seeds")}
-    small = {"dataset": suite["dataset"] | {"limit": 8}}  # 8 + 4 images: 20736 bytes; whole: 27648
-    written.write_text(yaml.safe_dump(top | {"suites": {"whole": suite, "small": suite | small}}, sort_keys=False))
-    monkeypatch.setattr(grid, "free_memory", lambda: 33_000)
+    whole, small = ({"dataset": {"name": "digits", "limit": n, "test_limit": 20}} for n in (40, 20))
+    suites = {"whole": suite | whole, "small": suite | small}  # 3840 and 2560 bytes
+    written.write_text(yaml.safe_dump(top | {"suites": suites}, sort_keys=False))
+    monkeypatch.setattr(grid, "free_memory", lambda: 6500)
     assert main([str(written)]) == 2
-    assert "of memory besides the 27.6 kB of other suites, and 33.0 kB are free" in capsys.readouterr().err
+    assert "of memory besides the 3.8 kB of other suites, and 6.5 kB are free" in capsys.readouterr().err
     assert main([str(written), "--only", "suite=whole"]) == 0
     assert main([str(written), "--resume"]) == 0, "one of two is finished"
     monkeypatch.setattr(grid, "free_memory", lambda: 1)
@@ -604,7 +605,7 @@ def test_22_the_data_of_finished_suites_need_not_fit(
     assert main([str(written), "--plan"]) == 0
     assert "CAN'T RUN" not in capsys.readouterr().out
     assert main([str(written), "--resume", "seeds=[0,1]"]) == 2
-    assert "suite whole: its images take 27.6 kB" in capsys.readouterr().err
+    assert "suite whole: its images take 3.8 kB" in capsys.readouterr().err
 
 
 def test_22_memory_that_runs_out_is_a_sentence(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -627,9 +628,11 @@ def _no_memory(*_: Any, **__: Any) -> None:
     raise MemoryError
 
 
-def test_22_files_need_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_22_files_need_not_fit(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = own(folder(tmp_path / "mine")).info()
     assert info.from_files and info.in_memory == 0 and info.nbytes == 4 * 16 * 24 * 4
+    monkeypatch.setattr(grid, "free_memory", lambda: 1)
+    assert images(base).info().nbytes == 16 * 24 * 24 * 3 and main([config(base)]) == 0
 
 
 def test_22_free_memory_is_the_machine_s_or_the_container_s(tmp_path: Path) -> None:
@@ -1254,10 +1257,10 @@ def test_58_what_other_code_found_out_does_not_count(
         monkeypatch.setattr(PIL, "__version__", "0.0.1")
     else:
         monkeypatch.setattr(pixels.code, "of_file", lambda file: "0" * 12)
-    pixels._reader.cache_clear()
+    pixels.reader.cache_clear()
     assert own(root).load().fingerprint == before
     assert (len(sizes), len(hashes)) == (2 * count, count), "bytes are bytes, whatever reads images"
-    pixels._reader.cache_clear()
+    pixels.reader.cache_clear()
 
 
 @pytest.mark.parametrize("state", ["not writable", "no home", "damaged", "of another shape"])

@@ -83,6 +83,11 @@ def official(
     return images, labels, is_test
 
 
+def whole(array: Any) -> np.ndarray:
+    """Return the rows of an array, or of files, decoded."""
+    return array[np.arange(len(array))]
+
+
 def checked(dataset: Any) -> LoadedData:
     """Load, and check what is true of every dataset: its info, and the same content a second time."""
     info, data = dataset.info(), dataset.load()
@@ -91,7 +96,7 @@ def checked(dataset: Any) -> LoadedData:
     assert len(data.classes) == info.num_classes
     assert len(data.mean) == len(data.std) == info.channels
     assert all(deviation > 0 for deviation in data.std)
-    assert all(array.flags.c_contiguous for array in (data.train_images, data.test_images))
+    assert all(whole(array).flags.c_contiguous for array in (data.train_images, data.test_images))
     assert dataset.load().fingerprint == data.fingerprint
     return data
 
@@ -420,8 +425,9 @@ def test_image_folder(tmp_path: Path, relative: bool) -> None:
     assert data.classes == ("ant", "zebra")
     assert data.train_labels.tolist() == [0] * 4 + [1] * 5  # 0000.JPG before 0000.png
     assert data.train_images.shape == (9, 10, 10, 3)
-    assert abs(data.train_images[0].astype(int) - 200).max() <= 1 and (data.train_images[-1] == 100).all()
-    scaled = data.train_images / 255
+    read = whole(data.train_images)
+    assert abs(read[0].astype(int) - 200).max() <= 1 and (read[-1] == 100).all()
+    scaled = read / 255
     assert data.mean == pytest.approx(scaled.mean((0, 1, 2))) and data.std == pytest.approx(scaled.std((0, 1, 2)))
 
 
@@ -452,8 +458,9 @@ def test_image_folder_crops_the_middle(tmp_path: Path) -> None:
         save(tmp_path / part / "two" / "0.png", image)
     data = make("image_folder", tmp_path, folder=".", image_size=20).load()
     wide = Image.fromarray(image).resize((40, 20), Image.Resampling.BILINEAR).crop((10, 0, 30, 20))
-    assert (data.train_images[1] == np.asarray(wide)).all()
-    one, other = data.train_images[:2].astype(int)
+    read = whole(data.train_images)
+    assert (read[1] == np.asarray(wide)).all()
+    one, other = read[:2].astype(int)
     assert abs(one - other.transpose(1, 0, 2)).max() <= 1, (
         "Pillow's kernels of rows and of columns may round differently"
     )
@@ -470,7 +477,7 @@ def test_image_folder_resizes_smoothly(tmp_path: Path) -> None:
         for name in ("one", "two"):
             save(tmp_path / part / name / "0.png", board.astype(np.uint8))
     data = make("image_folder", tmp_path, folder=".", image_size=10).load()
-    assert abs(data.train_images[:, 1:-1, 1:-1].astype(int) - 127).max() <= 2
+    assert abs(whole(data.train_images)[:, 1:-1, 1:-1].astype(int) - 127).max() <= 2
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ ALLOWED = {
 }
 """Room -> the rooms that it may import."""
 
-COMMANDS = {"run", "replay", "check", "list", "status"}
+COMMANDS = {"run", "replay", "check", "list", "prepare", "status"}
 """The command lines, which tie all together and may import any room."""
 
 

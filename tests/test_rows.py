@@ -239,6 +239,7 @@ NOT_DECIDING = {
     "harness.messages",
     "harness.networks.zoo",
     "harness.on_ray",
+    "harness.prepare",
     "harness.private",
     "harness.registry",
     "harness.replay",

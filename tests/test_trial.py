@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from harness import registry
 from harness import trial as trial_module
 from harness.config.suite import PluginSpec
+from harness.data import host
 from harness.data.dataset import DatasetSettings, LoadedData
 from harness.data.oracle import TrueLabels
 from harness.errors import NonFiniteLoss, OutOfMemory
@@ -669,9 +670,12 @@ def test_peak_memory_is_a_cycles_own(digits: LoadedData, folders: Folders, monke
 def test_a_process_takes_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *limits: asked.append(limits))
-    limit_memory(torch.device("cpu"), 0.25)
-    limit_memory(torch.device("cuda"), 0.25)
+    monkeypatch.setattr(host, "sharing", 1)
+    monkeypatch.setattr(host, "free_memory", lambda: 1000)
+    limit_memory(torch.device("cpu"), Placement(gpu_share=0.25))
+    limit_memory(torch.device("cuda"), Placement(gpu_share=0.25, sharing=4))
     assert asked == [(0.25, None)], "the current GPU: torch refuses a device without an index"
+    assert host.own_memory() == 250
 
 
 # ----------------------------------------------------------------------------------------------------------- clock

@@ -237,7 +237,7 @@ def open_dataset(spec: PluginSpec, where: Where) -> Dataset:
     """Return a dataset, not yet loaded, with the folders of this machine."""
     dataset = registry.find("datasets", spec.name, Dataset)
     assert dataset is not None
-    return opened(dataset, spec.name, spec.settings, DataRoot.of(where.data, where.download))
+    return opened(dataset, spec.name, spec.settings, DataRoot.of(where.data, where.download, where.prepared))
 
 
 @dataclass(frozen=True)

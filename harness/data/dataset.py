@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +20,10 @@ import numpy as np
 from pydantic import Field
 
 from harness import seeds
+from harness.data import remembered
 from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files
+from harness.data.paths import Names
+from harness.data.prepared import Place, place
 from harness.errors import DataMissing, UserError, expanded, readable, reason
 from harness.faults import PluginFault, WrongData, call, check_signature, described, fault, make, name_of
 from harness.settings import ImageCount, Strict
@@ -42,15 +45,16 @@ class DataRoot:
     """Where the datasets are on this machine. It does not affect results.
 
     ``root`` is the folder that holds every dataset (``where.data``, else $HARNESS_DATA, else ./data). ``download`` says
-    whether archives may be downloaded.
+    whether archives may be downloaded. ``prepared`` is where images of files are kept as they are used; None: nowhere.
     """
 
     root: Path
     download: bool
+    prepared: Place | None = None
 
     @classmethod
-    def of(cls, data: str | None, download: bool) -> DataRoot:
-        """Return the root for the config's ``where.data`` and ``where.download``. Raises UserError for a file."""
+    def of(cls, data: str | None, download: bool, prepared: bool | str = False) -> DataRoot:
+        """Return the root for the config's ``where.data``, ``download``, ``prepared``. Raises UserError for a file."""
         written = data or os.environ.get("HARNESS_DATA") or "data"
         root = expanded(written)
         try:
@@ -58,7 +62,7 @@ class DataRoot:
                 raise UserError(f"where.data: {written} is a file; it must be the folder that holds all datasets")
         except OSError as error:
             raise UserError(f"where.data: {written:.200}: {reason(error)}") from None
-        return cls(root, download)
+        return cls(root, download, place(prepared))
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,8 @@ class LoadedData:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    names: tuple[str, ...] = ()
-    """The file of each training image, for records; empty if there are no files."""
+    names: Sequence[str] = ()
+    """The file of each training image, for records: a tuple, or Names; empty if there are no files."""
     notes: tuple[str, ...] = ()
     """What a user must know and only loading tells, a sentence each."""
 
@@ -146,7 +150,8 @@ class LoadedData:
             raise WrongData(f"std must be positive; got {list(self.std)}")
         for name in ("names", "notes"):
             texts = getattr(self, name)
-            if not (isinstance(texts, tuple) and all(isinstance(text, str) for text in texts)):
+            is_text = isinstance(texts, tuple) and all(isinstance(text, str) for text in texts)
+            if not is_text and not (name == "names" and isinstance(texts, Names)):
                 raise WrongData(f"{name} must be a tuple of texts; got {described(texts)}")
         if self.names and len(self.names) != len(self.train_images):
             raise WrongData(f"names must be one for each training image, or none; got {len(self.names)}")
@@ -174,11 +179,19 @@ class LoadedData:
         """Whether labels are maps."""
         return self.train_labels.ndim == 3
 
+    def _files(self) -> dict[str, Files]:
+        names = ("train_images", "train_labels", "test_images", "test_labels")
+        return {name: array for name in names if isinstance(array := getattr(self, name), Files)}
+
     @property
     def decoded(self) -> list[Files]:
         """The images and label maps that are decoded on access; none for data in memory."""
-        every = (self.train_images, self.train_labels, self.test_images, self.test_labels)
-        return [array for array in every if isinstance(array, Files)]
+        return [*self._files().values()]
+
+    def with_files(self, change: Callable[[Files], Files]) -> LoadedData:
+        """Return the data with ``change(files)`` in the place of images and label maps that are decoded on access."""
+        changed: dict[str, Any] = {name: change(files) for name, files in self._files().items()}
+        return replace(self, **changed) if changed else self
 
     @cached_property
     def fingerprint(self) -> str:
@@ -192,17 +205,26 @@ class LoadedData:
     @cached_property
     def copies(self) -> int:
         """The number of test images that are also training images: equal files, or equal pixels of arrays."""
+        if isinstance(train := self.train_images, Files) and isinstance(test := self.test_images, Files):
+            key = hashlib.sha256(b"copies" + train.digest() + test.digest()).hexdigest()[:32]
+            count: int = remembered.of_content(key, self._counted_copies, lambda value: type(value) is int)
+            return count
+        return self._counted_copies()
+
+    def _counted_copies(self) -> int:
         train, test = (
-            images.digests() if isinstance(images, Files) else [_sha256(image) for image in images]
+            (images.hashes() if isinstance(images, Files) else _hashes(images)).view("S32").ravel()
             for images in (self.train_images, self.test_images)
         )
-        known = set(train)
-        return sum(image in known for image in test)
+        return int(np.isin(test, train).sum())
 
 
-def _sha256(array: NDArray[Any]) -> str:
-    values: Any = np.ascontiguousarray(array)
-    return hashlib.sha256(values).hexdigest()
+def _hashes(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a hash [N, 32] of each image's pixels."""
+    found = np.empty((len(images), 32), dtype=np.uint8)
+    for row, image in zip(found, images, strict=True):
+        row[:] = np.frombuffer(hashlib.sha256(np.ascontiguousarray(image).data).digest(), dtype=np.uint8)
+    return found
 
 
 class DatasetSettings(Strict):
@@ -370,8 +392,9 @@ def loaded(dataset: Dataset, info: DatasetInfo) -> LoadedData:
         if len(present) < 2:
             which = f"only the class {data.classes[present[0]]!r} occurs" if len(present) else "no class occurs"
             raise DataMissing(f"{which} in the labels of the pool: a classifier needs at least two (is limit too low?)")
-    texts: dict[str, Any] = {key: tuple(map(readable, getattr(data, key))) for key in ("names", "notes")}
-    if any(getattr(data, key) != value for key, value in texts.items()):
+    given = {key: value for key in ("names", "notes") if isinstance(value := getattr(data, key), tuple)}
+    texts: dict[str, Any] = {key: tuple(map(readable, value)) for key, value in given.items()}
+    if texts != given:
         data = replace(data, **texts)
     return data
 

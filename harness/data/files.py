@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.data import pixels, remembered
+from harness.data.paths import Paths
+from harness.data.shards import Shards
 from harness.errors import BadFile, DataMissing
 
 if TYPE_CHECKING:
@@ -33,10 +34,6 @@ MOST_CLASSES = 254
 
 MULTIPLE = 8
 """Images are padded to a multiple of this number, the stride of segmentation networks."""
-
-
-THREADS = 4
-"""Threads that decode the files of one access; PIL releases the GIL."""
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -61,7 +58,7 @@ class Files:
     """
 
     paths: Sequence[Path]
-    """Relative paths are made absolute, because workers may run in another folder."""
+    """Kept as absolute ``Paths``, because workers may run in another folder."""
     size: tuple[int, int]
     """(H, W), the same for all images: see ``common_size``."""
     scale: float = 1
@@ -70,12 +67,19 @@ class Files:
     """[256] uint8: the class of each id in a label map, or IGNORED, or UNKNOWN; None for images."""
     cover: tuple[int, int] | None = None
     """(h, w) that files of any size are brought to instead of ``scale``: resized to cover it, cropped to the centre."""
+    whole: bool = False
+    """Whether an image has one label as a whole: its EXIF orientation is applied, and a JPEG with sides of at least
+    twice ``cover`` is decoded at 1/2, 1/4 or 1/8 of its size. An image with a label map must have no orientation."""
+    prepared: Shards | None = None
+    """Where rows lie decoded; a row that is missing there is decoded from its file."""
+    digested: bytes | None = None
+    """The digest, where it is known."""
 
     dtype = np.dtype(np.uint8)
 
     def __post_init__(self) -> None:
-        if not all(path.is_absolute() for path in self.paths):
-            object.__setattr__(self, "paths", [path.absolute() for path in self.paths])
+        paths = self.paths if isinstance(self.paths, Paths) else Paths.of(self.paths)
+        object.__setattr__(self, "paths", paths.absolute())
 
     @property
     def ndim(self) -> int:
@@ -98,54 +102,75 @@ class Files:
     def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         is_index_array = isinstance(indices, np.ndarray) and indices.ndim == 1 and indices.dtype.kind in "iu"
         assert is_index_array, "rows are indexed by an array of indices"
-        rows = np.full((len(indices), *self.shape[1:]), 0 if self.table is None else IGNORED, dtype=np.uint8)
-
-        def decode(position: int) -> None:
-            pixels = self.row(int(indices[position]))
-            height, width = pixels.shape[:2]
-            if height > self.size[0] or width > self.size[1]:
-                path = self.paths[indices[position]]
-                raise DataMissing(f"{path} has changed: it is larger than {self.size[1]} x {self.size[0]} pixels")
-            rows[position, :height, :width] = pixels
-
-        with ThreadPoolExecutor(THREADS) as pool:  # a new pool each time: a pool can't be pickled, and starts instantly
-            list(pool.map(decode, range(len(indices))))
+        rows = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
+        self.read(indices, rows)
         return rows
+
+    def read(self, indices: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        """Write the rows with these indices into ``rows`` [len(indices), H, W, ...]."""
+        for index, row in zip(indices.tolist(), rows, strict=True):
+            if self.prepared is None or not self.prepared.read(range(len(self))[index], row):
+                self.decode(index, row)
+
+    def decode(self, index: int, row: NDArray[np.uint8]) -> None:
+        """Write one decoded and padded row into ``row`` [H, W, ...]."""
+        values = self.row(index)
+        height, width = values.shape[:2]
+        if height > self.size[0] or width > self.size[1]:
+            raise DataMissing(
+                f"{self.paths[index]} has changed: it is larger than {self.size[1]} x {self.size[0]} pixels"
+            )
+        if (height, width) != self.size:
+            row[:] = 0 if self.table is None else IGNORED
+        row[:height, :width] = values
 
     def row(self, index: int) -> NDArray[np.uint8]:
         """Return one image [h, w, 3] or label map [h, w], without padding."""
-        from PIL import Image, ImageOps
-
         path, table = self.paths[index], self.table
-        image = pixels.rgb(path, turn=False) if table is None else pixels.ids(path)
-        resampling = Image.Resampling.BILINEAR if table is None else Image.Resampling.NEAREST
-        if self.cover is not None:
-            image = ImageOps.fit(image, self.cover[::-1], resampling)
-        elif self.scale != 1:
-            height, width = _scaled((image.height, image.width), self.scale)
-            # cropped to a multiple of 1 / scale: a stretched image would not match its labels
-            image = image.resize((width, height), resampling, box=(0, 0, width / self.scale, height / self.scale))
-        values = np.asarray(image)
         if table is None:
-            return values
+            return self._resized(pixels.array(path, self.whole, self.cover if self.whole else None))
+        values = self._resized(np.asarray(pixels.ids(path)))
         labels = table[values]
         if (labels == UNKNOWN).any():
             raise BadFile(unknown_id(path, int(values[labels == UNKNOWN].min()), table))
         return labels
 
-    def digests(self) -> list[str]:
-        """Return a hash of each file's bytes. Raises DataMissing for files that can't be read."""
-        found = remembered.known(self.paths, "sha256", _sha256)
-        if bad := [digest for digest in found if isinstance(digest, BadFile)]:
+    def _resized(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return decoded values at the size that ``scale`` or ``cover`` asks for."""
+        from PIL import Image, ImageOps
+
+        wanted = self.cover or _scaled((values.shape[0], values.shape[1]), self.scale)
+        if values.shape[:2] == wanted:
+            return values
+        image = Image.fromarray(values)
+        resampling = Image.Resampling.BILINEAR if self.table is None else Image.Resampling.NEAREST
+        height, width = wanted
+        if self.cover is not None:
+            return np.asarray(ImageOps.fit(image, (width, height), resampling))
+        # cropped to a multiple of 1 / scale: a stretched image would not match its labels
+        box = (0, 0, width / self.scale, height / self.scale)
+        return np.asarray(image.resize((width, height), resampling, box=box))
+
+    def hashes(self) -> NDArray[np.uint8]:
+        """Return a hash [N, 32] of each file's bytes. Raises DataMissing for files that can't be read."""
+        found, bad = np.empty((len(self), 32), dtype=np.uint8), list[BadFile]()
+        for row, digest in zip(found, remembered.each(self.paths, "sha256", _sha256), strict=True):
+            if isinstance(digest, BadFile):
+                bad.append(digest)
+            else:
+                row[:] = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
+        if bad:
             raise pixels.refused(bad, len(found))
         return found
 
     def digest(self) -> bytes:
-        """Return a hash of the files' bytes, the shape, the scale and the table, but not of the paths."""
-        total = hashlib.sha256(repr((self.shape, self.scale, *((self.cover,) if self.cover else ()))).encode())
+        """Return a hash of the files' bytes and of how they are decoded, but not of the paths."""
+        if self.digested is not None:
+            return self.digested
+        settings = (self.shape, self.scale, *((self.cover,) if self.cover else ()), *(("whole",) if self.whole else ()))
+        total = hashlib.sha256(repr(settings).encode())
         total.update(b"" if self.table is None else self.table.tobytes())
-        for digest in self.digests():
-            total.update(bytes.fromhex(digest))
+        total.update(self.hashes().data)
         return total.digest()
 
 

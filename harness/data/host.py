@@ -1,7 +1,8 @@
-"""The memory of this machine."""
+"""The memory and the processors of this machine."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,24 @@ def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
                     left += _table(folder / "memory.stat")[cached]
                 found.append(left)
     return max(0, min(found)) if found else None
+
+
+sharing = 1
+"""Processes of the run that may be on this machine at the same time."""
+
+
+def own_memory() -> int:
+    """Return the bytes of memory that this process may still take: its share of what is free."""
+    if (free := free_memory()) is None:  # macOS knows only how much there is in all
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return free // sharing
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _groups(proc: Path, controller: str) -> Iterator[PurePosixPath]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.data import remembered
+from harness.data import jpeg, remembered
 from harness.errors import BadFile, DataMissing, reason
 from harness.results import code
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL import Image
 
 FORMATS = {
@@ -36,6 +39,8 @@ READERS = tuple(sorted({"PPM" if name == "PGM" else name.upper() for name in FOR
 """Pillow's names of these formats. No other is read, whatever the suffix: for EPS, Pillow starts Ghostscript."""
 
 UPRIGHT, ORIENTATION = 1, 0x0112
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that exchange height and width."""
 WITH_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # what Pillow's getexif reads
 SAMPLE_FORMAT, UNSIGNED = 339, 1  # of TIFF
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -45,16 +50,23 @@ NAMED = 10
 """Bad files that a message names; it counts the others."""
 
 
-def known(paths: Sequence[Path], what: str, find: Callable[[Path], Any]) -> list[Any]:
-    """Return ``remembered.known`` of what this module finds out, which depends on its code and on Pillow too."""
-    return remembered.known(paths, f"{what}, {_reader()}", find)
+def known(paths: Iterable[Path], what: str, find: Callable[[Path], Any]) -> list[Any]:
+    """Return what ``each`` yields."""
+    return list(each(paths, what, find))
+
+
+def each(paths: Iterable[Path], what: str, find: Callable[[Path], Any]) -> Iterator[Any]:
+    """Yield ``remembered.each`` of what this module finds out, which depends on its code and its decoders too."""
+    return remembered.each(paths, f"{what}, {reader()}", find)
 
 
 @cache
-def _reader() -> str:
+def reader() -> str:
+    """Return what decodes images: libraries, their versions, and the hash of this code."""
     import PIL
 
-    return f"Pillow {PIL.__version__}, code {code.of_file(Path(__file__))}"
+    codes = ", ".join(code.of_file(Path(file)) for file in (__file__, jpeg.__file__))
+    return f"Pillow {PIL.__version__}, simplejpeg {version('simplejpeg')}, code {codes}"
 
 
 @contextmanager
@@ -88,21 +100,44 @@ def orientation(file: Image.Image) -> int:
     return int(found) if found in range(2, 9) else UPRIGHT
 
 
+def array(path: Path, turn: bool, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Return ``rgb`` as [H, W, 3] uint8."""
+    pixels = jpeg.decoded(path, _is_upright, least)
+    return np.asarray(_rgb(path, turn, least)) if pixels is None else pixels
+
+
 def rgb(path: Path, turn: bool) -> Image.Image:
     """Return the first frame of an image of any mode, as 8-bit RGB. Raises BadFile.
 
     16-bit images are reduced to their high byte. Transparency is dropped: the colour below it counts, as in
     torchvision. ``turn``: apply the EXIF orientation; else an image with one raises BadFile.
     """
+    from PIL import Image
+
+    return Image.fromarray(array(path, turn))
+
+
+def _rgb(path: Path, turn: bool, least: tuple[int, int] | None) -> Image.Image:
+    """Return ``rgb`` as Pillow decodes it, a JPEG as a part of its size that is at least (height, width) ``least``."""
     from PIL import ImageOps
 
     with opened(path) as file:
+        if least is not None and file.format in ("JPEG", "MPO"):
+            height, width = reversed(least) if orientation(file) in SIDEWAYS else least
+            file.draft("RGB", (width, height))
         if turn:
             file.load()
         else:
             _load_upright(path, file)
         image = _eight_bits(path, file)
         return (ImageOps.exif_transpose(image) if orientation(file) != UPRIGHT else image).convert("RGB")
+
+
+def _is_upright(data: bytes) -> bool:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as file:
+        return orientation(file) == UPRIGHT
 
 
 def _load_upright(path: Path, file: Image.Image) -> None:
@@ -158,10 +193,10 @@ def size(path: Path) -> list[int]:
 
 def looked_at(path: Path, turn: bool) -> dict[str, Any]:
     """Return format, mode, size [height, width] and number of frames of an image that was decoded. Raises BadFile."""
-    image = rgb(path, turn)
+    height, width, _ = array(path, turn).shape
     with opened(path) as file:
         frames = getattr(file, "n_frames", 1)
-        return {"format": file.format, "mode": file.mode, "size": [image.height, image.width], "frames": frames}
+        return {"format": file.format, "mode": file.mode, "size": [height, width], "frames": frames}
 
 
 def counted_ids(path: Path) -> list[list[int]]:
@@ -186,23 +221,27 @@ def some(bad: Sequence[BadFile | str]) -> str:
     return "; ".join(map(str, bad[:NAMED])) + more
 
 
-def in_words(found: Sequence[dict[str, Any]]) -> list[str]:
+def in_words(images: Iterable[dict[str, Any]]) -> list[str]:
     """Return sentences on images that were ``looked_at``: formats, modes, sizes, and what is not read as it is."""
-    kinds = Counter(f"{image['format']} {image['mode']}" for image in found)
-    sizes = Counter(tuple(image["size"]) for image in found)
+    found = Counter((i["format"], i["mode"], tuple(i["size"]), i["frames"] > 1) for i in images)
+    kinds, sizes = Counter[str](), Counter[tuple[int, int]]()
+    deep = clear = several = 0
+    for (file_format, mode, size, has_frames), count in found.items():
+        kinds[f"{file_format} {mode}"] += count
+        sizes[size] += count
+        deep += count * mode.startswith("I")
+        clear += count * (mode in TRANSPARENT)
+        several += count * has_frames
     shown = ", ".join(f"{w} x {h} ({count})" for (h, w), count in sizes.most_common(SIZES))
     rest = f", and {len(sizes) - SIZES} other sizes" if len(sizes) > SIZES else ""
     lines = [
         "formats and modes: " + ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common()),
         f"width x height: {shown}{rest}",
     ]
-    deep = sum(image["mode"].startswith("I") for image in found)
-    clear = sum(image["mode"] in TRANSPARENT for image in found)
-    several = sum(image["frames"] > 1 for image in found)
     for count, what in (
         (deep, "16 bits: the high byte is read"),
         (clear, "an alpha channel: it is dropped, so what is below it is read"),
         (several, "several frames: the first is read"),
     ):
-        lines += [f"{count} of {len(found)} images have {what}"] if count else []
+        lines += [f"{count} of {found.total()} images have {what}"] if count else []
     return lines

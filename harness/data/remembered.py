@@ -10,21 +10,29 @@ import json
 import os
 import tempfile
 import time
-from collections import defaultdict
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from itertools import groupby, islice
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar
 
+from harness.data.paths import Paths
 from harness.errors import BadFile, no_pipe, reason
 
 SETTLED_SECONDS = 2.0
 """A file whose status changed later is not remembered: it could change again without a change of its times."""
 AT_ONCE = 256
 """Files whose sizes and times one thread asks for at a time."""
+TOGETHER = 10_000
+"""Files of one folder that are asked for together."""
+MOST_ENTRIES = 20_000
+"""Files that are kept in mind, unless one folder has more; each takes about a kilobyte."""
+AHEAD = 2
+"""Items for each thread that are worked on before the result of the first one is taken."""
 WRITTEN_EVERY = 30.0
 """Seconds between two writes while many files are read, so that a stopped run does not start from nothing."""
 
@@ -34,6 +42,8 @@ Result = TypeVar("Result")
 _entries: dict[str, dict[str, dict[str, Any]]] = {}
 """Folder -> name of a file -> what is known of it, with its ``stamp``; as far as this process has asked."""
 _forgetting = False
+_found_again: set[str] = set()
+"""Folders of which something was found out again."""
 
 
 def cache_folder() -> Path:
@@ -48,6 +58,7 @@ def afresh() -> Iterator[None]:
     """Find out everything again in a ``with`` block, and remember that."""
     global _forgetting
     _entries.clear()
+    _found_again.clear()
     _forgetting = True
     try:
         yield
@@ -58,67 +69,101 @@ def afresh() -> Iterator[None]:
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
 ) -> Iterator[Result]:
-    """Yield the results in the order of the items. An error, or Ctrl-C, does not wait for the items that are left."""
-    pool = ThreadPoolExecutor(threads or max(4, os.cpu_count() or 1))  # reading may wait for a disk on a network
+    """Yield the results in the order of the items, of which a few are worked on ahead.
+
+    An error, or Ctrl-C, does not wait for the items that are left.
+    """
+    threads = threads or max(4, os.cpu_count() or 1)  # reading may wait for a disk on a network
+    pool, left = ThreadPoolExecutor(threads), iter(items)
     try:
-        yield from pool.map(function, items)
+        waiting = deque(pool.submit(function, item) for item in islice(left, AHEAD * threads))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(left, 1))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def known(paths: Sequence[Path], what: str, find: Callable[[Path], Any]) -> list[Any]:
-    """Return ``find(path)`` for each file, a JSON value, from memory where that holds; or the BadFile that it raises.
+def known(paths: Iterable[Path], what: str, find: Callable[[Path], Any]) -> list[Any]:
+    """Return what ``each`` yields."""
+    return list(each(paths, what, find))
 
-    ``what`` names the kind of value. A BadFile is not remembered.
+
+def each(paths: Iterable[Path], what: str, find: Callable[[Path], Any]) -> Iterator[Any]:
+    """Yield ``find(path)`` for each file, a JSON value, from memory where that holds; or the BadFile that it raises.
+
+    ``what`` names the kind of value. A BadFile is not remembered. Of a million files, only some are held at a time:
+    those that follow each other in one folder, and what is known of a few folders.
     """
+    texts = paths.texts() if isinstance(paths, Paths) else map(os.fspath, paths)  # ten times as fast as Path's
+    for name, together in groupby(texts, key=os.path.dirname):
+        folder = str(Path(name).absolute())
+        while some := list(islice(together, TOGETHER)):
+            yield from _of_some(some, folder, what, find)
+
+
+def _of_some(paths: Sequence[str], folder: str, what: str, find: Callable[[Path], Any]) -> list[Any]:
+    """Return the values of files of one folder."""
     parts = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
-    stamps = [stamp for part in in_threads(_stamps, parts) for stamp in part]
+    stamps = [stamp for part in in_threads(_stamps, parts) for stamp in part] if len(parts) > 1 else _stamps(paths)
+    entries = _of(folder)
     found: list[Any] = [None] * len(paths)
-    wanted: dict[str, list[int]] = defaultdict(list)
+    unknown = []
     for position, (path, stamp) in enumerate(zip(paths, stamps, strict=True)):
+        entry = entries.get(path.rpartition(os.sep)[2])
         if isinstance(stamp, BadFile):
             found[position] = stamp
+        elif isinstance(entry, dict) and entry.get("stamp") == stamp and what in entry:
+            found[position] = entry[what]
         else:
-            folder = os.path.dirname(path)  # noqa: PTH120 (ten times as fast as Path's)
-            wanted[folder].append(position)
-    for name, positions in wanted.items():
-        folder = str(Path(name).absolute())
-        entries = _of(folder)
-        unknown = []
-        for position in positions:
-            entry = entries.get(paths[position].name)
-            if isinstance(entry, dict) and entry.get("stamp") == stamps[position] and what in entry:
-                found[position] = entry[what]
-            else:
-                unknown.append(position)
-        new: dict[str, dict[str, Any]] = {}
-        written = time.monotonic()
-        for position, value in zip(unknown, in_threads(lambda p: _tried(find, paths[p]), unknown), strict=True):
-            found[position], stamp, name = value, stamps[position], paths[position].name
-            if (
-                isinstance(value, BadFile)
-                or isinstance(stamp, BadFile)
-                or time.time() - stamp[2] / 1e9 < SETTLED_SECONDS  # anyone may set the time of content
-            ):
-                continue
-            old = entries.get(name)
-            kept = old if isinstance(old, dict) and old.get("stamp") == stamp else {}
-            new[name] = entries[name] = {**kept, "stamp": stamp, what: value}
-            if time.monotonic() - written > WRITTEN_EVERY:
-                _write(folder, new)
-                written = time.monotonic()
-        if new:
-            _write(folder, new)
+            unknown.append(position)
+    if not unknown:
+        return found
+    new: dict[str, dict[str, Any]] = {}
+    written = time.monotonic()
+    for position, value in zip(unknown, in_threads(lambda p: _tried(find, Path(paths[p])), unknown), strict=True):
+        found[position], stamp, name = value, stamps[position], paths[position].rpartition(os.sep)[2]
+        if (
+            isinstance(value, BadFile)
+            or isinstance(stamp, BadFile)
+            or time.time() - stamp[2] / 1e9 < SETTLED_SECONDS  # anyone may set the time of content
+        ):
+            continue
+        old = entries.get(name)
+        kept = old if isinstance(old, dict) and old.get("stamp") == stamp else {}
+        new[name] = entries[name] = {**kept, "stamp": stamp, what: value}
+        if time.monotonic() - written > WRITTEN_EVERY:
+            _write(_name(folder), new)
+            written = time.monotonic()
+    if new:
+        _write(_name(folder), new)
     return found
 
 
-def _stamps(paths: Sequence[Path]) -> list[list[int] | BadFile]:
+def of_content(key: str, find: Callable[[], Any], fits: Callable[[Any], bool]) -> Any:
+    """Return ``find()``, a JSON value of what a hash stands for, from memory where it is known and ``fits``.
+
+    None is not remembered.
+    """
+    name = f"content-{key}.json"
+    value = None if _forgetting else _read(name).get("value")
+    if not fits(value) and (value := find()) is not None:
+        _write(name, {"value": value})
+    return value
+
+
+def forgetting() -> bool:
+    """Return whether everything is to be found out again."""
+    return _forgetting
+
+
+def _stamps(paths: Sequence[str]) -> list[list[int] | BadFile]:
     return [_stamp(path) for path in paths]
 
 
-def _stamp(path: Path) -> list[int] | BadFile:
+def _stamp(path: str) -> list[int] | BadFile:
     try:
-        stat = path.stat()
+        stat = os.stat(path)  # noqa: PTH116
     except OSError as error:
         return BadFile(f"{path} can't be read ({reason(error)})")
     if not S_ISREG(stat.st_mode):  # a pipe would be waited for
@@ -134,32 +179,42 @@ def _tried(find: Callable[[Path], Any], path: Path) -> Any:
 
 
 def _file(folder: str) -> Path:
-    return cache_folder() / f"{sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
+    return cache_folder() / _name(folder)
+
+
+def _name(folder: str) -> str:
+    return f"{sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
 
 
 def _of(folder: str) -> dict[str, dict[str, Any]]:
-    if folder not in _entries:
-        _entries[folder] = {} if _forgetting else _read(folder)
-    return _entries[folder]
+    """Return what is known of the files of a folder. What is known of folders asked for long ago is dropped."""
+    entries = _entries.pop(folder, None)
+    if entries is None:
+        while sum(map(len, _entries.values())) > MOST_ENTRIES:
+            del _entries[next(iter(_entries))]
+        entries = {} if _forgetting and folder not in _found_again else _read(_name(folder))
+        _found_again.add(folder)
+    _entries[folder] = entries
+    return entries
 
 
-def _read(folder: str) -> dict[str, dict[str, Any]]:
+def _read(name: str) -> dict[str, Any]:
     try:
-        stored = json.loads(no_pipe(_file(folder)).read_text(encoding="utf-8"))
+        stored = json.loads(no_pipe(cache_folder() / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home
         return {}
     return stored if isinstance(stored, dict) else {}
 
 
-def _write(folder: str, new: dict[str, dict[str, Any]]) -> None:
-    """Add entries to a folder's file, which is replaced as a whole; the last of two processes wins."""
+def _write(name: str, new: dict[str, Any]) -> None:
+    """Add entries to a file, which is replaced as a whole; the last of two processes wins."""
     with suppress(OSError, RuntimeError):
-        file = _file(folder)
+        file = cache_folder() / name
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(dir=file.parent, prefix=".part-")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump({**_read(folder), **new}, stream, separators=(",", ":"))
+                json.dump({**_read(name), **new}, stream, separators=(",", ":"))
             Path(part).replace(file)
         except BaseException:
             Path(part).unlink()

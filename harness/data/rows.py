@@ -1,32 +1,63 @@
-"""Rows of a dataset on a trial's device: held in its memory, or decoded from files batch by batch."""
+"""Rows of a dataset for a trial's device: held in its memory or in the host's, or read from files batch by batch."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.data import host
+from harness.data.files import Files
 from harness.lazy import torch
 
 HELD_SHARE = 0.25
-"""Largest fraction of the device's free memory that data may fill; larger data is decoded batch by batch."""
+"""Largest fraction of the memory that a trial may take which the images, or the labels, of one split may fill."""
 
-DECODED_AT_ONCE = 32
-"""Images per step when a whole dataset is copied to a device; limits the host memory."""
+COPIED_BYTES = 2**26
+"""Bytes per step when a whole dataset is copied to a device; limits the host memory."""
 
 AHEAD = 2
 """Batches that are decoded in advance while another one is in use; limits the memory."""
 
+AT_ONCE = 16
+"""Largest number of rows that a thread decodes at a time."""
+
+ON_DEVICE, IN_MEMORY, STREAMED = "on the device", "in host memory", "streamed"
+"""Where data is held: as a whole in the device's memory, or in that of the host; or read from files when needed."""
+
+
+def held(nbytes: int, device: int, host: int | None) -> str:
+    """Return where data of ``nbytes`` is held: ON_DEVICE, IN_MEMORY or STREAMED.
+
+    ``device``: bytes of the device's memory that the trial may take. ``host``: those of the host; None if the device is
+    the CPU.
+    """
+    if nbytes <= HELD_SHARE * device:
+        return ON_DEVICE
+    return IN_MEMORY if host is not None and nbytes <= HELD_SHARE * host else STREAMED
+
+
+def _held(nbytes: int, device: torch.device) -> str:
+    on_gpu = device.type == "cuda"
+    return held(nbytes, _free_memory(device), host.own_memory() if on_gpu else None)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return the bytes of a device's memory that this process may still take."""
+    if device.type != "cuda":
+        return host.own_memory()
+    free, total = torch.cuda.mem_get_info(device)
+    own = torch.cuda.get_per_process_memory_fraction(device.index) * total - torch.cuda.memory_reserved(device)
+    return max(0, min(free, int(own)))
+
 
 class Streamed:
-    """Rows that are decoded from files on access, for data that does not fit on the device.
+    """Rows that are read on access, for data that does not fit on the device: files, or an array in host memory.
 
     ``rows`` (int64, on the CPU) restricts it to a subset: row i is file ``rows[i]``.
     """
@@ -40,31 +71,46 @@ class Streamed:
         return self.shape[0]
 
     def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
-        return self._decoded(indices.cpu()).to(self.device, non_blocking=True)
-
-    def _decoded(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return rows on the CPU, in pinned memory if the device is a GPU, so that copies do not synchronise."""
-        wanted = indices.numpy()
-        rows = torch.from_numpy(self.files[wanted if self.rows is None else self.rows[wanted]])
-        return rows.pin_memory() if self.device.type == "cuda" else rows
+        (rows,) = self.ahead([indices])
+        return rows
 
     def ahead(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield ``self[indices]`` for each batch of indices, while threads decode the next ones.
 
-        A file that can't be decoded raises its error when its batch is due. The threads end with the iterator, even if
-        it is not exhausted.
+        There are as many threads as the trial has processors. A file that can't be decoded raises its error when its
+        batch is due. The threads end with the iterator, even if it is not exhausted.
         """
         # one copy to the CPU: a copy of each batch would synchronise
         parts = iter(torch.cat([*batches]).cpu().split([len(indices) for indices in batches]))
-        pool = ThreadPoolExecutor(AHEAD)
+        pool = ThreadPoolExecutor(torch.get_num_threads())
         try:
-            waiting = deque(pool.submit(self._decoded, part) for part in islice(parts, AHEAD))
+            waiting = deque(self._begun(part, pool) for part in islice(parts, AHEAD))
             while waiting:
-                due = waiting.popleft()
-                waiting.extend(pool.submit(self._decoded, part) for part in islice(parts, 1))
-                yield due.result().to(self.device, non_blocking=True)
+                rows, works = waiting.popleft()
+                waiting.extend(self._begun(part, pool) for part in islice(parts, 1))
+                for work in works:
+                    work.result()
+                yield rows.to(self.device, non_blocking=True)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _begun(self, indices: torch.Tensor, pool: ThreadPoolExecutor) -> tuple[torch.Tensor, list[Future[None]]]:
+        """Return the memory of a batch, and the works that fill it; pinned for a GPU, so that copies do not wait."""
+        wanted = indices.numpy() if self.rows is None else self.rows[indices.numpy()]
+        kind = torch.from_numpy(np.empty(0, getattr(self.files, "dtype", np.uint8))).dtype
+        rows = torch.empty((len(wanted), *self.shape[1:]), dtype=kind, pin_memory=self.device.type == "cuda")
+        step = max(1, min(AT_ONCE, len(wanted) // torch.get_num_threads()))
+        works = [
+            pool.submit(self._read, wanted[first : first + step], rows[first : first + step].numpy())
+            for first in range(0, len(wanted), step)
+        ]
+        return rows, works
+
+    def _read(self, wanted: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> None:
+        if isinstance(self.files, Files):
+            self.files.read(wanted, rows)
+        else:
+            rows[:] = self.files[wanted]
 
 
 if TYPE_CHECKING:
@@ -77,30 +123,35 @@ def take(rows: Rows, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
     return rows.ahead(batches) if isinstance(rows, Streamed) else (rows[indices] for indices in batches)
 
 
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if (free := host.free_memory()) is not None:
-        return free
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # macOS knows only how much there is in all
-
-
 def on_device(array: Any, device: torch.device) -> Rows:
-    """Return an array's rows on the device; files that need more than HELD_SHARE of its free memory are streamed.
+    """Return an array's rows, or those of files, where ``held`` says.
 
     On the CPU an array is not copied, so the result must not be written to.
     """
-    if not isinstance(array, np.ndarray):
-        if array.nbytes > HELD_SHARE * _free_memory(device):
-            return Streamed(array, device)
-        held = torch.empty(array.shape, dtype=torch.uint8, device=device)
-        rows = torch.arange(len(array)).split(DECODED_AT_ONCE)
-        for part, decoded in zip(held.split(DECODED_AT_ONCE), Streamed(array, device).ahead(rows), strict=True):
-            part.copy_(decoded)
-        return held
+    if isinstance(array, np.ndarray) and device.type != "cuda":
+        return _shared(array)
+    where = _held(array.nbytes, device)
+    if where == STREAMED or (where == IN_MEMORY and _lies_in_memory(array)):
+        return Streamed(array, device)
+    if isinstance(array, np.ndarray):
+        return _shared(array).to(device)
+    rows = torch.empty(array.shape, dtype=torch.uint8, device=device if where == ON_DEVICE else "cpu")
+    step = max(torch.get_num_threads(), COPIED_BYTES * len(array) // max(1, array.nbytes))
+    parts = torch.arange(len(array)).split(step)
+    for part, decoded in zip(rows.split(step), Streamed(array, torch.device("cpu")).ahead(parts), strict=True):
+        part.copy_(decoded)
+    return rows if where == ON_DEVICE else Streamed(rows.numpy(), device)
+
+
+def _shared(array: np.ndarray[Any, Any]) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array).to(device)
+        return torch.from_numpy(array)
+
+
+def _lies_in_memory(array: Any) -> bool:
+    """Return whether rows need no copy in host memory: those of an array, and prepared ones in the system's cache."""
+    return isinstance(array, np.ndarray) or getattr(array, "prepared", None) is not None
 
 
 def rows_on_device(array: Any, rows: np.ndarray[Any, Any], device: torch.device) -> Rows:
@@ -108,5 +159,5 @@ def rows_on_device(array: Any, rows: np.ndarray[Any, Any], device: torch.device)
     if isinstance(array, np.ndarray):
         return on_device(array[rows], device)
     streamed = Streamed(array, device, rows)
-    fits = array.nbytes * len(rows) / len(array) <= HELD_SHARE * _free_memory(device)
-    return streamed[torch.arange(len(rows))] if fits else streamed
+    where = _held(array.nbytes * len(rows) // max(1, len(array)), device)
+    return streamed[torch.arange(len(rows))] if where == ON_DEVICE else streamed

@@ -47,7 +47,8 @@ def _checked(benchmark: Benchmark) -> int:
 
 
 def _lines(benchmark: Benchmark, suite: Suite) -> Iterator[str]:
-    opened = suite.open_dataset(benchmark.where)
+    where = benchmark.where.model_copy(update={"prepared": False})  # all is decoded again, and nothing is kept
+    opened = suite.open_dataset(where)
     info = dataset.facts(opened)
     yield f"{suite.name}: {info.source}"
     check_memory(info.in_memory, benchmark.where, dataset.less(suite.dataset.settings))
@@ -57,7 +58,7 @@ def _lines(benchmark: Benchmark, suite: Suite) -> Iterator[str]:
         yield f"  {note}"
     for line in dataset.examined(opened):
         yield f"  {line}"
-    data = dataset.loaded(suite.open_dataset(benchmark.where), info)
+    data = dataset.loaded(suite.open_dataset(where), info)
     if not data.per_pixel:
         for split, labels in (("training", data.train_labels), ("test", data.test_labels)):
             yield f"  {split} images of each class: {_of_classes(labels, data.classes)}"

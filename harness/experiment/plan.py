@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.config.suite import Benchmark, Suite
 from harness.data.host import in_units
+from harness.experiment import holding
 from harness.experiment.grid import Grid, full_trials
 from harness.experiment.upgrade import open_run
 from harness.networks import names
@@ -115,6 +116,8 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
                 f"{suite.name}: {info.num_train} training and {info.num_test} test images, {info.num_classes} "
                 f"classes; {info.source}; {in_units(info.nbytes)} {'when decoded' if info.from_files else 'of memory'}"
             )
+            units = [u for u in grid.units if u.suite == suite.name]
+            data.append(f"  {holding.sentence(info, where, len(units))}")
             data += [f"  {note}" for note in info.notes]
     compared = {suite.name: _compared(suite) for suite in benchmark.suites if suite.name not in grid.skipped}
     others = sum(own for _, _, own in compared.values())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from harness import registry
 from harness.config.suite import Benchmark, Suite
-from harness.data import dataset
+from harness.data import dataset, prepared
 from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered, readable
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
@@ -62,6 +62,7 @@ def _load(benchmark: Benchmark, grid: Grid) -> dict[str, LoadedData]:
     def load(suite: Suite) -> LoadedData:
         try:
             data = dataset.loaded(suite.open_dataset(benchmark.where), grid.info[suite.name])
+            data = prepared.applied(data, prepared.place(benchmark.where.prepared))
         except DataMissing as problem:
             raise DataMissing(f"suite {suite.name}: {problem}") from None
         _ = data.fingerprint  # computed once, here, and then pickled with the data

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.data import host
 from harness.errors import UserError
 from harness.lazy import torch
 
@@ -22,6 +23,8 @@ class Placement:
     """Number of trials that may run on the device at the same time."""
     gpu_share: float = 1.0
     """Fraction of the GPU's memory that each process of the trial may use."""
+    sharing: int = 1
+    """Number of processes that may be on the machine at the same time, and share its memory."""
 
 
 def chosen_device(requested: str) -> str:
@@ -43,10 +46,15 @@ def prepare_process(threads: int, deterministic: bool) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def limit_memory(device: torch.device, share: float) -> None:
-    """Limit this process to its share of a GPU's memory, so that a trial that needs more does not make others fail."""
+def limit_memory(device: torch.device, placement: Placement) -> None:
+    """Limit this process to its share of a GPU's memory, so that a trial that needs more does not make others fail.
+
+    Of the host's memory, it limits only what data may take.
+    """
+    host.sharing = placement.sharing
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(share, device.index)  # it refuses a device without an index
+        # it refuses a device without an index
+        torch.cuda.set_per_process_memory_fraction(placement.gpu_share, device.index)
 
 
 def reset_peak_memory(device: torch.device) -> None:

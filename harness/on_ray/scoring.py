@@ -73,7 +73,7 @@ class Worker:
         trial: Trial = pickle.loads(packed)
         loaded = ray.get(data)
         self.device = torch.device(placement.device)
-        limit_memory(self.device, placement.gpu_share)
+        limit_memory(self.device, placement)
         prepare_process(placement.threads, trial.recipe.deterministic)
         info = info_of(loaded)
         normalisation = normalised_by(trial.model, info.channels)

@@ -39,6 +39,8 @@ class Resources:
     device_share: int
     processors: int
     """Cores of the largest node, as Ray counts them; in a container they may be fewer than the host's."""
+    node_share: int
+    """The number of units that may run on one node at the same time."""
 
     def bundle(self) -> dict[str, float]:
         """Return the reservation: one bundle, so that a trial and its scoring workers are on one node and one GPU."""
@@ -215,9 +217,10 @@ def resources(where: Where, exclusive: bool, nodes: list[dict[str, float]]) -> R
             f"but the cluster's nodes have {largest}"
         )
     concurrent = min(fitting, where.max_concurrent or fitting)
-    share = int(1 / gpus) if gpus else max(map(capacity, nodes))
+    on_node = max(map(capacity, nodes))
+    share = int(1 / gpus) if gpus else on_node
     processors = max(int(node.get("CPU", 0)) for node in nodes)
-    return Resources(cpus, threads, gpus, concurrent, min(share, concurrent), processors)
+    return Resources(cpus, threads, gpus, concurrent, min(share, concurrent), processors, min(on_node, concurrent))
 
 
 def nodes() -> list[dict[str, float]]:

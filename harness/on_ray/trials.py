@@ -97,11 +97,13 @@ def _run_unit(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     may_share = where.scoring == "ray_data" or (where.scoring == "auto" and where.shards > 1)
     with_workers = may_share and unit.trial.scores_images() and not unit.shared
+    processes = 1 + where.shards if with_workers else 1
     placement = Placement(
         device="cuda" if ray.get_gpu_ids() else "cpu",
         threads=share.threads,
         device_share=share.device_share,
-        gpu_share=(share.gpus or 1.0) / (1 + where.shards if with_workers else 1),
+        gpu_share=(share.gpus or 1.0) / processes,
+        sharing=share.node_share * processes,
     )
     scorer: Any = None
     beat = Path(folder) / "ray" / "beats" / str(config["unit"])
