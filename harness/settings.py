@@ -49,6 +49,8 @@ Rate = Annotated[PositiveFloat, Field(le=10**6), Why("training would diverge")]
 Weight = Annotated[NonNegativeFloat, Field(le=10**6), Why("losses would not be finite")]
 Pixel = Annotated[float, Field(ge=0, le=1), Why("pixels are scaled to 0..1")]
 Spread = Annotated[PositiveFloat, Field(le=1), Why("pixels are scaled to 0..1")]
+Area = Annotated[PositiveFloat, Field(le=1), Why("it is a share of the image")]
+Aspect = Annotated[PositiveFloat, Field(le=100), Why("no image is as narrow")]
 Seed = Annotated[NonNegativeInt, Field(le=2**32 - 1), Why("seeds have 32 bits")]
 
 
@@ -124,6 +126,20 @@ class ModelSettings(Strict):
     )
 
 
+class RandomResizedCrop(Strict):
+    """A random part of an image, resized (Szegedy et al. 2015, Going Deeper with Convolutions, Sec. 6)."""
+
+    scale: tuple[Area, Area] = Field((0.08, 1.0), description="lowest and highest area, as a share of the image's")
+    ratio: tuple[Aspect, Aspect] = Field((3 / 4, 4 / 3), description="lowest and highest width / height")
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ascend(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] > bounds[1]:
+            raise ValueError(f"must ascend, got {[*bounds]}")
+        return bounds
+
+
 class Recipe(Strict):
     """Training and inference of a suite's networks, the same for all methods."""
 
@@ -154,6 +170,17 @@ class Recipe(Strict):
         "float32",
         description="bfloat16: autocast and channels_last memory; losses, class statistics and scores stay float32",
     )
+    random_resized_crop: RandomResizedCrop | None = Field(
+        None,
+        description="in place of the padded crop: a random part of each training image, of random area (scale: "
+        "[0.08, 1]) and aspect ratio (ratio: [3/4, 4/3]), resized to crop_size (bilinear, antialiased); {} has these "
+        "defaults; for datasets with image labels only",
+    )
+    center_crop: tuple[Side, Side] | None = Field(
+        None,
+        description="[height, width] of the centre of an image that tests and scoring see; null: the whole image; for "
+        "datasets with image labels only",
+    )
     inference_batch_size: BatchSize = Field(500, description="images per batch in tests and scoring")
     compile: bool = Field(
         False,
@@ -170,6 +197,10 @@ class Recipe(Strict):
     def _milestones_ascend(cls, milestones: list[int], before: ValidationInfo) -> list[int]:
         epochs = before.data.get("epochs")
         if epochs and (milestones != sorted(set(milestones)) or any(m >= epochs for m in milestones)):
+    def tested(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return [height, width] of what tests and scoring see of images of a size."""
+        return self.center_crop or size
+
             raise ValueError(f"must ascend and stay below epochs ({epochs}), got {milestones}")
         return milestones
 

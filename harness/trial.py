@@ -33,7 +33,7 @@ from harness.results.energy import joules
 from harness.results.provenance import commit, versions
 from harness.results.records import TRAINING_PHASES, CycleRecord, differing
 from harness.results.store import RunStore, TrialStore, write_atomically
-from harness.settings import PluginSpec
+from harness.settings import PluginSpec, Recipe
 
 Report = Callable[[CycleRecord], None]
 
@@ -45,11 +45,14 @@ def build_half(spec: PluginSpec, contract: type[Any], num_classes: int) -> Any:
     return boundary.build(plugin, spec.name, contract, spec.settings, num_classes)
 
 
-def info_of(data: LoadedData) -> DatasetInfo:
-    """Return the properties of a loaded dataset that a network depends on; ``source`` is left empty."""
+def info_of(data: LoadedData, recipe: Recipe) -> DatasetInfo:
+    """Return the properties of a loaded dataset that a network depends on; ``size`` is what it is tested on.
+
+    ``source`` is left empty.
+    """
     _, height, width, channels = data.train_images.shape
     counts = len(data.train_images), len(data.test_images), len(data.classes)
-    return DatasetInfo(*counts, channels, (height, width), "", data.per_pixel)
+    return DatasetInfo(*counts, channels, recipe.tested((height, width)), "", data.per_pixel)
 
 
 @dataclass
@@ -107,7 +110,7 @@ class ActiveLearner:
         self.scorer: Scorer = scorer or InProcess()
         self.oracle: Oracle = oracle or TrueLabels(data)
         self.device = torch.device(self.placement.device)
-        self.info = info_of(data)
+        self.info = info_of(data, trial.recipe)
         prepare_process(self.placement.threads, trial.recipe.deterministic)
         limit_memory(self.device, self.placement.gpu_share)
         self.start_clock()
