@@ -154,6 +154,11 @@ class Recipe(Strict):
         description="epochs, counted from 0, at whose start the learning rate is multiplied by gamma",
     )
     gamma: Rate = Field(0.1, description="factor of the learning rate at each milestone")
+    warmup_epochs: Annotated[NonNegativeInt, Field(le=10**6), Why("more would take years")] = Field(
+        0,
+        description="first epochs of each cycle in which the learning rate grows from 0 to its full value, by the same "
+        "amount at each step",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD; Adam ignores it")
     weight_decay: Annotated[NonNegativeFloat, Field(le=1000), Why("training would diverge")] = Field(
         5e-4, description="L2 penalty of all parameters"
@@ -203,6 +208,13 @@ class Recipe(Strict):
 
             raise ValueError(f"must ascend and stay below epochs ({epochs}), got {milestones}")
         return milestones
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _warmup_ends(cls, warmup_epochs: int, before: ValidationInfo) -> int:
+        if warmup_epochs > before.data.get("epochs", warmup_epochs):
+            raise ValueError(f"must be at most epochs ({before.data['epochs']}), got {warmup_epochs}")
+        return warmup_epochs
 
 
 class Protocol(Strict):

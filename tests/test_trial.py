@@ -305,7 +305,7 @@ def test_a_loss_that_exploded_is_a_warning(
     name: str, rate: float, digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (fit_module, sys.modules[type(opened(make_trial(name), digits)[0].training).__module__]):
-        monkeypatch.setattr(module, "learning_rate", lambda recipe, epoch: rate, raising=False)  # uphill
+        monkeypatch.setattr(module, "learning_rate", lambda *_, **__: rate, raising=False)  # uphill
     trial, folder = make_trial(name, "random", epochs=4, cycles=1), folders()
     share(trial, digits, folder)
     records = run(trial, digits, folder)
@@ -385,6 +385,36 @@ def test_learning_rate_schedule(digits: LoadedData, monkeypatch: pytest.MonkeyPa
     learner.training.fit(cycle)
     assert [group["lr"] for group in used] == pytest.approx([lr for lr in expected for _ in range(3)])
     assert {(group["momentum"], group["weight_decay"]) for group in used} == {(0.8, 0.01)}
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "ll4al", "ads"])
+def test_the_learning_rate_warms_up_step_by_step(
+    name: str, digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 images are 3 steps an epoch; ADS trains the first epoch twice. Milestones count from the first epoch."""
+    used: list[float] = []
+    real = torch.optim.Optimizer.zero_grad
+
+    def spy(self: torch.optim.Optimizer, *arguments: Any, **keys: Any) -> Any:
+        if self.param_groups[0]["momentum"]:  # the recipe's optimizer: ADS has two others
+            used.append(self.param_groups[0]["lr"])
+        return real(self, *arguments, **keys)
+
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", spy)
+    keys = {"epochs": 4, "learning_rate": 0.06, "warmup_epochs": 2, "milestones": [3]}
+    learner, cycle = opened(make_trial(name, **keys), digits)
+    learner.training.fit(cycle)
+    ahead = name != "cross_entropy"  # their code steps the scheduler before an epoch
+    first, third = [0.01, 0.02, 0.03], 0.006 if ahead else 0.06
+    expected = [*(first if name == "ads" else []), *first, 0.04, 0.05, 0.06, *[third] * 3, *[0.006] * 3]
+    assert used == pytest.approx(expected)
+
+
+def test_without_warm_up_every_step_has_the_full_rate() -> None:
+    recipe = Recipe(epochs=6, learning_rate=0.2, milestones=[2])
+    assert learning_rate(recipe, 1, 1 / 3) == 0.2 == learning_rate(recipe, 0, 0.0)
+    with pytest.raises(ValueError, match=r"must be at most epochs \(6\), got 7"):
+        Recipe(epochs=6, warmup_epochs=7)
 
 
 def test_the_loss_of_the_last_epoch_is_returned(digits: LoadedData) -> None:
