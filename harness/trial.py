@@ -244,7 +244,7 @@ class ActiveLearner:
         streams = boundary.same_streams(self.training, "predict", self.device)
         with self.clock.phase("evaluate"), streams, boundary.finite(self.training):
             found = self.evaluate(cycle)
-            metrics, per_class = summary(found.confusion, self.data.classes, self.info.per_pixel)
+            metrics, per_class = summary(found.confusion, self.data.classes, self.info.per_pixel, found.in_top)
         confusion = by_name(found.confusion, self.data.classes)
         return Trained(metrics, loss, per_class, confusion=confusion, calibration=calibration(found))
 
@@ -253,7 +253,8 @@ class ActiveLearner:
         images, labels, classes = self.test_images, self.test_labels, self.info.num_classes
         predict, recipe = partial(boundary.predict, self.training), self.trial.recipe
         logits = type(self.training).predict is Training.predict  # else scores may be anything that grows
-        return tally(cycle.network, images, labels, classes, recipe, predict, cycle, logits)
+        top = self.trial.dataset.settings.top5
+        return tally(cycle.network, images, labels, classes, recipe, predict, cycle, logits, top)
 
     def select(self, cycle: Cycle) -> Selection:
         """Select the images to label next. The cycle must have been trained."""

@@ -431,6 +431,35 @@ def test_the_loss_of_the_last_epoch_is_returned(digits: LoadedData) -> None:
     assert not cycle.network.training
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_top_5_accuracy_counts_labels_among_the_five_highest_scores(heads: int, digits: LoadedData) -> None:
+    learner, _ = opened(make_trial(), digits)
+    scores = torch.randn(heads, 100, 10, generator=torch.Generator().manual_seed(0))
+    asked: list[int] = []
+
+    def predict(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
+        start = sum(asked)
+        asked.append(len(images))
+        if len(images) > 30:  # the batch is halved, and nothing is counted twice
+            asked.pop()
+            raise torch.OutOfMemoryError
+        return [*scores[:, start : start + len(images)]]
+
+    labels = learner.test_labels
+    found = tally(
+        learner.network, learner.test_images, labels, 10, learner.trial.recipe, predict, logits=heads == 1, top=True
+    )
+    rank = (scores > scores.gather(2, labels.expand(heads, -1)[..., None])).sum(2)
+    assert found.in_top == int((rank < 5).sum()) and int(found.confusion.sum()) == heads * 100
+
+
+def test_top_5_accuracy_is_in_the_record_if_the_dataset_asks_for_it(digits: LoadedData, folders: Folders) -> None:
+    asked = make_trial(cycles=1, dataset=PluginSpec("digits", DatasetSettings(top5=True)))
+    (record,), (plain,) = run(asked, digits, folders()), run(make_trial(cycles=1), digits, folders())
+    assert record.metrics["accuracy"] == plain.metrics["accuracy"] <= record.metrics["top5"] <= 1
+    assert {*plain.metrics} == {"accuracy"} and asked.id != make_trial(cycles=1).id
+
+
 def test_accuracy_counts_right_answers(digits: LoadedData) -> None:
     learner, _ = opened(make_trial(), digits)
     learner.network.train()
@@ -450,6 +479,7 @@ def test_accuracy_counts_right_answers(digits: LoadedData) -> None:
         learner.network, learner.test_images, learner.test_labels, 10, learner.trial.recipe, predict, logits=False
     ).confusion
     assert summary(counts, (), per_pixel=False) == ({"accuracy": (0.75 + 1) / 2}, {})
+    assert summary(counts, (), per_pixel=False, in_top=150)[0] == {"accuracy": (0.75 + 1) / 2, "top5": 0.75}
     assert counts[1].equal(torch.diag(learner.test_labels.bincount(minlength=10)))
     assert asked == [64, 36]
     assert learner.network.training, "left as it was"

@@ -15,6 +15,7 @@ from harness.data.host import free_memory, in_units
 from harness.errors import DataMissing, UserError
 from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Ahead, Training
+from harness.learning.inference import TOP
 from harness.networks import names
 from harness.report.captions import counted, full_data_row
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry
@@ -217,6 +218,10 @@ def _check_size(suite: Suite, info: DatasetInfo) -> None:
             f"{suite.protocol.cycles - 1} x budget {suite.protocol.budget}), but {suite.dataset.name} has "
             f"{info.num_train} training images"
         )
+    if suite.dataset.settings.top5 and (info.per_pixel or info.num_classes <= TOP):
+        found = "labels pixels" if info.per_pixel else f"has {info.num_classes}"
+        problem = f"needs image labels of more than {TOP} classes, but {suite.dataset.name} {found}; set it to false"
+        raise UserError(f"{suite.at('dataset.top5')}: {problem}")
     recipe = suite.recipe
     for key in ("random_resized_crop", "center_crop"):
         if info.per_pixel and getattr(recipe, key) is not None:
