@@ -70,6 +70,9 @@ class Files:
     """[256] uint8: the class of each id in a label map, or IGNORED, or UNKNOWN; None for images."""
     cover: tuple[int, int] | None = None
     """(h, w) that files of any size are brought to instead of ``scale``: resized to cover it, cropped to the centre."""
+    whole: bool = False
+    """Whether an image has one label as a whole: its EXIF orientation is applied. An image with a label map must have
+    none."""
 
     dtype = np.dtype(np.uint8)
 
@@ -117,7 +120,7 @@ class Files:
         from PIL import Image, ImageOps
 
         path, table = self.paths[index], self.table
-        image = pixels.rgb(path, turn=False) if table is None else pixels.ids(path)
+        image = pixels.rgb(path, turn=self.whole) if table is None else pixels.ids(path)
         resampling = Image.Resampling.BILINEAR if table is None else Image.Resampling.NEAREST
         if self.cover is not None:
             image = ImageOps.fit(image, self.cover[::-1], resampling)
@@ -142,7 +145,8 @@ class Files:
 
     def digest(self) -> bytes:
         """Return a hash of the files' bytes, the shape, the scale and the table, but not of the paths."""
-        total = hashlib.sha256(repr((self.shape, self.scale, *((self.cover,) if self.cover else ()))).encode())
+        settings = (self.shape, self.scale, *((self.cover,) if self.cover else ()), *(("whole",) if self.whole else ()))
+        total = hashlib.sha256(repr(settings).encode())
         total.update(b"" if self.table is None else self.table.tobytes())
         for digest in self.digests():
             total.update(bytes.fromhex(digest))
