@@ -170,11 +170,6 @@ class Recipe(Strict):
     crop_size: tuple[Side, Side] | None = Field(
         None, description="[height, width] of the random crop, in pixels; null: the size of the images"
     )
-    flip: bool = Field(True, description="random horizontal flip of training images")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        description="bfloat16: autocast and channels_last memory; losses, class statistics and scores stay float32",
-    )
     random_resized_crop: RandomResizedCrop | None = Field(
         None,
         description="in place of the padded crop: a random part of each training image, of random area (scale: "
@@ -185,6 +180,11 @@ class Recipe(Strict):
         None,
         description="[height, width] of the centre of an image that tests and scoring see; null: the whole image; for "
         "datasets with image labels only",
+    )
+    flip: bool = Field(True, description="random horizontal flip of training images")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="bfloat16: autocast and channels_last memory; losses, class statistics and scores stay float32",
     )
     inference_batch_size: BatchSize = Field(500, description="images per batch in tests and scoring")
     compile: bool = Field(
@@ -197,15 +197,15 @@ class Recipe(Strict):
         description="false: a GPU may use faster kernels, chosen by timing them, whose rounding varies from run to run",
     )
 
+    def tested(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return [height, width] of what tests and scoring see of images of a size."""
+        return self.center_crop or size
+
     @field_validator("milestones")
     @classmethod
     def _milestones_ascend(cls, milestones: list[int], before: ValidationInfo) -> list[int]:
         epochs = before.data.get("epochs")
         if epochs and (milestones != sorted(set(milestones)) or any(m >= epochs for m in milestones)):
-    def tested(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return [height, width] of what tests and scoring see of images of a size."""
-        return self.center_crop or size
-
             raise ValueError(f"must ascend and stay below epochs ({epochs}), got {milestones}")
         return milestones
 

@@ -18,12 +18,20 @@ from harness.data.dataset import DatasetInfo, LoadedData
 from harness.data.images import Images
 from harness.data.oracle import Oracle, TrueLabels
 from harness.data.rows import on_device
+from harness.errors import UserError
 from harness.learning import boundary, pictures, pool
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import Tally, tally, within_memory
 from harness.learning.metrics import by_name, calibration, summary
-from harness.learning.process import Placement, limit_memory, peak_memory, prepare_process, reset_peak_memory
+from harness.learning.process import (
+    Placement,
+    available,
+    limit_memory,
+    peak_memory,
+    prepare_process,
+    reset_peak_memory,
+)
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer, warm_up
 from harness.networks import building, names
 from harness.networks.compiling import timing_compilation
@@ -129,6 +137,15 @@ class ActiveLearner:
             if not names.shipped(trial.model.name):
                 building.check(trial.model, self.info)
             self._make(0)
+            for half, spec in ((self.training, trial.training), (self.acquisition, trial.acquisition)):
+                if problem := boundary.too_large(
+                    type(half),
+                    spec,
+                    self.info.num_classes,
+                    lambda: self.network.classifier.in_features,
+                    lambda: available(self.device, self.placement.gpu_share),
+                ):
+                    raise UserError(problem)
 
     def pretrained(self) -> dict[str, Any]:
         """Return what the record says about pretrained weights; empty if the network starts from fresh ones."""

@@ -13,6 +13,7 @@ from harness.data import dataset
 from harness.data.dataset import DatasetInfo
 from harness.data.host import free_memory, in_units
 from harness.errors import DataMissing, UserError
+from harness.experiment.room import check_room
 from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Ahead, Training
 from harness.learning.inference import TOP
@@ -105,6 +106,8 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
             continue
         info[suite.name] = checked[data]
         check_fits(suite, info[suite.name])
+        if suite.name not in finished:
+            check_room(suite, seen(info[suite.name], suite.recipe), benchmark.where)
     if refused:
         raise DataMissing("; ".join(refused))
     running = [suite for suite in benchmark.suites if suite.name not in skipped]

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.data.host import free_memory
 from harness.errors import UserError
 from harness.lazy import torch
 
@@ -47,6 +48,13 @@ def limit_memory(device: torch.device, share: float) -> None:
     """Limit this process to its share of a GPU's memory, so that a trial that needs more does not make others fail."""
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(share, device.index)  # it refuses a device without an index
+
+
+def available(device: torch.device, share: float) -> int:
+    """Return the bytes that a trial can have: its share of the GPU, or what is free on this machine; 0: not known."""
+    if device.type == "cuda":
+        return int(share * torch.cuda.get_device_properties(device).total_memory)
+    return free_memory() or 0
 
 
 def reset_peak_memory(device: torch.device) -> None:
