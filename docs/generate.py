@@ -41,6 +41,7 @@ COLUMNS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "scenes": "scenes",
+    "imagenet": "ImageNet",
     "segmentation_folder": "CamVid",
     "cityscapes": "Cityscapes",
 }
@@ -65,6 +66,8 @@ def allowed(schema: dict[str, Any]) -> str:
     """Return in words which values a JSON schema allows."""
     if "anyOf" in schema:
         return ", or ".join(dict.fromkeys(allowed(option) for option in schema["anyOf"]))
+    if "$ref" in schema:
+        return "mapping"
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{word}`" for word in schema.get("enum", [schema.get("const")]))
     kind = schema.get("type")
