@@ -11,20 +11,24 @@ import importlib.util
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData
+from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, balanced
 from harness.data.files import Files
 from harness.errors import DataMissing, gathered, no_pipe, reason
 from harness.settings import Side
 
-from ._listing import Listing, counted, extra_folders, folders, is_folder, listed, loose
+from ._listing import Listing, counted, entries, extra_folders, folders, is_folder, kind, loose
 from ._trees import Tree, described
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NUM_CLASSES, NUM_TRAIN, NUM_TEST = 1000, 1_281_167, 50_000
 FEWEST, MOST = 732, 1300
@@ -36,8 +40,7 @@ TEST = ("val", "ILSVRC2012_img_val", "ILSVRC/Data/CLS-LOC/val")
 DEVKIT = ("ILSVRC2012_devkit_t12/data", ".")
 """Where the files META and TRUTH may be."""
 META, TRUTH, SOLUTION = "meta.mat", "ILSVRC2012_validation_ground_truth.txt", "LOC_val_solution.csv"
-SUFFIX = ".JPEG"
-TEST_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
+TEST_NAME = r"ILSVRC2012_val_\d{8}\.JPEG"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as in the code of VAAL
 UNCHECKED = "the numbers and names of the files are ImageNet's; there are no published checksums of their content"
 SHOWN = 5
@@ -50,6 +53,29 @@ def wnids() -> tuple[str, ...]:
     spec = importlib.util.find_spec("timm")
     assert spec is not None and spec.origin is not None
     return tuple(Path(spec.origin).with_name("data").joinpath("_info", "imagenet_synsets.txt").read_text().split())
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of a split that are used, class after class."""
+
+    names: tuple[str, ...]
+    """Their paths in the folder of ImageNet."""
+    labels: NDArray[np.int64]
+    note: str
+    """What was left out, or ""."""
+
+    @classmethod
+    def of(cls, images: Sequence[Sequence[str]], note: str, limit: int | None) -> Split:
+        """Return the same number of images of each class."""
+        names = [name for of_class in images for name in of_class]
+        labels = np.repeat(np.arange(len(images), dtype=np.int64), [len(of_class) for of_class in images])
+        kept = balanced(labels, limit)
+        return cls(tuple(names[i] for i in kept), labels[kept], note)
+
+    def paths(self, folder: Path) -> list[Path]:
+        """Return the files."""
+        return [folder / name for name in self.names]
 
 
 class ImageNet(Dataset):
@@ -89,30 +115,31 @@ class ImageNet(Dataset):
 
     def info(self) -> DatasetInfo:
         """Return counts from a listing of the files, whose numbers and names must be the official ones."""
-        tree, side = self._tree, self.settings.image_size
+        (train, test), side = self._splits, self.settings.image_size
         return DatasetInfo(
-            len(tree.train_paths),
-            len(tree.test_paths),
-            len(tree.classes),
+            len(train.names),
+            len(test.names),
+            len(self._classes),
             channels=3,
             size=(side, side),
             source=f"ImageNet (ILSVRC2012) in {self._folder}, labels of the test set from {self._labels_from}",
-            notes=tree.notes,
+            notes=(*filter(None, (train.note, test.note)), UNCHECKED),
             from_files=True,
         )
 
     def load(self) -> LoadedData:
         """Return the images as files, which are decoded on access."""
-        tree, side = self._tree, self.settings.image_size
+        (train, test), side = self._splits, self.settings.image_size
         images, test_images = (
-            Files(paths, (side, side), cover=(side, side), whole=True) for paths in (tree.train_paths, tree.test_paths)
+            Files(split.paths(self._folder), (side, side), cover=(side, side), whole=True) for split in (train, test)
         )
-        arrays = images, tree.train_labels, test_images, tree.test_labels
-        return LoadedData(*arrays, tree.classes, MEAN, STD, tree.names())
+        return LoadedData(images, train.labels, test_images, test.labels, self._classes, MEAN, STD, train.names)
 
     def examine(self) -> list[str]:
         """Return formats, modes and sizes of the images, which are all decoded."""
-        return described(self._tree, "")
+        train, test = self._splits
+        both = train.paths(self._folder), train.labels, test.paths(self._folder), test.labels
+        return described(Tree(self._folder, self._classes, *both, notes=()), "")
 
     @property
     def _folder(self) -> Path:
@@ -126,7 +153,7 @@ class ImageNet(Dataset):
         return wnids()[:chosen]
 
     @cached_property
-    def _tree(self) -> Tree:
+    def _splits(self) -> tuple[Split, Split]:
         self._labels_from = "its folders"
         if not is_folder(self._folder):
             raise DataMissing(
@@ -134,48 +161,41 @@ class ImageNet(Dataset):
                 "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz there and unpack "
                 "them into it, the first two into train/ and val/"
             )
-        (train, left_out), (test, also_left_out) = gathered((self._train, self._test))
-        tree = Tree(
-            folder=self._folder,
-            classes=self._classes,
-            train_paths=[path for paths in train for path in paths],
-            train_labels=_labels(train),
-            test_paths=[path for paths in test for path in paths],
-            test_labels=_labels(test),
-            notes=(*filter(None, (left_out, also_left_out)), UNCHECKED),
-        )
-        return tree.limited(self.settings.limit, self.settings.test_limit)
+        train, test = gathered((self._train, self._test))
+        return Split.of(*train, self.settings.limit), Split.of(*test, self.settings.test_limit)
 
-    def _found(self, names: Sequence[str], archive: str) -> Path:
-        """Return the folder of a split. Raises DataMissing."""
+    def _found(self, names: Sequence[str], archive: str) -> str:
+        """Return the name of the folder of a split. Raises DataMissing."""
         for name in names:
             if is_folder(self._folder / name):
-                return self._folder / name
+                return name
         raise DataMissing(
             f"{self._folder} has no folder {names[0]}/: get {archive} from ImageNet's home page and unpack it there"
         )
 
-    def _train(self) -> tuple[list[list[Path]], str]:
+    def _train(self) -> tuple[list[list[str]], str]:
         """Return the training images of each class, and a note on what was left out."""
-        part = self._found(TRAIN, "ILSVRC2012_img_train.tar")
-        present, expected = {*folders(part)}, dict(self._meta.values())
-        listings = [listed(part / name, (SUFFIX.lower(),)) if name in present else None for name in self._classes]
-        images, numbers, problems = [], [], []
-        left_out = loose(part)
-        for name, listing in zip(self._classes, listings, strict=True):
-            own, others = _own(listing, re.compile(rf"{name}_\d+\.JPEG", re.IGNORECASE))
-            left_out += others
-            least, most = (expected[name],) * 2 if name in expected else (FEWEST, MOST)
-            if listing is not None and not least <= len(own) <= most:
-                numbers.append(f"{name} has {len(own)}, not {least if least == most else f'{least} to {most}'}")
-            images.append(own)
-        if absent := [name for name, listing in zip(self._classes, listings, strict=True) if listing is None]:
-            problems.append(f"{_of(len(absent), len(self._classes), 'class')} missing: {_some(absent)}")
-        if numbers:
-            problems.append(f"{_of(len(numbers), len(self._classes), 'class')} of another size: {_some(numbers)}")
-        total = sum(map(len, images))
-        if not problems and len(self._classes) == NUM_CLASSES and total != NUM_TRAIN:
-            problems.append(f"{total} images, not {NUM_TRAIN}")
+        name = self._found(TRAIN, "ILSVRC2012_img_train.tar")
+        part, expected, total = self._folder / name, dict(self._meta.values()), len(self._classes)
+        present, left_out = {*folders(part)}, loose(part)
+        images: list[list[str]] = []
+        absent, numbers = [], []
+        for wnid in self._classes:
+            images.append(_images(part, name, wnid, rf"{wnid}_\d+\.JPEG", left_out) if wnid in present else [])
+            least, most = (expected[wnid],) * 2 if wnid in expected else (FEWEST, MOST)
+            if wnid not in present:
+                absent.append(wnid)
+            elif not least <= len(images[-1]) <= most:
+                allowed = f"{least}" if least == most else f"{least} to {most}"
+                numbers.append(f"{wnid} has {len(images[-1])}, not {allowed}")
+        problems = [
+            f"{_of(len(wrong), total, 'class')} {what}: {_some(wrong)}"
+            for wrong, what in ((absent, "missing"), (numbers, "of another size"))
+            if wrong
+        ]
+        found = sum(map(len, images))
+        if not problems and total == NUM_CLASSES and found != NUM_TRAIN:
+            problems.append(f"{found} images, not {NUM_TRAIN}")
         if problems:
             packed = len([*part.glob("n*.tar")])
             hint = f", and each of the {packed} n*.tar in it into a folder of its name" if packed else ""
@@ -183,38 +203,35 @@ class ImageNet(Dataset):
                 f"{part} is not ImageNet's: {'; '.join(problems)}{_not_read(left_out)}; unpack "
                 f"ILSVRC2012_img_train.tar there again{hint}"
             )
-        return images, _note(part, total, left_out, extra_folders(part, wnids()))
+        return images, _note(part, found, left_out, extra_folders(part, wnids()))
 
-    def _test(self) -> tuple[list[list[Path]], str]:
+    def _test(self) -> tuple[list[list[str]], str]:
         """Return the validation images of each class, and a note on what was left out."""
-        part = self._found(TEST, "ILSVRC2012_img_val.tar")
-        if present := {*folders(part)} & {*wnids()}:
-            listings = [listed(part / name, (SUFFIX.lower(),)) if name in present else None for name in self._classes]
-            found = [_own(listing, TEST_NAME) for listing in listings]
-            images, left_out = [own for own, _ in found], sum((others for _, others in found), loose(part))
-            wrong = [
-                f"{name} has {len(own)}" if listing else f"{name} is missing"
-                for name, own, listing in zip(self._classes, images, listings, strict=True)
-                if len(own) != TESTED
+        name = self._found(TEST, "ILSVRC2012_img_val.tar")
+        part = self._folder / name
+        present, wrong = {*folders(part)} & {*wnids()}, list[str]()
+        if present:
+            left_out = loose(part)
+            images = [
+                _images(part, name, wnid, TEST_NAME, left_out) if wnid in present else [] for wnid in self._classes
             ]
+            for wnid, own in zip(self._classes, images, strict=True):
+                if len(own) != TESTED:
+                    wrong.append(f"{wnid} has {len(own)}" if wnid in present else f"{wnid} is missing")
             problem = f"{_of(len(wrong), len(images), 'class')} without {TESTED} images: {_some(wrong)}"
         else:
-            truth = self._truth()
-            known, left_out = _own(listed(part, (SUFFIX.lower(),)), TEST_NAME)
-            numbered = {_number(path): path for path in known}
-            label = {name: position for position, name in enumerate(self._classes)}
-            images, wrong = [[] for _ in label], []
-            for number, name in enumerate(truth, 1):
-                if name not in label:
-                    continue
-                if number in numbered:
-                    images[label[name]].append(numbered[number])
-                else:
-                    wrong.append(f"ILSVRC2012_val_{number:08}{SUFFIX}")
-            if unknown := [path.name for number, path in numbered.items() if not 1 <= number <= len(truth)]:
-                left_out["of no number"] += len(unknown)
-            total = sum(map(len, images)) + len(wrong)
-            problem = f"{_of(len(wrong), total, 'image')} missing: {_some(wrong)}"
+            truth, left_out = self._truth(), Counter[str]()
+            numbered = {int(path[-13:-5]): path for path in _images(part, name, "", TEST_NAME, left_out)}
+            of_class: dict[str, list[str]] = {wnid: [] for wnid in self._classes}
+            for number, wnid in enumerate(truth, 1):
+                path = numbered.pop(number, None)
+                if wnid in of_class and path:
+                    of_class[wnid].append(path)
+                elif wnid in of_class:
+                    wrong.append(f"ILSVRC2012_val_{number:08}.JPEG")
+            left_out.update({"of no number": len(numbered)} if numbered else {})
+            images = [*of_class.values()]
+            problem = f"{_of(len(wrong), TESTED * len(images), 'image')} missing: {_some(wrong)}"
         if wrong:
             raise DataMissing(
                 f"{part} is not ImageNet's: {problem}{_not_read(left_out)}; unpack ILSVRC2012_img_val.tar there again"
@@ -244,23 +261,20 @@ class ImageNet(Dataset):
         return {}
 
 
-def _own(listing: Listing | None, name: re.Pattern[str]) -> tuple[list[Path], Counter[str]]:
-    """Return the images of a listing with official names, sorted, and what was left out."""
-    if listing is None:
-        return [], Counter()
-    own = [path for path in listing.paths if name.fullmatch(path.name)]
-    others = len(listing.paths) - len(own)
-    return own, listing.left_out + Counter({"of another name": others} if others else {})
+def _images(part: Path, name: str, wnid: str, pattern: str, left_out: Counter[str]) -> list[str]:
+    """Return the names of the images of a class, or of a whole split, in the folder of ImageNet, sorted.
 
-
-def _labels(images: Sequence[Sequence[Path]]) -> Any:
-    return np.repeat(np.arange(len(images), dtype=np.int64), [len(paths) for paths in images])
-
-
-def _number(path: Path) -> int:
-    match = TEST_NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])
+    ``part`` is the folder of the split, and ``name`` its name. What is no image of the pattern is counted.
+    """
+    folder, start = (part / wnid, f"{name}/{wnid}/") if wnid else (part, f"{name}/")
+    own, official = [], re.compile(pattern, re.IGNORECASE)
+    for entry in entries(folder):
+        what = kind(entry, (".jpeg",))
+        if what == "image" and official.fullmatch(entry.name):
+            own.append(start + entry.name)
+        elif what and (wnid or what != "folder"):  # folders of a split have a note of their own
+            left_out[{"image": "of another name"}.get(what, what)] += 1
+    return own
 
 
 def _read_meta(path: Path) -> dict[int, tuple[str, int]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_imagenet
 import torch
 import torch.nn as nn
 import wrong_data
@@ -608,12 +609,18 @@ def test_copies_of_training_images_are_noted(plugged: Plug, with_file: Path) -> 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", registry.names("datasets"))
-def test_shipped_datasets_pass(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shipped_datasets_pass(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[str] = []
     if name.startswith("cifar"):
         archive(tmp_path, name)
     elif name == "cityscapes":
         import_module("harness.datasets.cityscapes").write_cityscapes(tmp_path, train=4, test=2)
+    elif name == "imagenet":
+        test_imagenet.shrink(monkeypatch)
+        test_imagenet.write(tmp_path)
+        written = ["image_size=16"]
     elif name == "image_folder":
         write_tree(tmp_path / "mine", ["ant", "zebra"])
         written = ["folder=mine", "image_size=16"]
