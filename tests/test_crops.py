@@ -47,10 +47,10 @@ def test_weights_resize_like_torch_with_antialiasing(side: int, size: int, start
 @pytest.mark.parametrize("size", [(256, 256), (60, 200), (200, 60), (300, 2)])
 @pytest.mark.parametrize("crop", [Crop(), Crop(scale=(0.5, 0.9), ratio=(0.9, 2.0))])
 def test_parts_are_distributed_as_those_of_torchvision(size: tuple[int, int], crop: Crop) -> None:
-    count, image = 4000, torch.empty(3, *size)
+    count, image = 1500, torch.empty(3, *size)
     torch.manual_seed(5)
     theirs = np.array([Torchvision.get_params(image, [*crop.scale], [*crop.ratio]) for _ in range(count)])
-    ours = torch.stack(parts(count, size, crop, stream(1)), 1).numpy()
+    ours = torch.stack(parts(count, size, crop, stream(1)), 1).double().numpy()
     assert (ours == ours.round()).all() and (ours[:, :2] >= 0).all() and (ours[:, 2:] >= 1).all()
     assert (ours[:, :2] + ours[:, 2:] <= size).all()
     properties = {
