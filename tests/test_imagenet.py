@@ -380,7 +380,7 @@ def config(folder: Path, **keys: Any) -> Path:
             "center_crop": [16, 16],
         },
         "protocol": {"initial": 12, "budget": 4, "cycles": 2, "start": "warm"},
-        "methods": {"Ran": "random", "DAST-AL": {"acquisition": "epmcm", "training": "isda"}},
+        "methods": {"DAST-AL": {"acquisition": "epmcm", "training": "isda"}},
         "seeds": [0],
         "where": {"trials": "in_process", "data": str(folder.parent), "output": str(folder.parent / "out")},
     } | keys

@@ -59,6 +59,7 @@ def test_network(name: str, width: int | None, size: int, parameters: int | None
     torch.testing.assert_close(half.features, bare.features, rtol=0.1, atol=0.1 * float(bare.features.abs().max()))
 
 
+@pytest.mark.long
 def test_vgg16_of_timm_is_that_of_torchvision() -> None:
     """VAAL's ImageNet network: three wide layers with dropout, of which the second gives the features."""
     from torchvision.models import vgg16_bn
