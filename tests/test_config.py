@@ -88,11 +88,11 @@ def test_a_mapping_with_another_name_brings_its_own_settings(tmp_path: Path) -> 
     }
     default = {"name": "digits", "limit": 50}
     other, same, bare = loaded(tmp_path, base(dataset=default, suites=suites)).suites
-    assert other.dataset.written() == {"name": "cifar10", "limit": None, "test_limit": 7}
+    assert other.dataset.written() == {"name": "cifar10", "limit": None, "test_limit": 7, "top5": False}
     assert other.model == net("vgg16_bn_cifar")
-    assert same.dataset.written() == {"name": "digits", "limit": 50, "test_limit": 7}
+    assert same.dataset.written() == {"name": "digits", "limit": 50, "test_limit": 7, "top5": False}
     assert same.model == net("resnet_small", width=16)
-    assert bare.dataset.written() == {"name": "digits", "limit": None, "test_limit": None}
+    assert bare.dataset.written() == {"name": "digits", "limit": None, "test_limit": None, "top5": False}
 
 
 def test_the_methods_of_a_suite_are_its_own(tmp_path: Path) -> None:
