@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -89,7 +89,7 @@ class ImageNet(Dataset):
             description="height and width of the stored images: the shorter side is resized to it, the longer side "
             "cropped to its centre",
         )
-        classes: int | list[str] | None = Field(
+        classes: Any = Field(
             None,
             description="a number: so many classes, the first by WordNet id; a list: these classes, such as "
             f"[n01440764, n01443537]; null: all {NUM_CLASSES}",
@@ -98,14 +98,16 @@ class ImageNet(Dataset):
 
         @field_validator("classes")
         @classmethod
-        def _classes_exist(cls, classes: int | list[str] | None) -> int | list[str] | None:
+        def _classes_exist(cls, classes: Any) -> int | list[str] | None:
             if classes is None:
                 return None
-            count = classes if isinstance(classes, int) else len(classes)
+            if type(classes) not in (int, list):
+                raise ValueError(f"must be a number of classes or a list of them, got {classes!r:.60}")
+            count = len(classes) if isinstance(classes, list) else classes
             if not 2 <= count <= NUM_CLASSES:
                 raise ValueError(f"must be 2 to {NUM_CLASSES} classes, got {count}")
-            if isinstance(classes, int):
-                return classes
+            if not isinstance(classes, list):
+                return int(classes)
             if unknown := [name for name in classes if name not in wnids()]:
                 problem = "is no class of ImageNet; allowed: its WordNet ids"
                 raise ValueError(f"{unknown[0]!r:.60} {problem}: {wnids()[0]}, ...")

@@ -163,6 +163,9 @@ def test_limits_are_class_balanced(tree: Path) -> None:
     [
         (1, "must be 2 to 6 classes, got 1"),
         (7, "must be 2 to 6 classes, got 7"),
+        (True, "must be a number of classes or a list of them, got True"),
+        ("n01440764", "must be a number of classes or a list of them, got 'n01440764'"),
+        ([7, "n01440764"], "7 is no class of ImageNet; allowed: its WordNet ids: n01440764, ..."),
         (["n01440764"], "must be 2 to 6 classes, got 1"),
         (["n01440764", "tench"], "'tench' is no class of ImageNet; allowed: its WordNet ids: n01440764, ..."),
         (["n01440764", "n01440764"], "'n01440764' occurs twice"),
