@@ -18,6 +18,7 @@ SYSTEM = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume inf
 
 PLURALS = {
     "broken link": "broken links",
+    "folder": "folders",
     "link to a folder above": "links to a folder above",
     "pipe or device": "pipes or devices",
 }
@@ -93,13 +94,13 @@ def listed(folder: Path, suffixes: Collection[str]) -> Listing:
             continue
         below = []
         for entry in entries(here):
-            kind = _kind(entry, tuple(suffixes))
-            if kind == "folder":
+            found = kind(entry, tuple(suffixes))
+            if found == "folder":
                 below.append((here / entry.name, above | {identity}))
-            elif kind == "image":
+            elif found == "image":
                 images.append(here / entry.name)
-            elif kind:
-                listing.left_out[kind] += 1
+            elif found:
+                listing.left_out[found] += 1
         left += reversed(below)
     listing.paths = images
     return listing
@@ -120,7 +121,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _kind(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> str:
+def kind(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> str:
     """Return 'folder', 'image', or what a file is left out as; "" for what belongs to another program."""
     name = entry.name
     looks_like_image = name.lower().endswith(suffixes)

@@ -41,6 +41,7 @@ COLUMNS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "scenes": "scenes",
+    "imagenet": "ImageNet",
     "segmentation_folder": "CamVid",
     "cityscapes": "Cityscapes",
 }
@@ -65,6 +66,8 @@ def allowed(schema: dict[str, Any]) -> str:
     """Return in words which values a JSON schema allows."""
     if "anyOf" in schema:
         return ", or ".join(dict.fromkeys(allowed(option) for option in schema["anyOf"]))
+    if "$ref" in schema:
+        return "mapping"
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{word}`" for word in schema.get("enum", [schema.get("const")]))
     kind = schema.get("type")
@@ -108,10 +111,14 @@ def plugins(kind: str, contract: type[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def of_plugins(kind: str, contract: type[Any], skip: tuple[str, ...] = ()) -> str:
-    """Return a heading and the keys of each plug-in, and one line for those that have no keys of their own."""
+    """Return a heading and the keys of each plug-in, and one line for those that have no keys of their own.
+
+    ``skip``: keys that all have; one with another default is not skipped.
+    """
     parts, without = [], []
     for name, plugin in plugins(kind, contract):
-        if text := settings(plugin.Settings, skip):
+        own, common = plugin.Settings.model_fields, contract.Settings.model_fields
+        if text := settings(plugin.Settings, tuple(key for key in skip if own[key].default == common[key].default)):
             parts.append(f"### {contract.__name__.lower()}: {name}\n\n{text}")
         else:
             without.append(f"`{name}`")
@@ -122,7 +129,6 @@ def of_plugins(kind: str, contract: type[Any], skip: tuple[str, ...] = ()) -> st
 
 def keys() -> str:
     """Return every key of a config."""
-    common = ("limit", "test_limit")
     digits = registry.find("datasets", "digits", Dataset)
     assert digits is not None
     return "\n".join(
@@ -133,7 +139,7 @@ def keys() -> str:
             f"## where\n\n{prose(first_paragraph(Where))}\n\n{settings(Where)}",
             *models(),
             f"## dataset\n\nKeys of every dataset:\n\n{settings(digits.Settings)}",
-            of_plugins("datasets", Dataset, common),
+            of_plugins("datasets", Dataset, tuple(Dataset.Settings.model_fields)),
             "## Methods\n\nThe keys of a training or an acquisition are written next to its name: "
             "`{name: isda, lambda_0: 5}`.\n",
             of_plugins("methods", Training),

@@ -30,7 +30,8 @@ def _model_at(model: Any, path: Iterable[Any]) -> type[BaseModel] | None:
         field = model.model_fields.get(key) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
             return None
-        model = field.annotation
+        models = [m for m in _parts(field.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+        model = models[0] if models else None  # of Primary | None it is Primary
     return model if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 

@@ -49,6 +49,8 @@ Rate = Annotated[PositiveFloat, Field(le=10**6), Why("training would diverge")]
 Weight = Annotated[NonNegativeFloat, Field(le=10**6), Why("losses would not be finite")]
 Pixel = Annotated[float, Field(ge=0, le=1), Why("pixels are scaled to 0..1")]
 Spread = Annotated[PositiveFloat, Field(le=1), Why("pixels are scaled to 0..1")]
+Area = Annotated[PositiveFloat, Field(le=1), Why("it is a share of the image")]
+Aspect = Annotated[PositiveFloat, Field(le=100), Why("no image is as narrow")]
 Seed = Annotated[NonNegativeInt, Field(le=2**32 - 1), Why("seeds have 32 bits")]
 
 
@@ -124,6 +126,20 @@ class ModelSettings(Strict):
     )
 
 
+class RandomResizedCrop(Strict):
+    """A random part of an image, resized (Szegedy et al. 2015, Going Deeper with Convolutions, Sec. 6)."""
+
+    scale: tuple[Area, Area] = Field((0.08, 1.0), description="lowest and highest area, as a share of the image's")
+    ratio: tuple[Aspect, Aspect] = Field((3 / 4, 4 / 3), description="lowest and highest width / height")
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ascend(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] > bounds[1]:
+            raise ValueError(f"must ascend, got {[*bounds]}")
+        return bounds
+
+
 class Recipe(Strict):
     """Training and inference of a suite's networks, the same for all methods."""
 
@@ -138,6 +154,11 @@ class Recipe(Strict):
         description="epochs, counted from 0, at whose start the learning rate is multiplied by gamma",
     )
     gamma: Rate = Field(0.1, description="factor of the learning rate at each milestone")
+    warmup_epochs: Annotated[NonNegativeInt, Field(le=10**6), Why("more would take years")] = Field(
+        0,
+        description="first epochs of each cycle in which the learning rate grows from 0 to its full value, by the same "
+        "amount at each step",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD; Adam ignores it")
     weight_decay: Annotated[NonNegativeFloat, Field(le=1000), Why("training would diverge")] = Field(
         5e-4, description="L2 penalty of all parameters"
@@ -148,6 +169,17 @@ class Recipe(Strict):
     )
     crop_size: tuple[Side, Side] | None = Field(
         None, description="[height, width] of the random crop, in pixels; null: the size of the images"
+    )
+    random_resized_crop: RandomResizedCrop | None = Field(
+        None,
+        description="in place of the padded crop: a random part of each training image, of random area (scale: "
+        "[0.08, 1]) and aspect ratio (ratio: [3/4, 4/3]), resized to crop_size (bilinear, antialiased); {} has these "
+        "defaults; for datasets with image labels only",
+    )
+    center_crop: tuple[Side, Side] | None = Field(
+        None,
+        description="[height, width] of the centre of an image that tests and scoring see; null: the whole image; for "
+        "datasets with image labels only",
     )
     flip: bool = Field(True, description="random horizontal flip of training images")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -165,6 +197,10 @@ class Recipe(Strict):
         description="false: a GPU may use faster kernels, chosen by timing them, whose rounding varies from run to run",
     )
 
+    def tested(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return [height, width] of what tests and scoring see of images of a size."""
+        return self.center_crop or size
+
     @field_validator("milestones")
     @classmethod
     def _milestones_ascend(cls, milestones: list[int], before: ValidationInfo) -> list[int]:
@@ -172,6 +208,13 @@ class Recipe(Strict):
         if epochs and (milestones != sorted(set(milestones)) or any(m >= epochs for m in milestones)):
             raise ValueError(f"must ascend and stay below epochs ({epochs}), got {milestones}")
         return milestones
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _warmup_ends(cls, warmup_epochs: int, before: ValidationInfo) -> int:
+        if warmup_epochs > before.data.get("epochs", warmup_epochs):
+            raise ValueError(f"must be at most epochs ({before.data['epochs']}), got {warmup_epochs}")
+        return warmup_epochs
 
 
 class Protocol(Strict):

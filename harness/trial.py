@@ -18,12 +18,20 @@ from harness.data.dataset import DatasetInfo, LoadedData
 from harness.data.images import Images
 from harness.data.oracle import Oracle, TrueLabels
 from harness.data.rows import on_device
+from harness.errors import UserError
 from harness.learning import boundary, pictures, pool
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import Tally, tally, within_memory
 from harness.learning.metrics import by_name, calibration, summary
-from harness.learning.process import Placement, limit_memory, peak_memory, prepare_process, reset_peak_memory
+from harness.learning.process import (
+    Placement,
+    available,
+    limit_memory,
+    peak_memory,
+    prepare_process,
+    reset_peak_memory,
+)
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer, warm_up
 from harness.networks import building, names
 from harness.networks.compiling import timing_compilation
@@ -33,7 +41,7 @@ from harness.results.energy import joules
 from harness.results.provenance import commit, versions
 from harness.results.records import TRAINING_PHASES, CycleRecord, differing
 from harness.results.store import RunStore, TrialStore, write_atomically
-from harness.settings import PluginSpec
+from harness.settings import PluginSpec, Recipe
 
 Report = Callable[[CycleRecord], None]
 
@@ -45,11 +53,14 @@ def build_half(spec: PluginSpec, contract: type[Any], num_classes: int) -> Any:
     return boundary.build(plugin, spec.name, contract, spec.settings, num_classes)
 
 
-def info_of(data: LoadedData) -> DatasetInfo:
-    """Return the properties of a loaded dataset that a network depends on; ``source`` is left empty."""
+def info_of(data: LoadedData, recipe: Recipe) -> DatasetInfo:
+    """Return the properties of a loaded dataset that a network depends on; ``size`` is what it is tested on.
+
+    ``source`` is left empty.
+    """
     _, height, width, channels = data.train_images.shape
     counts = len(data.train_images), len(data.test_images), len(data.classes)
-    return DatasetInfo(*counts, channels, (height, width), "", data.per_pixel)
+    return DatasetInfo(*counts, channels, recipe.tested((height, width)), "", data.per_pixel)
 
 
 @dataclass
@@ -107,7 +118,7 @@ class ActiveLearner:
         self.scorer: Scorer = scorer or InProcess()
         self.oracle: Oracle = oracle or TrueLabels(data)
         self.device = torch.device(self.placement.device)
-        self.info = info_of(data)
+        self.info = info_of(data, trial.recipe)
         prepare_process(self.placement.threads, trial.recipe.deterministic)
         limit_memory(self.device, self.placement)
         self.start_clock()
@@ -126,6 +137,15 @@ class ActiveLearner:
             if not names.shipped(trial.model.name):
                 building.check(trial.model, self.info)
             self._make(0)
+            for half, spec in ((self.training, trial.training), (self.acquisition, trial.acquisition)):
+                if problem := boundary.too_large(
+                    type(half),
+                    spec,
+                    self.info.num_classes,
+                    lambda: self.network.classifier.in_features,
+                    lambda: available(self.device, self.placement.gpu_share),
+                ):
+                    raise UserError(problem)
 
     def pretrained(self) -> dict[str, Any]:
         """Return what the record says about pretrained weights; empty if the network starts from fresh ones."""
@@ -241,7 +261,7 @@ class ActiveLearner:
         streams = boundary.same_streams(self.training, "predict", self.device)
         with self.clock.phase("evaluate"), streams, boundary.finite(self.training):
             found = self.evaluate(cycle)
-            metrics, per_class = summary(found.confusion, self.data.classes, self.info.per_pixel)
+            metrics, per_class = summary(found.confusion, self.data.classes, self.info.per_pixel, found.in_top)
         confusion = by_name(found.confusion, self.data.classes)
         return Trained(metrics, loss, per_class, confusion=confusion, calibration=calibration(found))
 
@@ -250,7 +270,8 @@ class ActiveLearner:
         images, labels, classes = self.test_images, self.test_labels, self.info.num_classes
         predict, recipe = partial(boundary.predict, self.training), self.trial.recipe
         logits = type(self.training).predict is Training.predict  # else scores may be anything that grows
-        return tally(cycle.network, images, labels, classes, recipe, predict, cycle, logits)
+        top = self.trial.dataset.settings.top5
+        return tally(cycle.network, images, labels, classes, recipe, predict, cycle, logits, top)
 
     def select(self, cycle: Cycle) -> Selection:
         """Select the images to label next. The cycle must have been trained."""

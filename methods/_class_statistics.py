@@ -16,6 +16,13 @@ Covariance = Literal["diagonal", "full"]
 
 BLOCK = 2**24
 """Numbers of the differences of weights in one product where classes are batched (64 MiB in float32)."""
+LARGE_BLOCK = 2**26
+"""Numbers of the matrices that are computed together: those of all classes, if classes are few (256 MiB)."""
+
+
+def blocks(size: int) -> int:
+    """Return how many matrices of so many numbers are computed together."""
+    return max(1, LARGE_BLOCK // size)
 
 
 def _may_loop(tensor: torch.Tensor) -> bool:
@@ -87,10 +94,13 @@ class ClassStatistics:
                 batch = rows.T @ rows / len(rows)
                 self.covariance[label].lerp_(batch, w).addr_(shift[label] * (w * (1 - w)), shift[label])
         else:  # fixed shapes over all classes: no synchronisation with the device
-            batch = (member[:, :, None] * centred).transpose(1, 2) @ centred / count.clamp(min=1)[:, None, None]
-            between = shift[:, :, None] * shift[:, None, :]
-            w = weight[:, :, None]
-            self.covariance = torch.lerp(self.covariance, batch, w) + w * (1 - w) * between
+            at_once = blocks(features.shape[1] * max(features.shape))
+            parts = (t.split(at_once) for t in (self.covariance, member, count, shift, weight))
+            for sigma, of_class, images, moved, w in zip(*parts, strict=True):
+                batch = (of_class[:, :, None] * centred).transpose(1, 2) @ centred / images.clamp(min=1)[:, None, None]
+                between = moved[:, :, None] * moved[:, None, :]
+                w = w[:, :, None]
+                sigma.copy_(torch.lerp(sigma, batch, w) + w * (1 - w) * between)
         self.mean = torch.lerp(self.mean, mean, weight)
         self.count = total
 
@@ -130,9 +140,15 @@ class ClassStatistics:
         S[y] is the covariance of the logits of class-y features minus their mean over classes, which softmax ignores.
         """
         weight = weight - weight.mean(0, keepdim=True)
-        if self.kind == "diagonal":
-            return torch.einsum("ja,ya,ka->yjk", weight, self.covariance, weight)
-        return torch.stack([weight @ covariance @ weight.T for covariance in self.covariance])
+        classes = len(weight)
+        found = weight.new_empty(classes, classes, classes)
+        at_once = blocks(weight.numel()) if self.kind == "diagonal" else 1
+        for part, sigma in zip(found.split(at_once), self.covariance.split(at_once), strict=True):
+            if self.kind == "diagonal":
+                part.copy_(torch.einsum("ja,ya,ka->yjk", weight, sigma, weight))
+            else:
+                part[0] = weight @ sigma[0] @ weight.T
+        return found
 
 
 def logit_covariance(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:

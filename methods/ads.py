@@ -43,7 +43,7 @@ from pydantic import Field
 
 from harness.lazy import F, torch
 from harness.learning.contract import Acquisition, Batch, Training
-from harness.learning.fit import batches, built, check_finite, final_loss, learning_rate, optimizer, step
+from harness.learning.fit import batches, built, check_finite, final_loss, learning_rate, optimizer, set_rate, step
 from harness.learning.inference import evaluating
 from harness.learning.labels import as_rows, at_positions, per_position
 from harness.settings import Parts, Rate, Recipe, Strict
@@ -115,9 +115,10 @@ class ADS(Training):
         def supervised_epoch(epoch: int) -> torch.Tensor:
             losses = []
             with cycle.clock.phase("train"):
-                for group in main.param_groups:
-                    group["lr"] = learning_rate(recipe, epoch + 1)  # the scheduler steps before an epoch
-                for images, labels in cycle.pairs(labelled(), draws):
+                parts = labelled()
+                for number, (images, labels) in enumerate(cycle.pairs(parts, draws), 1):
+                    # the scheduler steps before an epoch
+                    set_rate(main, learning_rate(recipe, epoch, number / len(parts), ahead=1))
                     losses.append(step(main, self.loss(network(images), labels, 0.0)))
                 check_finite(torch.stack(losses), cycle, f"epoch {epoch}, labelled")
             return torch.stack(losses)

@@ -35,7 +35,7 @@ from harness.learning.labels import as_rows, at_positions, per_position
 from harness.networks.maps import upsampled_bands
 from harness.settings import Steps, Strict
 
-from ._class_statistics import ClassStatistics, fresh_table, logit_covariance
+from ._class_statistics import ClassStatistics, blocks, fresh_table, logit_covariance
 from ._uncertainty import log_mean_exp
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ class EPMCM(Acquisition):
         """Return IMAGES with pseudo-labels: for maps, the features of all candidates would need too much memory."""
         return frozenset({IMAGES}) if settings.pseudo_labels else super().labels(settings)
 
+    @classmethod
+    def memory(cls, settings: Any, num_classes: int, features: int) -> int:
+        """Return the bytes of the roots of the logit covariances, a matrix for each class, in the sampled form."""
+        return 4 * num_classes**3 if settings.form == "sampled" else 0
+
     def prepare(self, cycle: Cycle) -> Columns:
         """Return the table Q (closed form) or the roots of the logit covariances (sampled)."""
         closed, weight = self.settings.form == "closed", cycle.network.classifier.weight.detach()
@@ -100,7 +105,11 @@ class EPMCM(Acquisition):
         else:
             statistics = ClassStatistics.of(cycle.learned)
             statistic = statistics.table(weight) if closed else statistics.logit_covariance(weight)
-        return {"table": statistic} if closed else {"root": matrix_root(statistic)}
+        if closed:
+            return {"table": statistic}
+        for block in statistic.split(blocks(self.num_classes**2)):
+            block.copy_(matrix_root(block))
+        return {"root": statistic}
 
     def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
         """Return the column ``score``, the log of Eq. 7 or the estimate of Eq. 5, at each position or pixel.
@@ -162,11 +171,13 @@ def log_change(logits: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 def sampled(logits: torch.Tensor, root: torch.Tensor, samples: int, generator: torch.Generator) -> torch.Tensor:
     """Return the mean [B] of 1 - p_yhat over ``samples`` draws z~ ~ N(z, S_yhat), with root [C, C, C] of S (Eq. 5)."""
     predicted = logits.argmax(1)
+    rows = blocks(root[0].numel())
     total = torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
     for start in range(0, samples, DRAWS_AT_ONCE):
         draws = min(DRAWS_AT_ONCE, samples - start)
         noise = torch.randn(len(logits), draws, logits.shape[1], generator=generator, device=logits.device)
-        drawn = logits[:, None, :] + noise.to(logits.dtype) @ root[predicted]
+        parts = zip(noise.to(logits.dtype).split(rows), predicted.split(rows), strict=True)
+        drawn = logits[:, None, :] + torch.cat([part @ root[classes] for part, classes in parts])
         log_p = drawn.log_softmax(2).gather(2, predicted[:, None, None].expand(-1, draws, 1))
         total += -torch.expm1(log_p.double()).sum((1, 2))
     return total / samples

@@ -47,6 +47,11 @@ class ISDA(Training):
 
     gives = Training.gives | {"covariance"}
 
+    @classmethod
+    def memory(cls, settings: Any, num_classes: int, features: int) -> int:
+        """Return the bytes of full covariances; those of the diagonal are fewer than the classifier's."""
+        return 4 * num_classes * features**2 if settings.covariance == "full" else 0
+
     def __init__(self, settings: Any, num_classes: int) -> None:
         super().__init__(settings, num_classes)
         self.statistics = ClassStatistics(num_classes, settings.covariance)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_imagenet
 import torch
 import torch.nn as nn
 import wrong_data
@@ -614,6 +615,9 @@ def test_shipped_datasets_pass(name: str, tmp_path: Path, capsys: pytest.Capture
         archive(tmp_path, name)
     elif name == "cityscapes":
         import_module("harness.datasets.cityscapes").write_cityscapes(tmp_path, train=4, test=2)
+    elif name == "imagenet":
+        test_imagenet.write_two_classes(tmp_path)
+        written = ["image_size=16", "classes=2", "top5=false"]
     elif name == "image_folder":
         write_tree(tmp_path / "mine", ["ant", "zebra"])
         written = ["folder=mine", "image_size=16"]

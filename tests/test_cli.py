@@ -121,7 +121,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "nested key": (
         ("epochs: 2", "epochz: 2"),
         [],
-        "c.yaml:4: recipe.epochz: unknown key 'epochz'; did you mean 'epochs'? allowed: batch_size, compile, crop_padd",
+        "c.yaml:4: recipe.epochz: unknown key 'epochz'; did you mean 'epochs'? allowed: batch_size, center_crop, comp",
     ),
     "where key": (("trials:", "trails:"), [], "c.yaml:20: where.trails: unknown key 'trails'; did you mean 'trials'?"),
     "missing key": (("  start: warm\n", ""), [], "c.yaml:7: protocol.start: this key is required"),

@@ -88,11 +88,11 @@ def test_a_mapping_with_another_name_brings_its_own_settings(tmp_path: Path) -> 
     }
     default = {"name": "digits", "limit": 50}
     other, same, bare = loaded(tmp_path, base(dataset=default, suites=suites)).suites
-    assert other.dataset.written() == {"name": "cifar10", "limit": None, "test_limit": 7}
+    assert other.dataset.written() == {"name": "cifar10", "limit": None, "test_limit": 7, "top5": False}
     assert other.model == net("vgg16_bn_cifar")
-    assert same.dataset.written() == {"name": "digits", "limit": 50, "test_limit": 7}
+    assert same.dataset.written() == {"name": "digits", "limit": 50, "test_limit": 7, "top5": False}
     assert same.model == net("resnet_small", width=16)
-    assert bare.dataset.written() == {"name": "digits", "limit": None, "test_limit": None}
+    assert bare.dataset.written() == {"name": "digits", "limit": None, "test_limit": None, "top5": False}
 
 
 def test_the_methods_of_a_suite_are_its_own(tmp_path: Path) -> None:
@@ -354,6 +354,7 @@ def test_gpus_are_refused_on_cpus(tmp_path: Path) -> None:
 CHANGES: list[tuple[str, str]] = [
     ("dataset.limit=60", "data"),
     ("dataset.test_limit=60", "data"),
+    ("dataset.top5=true", "data"),
     ("dataset=cifar10", "data"),
     ("model.width=16", "network"),
     ("model.initialisation=pytorch", "network"),
@@ -363,10 +364,13 @@ CHANGES: list[tuple[str, str]] = [
     ("recipe.learning_rate=0.2", "recipe"),
     ("recipe.milestones=[2]", "recipe"),
     ("recipe.gamma=0.2", "recipe"),
+    ("recipe.warmup_epochs=1", "recipe"),
     ("recipe.momentum=0.8", "recipe"),
     ("recipe.weight_decay=0", "recipe"),
     ("recipe.crop_padding=3", "recipe"),
     ("recipe.crop_size=[4, 4]", "recipe"),
+    ("recipe.random_resized_crop={}", "recipe"),
+    ("recipe.center_crop=[4, 4]", "recipe"),
     ("recipe.optimizer=adam", "recipe"),
     ("recipe.flip=false", "recipe"),
     ("recipe.precision=bfloat16", "recipe"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from conftest import HALF, same, weights
@@ -56,6 +57,34 @@ def test_network(name: str, width: int | None, size: int, parameters: int | None
         torch.testing.assert_close(full.features, pooled, rtol=1e-4, atol=1e-4)
     assert not torch.equal(half.logits, bare.logits), "it did run in bfloat16"
     torch.testing.assert_close(half.features, bare.features, rtol=0.1, atol=0.1 * float(bare.features.abs().max()))
+
+
+@pytest.mark.long
+def test_vgg16_of_timm_is_that_of_torchvision() -> None:
+    """VAAL's ImageNet network: three wide layers with dropout, of which the second gives the features."""
+    from torchvision.models import vgg16_bn
+
+    network = build(net("vgg16_bn", drop_rate=0.5), info(size=224, classes=7), 0).eval()
+    theirs = vgg16_bn(num_classes=7).eval()
+    ours = dict(network.body.state_dict())
+    names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
+    for name, tensor in theirs.state_dict().items():
+        layer, _, kind = name.rpartition(".")
+        tensor.copy_(ours[f"{names.get(layer, layer)}.{kind}"].view_as(tensor))
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        outputs = network(images, stages=True)
+        torch.testing.assert_close(outputs.logits, theirs(images), atol=1e-5, rtol=1e-4)
+    assert outputs.features.shape == (1, 4096) and len(outputs.stages) == 4
+    dropped = [module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)]
+    assert dropped == [module.p for module in theirs.modules() if isinstance(module, torch.nn.Dropout)] == [0.5, 0.5]
+
+
+def test_networks_for_imagenet_have_the_published_sizes() -> None:
+    with torch.device("meta"):
+        found = {name: timm.create_model(name, num_classes=1000) for name in ("vgg16_bn", "resnet18", "resnet50")}
+    sizes = {name: sum(p.numel() for p in body.parameters()) for name, body in found.items()}
+    assert sizes == {"vgg16_bn": 138_365_992, "resnet18": 11_689_512, "resnet50": 25_557_032}
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -308,7 +308,7 @@ def test_a_loss_that_exploded_is_a_warning(
     name: str, rate: float, digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (fit_module, sys.modules[type(opened(make_trial(name), digits)[0].training).__module__]):
-        monkeypatch.setattr(module, "learning_rate", lambda recipe, epoch: rate, raising=False)  # uphill
+        monkeypatch.setattr(module, "learning_rate", lambda *_, **__: rate, raising=False)  # uphill
     trial, folder = make_trial(name, "random", epochs=4, cycles=1), folders()
     share(trial, digits, folder)
     records = run(trial, digits, folder)
@@ -390,6 +390,36 @@ def test_learning_rate_schedule(digits: LoadedData, monkeypatch: pytest.MonkeyPa
     assert {(group["momentum"], group["weight_decay"]) for group in used} == {(0.8, 0.01)}
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "ll4al", "ads"])
+def test_the_learning_rate_warms_up_step_by_step(
+    name: str, digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 images are 3 steps an epoch; ADS trains the first epoch twice. Milestones count from the first epoch."""
+    used: list[float] = []
+    real = torch.optim.Optimizer.zero_grad
+
+    def spy(self: torch.optim.Optimizer, *arguments: Any, **keys: Any) -> Any:
+        if self.param_groups[0]["momentum"]:  # the recipe's optimizer: ADS has two others
+            used.append(self.param_groups[0]["lr"])
+        return real(self, *arguments, **keys)
+
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", spy)
+    keys = {"epochs": 4, "learning_rate": 0.06, "warmup_epochs": 2, "milestones": [3]}
+    learner, cycle = opened(make_trial(name, **keys), digits)
+    learner.training.fit(cycle)
+    ahead = name != "cross_entropy"  # their code steps the scheduler before an epoch
+    first, third = [0.01, 0.02, 0.03], 0.006 if ahead else 0.06
+    expected = [*(first if name == "ads" else []), *first, 0.04, 0.05, 0.06, *[third] * 3, *[0.006] * 3]
+    assert used == pytest.approx(expected)
+
+
+def test_without_warm_up_every_step_has_the_full_rate() -> None:
+    recipe = Recipe(epochs=6, learning_rate=0.2, milestones=[2])
+    assert learning_rate(recipe, 1, 1 / 3) == 0.2 == learning_rate(recipe, 0, 0.0)
+    with pytest.raises(ValueError, match=r"must be at most epochs \(6\), got 7"):
+        Recipe(epochs=6, warmup_epochs=7)
+
+
 def test_the_loss_of_the_last_epoch_is_returned(digits: LoadedData) -> None:
     _, cycle = opened(make_trial(epochs=3), digits)
     values: list[float] = []
@@ -402,6 +432,35 @@ def test_the_loss_of_the_last_epoch_is_returned(digits: LoadedData) -> None:
 
     assert fit_with(cycle, loss) == pytest.approx(sum(values[-3:]) / 3, rel=1e-6)
     assert not cycle.network.training
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_top_5_accuracy_counts_labels_among_the_five_highest_scores(heads: int, digits: LoadedData) -> None:
+    learner, _ = opened(make_trial(), digits)
+    scores = torch.randn(heads, 100, 10, generator=torch.Generator().manual_seed(0))
+    asked: list[int] = []
+
+    def predict(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
+        start = sum(asked)
+        asked.append(len(images))
+        if len(images) > 30:  # the batch is halved, and nothing is counted twice
+            asked.pop()
+            raise torch.OutOfMemoryError
+        return [*scores[:, start : start + len(images)]]
+
+    labels = learner.test_labels
+    found = tally(
+        learner.network, learner.test_images, labels, 10, learner.trial.recipe, predict, logits=heads == 1, top=True
+    )
+    rank = (scores > scores.gather(2, labels.expand(heads, -1)[..., None])).sum(2)
+    assert found.in_top == int((rank < 5).sum()) and int(found.confusion.sum()) == heads * 100
+
+
+def test_top_5_accuracy_is_in_the_record_if_the_dataset_asks_for_it(digits: LoadedData, folders: Folders) -> None:
+    asked = make_trial(cycles=1, dataset=PluginSpec("digits", DatasetSettings(top5=True)))
+    (record,), (plain,) = run(asked, digits, folders()), run(make_trial(cycles=1), digits, folders())
+    assert record.metrics["accuracy"] == plain.metrics["accuracy"] <= record.metrics["top5"] <= 1
+    assert {*plain.metrics} == {"accuracy"} and asked.id != make_trial(cycles=1).id
 
 
 def test_accuracy_counts_right_answers(digits: LoadedData) -> None:
@@ -423,6 +482,7 @@ def test_accuracy_counts_right_answers(digits: LoadedData) -> None:
         learner.network, learner.test_images, learner.test_labels, 10, learner.trial.recipe, predict, logits=False
     ).confusion
     assert summary(counts, (), per_pixel=False) == ({"accuracy": (0.75 + 1) / 2}, {})
+    assert summary(counts, (), per_pixel=False, in_top=150)[0] == {"accuracy": (0.75 + 1) / 2, "top5": 0.75}
     assert counts[1].equal(torch.diag(learner.test_labels.bincount(minlength=10)))
     assert asked == [64, 36]
     assert learner.network.training, "left as it was"

@@ -18,6 +18,8 @@ from test_report import suite as digits
 
 from harness import registry
 from harness.config.load import load_config
+from harness.config.suite import Benchmark
+from harness.data.dataset import DatasetInfo
 from harness.experiment.grid import Grid, manifest
 from harness.report import published_table, verdict
 from harness.report.contents import suite_tables
@@ -26,7 +28,7 @@ from harness.report.verdict import Beside
 from harness.report.write import write
 from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
-from harness.settings import Protocol, Recipe
+from harness.settings import Protocol, Recipe, Where
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = "DAST-AL authors' logs"
@@ -413,3 +415,31 @@ def test_run_json_says_whether_the_data_is_official() -> None:
         object.__setattr__(grid, "skipped", {})
         object.__setattr__(grid, "info", known)
         assert {suite.official_data for suite in manifest(benchmark, grid).suites} == {expected}
+
+
+# ------------------------------------------------------------------------------------------------------------ Fig. 2(c)
+
+
+def test_the_suite_of_fig_2c_is_compared_with_vaals_arrays() -> None:
+    """Its network, methods and numbers of labelled images are those of the rows, which else would match nothing."""
+    suite = next(s for s in load_config(ROOT / "configs" / "full_benchmark.yaml").suites if s.name == "fig2c")
+    info = DatasetInfo(1_281_167, 50_000, 1000, 3, (256, 256), "", from_files=True)
+    entry = manifest(Benchmark("it", [suite], Where()), Grid([], {"fig2c": info}, {})).suites[0]
+    found = [
+        record(e.method, e.seed, 0, 0.5, trial=trial, labelled=labelled)
+        for trial, e in entry.trials.items()
+        for labelled in suite.protocol.labelled()
+    ]
+    cells = verdict._matched(entry, found)
+    assert {(cell.method, cell.labelled) for cell in cells} == {
+        (method, labelled) for method in ("Ran", "Core-set", "VAAL") for labelled in (192180, 256240, 320300, 384360)
+    }
+    assert {len(cell.published.trials) for cell in cells} == {2} and not any(cell.differing for cell in cells)
+    assert "recipe" not in "".join(cells[0].published.keys), "the arrays come without a recipe"
+    assert suite.protocol.labelled() == [128120, 192180, 256240, 320300, 384360] and suite.optional
+    (reason,) = verdict.reasons(entry, found)
+    assert reason == (
+        "No verdict beside the published values (VAAL authors' arrays): dataset imagenet is not known to be read from "
+        "its official files."
+    )
+    assert verdict.beside(entry, found) == []

@@ -236,6 +236,11 @@ class DatasetSettings(Strict):
     test_limit: ImageCount | None = Field(
         None, description="use only this many test images, class-balanced (evenly spaced if labels are maps)"
     )
+    top5: bool = Field(
+        False,
+        description="also report top-5 accuracy: how often the label is among the five highest class scores; for image "
+        "labels of more than 5 classes",
+    )
 
 
 class Dataset:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING
 
+from harness.data.crops import random_resized
 from harness.data.files import IGNORED
 from harness.data.rows import take
 from harness.lazy import F, torch
@@ -35,6 +36,7 @@ class Images:
         self.pixels = pixels
         """[N, H, W, channels] uint8"""
         self.padding, self.crop_size, self.flip = recipe.crop_padding, recipe.crop_size, recipe.flip
+        self.random_resized_crop, self.center_crop = recipe.random_resized_crop, recipe.center_crop
         # torch's type, not that of the numbers: numpy's float64 would make all batches float64, which no network takes
         dtype, device = torch.get_default_dtype(), pixels.device
         mean, std = (torch.tensor(v, dtype=dtype, device=device) for v in normalisation or (data.mean, data.std))
@@ -48,39 +50,55 @@ class Images:
         return self.pixels.device
 
     def resized(self, side: int) -> Images:
-        """Return these images at ``side`` x ``side`` pixels: this object if they have that size, else a resized copy.
+        """Return what tests see of these images at ``side`` x ``side`` pixels.
 
-        The copy is kept for later cycles, because resizing reads every image.
+        It is this object if they have that size and are not cropped, else a resized copy, which is kept for later
+        cycles, because resizing reads every image.
         """
-        if self.pixels.shape[1:3] == (side, side):
+        if self.pixels.shape[1:3] == (side, side) and self.center_crop is None:
             return self
         if side in self._resized:
             return self._resized[side]
         images_at_side = copy(self)
         parts = []
         for pixels in take(self.pixels, torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE)):
-            images = resized(pixels.permute(0, 3, 1, 2).float(), side)
+            images = resized(self._central(pixels).permute(0, 3, 1, 2).float(), side)
             parts.append(images.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
-        images_at_side.pixels = torch.cat(parts)
+        images_at_side.pixels, images_at_side.center_crop = torch.cat(parts), None
         self._resized[side] = images_at_side  # only now, when it is complete
         return images_at_side
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
 
+    def _central(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the centres of images [B, H, W, channels], as a view, or the whole images."""
+        if self.center_crop is None:
+            return pixels
+        (height, width), (tall, wide) = pixels.shape[1:3], self.center_crop
+        top, left = (height - tall) // 2, (width - wide) // 2
+        return pixels[:, top : top + tall, left : left + wide]
+
+    def _unaugmented(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._normalised(self._central(pixels))
+
     def unaugmented(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return images [B, channels, H, W] without augmentation, for scoring and testing."""
-        return self._normalised(self.pixels[indices])
+        """Return images, or their centres, [B, channels, H, W] without augmentation, for scoring and testing."""
+        return self._unaugmented(self.pixels[indices])
 
     def unaugmented_batches(self, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield ``unaugmented`` of each batch of indices; files are decoded ahead."""
-        return map(self._normalised, take(self.pixels, batches))
+        return map(self._unaugmented, take(self.pixels, batches))
 
     def augmented(self, indices: torch.Tensor, generator: torch.Generator, crop: bool = True) -> torch.Tensor:
-        """Return images [B, channels, h, w] after a random crop (with zero padding) and flip, or only the flip."""
+        """Return images [B, channels, h, w] after the recipe's random crop and flip, or only the flip."""
         return self._augmented(self.pixels[indices], generator, crop)
 
     def _augmented(self, pixels: torch.Tensor, generator: torch.Generator, crop: bool = True) -> torch.Tensor:
+        if crop and self.random_resized_crop:
+            height, width = pixels.shape[1:3]
+            size = self.crop_size or (height, width)
+            return self._normalised(random_resized(pixels, self.random_resized_crop, size, self.flip, generator))
         return self._normalised(_cropped(pixels, *self._window(pixels.shape, generator, crop), fill=0))
 
     def augmented_batches(self, batches: Sequence[torch.Tensor], generator: torch.Generator) -> Iterator[torch.Tensor]:
@@ -95,9 +113,11 @@ class Images:
         A label map is cropped and flipped with its image; the padding is IGNORED.
         """
         for pixels, label in zip(take(self.pixels, batches), labels, strict=True):
+            if label.ndim == 1:
+                yield self._augmented(pixels, generator), label
+                continue
             window = self._window(pixels.shape, generator, crop=True)
-            cropped = _cropped(label, *window, fill=IGNORED) if label.ndim == 3 else label
-            yield self._normalised(_cropped(pixels, *window, fill=0)), cropped
+            yield self._normalised(_cropped(pixels, *window, fill=0)), _cropped(label, *window, fill=IGNORED)
 
     def _window(
         self, shape: torch.Size, generator: torch.Generator, crop: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness import registry
 from harness.config.suite import Benchmark, Suite, Trial
@@ -13,13 +13,15 @@ from harness.data import dataset
 from harness.data.dataset import DatasetInfo
 from harness.data.host import free_memory, in_units
 from harness.errors import DataMissing, UserError
+from harness.experiment.room import check_room
 from harness.learning import boundary
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Ahead, Training
+from harness.learning.inference import TOP
 from harness.networks import names
 from harness.report.captions import counted
 from harness.results.manifest import Manifest, SuiteEntry, TrialEntry, full_data_row
 from harness.results.records import SCHEMA_VERSION
-from harness.settings import Where
+from harness.settings import Recipe, Where
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
             continue
         info[suite.name] = checked[data]
         check_fits(suite, info[suite.name])
+        if suite.name not in finished:
+            check_room(suite, seen(info[suite.name], suite.recipe), benchmark.where)
     if refused:
         raise DataMissing("; ".join(refused))
     running = [suite for suite in benchmark.suites if suite.name not in skipped]
@@ -173,12 +177,17 @@ def check_fits(suite: Suite, info: DatasetInfo) -> None:
     """Raise UserError if a suite's protocol, recipe, network or methods do not fit its dataset."""
     _check_size(suite, info)
     try:
-        names.check_fits(suite.model, info, suite.dataset.name)
+        names.check_fits(suite.model, seen(info, suite.recipe), suite.dataset.name)
     except UserError as error:
         key, problem = str(error).split(": ", 1)
         raise UserError(f"{suite.at(key)}: {problem}") from None
     _check_labels(suite, info.labels)
     check_methods(suite, info)
+
+
+def seen(info: DatasetInfo, recipe: Recipe) -> DatasetInfo:
+    """Return the properties of a dataset with the size of the images that its network is tested on."""
+    return replace(info, size=recipe.tested(info.size))
 
 
 def check_methods(suite: Suite, info: DatasetInfo, fingerprint: str = "") -> None:
@@ -218,13 +227,26 @@ def _check_size(suite: Suite, info: DatasetInfo) -> None:
             f"{suite.protocol.cycles - 1} x budget {suite.protocol.budget}), but {suite.dataset.name} has "
             f"{info.num_train} training images"
         )
-    crop, padding = suite.recipe.crop_size, suite.recipe.crop_padding
-    if crop and any(cut > side + 2 * padding for cut, side in zip(crop, info.size, strict=True)):
-        height, width = info.size
-        raise UserError(
-            f"{suite.at('recipe.crop_size')}: must fit into the images of {suite.dataset.name}, {height} x "
-            f"{width} pixels{f' and {padding} of padding on each side' if padding else ''}, got {list(crop)}"
-        )
+    if suite.dataset.settings.top5 and (info.per_pixel or info.num_classes <= TOP):
+        found = "labels pixels" if info.per_pixel else f"has {info.num_classes}"
+        problem = f"needs image labels of more than {TOP} classes, but {suite.dataset.name} {found}; set it to false"
+        raise UserError(f"{suite.at('dataset.top5')}: {problem}")
+    recipe = suite.recipe
+    for key in ("random_resized_crop", "center_crop"):
+        if info.per_pixel and getattr(recipe, key) is not None:
+            raise UserError(
+                f"{suite.at(f'recipe.{key}')}: is for datasets that label images, but {suite.dataset.name} labels "
+                "pixels; remove it"
+            )
+    # a random resized crop may be larger than the image
+    padded = (None if recipe.random_resized_crop else recipe.crop_size), recipe.crop_padding
+    for key, (crop, padding) in {"crop_size": padded, "center_crop": (recipe.center_crop, 0)}.items():
+        if crop and any(cut > side + 2 * padding for cut, side in zip(crop, info.size, strict=True)):
+            height, width = info.size
+            raise UserError(
+                f"{suite.at(f'recipe.{key}')}: must fit into the images of {suite.dataset.name}, {height} x "
+                f"{width} pixels{f' and {padding} of padding on each side' if padding else ''}, got {list(crop)}"
+            )
 
 
 SETTINGS = ("dataset", "model", "recipe", "protocol")

@@ -19,7 +19,7 @@ from harness.data import dataset, prepared
 from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered, readable
 from harness.experiment import data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
-from harness.experiment.grid import Grid, Unit, check_methods, every_trial, full_trials, manifest
+from harness.experiment.grid import Grid, Unit, check_methods, every_trial, full_trials, manifest, seen
 from harness.experiment.notify import outcome
 from harness.experiment.publish import Ticker
 from harness.experiment.scores import Scores
@@ -409,7 +409,7 @@ def check_networks(benchmark: Benchmark, grid: Grid) -> None:
             from harness.networks.building import check
 
             try:
-                check(suite.model, grid.info[suite.name])
+                check(suite.model, seen(grid.info[suite.name], suite.recipe))
             except PluginFault:
                 raise
             except UserError as error:

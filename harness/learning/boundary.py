@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.data.dataset import IMAGES, MAPS
+from harness.data.host import in_units
 from harness.errors import REMEDY, NonFiniteLoss
 from harness.faults import call, check_signature, described, fault, make
 from harness.lazy import torch
 from harness.seeds import global_states, moved
-from harness.settings import Recipe, Strict
+from harness.settings import PluginSpec, Recipe, Strict
 
 if TYPE_CHECKING:
     from harness.learning.contract import Acquisition, Ahead, Batch, Columns, Half, Training
@@ -70,6 +71,30 @@ def unsuited(plugin: type[Half], name: str, settings: Any, ahead: Ahead) -> str:
     if not isinstance(problem, str):
         raise fault(plugin, "unsuited", f"must return a text; got {described(problem)}", name)
     return problem
+
+
+def too_large(
+    plugin: type[Half], spec: PluginSpec, num_classes: int, features: Callable[[], int], available: Callable[[], int]
+) -> str:
+    """Return why what a half keeps does not fit into the memory of a trial, or ''; see ``Half.memory``.
+
+    ``features`` and ``available`` (bytes; 0: not known) are called only if the half keeps anything.
+    """
+
+    def kept(width: int) -> int:
+        count = call(plugin, "memory", spec.settings, num_classes, width, name=spec.name)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise fault(plugin, "memory", f"must return an int of at least 0; got {described(count)}", spec.name)
+        return count
+
+    if not kept(1) or (count := kept(features())) <= (free := available()) or not free:
+        return ""
+    written = ", ".join(f"{key}: {value}" for key, value in spec.decisive().items() if key != "name")
+    return (
+        f"{spec.name}{f' with {written}' if written else ''} keeps {in_units(count)} for {num_classes} classes and "
+        f"{features()} features, but a trial has {in_units(free)} of memory here; choose other settings of "
+        f"{spec.name}, fewer classes or another network"
+    )
 
 
 def needed(plugin: type[Acquisition], name: str, settings: Any) -> frozenset[str]:

@@ -87,6 +87,15 @@ class Half:
         return ""
 
     @classmethod
+    def memory(cls, settings: Any, num_classes: int, features: int) -> int:
+        """Return the bytes that the half keeps on the trial's device, at least; a trial with fewer is refused.
+
+        ``features`` is D, the width of the classifier's input. It is called with 1 first: if that gives 0, the network
+        is not built to ask for its width.
+        """
+        return 0
+
+    @classmethod
     def extra_passes(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:
         """Return the image passes that a cycle needs in addition to the target's standard training, for --plan.
 

@@ -47,17 +47,29 @@ def batches(count: int, recipe: Recipe, generator: torch.Generator, device: torc
     return parts
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Return the learning rate of an epoch, counted from 0."""
-    return recipe.learning_rate * recipe.gamma ** sum(epoch >= m for m in recipe.milestones)
+def learning_rate(recipe: Recipe, epoch: int, done: float = 1.0, ahead: int = 0) -> float:
+    """Return the learning rate of a step of an epoch, counted from 0; ``done``: share of its steps, this one included.
+
+    Milestones count ``ahead`` epochs earlier: 1 for code that steps its scheduler before an epoch. In the first
+    ``warmup_epochs`` the rate grows by the same amount at each step (gradual warmup, Goyal et al. 2017, Accurate, Large
+    Minibatch SGD, Sec. 2.2; theirs starts from the rate of one worker's share of a batch, this one from 0).
+    """
+    rate = recipe.learning_rate * recipe.gamma ** sum(epoch + ahead >= m for m in recipe.milestones)
+    return rate * min(1.0, (epoch + done) / recipe.warmup_epochs) if recipe.warmup_epochs else rate
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters of an optimizer."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 def fit(cycle: Cycle, training: Training, stages: bool = False, ahead: int = 0) -> float:
     """Train the cycle's network and the training's module by the recipe; return the last epoch's mean loss.
 
-    With ``stages`` the network also returns the outputs of its stages. The learning rate of an epoch is that of
-    ``ahead`` epochs later: 1 for code that steps its scheduler before an epoch. Losses stay on the device until the end
-    of an epoch. Raises NonFiniteLoss, which names epoch and step; the cycle gets a warning if the loss exploded.
+    With ``stages`` the network also returns the outputs of its stages. ``ahead``: see ``learning_rate``. Losses stay on
+    the device until the end of an epoch. Raises NonFiniteLoss, which names epoch and step; the cycle gets a warning if
+    the loss exploded.
     """
     recipe, network, device = cycle.recipe, cycle.network, cycle.device
     order, augmentation = cycle.stream("order"), cycle.stream("augmentation", on_device=True)
@@ -69,10 +81,10 @@ def fit(cycle: Cycle, training: Training, stages: bool = False, ahead: int = 0) 
         for module in trained:
             module.train()
         for epoch in cycle.clock.steps(recipe.epochs):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(recipe, epoch + ahead)
             step_losses = []
-            for pair in cycle.pairs(batches(len(cycle.labelled), recipe, order, device), augmentation):
+            parts = batches(len(cycle.labelled), recipe, order, device)
+            for number, pair in enumerate(cycle.pairs(parts, augmentation), 1):
+                set_rate(optimiser, learning_rate(recipe, epoch, number / len(parts), ahead))
                 images, targets = boundary.batch(training, *pair, mixing)
                 loss = boundary.loss(training, network(images, stages), targets, epoch / recipe.epochs)
                 optimiser.zero_grad(set_to_none=True)

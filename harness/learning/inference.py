@@ -115,6 +115,10 @@ CONFIDENCE = 2**24
 """Confidences are summed as whole numbers of this fraction, so that their sum depends on no order."""
 
 
+TOP = 5
+"""How many of the highest class scores top-5 accuracy looks at."""
+
+
 class Tally(NamedTuple):
     """What a test set counts, from which all test metrics follow."""
 
@@ -125,6 +129,8 @@ class Tally(NamedTuple):
     confidence of the prediction, i.e. its probability; zeros if the heads are not logits."""
     loss: float
     """Sum over labels of the negative log-likelihood, in nats; NaN if the heads are not logits."""
+    in_top: int | None = None
+    """Labels that are among the TOP highest class scores of a head, over all heads; None: not counted."""
 
 
 def tally(
@@ -136,11 +142,13 @@ def tally(
     predict: Callable[[Network, torch.Tensor], list[torch.Tensor]],
     cycle: Cycle | None = None,
     logits: bool = True,
+    top: bool = False,
 ) -> Tally:
     """Return what the network predicts on a test set.
 
     Images are not augmented. Maps are predicted at the labels' own size, and IGNORED pixels are left out. ``logits``:
-    whether the softmax of the only head is a probability. ``cycle`` gets a warning if the batch size was halved.
+    whether the softmax of the only head is a probability. ``top``: count labels among the TOP highest scores of an
+    image; for image labels only. ``cycle`` gets a warning if the batch size was halved.
     Raises NonFiniteLoss if a class score is NaN: weights may be finite, but so large that what is computed with them
     is not.
     """
@@ -148,6 +156,7 @@ def tally(
     broken: list[torch.Tensor] = []
     bins = torch.zeros(3, BINS + 1, dtype=torch.int64, device=images.device)
     losses: list[torch.Tensor] = []
+    in_top: list[torch.Tensor] = []
     cells = (
         num_classes**2
     )  # also the number of an extra cell for IGNORED pixels, because filtering them would synchronise
@@ -157,7 +166,8 @@ def tally(
     def paired(inputs: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
         """Return the number of the matrix cell [heads, labels] that each prediction belongs to.
 
-        Of logits, also the bin [labels], the confidence [labels] and the loss [1].
+        Also whether the label is in the top [heads, labels], if that is counted, else nothing [heads, 0]. Of logits,
+        also the bin [labels], the confidence [labels] and the loss [1].
         """
         expected = targets.long()
         heads = predict(network, inputs)
@@ -167,29 +177,33 @@ def tally(
         known = expected.flatten() < num_classes
         pairs = torch.stack([(expected * num_classes + head).flatten() for head in predicted])
         cell = torch.where(known, pairs, cells)
+        hits = cell[:, :0]
+        if top:
+            hits = torch.stack([(head.topk(TOP, 1).indices == expected[:, None]).any(1) for head in scores])
         if not logits:
-            return [cell]
+            return [cell, hits]
         (likely,) = (head.float().log_softmax(1) for head in scores)
         confidence = likely.gather(1, predicted[0][:, None]).flatten().exp()
         of_label = likely.gather(1, expected.where(expected < num_classes, 0)[:, None]).flatten()
         number = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
         whole = (confidence * CONFIDENCE).round().long()
-        return [cell, number.where(known, BINS), whole, -(of_label.double() * known).sum()[None]]
+        return [cell, hits, number.where(known, BINS), whole, -(of_label.double() * known).sum()[None]]
 
     with evaluating(network), within_memory("evaluation", INFERENCE):
         for batch in zip(images.unaugmented_batches(batches), take(labels, batches), strict=True):
             found = splitter.run(batch, lambda parts: [*zip(*(paired(*part) for part in parts), strict=True)])
             pairs = torch.cat(found[0], 1)
+            in_top.append(torch.cat(found[1], 1).sum())
             if counts is None:
                 counts = pairs.new_zeros(len(pairs), cells + 1)
             with in_any_order():
                 counts.scatter_add_(1, pairs, torch.ones_like(pairs))
                 if logits:
-                    number, whole = torch.cat(found[1]), torch.cat(found[2])
+                    number, whole = torch.cat(found[2]), torch.cat(found[3])
                     correct = (pairs[0] // num_classes == pairs[0] % num_classes).long()
                     bins.scatter_add_(1, number.expand(3, -1), torch.stack([torch.ones_like(whole), correct, whole]))
             if logits:
-                losses += found[3]
+                losses += found[4]
     if cycle is not None:
         cycle.warnings += splitter.warnings("evaluation")
     assert counts is not None
@@ -197,4 +211,5 @@ def tally(
         number_of = f"cycle {cycle.number}, " if cycle else ""
         raise NonFiniteLoss(f"{number_of}after the last step: the class scores of test images are NaN; {REMEDY}")
     matrices = counts[:, :-1].reshape(-1, num_classes, num_classes).cpu()
-    return Tally(matrices, bins[:, :-1].cpu(), float(torch.cat(losses).sum()) if logits else nan)
+    loss = float(torch.cat(losses).sum()) if logits else nan
+    return Tally(matrices, bins[:, :-1].cpu(), loss, int(torch.stack(in_top).sum()) if top else None)

@@ -9,17 +9,17 @@ from harness.learning.inference import CONFIDENCE, Tally
 
 
 def summary(
-    confusion: torch.Tensor, classes: tuple[str, ...], per_pixel: bool
+    confusion: torch.Tensor, classes: tuple[str, ...], per_pixel: bool, in_top: int | None = None
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return (metrics, metrics by class) of matrices [heads, C, C] int64, entry [h, i, j]: label i predicted as j.
 
-    For image labels, the metric is the accuracy, and there are no metrics by class. For label maps, it is the mean
-    intersection over union (IoU) of the classes in the test set, and the metrics by class are their IoUs. All are means
-    over heads.
+    For image labels, the metric is the accuracy, and top-5 accuracy if ``in_top`` (see Tally) is given, and there are
+    no metrics by class. For label maps, it is the mean intersection over union (IoU) of the classes in the test set,
+    and the metrics by class are their IoUs. All are means over heads.
     """
     if not per_pixel:
-        correct = int(confusion.diagonal(dim1=1, dim2=2).sum())
-        return {"accuracy": correct / int(confusion.sum())}, {}
+        correct, total = int(confusion.diagonal(dim1=1, dim2=2).sum()), int(confusion.sum())
+        return {"accuracy": correct / total, **({} if in_top is None else {"top5": in_top / total})}, {}
     values = iou(confusion).tolist()
     # a class that is absent from the test set is NaN, which does not equal itself
     by_class = {name: value for name, value in zip(classes, values, strict=True) if value == value}

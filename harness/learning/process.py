@@ -57,6 +57,13 @@ def limit_memory(device: torch.device, placement: Placement) -> None:
         torch.cuda.set_per_process_memory_fraction(placement.gpu_share, device.index)
 
 
+def available(device: torch.device, share: float) -> int:
+    """Return the bytes that a trial can have: its share of the GPU, or what is free on this machine; 0: not known."""
+    if device.type == "cuda":
+        return int(share * torch.cuda.get_device_properties(device).total_memory)
+    return host.free_memory() or 0
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Restart the measurement of the peak memory, because a process runs several cycles and trials."""
     with contextlib.suppress(OSError):  # not Linux, or not permitted: the peak is then that of the whole process so far

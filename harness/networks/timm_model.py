@@ -39,6 +39,14 @@ class TimmModel(Architecture):
             None, description="input pixels per position of the feature map; for datasets with label maps only"
         )
 
+        drop_rate: float | None = Field(
+            None,
+            ge=0,
+            lt=1,
+            description="dropout of the model itself, before its classifier and inside that of a VGG; null: timm's "
+            "default, which is 0 for most models (also for a VGG, whose authors have 0.5)",
+        )
+
     timm_name: ClassVar[str]
     """The name of the model in timm."""
 
@@ -53,13 +61,14 @@ class TimmModel(Architecture):
         from harness.networks.network import DenseNetwork, Network, classifier_name
 
         name, stride = self.timm_name, self.settings.output_stride
+        keys = {"in_chans": info.channels, "drop_rate": self.settings.drop_rate}  # timm leaves out what is None
         if stride is None:
-            body = _created(name, num_classes=info.num_classes, in_chans=info.channels)
+            body = _created(name, num_classes=info.num_classes, **keys)
             if not isinstance(body.get_classifier(), nn.Linear):
                 raise UserError(f"model.name: {name!r} does not end in one linear layer")
             return Network(body)
         try:
-            body = _created(name, num_classes=0, global_pool="", in_chans=info.channels, output_stride=stride)
+            body = _created(name, num_classes=0, global_pool="", output_stride=stride, **keys)
         except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
             raise UserError(
                 f"model.output_stride: {name!r} does not support {stride} ({reason(error)}); ResNets, EfficientNets, "

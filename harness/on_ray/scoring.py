@@ -75,7 +75,7 @@ class Worker:
         self.device = torch.device(placement.device)
         limit_memory(self.device, placement)
         prepare_process(placement.threads, trial.recipe.deterministic)
-        info = info_of(loaded)
+        info = info_of(loaded, trial.recipe)
         normalisation = normalised_by(trial.model, info.channels)
         self.images = Images(on_device(loaded.train_images, self.device), loaded, trial.recipe, normalisation)
         self.network = build(trial.model, info, 0).to_device(self.device, trial.recipe)

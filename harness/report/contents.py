@@ -32,6 +32,7 @@ from harness.report.tables import (
     difference_table,
     frame,
     metric_keys,
+    metric_name,
     metric_table,
     percent,
     seconds_by_cycle_table,
@@ -40,7 +41,7 @@ from harness.report.tables import (
 from harness.report.transfer import Transfer, transfer_table, wide_transfer
 from harness.report.wins import win_table
 from harness.results.manifest import SuiteEntry
-from harness.results.records import METRICS, CycleRecord
+from harness.results.records import METRICS, MORE_METRICS, CycleRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,7 +161,7 @@ def _metrics(
         if key == compared_metric(records) and (best := significantly_best(means, compared)):
             bold = (([*shown["method"]].index(best), [*shown.columns].index("AUBC")),)
             terms = terms | {"bold": BOLD}
-        curves = Curves(METRICS.get(key, key), differences, everything)
+        curves = Curves(metric_name(key), differences, everything)
         tables.append(Table(file_name(key), f"{caption}.", long, shown, curves=curves, bold=bold, reading=terms))
     return tables
 
@@ -248,7 +249,7 @@ def _costs(suite: SuiteEntry, records: Sequence[CycleRecord], table: pd.DataFram
     if len(known := published_costs(suite, records, cost)):
         shown = wide_published_costs(known)
         tables.append(explained("published_costs", "published costs", CAPTION, {"": known}, shown))
-    for key in metric_keys(records):
+    for key in (key for key in metric_keys(records) if key not in MORE_METRICS):
         if len(reached := reaching_table(table, key, reference_of(suite))):
             caption = reaching_caption(reached, key, reference_of(suite))
             tables.append(Table(f"{file_name(key)}_reached", caption, {"": reached}, wide_reaching(reached)))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.report.comparisons import Comparison, kind_of
-from harness.results.records import COST_PHASES, METRICS, PHASES, CycleRecord
+from harness.results.records import COST_PHASES, METRICS, MORE_METRICS, PHASES, CycleRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,12 @@ def metric_keys(records: Iterable[CycleRecord]) -> list[str]:
 
 def percent(key: str) -> str:
     """Return the name of a metric's column, such as 'accuracy (%)'."""
-    return f"{METRICS.get(key, key)} (%)"
+    return f"{metric_name(key)} (%)"
+
+
+def metric_name(key: str) -> str:
+    """Return the name of a metric in reports."""
+    return {**METRICS, **MORE_METRICS}.get(key, key)
 
 
 def summary(table: pd.DataFrame, by: list[str], values: list[str]) -> pd.DataFrame:

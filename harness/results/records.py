@@ -48,7 +48,10 @@ DECIDING_VERSIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "cuda", 
 """The libraries whose versions may change results."""
 
 METRICS = {"accuracy": "accuracy", "miou": "mIoU"}
-"""Metric -> its name in reports."""
+"""Metric by which methods are compared -> its name in reports."""
+
+MORE_METRICS = {"top5": "top-5 accuracy"}
+"""Metric that is shown beside it, if a dataset asks for it -> its name in reports."""
 
 
 @dataclass(frozen=True, slots=True)  # a report holds up to a million
@@ -78,7 +81,8 @@ class CycleRecord:
     labelled: int
     """Number of labelled images that the cycle trained on."""
     metrics: dict[str, float]
-    """Test metrics as fractions from 0 to 1: ``accuracy`` for image labels, ``miou`` for label maps."""
+    """Test metrics as fractions from 0 to 1: ``accuracy`` for image labels, also ``top5`` with dataset.top5, ``miou``
+    for label maps."""
     selected: list[int]
     """Training-set indices selected at the end of this cycle, best first; empty in the last cycle."""
     seconds: dict[str, float]

@@ -1,0 +1,45 @@
+"""Whether what the methods of a suite keep fits into the memory of a trial: asked before anything is loaded."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from harness import registry
+from harness.config.suite import Suite
+from harness.data.dataset import DatasetInfo
+from harness.errors import UserError
+from harness.learning import boundary
+from harness.learning.contract import Acquisition, Training
+from harness.settings import Where
+
+
+def check_room(suite: Suite, info: DatasetInfo, where: Where) -> None:
+    """Raise UserError if a method keeps more than a trial can have on this machine; ``info``: see ``grid.seen``.
+
+    The network is built only for a method that keeps something. On a cluster, whose machines are others, each trial
+    asks for itself.
+    """
+    if where.trials == "ray" and where.cluster():
+        return
+
+    @cache
+    def features() -> int:
+        from harness.networks.building import build
+
+        return build(suite.model, info, 0).classifier.in_features
+
+    for name, (training, acquisition) in suite.methods.items():
+        for half, contract in ((training, Training), (acquisition, Acquisition)):
+            plugin = registry.find("methods", half.name, contract)
+            assert plugin is not None
+            if problem := boundary.too_large(plugin, half, info.num_classes, features, lambda: memory(where)):
+                raise UserError(f"{suite.at(f'methods.{name}')}: {problem}")
+
+
+def memory(where: Where) -> int:
+    """Return the bytes that a trial can have at most on this machine; 0: not known."""
+    import torch
+
+    from harness.learning.process import available, chosen_device
+
+    return available(torch.device(chosen_device(where.device)), min(1.0, where.gpus_per_trial or 1.0))

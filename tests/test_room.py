@@ -1,0 +1,191 @@
+"""What methods keep for each class: computed in blocks, or refused in one sentence before anything starts."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import generator, make_trial, opened, spec
+from test_cli import SUITES, write
+
+from harness.config.load import load_config
+from harness.data.dataset import LoadedData
+from harness.errors import UserError
+from harness.experiment.grid import expand
+from harness.learning import boundary, process
+from harness.learning.contract import Acquisition, Training
+from harness.run import main
+
+statistics = import_module("harness.methods._class_statistics")
+epmcm = import_module("harness.methods.epmcm")
+FULL = {"training": {"name": "isda", "covariance": "full"}, "acquisition": "random"}
+
+
+def kept(name: str, contract: type[Any], classes: int, features: int, **settings: Any) -> int:
+    half = spec(name, contract, **settings)
+    plugin = import_module(f"harness.methods.{name}")
+    cls = {"isda": "ISDA", "epmcm": "EPMCM"}[name]
+    return int(getattr(plugin, cls).memory(half.settings, classes, features))
+
+
+def test_what_is_kept_is_what_the_tensors_take() -> None:
+    found = statistics.ClassStatistics(7, "full")
+    found.update(torch.randn(9, 5), torch.arange(9) % 7)
+    assert kept("isda", Training, 7, 5, covariance="full") == found.covariance.nbytes == 4 * 7 * 25
+    root = found.logit_covariance(torch.randn(7, 5))
+    assert kept("epmcm", Acquisition, 7, 5, form="sampled") == root.nbytes == 4 * 7**3
+    assert kept("isda", Training, 1000, 4096) == kept("epmcm", Acquisition, 1000, 4096, statistics="fresh") == 0
+    assert round(kept("isda", Training, 1000, 4096, covariance="full") / 1e9, 1) == 67.1, "as docs/data.md says"
+    assert round(kept("epmcm", Acquisition, 1000, 4096, form="sampled") / 1e9) == 4
+
+
+def overridden(tmp_path: Path, method: str, *more: str) -> Any:
+    return load_config(write(tmp_path, SUITES), [f"methods={{Ran: random, it: {method}}}", *more])
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (
+            "{training: {name: isda, covariance: full}, acquisition: random}",
+            "isda with covariance: full keeps 41.0 kB for 10 classes and 32 features, but a trial has 30.0 kB of "
+            "memory here; choose other settings of isda, fewer classes or another network",
+        ),
+        (
+            "{training: isda, acquisition: {name: epmcm, form: sampled}}",
+            "epmcm with form: sampled keeps 4.0 kB for 10 classes and 32 features, but a trial has 3.0 kB of memory",
+        ),
+    ],
+)
+def test_too_large_methods_are_refused_before_anything_starts(
+    method: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = overridden(tmp_path, method)
+    expand(benchmark)
+    free = 30_000 if "full" in method else 3000
+    monkeypatch.setattr(process, "free_memory", lambda: free)
+    with pytest.raises(UserError) as caught:
+        expand(benchmark)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    path = str(write(tmp_path, SUITES))
+    output = tmp_path / "out"
+    arguments = [path, f"methods={{Ran: random, it: {method}}}", f"where.output={output}"]
+    assert main([*arguments, "--plan"]) == main(arguments) == 2
+    assert words in capsys.readouterr().err and not output.exists()
+
+
+def test_the_network_is_built_only_for_methods_that_keep_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building = import_module("harness.networks.building")
+
+    def build(*_: Any) -> Any:
+        raise AssertionError("built")
+
+    monkeypatch.setattr(building, "build", build)
+    expand(overridden(tmp_path, "{training: isda, acquisition: epmcm}"))
+    with pytest.raises(AssertionError, match="built"):
+        expand(overridden(tmp_path, "{training: {name: isda, covariance: full}, acquisition: random}"))
+
+
+def test_a_cluster_of_other_machines_is_not_judged_by_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "free_memory", lambda: 10)
+    method = "{training: {name: isda, covariance: full}, acquisition: random}"
+    expand(overridden(tmp_path, method, "where.trials=ray", "where.address=somewhere:6379"))
+
+
+def test_a_trial_asks_for_itself(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_trial(spec("isda", Training, covariance="full"), spec("epmcm", Acquisition, form="sampled"))
+    opened(trial, digits)
+    monkeypatch.setattr(process, "free_memory", lambda: 3000)
+    with pytest.raises(UserError, match=r"isda with covariance: full keeps 41\.0 kB .* a trial has 3\.0 kB"):
+        opened(trial, digits)
+    monkeypatch.setattr(process, "free_memory", lambda: None)
+    opened(trial, digits)  # what is not known refuses nothing
+
+
+def test_the_memory_of_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("", (), {"total_memory": 1000}))
+    assert process.available(torch.device("cuda:0"), 0.25) == 250
+    assert process.available(torch.device("cpu"), 0.25) == process.free_memory()
+
+
+def test_a_wrong_number_of_bytes_is_a_fault(digits: LoadedData) -> None:
+    class Wrong(Training):
+        @classmethod
+        def memory(cls, settings: Any, num_classes: int, features: int) -> int:
+            return -1
+
+    with pytest.raises(UserError, match="memory must return an int of at least 0; got"):
+        boundary.too_large(Wrong, spec("cross_entropy", Training), 2, lambda: 1, lambda: 1)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_blocks_of_classes_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes, width = 7, 5
+    draw = generator(3)
+    batches = [(torch.randn(11, width, generator=draw), torch.randint(0, classes, (11,), generator=draw)) for _ in "ab"]
+    weight = torch.randn(classes, width, generator=draw)
+    logits = torch.randn(13, classes, generator=draw)
+    results = []
+    monkeypatch.setattr(statistics, "_may_loop", lambda tensor: False)
+    for size in (2**26, 2 * width * 11, 1):  # all classes at once, two, and one
+        monkeypatch.setattr(statistics, "LARGE_BLOCK", size)
+        found = statistics.ClassStatistics(classes, kind)
+        for batch in batches:
+            found.update(*batch)
+        covariance = found.logit_covariance(weight)
+        score = epmcm.sampled(logits, epmcm.matrix_root(covariance), 70, generator(1))
+        results.append((found.covariance, covariance, score))
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
+
+
+def test_roots_are_computed_in_blocks(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_trial("isda", spec("epmcm", Acquisition, form="sampled", samples=8))
+    learner, cycle = opened(trial, digits)
+    learner.train(cycle)
+    learner.acquisition.ready(cycle)
+    whole = learner.acquisition.prepare(cycle)["root"]
+    sizes: list[int] = []
+    real = epmcm.matrix_root
+
+    def watched(covariance: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(covariance))
+        return real(covariance)
+
+    monkeypatch.setattr(epmcm, "matrix_root", watched)
+    monkeypatch.setattr(statistics, "LARGE_BLOCK", 4 * 10 * 10)
+    parts = learner.acquisition.prepare(cycle)["root"]
+    assert sizes == [4, 4, 2]
+    torch.testing.assert_close(parts @ parts.mT, whole @ whole.mT, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("statistic", ["running", "fresh"])
+def test_the_diagonal_and_fresh_statistics_hold_no_matrix_of_features(
+    statistic: str, digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VGG-16 has 4096 features: a matrix for each class would be 67 GB on ImageNet."""
+    learner, cycle = opened(make_trial("isda", spec("epmcm", Acquisition, statistics=statistic)), digits)
+    width = cycle.network.classifier.in_features
+    assert width == 32
+    shapes: set[tuple[int, ...]] = set()
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    shapes.add(tuple(tensor.shape))
+            return out
+
+    with Watch():
+        learner.train(cycle)
+        learner.acquisition.ready(cycle)
+        learner.acquisition.prepare(cycle)
+    assert not [shape for shape in shapes if shape[-2:] == (width, width)]
+    assert (10, 10) in shapes, "the table"
