@@ -22,6 +22,8 @@ class Placement:
     """Number of trials that may run on the device at the same time."""
     gpu_share: float = 1.0
     """Fraction of the GPU's memory that each process of the trial may use."""
+    checkpoint_minutes: float = 0.0
+    """Minutes between two checkpoints within a cycle; 0: there are none."""
 
 
 def chosen_device(requested: str) -> str:

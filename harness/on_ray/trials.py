@@ -102,6 +102,7 @@ def _run_unit(
         threads=share.threads,
         device_share=share.device_share,
         gpu_share=(share.gpus or 1.0) / (1 + where.shards if with_workers else 1),
+        checkpoint_minutes=where.checkpoint_minutes,
     )
     scorer: Any = None
     beat = Path(folder) / "ray" / "beats" / str(config["unit"])
