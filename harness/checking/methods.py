@@ -235,6 +235,15 @@ def resumes(it: OnKind) -> None:
     )
 
 
+def goes_on(it: OnKind) -> str | None:
+    """A run that dies within the first cycle's trainings gives the same result."""
+    ran = it.run(dies=True)
+    it.same(
+        ran, "a run that dies within a training and goes on from there differs; give cycle.steps all that steps change"
+    )
+    return next(iter(ran.warnings), None)
+
+
 def starts_fresh(it: OnKind) -> None:
     """The same holds if each cycle starts from new weights."""
     fresh = it.run(start="fresh")
@@ -289,6 +298,7 @@ CHECKS: list[Callable[[OnKind], None]] = [
     looks_at_no_pool_label,
     resumes,
     starts_fresh,
+    goes_on,
     declares_its_passes,
     runs_in_bfloat16,
     lacks_classes,

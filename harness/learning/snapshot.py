@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from harness.lazy import np, torch
 
 PLAIN = (type(None), bool, int, float, str, bytes)
-FOREIGN = ("harness.config", "harness.data", "harness.learning.cycle", "harness.results", "harness.settings")
+FOREIGN = tuple(f"harness.{name}." for name in ("config", "data", "learning.checkpoints", "learning.cycle", "results"))
 """Modules whose objects no training changes: the cycle, its images and labels, the clock."""
 MISSING = object()
 
@@ -46,7 +46,7 @@ def _constant(value: Any) -> bool:
     fixed = (ModuleType, BaseModel, Enum, PurePath, type, partial, torch.dtype, torch.device, torch.Size)
     if isinstance(value, fixed) or inspect.isroutine(value):
         return True
-    return f"{type(value).__module__}.".startswith(tuple(f"{module}." for module in FOREIGN))
+    return f"{type(value).__module__}.".startswith(FOREIGN)
 
 
 def _name(value: Any) -> str:

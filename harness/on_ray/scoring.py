@@ -11,7 +11,6 @@ import os
 import pickle
 import time
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +222,7 @@ class RayData:
 
         def ask(number: int) -> None:
             """Ask a worker for its next part, if there is one."""
-            for begin in islice(firsts[number], 1):
+            if (begin := next(firsts[number], None)) is not None:
                 inputs = shards[number].iterator(), [self.task], [self.weights], self.shipped, cycle.key(purpose)
                 answer = self.workers[number].describe.remote(*inputs, self.beat, begin, begin + at_once)
                 waiting[answer] = number
