@@ -98,9 +98,9 @@ def the_same(trial: Trial, records: list[CycleRecord], folder: Path, first: list
         assert same(state_of(trial, folder)[part], state_of(trial, other)[part]), part
 
 
-LOOPS = ["cross_entropy-random", "isda-epmcm", "isda-qbc-option6", "dropout-bald", "ll4al", "ads"]
-LOOPS += ["cross_entropy-vaal", "cross_entropy-sraal"]
+LOOPS = ["isda-qbc-option6", "ads", "cross_entropy-vaal", "ll4al"]
 """Methods whose loops differ; the others train like one of these."""
+LONG = pytest.mark.long
 
 
 def kill_some(method: str, data: LoadedData, folders: Callable[[], Path], kills: Kills, seed: str) -> None:
@@ -119,7 +119,7 @@ def test_a_cycle_that_dies_goes_on(method: str, digits: LoadedData, folders: Cal
     kill_some(method, digits, folders, kills, "")
 
 
-@pytest.mark.long
+@LONG
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_on_from_any_step(
@@ -128,7 +128,8 @@ def test_every_method_goes_on_from_any_step(
     kill_some(method, digits, folders, kills, str(seed))
 
 
-@pytest.mark.parametrize("method", ["isda-epmcm", pytest.param("ads", marks=pytest.mark.long)])
+@LONG
+@pytest.mark.parametrize("method", ["isda-epmcm", "ads", "cross_entropy-sraal"])
 def test_label_maps(method: str, streets: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
     trial, whole, folder = make_street_trial(*METHODS[method], cycles=2), folders(), folders()
     first = run(trial, streets, whole)
@@ -148,6 +149,7 @@ def test_several_epochs_and_a_learning_rate_that_falls(
     the_same(trial, records, folder, first, whole)
 
 
+@LONG
 def test_every_step_of_a_committee(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
     trial = make_trial("ll4al", spec("qbc", Acquisition, members=3), cycles=2)
     whole, folder = folders(), folders()
@@ -188,6 +190,7 @@ def test_an_initial_set_that_is_drawn_by_training(
     the_same(trial, records, folder, first, whole)
 
 
+@LONG
 def test_a_shared_first_cycle(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
     trial, whole, folder = make_trial("isda", "epmcm", cycles=2), folders(), folders()
     share(trial, digits, whole)
@@ -261,6 +264,7 @@ class Twice(Training):
         return [fit(cycle, self) for _ in range(2)][-1]
 
 
+@LONG
 def test_a_training_that_calls_the_loop_twice(
     plugged: Callable[..., Any],  # noqa: F811
     digits: LoadedData,
@@ -307,7 +311,7 @@ class Moody(Training):
         return super().fit(cycle)
 
 
-@pytest.mark.parametrize("loops", [0, 2])
+@pytest.mark.parametrize("loops", [pytest.param(0, marks=LONG), 2])
 def test_a_training_with_other_steps_is_refused(
     loops: int,
     plugged: Callable[..., Any],  # noqa: F811
@@ -352,9 +356,11 @@ def died(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> tuple
 
 
 Died = tuple[Trial, Path, list[CycleRecord]]
+WAYS = ("payload", "truncate", "empty", "half", "folder")
+OTHERS = ("data", "torch", "precision", "cycle")
 
 
-@pytest.mark.parametrize("way", ["header", "payload", "truncate", "empty", "half", "folder"])
+@pytest.mark.parametrize("way", ["header", *(pytest.param(way, marks=LONG) for way in WAYS)])
 def test_a_damaged_file_costs_only_time(way: str, died: Died, digits: LoadedData) -> None:
     trial, folder, first = died
     (path,) = folder.rglob("within_*")
@@ -394,7 +400,7 @@ def test_a_file_that_is_no_state_runs_nothing(died: Died, digits: LoadedData, tm
     assert records[1].warnings == [f"{path} is no state of a cycle: it is not used, and the cycle starts again"]
 
 
-@pytest.mark.parametrize("what", ["data", "code of training", "torch", "trial", "cycle"])
+@pytest.mark.parametrize("what", ["code of training", "trial", *(pytest.param(other, marks=LONG) for other in OTHERS)])
 def test_a_state_of_other_conditions_is_not_continued(
     what: str, died: Died, digits: LoadedData, folders: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
