@@ -288,7 +288,7 @@ class Restorer:
         return found
 
     def _set(self, number: int, live: Any, items: list[Any]) -> Any:
-        found = live if isinstance(live, set) else set()
+        found: Any = live if isinstance(live, set) else set()
         new = self._items([], items)
         self._later(lambda: (found.clear(), found.update(new)))
         return found
