@@ -3,8 +3,8 @@
     python benchmarks/within.py [--model resnet18_cifar] [--writes 5] [--minutes 10] [--folder FOLDER]
                                 [--acquisitions random vaal qbc] [--device cpu] [--threads 2]
 
-A trial on noise stores a checkpoint after every step until there are so many, by training and by its acquisition's own
-training. A checkpoint is written on the disk of FOLDER (default: a temporary folder) and synced.
+A trial on noise stores a checkpoint after every step until there are so many, by training and by the training of its
+acquisition, if it has one. A checkpoint is written on the disk of FOLDER (default: a temporary folder) and synced.
 """
 
 from __future__ import annotations
@@ -37,15 +37,17 @@ class Timed(Within):
     """Stage of the cycle -> seconds of each write."""
     sizes: dict[str, int]
     most: int
+    last: str
+    """The stage whose checkpoints end the trial."""
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write a checkpoint, unless there are enough of its stage; end the trial when there are enough of all."""
+        """Write a checkpoint, unless there are enough of its stage; end the trial when there are enough of the last."""
         stage, began = content["stage"], time.perf_counter()
         if len(self.seconds[stage]) < self.most:
             super().write(content)
             self.seconds[stage].append(time.perf_counter() - began)
             self.sizes[stage] = self.path.stat().st_size
-        elif stage == "selection":
+        if stage == self.last and len(self.seconds[stage]) == self.most:
             raise Enough
 
 
@@ -54,8 +56,9 @@ def measured(asked: argparse.Namespace, acquisition: str, folder: Path) -> list[
     from harness import trial as module
 
     Timed.seconds, Timed.sizes, Timed.most = {"training": [], "selection": []}, {}, asked.writes
+    Timed.last = "training" if acquisition == "random" else "selection"
     module.Within = Timed  # type: ignore[misc]
-    recipe = Recipe(epochs=1, batch_size=16, precision="bfloat16")
+    recipe = Recipe(epochs=1, batch_size=16, precision="bfloat16" if asked.device == "cuda" else "float32")
     protocol = Protocol(initial=16 * (asked.writes + 2), budget=10, cycles=2, candidates=100, start="warm")
     trial = noise_trial(recipe, protocol, asked.model, "isda", acquisition)
     placement = Placement(asked.device, asked.threads, checkpoint_minutes=1e-9)
