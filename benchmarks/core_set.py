@@ -5,7 +5,7 @@
 
 The features are those of a network's last ReLU in kind: twenty clusters of unequal width, half of each row zero. Their
 reading is a sum over them, after each run. The seconds of a selected image are those after the distances to the
-labelled images.
+labelled images. The waits are those of the host for a GPU, counted in one more run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import statistics
 from dataclasses import dataclass
 
 import torch
-from measure import machine, parser, seconds
+from measure import Waits, machine, parser, seconds
 from tabulate import tabulate
 
 from harness import registry
@@ -33,6 +33,7 @@ class Costs:
     whole: list[float]
     reading: list[float]
     more_bytes: int
+    waits: int
 
 
 def features(rows: int, width: int, device: torch.device) -> torch.Tensor:
@@ -56,12 +57,15 @@ def measured(asked: argparse.Namespace) -> Costs:
     held = "device" if device.type == "cuda" else "host"
     reset_peak_memory(device)
     before = peak_memory(device)[held]
-    costs = Costs([], [], [], 0)
+    costs = Costs([], [], [], 0, 0)
     for _ in range(asked.runs):
         costs.distances.append(seconds(lambda: core_set.k_center(points, labelled, 1, asked.memory_gb), device))
         costs.whole.append(seconds(lambda: core_set.k_center(points, labelled, asked.budget, asked.memory_gb), device))
         costs.reading.append(seconds(points.sum, device))
     costs.more_bytes = peak_memory(device)[held] - before
+    with Waits() as waits:
+        core_set.k_center(points, labelled, asked.budget, asked.memory_gb)
+    costs.waits = waits.count
     return costs
 
 
@@ -81,8 +85,11 @@ def main(words: list[str] | None = None) -> None:
     ]
     initial, each, read = map(statistics.median, (costs.distances, later, costs.reading))
     whole = initial + each * (asked.budget - 1)
-    row = [asked.rows, initial, whole, each * 1e3, read * 1e3, each / read, costs.more_bytes / 1e9]
-    heads = ["rows", "distances s", "in all s", "ms per image", "ms to read", "reads per image", "more memory GB"]
+    held = 4 * asked.width * (asked.rows + asked.labelled)
+    row = [asked.rows, initial, whole, each * 1e3, read * 1e3, each / read, costs.waits / asked.budget]
+    row += [held / 1e9, costs.more_bytes / 1e9]
+    heads = ["rows", "distances s", "in all s", "ms per image", "ms to read", "reads per image", "waits per image"]
+    heads += ["features GB", "more memory GB"]
     print(f"{asked.width} features, {asked.labelled} labelled, {asked.budget} selected, median of {asked.runs} runs")
     print(f"{asked.device}, {machine(asked)}")
     print(tabulate([row], heads, floatfmt=".3f"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import registry
 from harness.config.load import load_config
@@ -117,6 +118,20 @@ def peak(work: Callable[[], object], device: torch.device) -> int:
     events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return max(accumulate(changes, initial=0))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations of a ``with`` block whose result the host would wait for, if it came from a GPU."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "_to_copy", "masked_select")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += any(name in str(function) for name in self.NAMES)
+        return function(*args, **(kwargs or {}))
 
 
 def of_config(doc: str | None, **numbers: int) -> argparse.ArgumentParser:

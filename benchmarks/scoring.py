@@ -2,8 +2,9 @@
 
     python benchmarks/scoring.py [--images 10000] [--model resnet18_cifar] [--runs 7] [--shards 1 2]
 
-The overhead is the wall time of one scoring less the slowest shard's own seconds. Needs no data set: the images are
-noise, which takes as long.
+The overhead is the wall time of one scoring less the slowest shard's own seconds. The memory is that of the columns,
+and how far the process of the trial rises above what it held before. Needs no data set: the images are noise, which
+takes as long.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import ray
 from measure import noise, noise_trial, opened, parser
 from tabulate import tabulate
 
+from harness.learning.process import peak_memory, reset_peak_memory
 from harness.on_ray.scoring import RayData
 from harness.settings import Protocol, Recipe
 
@@ -37,6 +39,8 @@ class Costs:
     overheads: list[float]
     started: float = 0.0
     """Seconds that the workers took to start."""
+    column_bytes: int = 0
+    more_bytes: int = 0
 
 
 def measured(asked: argparse.Namespace) -> Iterator[Costs]:
@@ -66,14 +70,19 @@ def measured(asked: argparse.Namespace) -> Iterator[Costs]:
             def costs(
                 path: str, scorer, started=0.0, acquisition=acquisition, learner=learner, cycle=cycle, prepared=prepared
             ):
-                walls, overheads = [], []
+                walls, overheads, more = [], [], 0
                 for run in range(asked.runs + 1):  # the first warms up
+                    scored = None
+                    reset_peak_memory(learner.device)
+                    before = peak_memory(learner.device)["host"]
                     new = replace(cycle, number=run)  # a cycle of its own: its weights are shipped
                     began = time.perf_counter()
                     scored = scorer.describe(new, learner.acquisition, prepared, cycle.candidates, "describe")
                     walls.append(time.perf_counter() - began)
                     overheads.append(walls[-1] - max(shard.seconds for shard in scored.shards))
-                return Costs(acquisition, path, walls[1:], overheads[1:], started)
+                    more = peak_memory(learner.device)["host"] - before
+                held = sum(column.nbytes for column in scored.columns.values())
+                return Costs(acquisition, path, walls[1:], overheads[1:], started, held, more)
 
             yield costs("in process", learner.scorer)
             for shards in asked.shards:
@@ -110,9 +119,11 @@ def main(words: list[str] | None = None) -> None:
                 statistics.median(over),
                 min(over),
                 max(over),
+                costs.column_bytes / 1e6,
+                costs.more_bytes / 1e6,
             ]
         )
-    heads = ["acquisition", "path", "wall s (median)", "overhead s (median)", "min", "max"]
+    heads = ["acquisition", "path", "wall s (median)", "overhead s (median)", "min", "max", "columns MB", "peak MB"]
     print(f"{asked.images} images, {asked.model}, bfloat16, {asked.runs} warm runs")
     print(tabulate(rows, heads, floatfmt=".3f"))
 

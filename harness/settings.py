@@ -289,8 +289,13 @@ class Where(Strict):
     )
     retries: Annotated[NonNegativeInt, Field(le=1000), Why("more would take years")] = Field(
         2,
-        description="how many times a trial whose process died is restarted from its last finished cycle, and how many "
-        "times a Ray that died is started again before another cycle is finished",
+        description="how many times a trial whose process died is restarted, from its last checkpoint or finished "
+        "cycle, and how many times a Ray that died is started again before another cycle is finished",
+    )
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=10**6), Why("a cycle takes no year")] = Field(
+        10.0,
+        description="minutes between checkpoints within a cycle, from which a new process goes on if that of the trial "
+        "died; 0: no checkpoints within a cycle",
     )
     stalled_after: Annotated[float, Field(gt=0, le=10**7), Why("a run takes no year")] = Field(
         1800.0,

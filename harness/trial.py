@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from harness.data.oracle import Oracle, TrueLabels
 from harness.data.rows import on_device
 from harness.errors import UserError
 from harness.learning import boundary, pictures, pool
+from harness.learning.checkpoints import FIRST, SELECT, TRAIN, Checkpoints
 from harness.learning.contract import Acquisition, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import Tally, tally, within_memory
@@ -39,8 +41,9 @@ from harness.results import progress
 from harness.results.clock import Clock
 from harness.results.energy import joules
 from harness.results.provenance import commit, versions
-from harness.results.records import TRAINING_PHASES, CycleRecord, differing
+from harness.results.records import TRAINING_PHASES, CycleRecord, conditions, differing
 from harness.results.store import RunStore, TrialStore, write_atomically
+from harness.results.within import Within
 from harness.settings import PluginSpec, Recipe
 
 Report = Callable[[CycleRecord], None]
@@ -130,6 +133,8 @@ class ActiveLearner:
             self.test_labels = on_device(data.test_labels, self.device)
             self.labelled = pool.initial_set(trial.protocol, self.info.num_train, trial.seed)
             self._warm = False
+            self.checkpoints = Checkpoints()
+            """Those of the cycle that is next or runs."""
             self.initial_set: list[int] = []
             """The labelled images of cycle 0, if the acquisition drew them."""
             self.extra_parameters: int | None = None
@@ -178,12 +183,32 @@ class ActiveLearner:
         reset_peak_memory(self.device)
         self.began = time.perf_counter()
         self.clock = Clock(self.device, progress.here)
+        self.lost_seconds = 0.0
+        self._peaks: dict[str, int] = {}
         self._joules = joules(self.device)
 
     def energy(self) -> float | None:
         """Return the joules that the device has taken in this cycle so far; None if it does not report them."""
         now = joules(self.device)
         return None if now is None or self._joules is None else now - self._joules
+
+    def peaks(self) -> dict[str, int]:
+        """Return the peak memory of the processes of this cycle so far, in bytes."""
+        own = peak_memory(self.device)
+        return {kind: max(own.get(kind, 0), self._peaks.get(kind, 0)) for kind in {**own, **self._peaks}}
+
+    def measured(self) -> dict[str, Any]:
+        """Return what is measured of this cycle so far, for a process that goes on with it."""
+        wall, found = time.perf_counter() - self.began, {"seconds": self.clock.seconds, "peaks": self.peaks()}
+        return {**found, "wall": wall, "lost": self.lost_seconds, "at": time.time(), "joules": self.energy()}
+
+    def go_on(self, measured: dict[str, Any]) -> None:
+        """Go on with what an earlier process has ``measured`` of this cycle, instead of what this one has."""
+        self.clock.go_on(measured["seconds"])
+        self.began = time.perf_counter() - measured["wall"]
+        self.lost_seconds = measured["lost"] + max(0.0, time.time() - measured["at"])
+        self._peaks, now = measured["peaks"], joules(self.device)
+        self._joules = None if now is None or measured["joules"] is None else now - measured["joules"]
 
     def state(self) -> dict[str, Any]:
         """Return the state that the next cycle starts from: the network's weights and the state of both halves."""
@@ -237,6 +262,7 @@ class ActiveLearner:
             clock=self.clock,
             new_network=partial(building.build, trial.model, self.info),
             new_training=partial(build_half, trial.training, Training, self.info.num_classes),
+            checkpoints=self.checkpoints,
         )
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -335,6 +361,7 @@ def run_trial(learner: ActiveLearner, run: RunStore, suite: str, method: str, re
         store.open({"spec": trial.spec()})
         finished, state = store.resume_point()
         records = store.records()[:finished]
+        _open_checkpoints(learner, store, finished)
         _start(learner, run, store)
         for record in records[:-1]:
             learner.label(record.selected)
@@ -342,9 +369,11 @@ def run_trial(learner: ActiveLearner, run: RunStore, suite: str, method: str, re
         if state is not None:
             learner.extra_parameters = records[-1].extra_parameters
             if not records[-1].selected and finished < trial.protocol.cycles:
+                _open_checkpoints(learner, store, finished - 1, "selection")
                 with timing_compilation(learner.clock):
                     records[-1] = _select_late(learner, store, records[-1], state)
                 learner.start_clock()
+                _open_checkpoints(learner, store, finished)
             else:
                 learner.load_state(state)
             learner.label(records[-1].selected)
@@ -355,6 +384,7 @@ def run_trial(learner: ActiveLearner, run: RunStore, suite: str, method: str, re
         learner.label(record.selected)
         report(record)
         learner.start_clock()  # after the report, whose time belongs to no cycle
+        _open_checkpoints(learner, store, number + 1)
 
 
 def run_shared(learner: ActiveLearner, run: RunStore, suite: str, method: str, report: Report) -> None:
@@ -364,20 +394,56 @@ def run_shared(learner: ActiveLearner, run: RunStore, suite: str, method: str, r
     store.open({"key": sharing_key})
     if store.resume_point()[0] == 0:
         with learner.clock.phase("setup"):
+            _open_checkpoints(learner, store, 0, code=learner.trial.shared_code)
             _start(learner, run, store)
         with timing_compilation(learner.clock):
             _cycle(learner, run, store, 0, suite, method, selecting=False)
     report(store.records()[0])
 
 
+def _open_checkpoints(
+    learner: ActiveLearner, store: TrialStore, cycle: int, kind: str = "cycle", code: dict[str, str] | None = None
+) -> None:
+    """Give the learner the checkpoints of a cycle, or of its late selection; ``code``: if it is not the trial's."""
+    under = conditions(**{**learner.provenance(), "code": learner.trial.code if code is None else code})
+    file = Within(store.folder, kind, cycle, {"folder": store.folder.name, **under})
+    learner.checkpoints = Checkpoints(file, learner.placement.checkpoint_minutes, learner)
+
+
 def _start(learner: ActiveLearner, run: RunStore, store: TrialStore) -> None:
     """Restore the initial set that the acquisition drew in a finished cycle 0 (own or shared), else draw it."""
-    if learner.trial.draws_first():
-        for earlier in (store, run.shared(learner.trial.sharing_key)):
-            if earlier.resume_point()[0]:
-                return learner.start_from(earlier.records()[0].initial_set)
-        learner.draw_initial_set()
-    return None
+    if not learner.trial.draws_first():
+        return
+    for earlier in (store, run.shared(learner.trial.sharing_key)):
+        if earlier.resume_point()[0]:
+            learner.start_from(earlier.records()[0].initial_set)
+            return
+    if (drawn := learner.checkpoints.take(FIRST)) is not None:
+        learner.start_from(drawn)
+        return
+    learner.checkpoints.begin(FIRST)
+    learner.draw_initial_set()
+    learner.checkpoints.finish(FIRST, learner.initial_set)
+
+
+def _go_on(learner: ActiveLearner, cycle: Cycle) -> Trained | None:
+    """Load the network that a process that died has trained in this cycle, and return its result; None: it had not."""
+    kept = learner.checkpoints.take(TRAIN)
+    if kept is None:
+        return None
+    learner.load_state({**kept["state"], "acquisition": boundary.state(learner.acquisition)})
+    learner.network.eval()
+    cycle.learned = boundary.state(learner.training)
+    cycle.warnings += kept["warnings"]
+    cycle.health.update(kept["health"])
+    return Trained(**json.loads(kept["result"]))
+
+
+def _keep(learner: ActiveLearner, cycle: Cycle, trained: Trained) -> None:
+    """Keep the trained network for a process that goes on with the selection, if that takes long."""
+    state = {name: dict(part) for name, part in learner.state().items() if name != "acquisition"}
+    found = {"state": state, "warnings": [*cycle.warnings], "health": {**cycle.health}}
+    learner.checkpoints.finish(TRAIN, {**found, "result": json.dumps(vars(trained))})
 
 
 def _take_over(learner: ActiveLearner, run: RunStore, cycle: Cycle) -> Trained | None:
@@ -421,10 +487,16 @@ def _cycle(
     with clock.phase("setup"):
         cycle = learner.open_cycle(number)
         shared = _take_over(learner, run, cycle) if number == 0 else None
-    trained = shared or learner.train(cycle)
+        trained = shared or _go_on(learner, cycle)
+    last = number == trial.protocol.cycles - 1
+    if trained is None:
+        learner.checkpoints.begin(TRAIN)
+        trained = learner.train(cycle)
+        if selecting and not last and learner.acquisition.scores_images:
+            _keep(learner, cycle, trained)
     if learner.initial_set and number == 0 and shared is None:
         cycle.warnings.append("starts from its own initial set, not from the set that all methods share")
-    last = number == trial.protocol.cycles - 1
+    learner.checkpoints.begin(SELECT)
     selection = learner.select(cycle) if selecting and not last else Selection()
     with clock.phase("checkpoint"):
         if number == 0 and selection.indices:
@@ -434,7 +506,7 @@ def _cycle(
         provenance = {**learner.provenance(), "commit": commit()}  # the first call runs git
         if not selecting:
             provenance["code"] = trial.shared_code
-    peaks = peak_memory(learner.device)
+    peaks = learner.peaks()
     record = CycleRecord(
         suite=suite,
         dataset=trial.dataset.name,
@@ -460,7 +532,7 @@ def _cycle(
         scoring=_scoring(selection),
         shared_from=trained.shared_from,
         initial_set=learner.initial_set if number == 0 else [],
-        warnings=[*trained.warnings, *cycle.warnings],
+        warnings=[*trained.warnings, *cycle.warnings, *learner.checkpoints.warnings],
         health={**trained.health, **cycle.health},
         pretrained=learner.pretrained(),
         device_share=placement.device_share,
@@ -468,12 +540,14 @@ def _cycle(
         pid=os.getpid(),
         selected_classes=_classes(learner, selection),
         energy_joules=learner.energy(),
+        lost_seconds=learner.lost_seconds,
         **provenance,
     )
     if (shared_under := trained.conditions) and any(name.startswith("code") for name in shared_under):
         shared_under = {**record.conditions(), **shared_under}  # the acquisition's code did not decide the training
     record = replace(record, trained_under=_other(shared_under, record))
     store.commit(record, state)
+    learner.checkpoints.remove()
     return record
 
 
@@ -486,13 +560,14 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
     cycle = learner.open_cycle(number)
     learner.load_state(state)
     cycle.learned = boundary.state(learner.training)
+    learner.checkpoints.begin(SELECT)
     selection = learner.select(cycle)
     with clock.phase("checkpoint"):
         if number == 0:
             _keep_pictures(learner, store, cycle, selection)
         digest = store.save_state(number, learner.state(), late=True)
         provenance = {**learner.provenance(), "commit": commit()}  # the first call runs git
-    peaks, before = peak_memory(learner.device), record.peak_memory_bytes
+    peaks, before = learner.peaks(), record.peak_memory_bytes
     spent, now = record.energy_joules, learner.energy()
     whole = replace(
         record,
@@ -504,7 +579,8 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
         extra_parameters=learner.count_parameters(),
         peak_memory_bytes={kind: max(peak, before.get(kind, 0)) for kind, peak in peaks.items()},
         scoring=_scoring(selection),
-        warnings=[*record.warnings, *cycle.warnings],
+        warnings=[*record.warnings, *cycle.warnings, *learner.checkpoints.warnings],
+        lost_seconds=record.lost_seconds + learner.lost_seconds,
         health={**record.health, **cycle.health},
         energy_joules=None if spent is None or now is None else spent + now,
         **provenance,
@@ -512,6 +588,7 @@ def _select_late(learner: ActiveLearner, store: TrialStore, record: CycleRecord,
     # the process that stored the record decided nothing if it took over a shared training
     whole = replace(whole, trained_under=_other(record.trained_under or record.conditions(), whole))
     store.commit(whole, digest, late=True)
+    learner.checkpoints.remove()
     return whole
 
 

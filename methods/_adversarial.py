@@ -5,7 +5,7 @@ The methods pass in the networks, the discriminator's targets, a learning rate s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -49,18 +49,27 @@ def game_passes(settings: GameSettings) -> int:
     return settings.iterations * (settings.generator_steps + 1) * 2 * settings.batch_size
 
 
-def endless(
-    indices: torch.Tensor, batch: int, generator: torch.Generator, keep_last: bool = False
-) -> Iterator[torch.Tensor]:
-    """Yield shuffled batches of indices forever; the incomplete last batch of each pass only with ``keep_last``.
+class Endless:
+    """Shuffled batches of indices forever; the incomplete last batch of each pass only with ``keep_last``.
 
     A last batch of one image is left out, because batch norm can't normalise a single image.
     """
-    size = min(batch, len(indices))
-    smallest = min(2, size) if keep_last else size
-    while True:
-        order = shuffled(len(indices), generator, indices.device)
-        yield from (part for part in indices[order].split(size) if len(part) >= smallest)
+
+    def __init__(self, indices: torch.Tensor, batch: int, generator: torch.Generator, keep_last: bool = False) -> None:
+        self.indices, self.generator = indices, generator
+        self.size = min(batch, len(indices))
+        self.smallest = min(2, self.size) if keep_last else self.size
+        self.left = indices[:0]
+        """What this pass has not given yet."""
+
+    def __iter__(self) -> Endless:
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        if len(self.left) < self.smallest or not len(self.left):
+            self.left = self.indices[shuffled(len(self.indices), self.generator, self.indices.device)]
+        part, self.left = self.left[: self.size], self.left[self.size :]
+        return part
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -169,11 +178,12 @@ class Game:
         target_of = torch.ones(len(cycle.images.pixels), device=cycle.device)
         target_of[cycle.unlabelled] = unlabelled_targets
         order = cycle.stream("adversarial order")
-        labelled = endless(cycle.labelled, size, order)
-        unlabelled = endless(cycle.unlabelled, size, order, keep_last=True)  # as in the public code of both methods
+        labelled = Endless(cycle.labelled, size, order)
+        unlabelled = Endless(cycle.unlabelled, size, order, keep_last=True)  # as in the public code of both methods
         pending: list[torch.Tensor] = []
         last: list[torch.Tensor] = []
-        for iteration in cycle.clock.steps(iterations):
+        batches = {"labelled": labelled, "unlabelled": unlabelled}
+        for iteration in cycle.steps(iterations, game=self, **batches, pending=pending, last=last):
             rate = self.settings.learning_rate * decay(iteration)
             for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
                 optimiser.param_groups[0]["lr"] = rate
@@ -186,7 +196,7 @@ class Game:
                 last.append(discriminator_loss)
             if len(pending) == CHECKED_EVERY or iteration == iterations - 1:
                 self._check(pending, "adversarial", iteration)
-                pending = []
+                pending.clear()
         self.networks.eval()
         self.networks.zero_grad(set_to_none=True)  # the networks are kept until the next cycle
         targets = torch.cat([torch.ones_like(unlabelled_targets), unlabelled_targets])
@@ -201,13 +211,13 @@ class Game:
         """Train only the autoencoder, on all images; return the decoded part of their latent means [N, decoded]."""
         cycle = self.cycle
         everything = torch.arange(len(cycle.images.pixels), device=cycle.device)
-        batches = endless(everything, self.settings.batch_size, cycle.stream("autoencoder order"))
+        batches = Endless(everything, self.settings.batch_size, cycle.stream("autoencoder order"))
         losses: list[torch.Tensor] = []
-        for iteration, indices in zip(cycle.clock.steps(self.settings.iterations), batches, strict=False):
-            losses.append(step(self.generator_optimiser, self.encoded(indices)[0]))
+        for iteration in cycle.steps(self.settings.iterations, game=self, batches=batches, losses=losses):
+            losses.append(step(self.generator_optimiser, self.encoded(next(batches))[0]))
             if len(losses) == CHECKED_EVERY or iteration == self.settings.iterations - 1:
                 self._check(losses, "autoencoder", iteration)
-                losses = []
+                losses.clear()
         self.check_autoencoder(self.purpose)
         means = []
         with torch.no_grad(), autocast(cycle.recipe.precision, cycle.device):

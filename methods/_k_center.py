@@ -6,6 +6,7 @@ from harness.lazy import torch
 
 CENTERS_AT_ONCE = 1024  # centers in a block of bounds
 AHEAD = 256  # farthest rows whose distances stay up to date; the others are updated when one may be the farthest
+UNSEEN = 16  # rows that are selected before the host looks at them: each look waits for the device
 
 
 def k_center(points: torch.Tensor, centers: torch.Tensor, budget: int, memory_gb: float = 0.25) -> torch.Tensor:
@@ -25,19 +26,31 @@ def k_center(points: torch.Tensor, centers: torch.Tensor, budget: int, memory_gb
         leading = (nearest > floor).nonzero()[:, 0]
         if not len(leading):
             leading = nearest.argmax()[None]  # more than AHEAD rows tie
-        rows, distances, selected = points[leading], nearest[leading], list[int]()
-        while len(rows_so_far) + len(selected) < budget:
-            farthest, row = distances.max(0)
-            if selected and farthest <= floor:
-                break
-            selected.append(int(row))
-            torch.minimum(distances, squared(rows - rows[selected[-1]]), out=distances)
-            distances[selected[-1]] = float("-inf")  # not selected twice, even if all distances are 0
+        selected = farthest_of(points[leading], nearest[leading], floor, budget - len(rows_so_far))
         new = leading[selected]
         approach(nearest, points, points[new], mean, memory)
         nearest[new] = float("-inf")
         rows_so_far += new.tolist()
     return torch.tensor(rows_so_far, dtype=torch.int64, device=points.device)
+
+
+def farthest_of(rows: torch.Tensor, distances: torch.Tensor, floor: torch.Tensor, most: int) -> torch.Tensor:
+    """Return up to ``most`` of ``rows`` [M, D], each the farthest and farther than ``floor``, but at least the first.
+
+    ``distances`` [M] of the rows to all centers are changed. A row that is not far enough is followed by no other that
+    is, so that the host need not look at each.
+    """
+    most, count = min(most, len(rows)), 0
+    picks, farthest = list[torch.Tensor](), list[torch.Tensor]()
+    while count == len(picks) < most:
+        for _ in range(min(UNSEEN, most - count)):
+            distance, row = distances.max(0, keepdim=True)
+            torch.minimum(distances, squared(rows - rows[row]), out=distances)
+            distances.index_fill_(0, row, float("-inf"))  # not selected twice, even if all distances are 0
+            picks.append(row)
+            farthest.append(distance)
+        count = int((torch.cat(farthest) > floor).sum())
+    return torch.cat(picks)[: max(count, 1)]
 
 
 def approach(

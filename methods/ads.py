@@ -105,6 +105,8 @@ class ADS(Training):
         network.train()
         self.module.train()
 
+        kept: dict[str, torch.Tensor] = {}  # the losses of the last labelled pass
+
         def labelled() -> list[torch.Tensor]:
             return batches(len(cycle.labelled), recipe, order, cycle.device)
 
@@ -112,44 +114,50 @@ class ADS(Training):
             parts = batches(len(cycle.candidates), recipe, unlabelled_order, cycle.device)
             return [cycle.candidates[part] for part in parts]
 
-        def supervised_epoch(epoch: int) -> torch.Tensor:
-            losses = []
+        def supervised_pass(epoch: int) -> None:
+            parts, losses = labelled(), list[torch.Tensor]()
             with cycle.clock.phase("train"):
-                parts = labelled()
-                for number, (images, labels) in enumerate(cycle.pairs(parts, draws), 1):
+                steps = cycle.steps(len(parts), parts=parts, losses=losses)
+                for number, (images, labels) in zip(steps, cycle.pairs(parts[steps.first :], draws), strict=True):
                     # the scheduler steps before an epoch
-                    set_rate(main, learning_rate(recipe, epoch, number / len(parts), ahead=1))
+                    set_rate(main, learning_rate(recipe, epoch, (number + 1) / len(parts), ahead=1))
                     losses.append(step(main, self.loss(network(images), labels, 0.0)))
-                check_finite(torch.stack(losses), cycle, f"epoch {epoch}, labelled")
-            return torch.stack(losses)
+                kept["losses"] = torch.stack(losses)
+                check_finite(kept["losses"], cycle, f"epoch {epoch}, labelled")
 
-        def unlabelled_epoch(epoch: int) -> None:
+        def agreement_pass(epoch: int) -> None:
+            parts, losses = unlabelled(), list[torch.Tensor]()
             with cycle.clock.phase("auxiliary"):
-                inputs = cycle.images.augmented_batches(unlabelled(), draws)
-                losses = [self.agreement_step(network, images, agree) for images in inputs]
+                steps = cycle.steps(len(parts), parts=parts, losses=losses)
+                inputs = cycle.images.augmented_batches(parts[steps.first :], draws)
+                for _, images in zip(steps, inputs, strict=True):
+                    losses.append(self.agreement_step(network, images, agree))
                 check_finite(torch.stack(losses), cycle, f"epoch {epoch}, agreement")
-                parts = unlabelled()
-                inputs = cycle.images.augmented_batches(parts, draws)
-                pairs = cycle.pairs([*islice(endlessly(labelled()), len(parts))], draws)
-                losses = [
-                    self.discrepancy_step(network, images, differ, *pair)
-                    for images, pair in zip(inputs, pairs, strict=True)
-                ]
+
+        def discrepancy_pass(epoch: int) -> None:
+            parts, losses = unlabelled(), list[torch.Tensor]()
+            paired = [*islice(endlessly(labelled()), len(parts))]
+            with cycle.clock.phase("auxiliary"):
+                steps = cycle.steps(len(parts), parts=parts, paired=paired, losses=losses)
+                inputs = cycle.images.augmented_batches(parts[steps.first :], draws)
+                pairs = cycle.pairs(paired[steps.first :], draws)
+                for _, images, pair in zip(steps, inputs, pairs, strict=True):
+                    losses.append(self.discrepancy_step(network, images, differ, *pair))
                 check_finite(torch.stack(losses), cycle, f"epoch {epoch}, discrepancy")
 
         adversarial = len(cycle.candidates) > 1  # batch norm can't normalise a single image
         if not adversarial:
             cycle.warnings.append("ads: too few candidates are left for agreement and discrepancy: labelled steps only")
-        losses = torch.zeros(0)
-        for epoch in cycle.clock.steps(recipe.epochs):
-            if epoch == 0:
-                supervised_epoch(epoch)
-            if adversarial:
-                unlabelled_epoch(epoch)
-            losses = supervised_epoch(epoch)
+        changed: dict[str, Any] = {"network": network, "training": self, "optimisers": [main, agree, differ]}
+        for epoch in cycle.steps(recipe.epochs, **changed, streams=[order, draws, unlabelled_order], kept=kept):
+            passes = [supervised_pass] if epoch == 0 else []
+            passes += [agreement_pass, discrepancy_pass] if adversarial else []
+            passes += [supervised_pass]
+            for number in cycle.steps(len(passes)):
+                passes[number](epoch)
         network.eval()
         self.module.eval()
-        return final_loss(losses, 2 * self.num_classes * math.log(2), cycle)  # what guessing costs both heads
+        return final_loss(kept["losses"], 2 * self.num_classes * math.log(2), cycle)  # what guessing costs both heads
 
     def agreement_step(self, network: Network, images: torch.Tensor, optimiser: torch.optim.Optimizer) -> torch.Tensor:
         """Update only the backbone, so that the heads agree; return the loss."""

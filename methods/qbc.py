@@ -29,7 +29,7 @@ from ._committee import entropies
 from ._restored import Restored
 
 if TYPE_CHECKING:
-    from harness.learning.contract import Columns
+    from harness.learning.contract import Columns, Training
     from harness.learning.cycle import Cycle
     from harness.networks.network import Network
 
@@ -63,19 +63,27 @@ class QBC(Acquisition):
 
     def prepare(self, cycle: Cycle) -> Columns:
         """Train the members other than the target, each with its own random streams; return their weights."""
+        names = [f"member {number}" for number in range(1, self.settings.members)]
         with cycle.clock.phase("auxiliary"):
-            for number, network in enumerate(self.module, 1):
-                name = f"member {number}"
-                own_cycle = replace(cycle, seed=cycle.key(name), network=network, clock=Clock(cycle.device))
-                own_cycle.health, own_cycle.warnings = {}, []
+            members = [self._member(cycle, *each) for each in zip(names, self.module, strict=True)]
+            trainings = [training for _, training in members]
+            for number in cycle.steps(len(members), networks=self.module, trainings=trainings):
+                own_cycle, training = members[number]
                 torch.manual_seed(own_cycle.key("global"))  # for layers that draw from torch's global stream
-                training = cycle.new_training()
-                training.load_state(self._learned.get(name, {}))
-                training.ready(own_cycle)
                 training.fit(own_cycle)
-                cycle.warnings += [f"qbc, {name}: {warning}" for warning in own_cycle.warnings]
+                cycle.warnings += [f"qbc, {names[number]}: {warning}" for warning in own_cycle.warnings]
+            for name, training in zip(names, trainings, strict=True):
                 self._learned[name], self._added[name] = training.state(), training.modules()
         return dict(self.module.state_dict())
+
+    def _member(self, cycle: Cycle, name: str, network: Any) -> tuple[Cycle, Training]:
+        """Return the cycle of a member, with random streams of its own, and its training, ready to start."""
+        own_cycle = replace(cycle, seed=cycle.key(name), network=network, clock=Clock(cycle.device))
+        own_cycle.health, own_cycle.warnings = {}, []
+        training = cycle.new_training()
+        training.load_state(self._learned.get(name, {}))
+        training.ready(own_cycle)
+        return own_cycle, training
 
     def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
         """Return the column ``score``, the divergence of the predictions."""

@@ -37,7 +37,7 @@ methods:
   Core-set: core_set
   DAST-AL: {{acquisition: epmcm, training: isda}}
 seeds: [0, 1]
-where: {{dashboard: false, scoring: ray_data, retries: 20, stalled_after: 30}}
+where: {{dashboard: false, scoring: ray_data, retries: 20, stalled_after: 30, checkpoint_minutes: 0.002}}
 """
 MEMORY_MONITOR = "memory monitor"
 ROOM = 0.3

@@ -35,6 +35,7 @@ from harness.config.load import load_config
 from harness.config.suite import Benchmark, Trial
 from harness.experiment import executor, grid, runner
 from harness.experiment.display import Display
+from harness.learning.checkpoints import Steps
 from harness.learning.process import Placement
 from harness.report.write import read
 from harness.results import disk, lock
@@ -274,9 +275,9 @@ recipe: {epochs: 1}
 protocol: {initial: 8, budget: 4, cycles: CYCLES, start: warm}
 methods: {Ran: random, LC: least_confidence}
 seeds: [0]
-where: {trials: in_process}
+where: {trials: in_process, checkpoint_minutes: 0.000000001}
 """
-"""Two trials that share their first cycle."""
+"""Two trials that share their first cycle, with a checkpoint after every step."""
 
 TRAINED = CONFIG.replace("{Ran: random, LC: least_confidence}", "{Ran: METHOD, LC: METHOD}")
 for name in ("random", "least_confidence"):
@@ -300,6 +301,8 @@ def configured(cycles: int, trained: bool, folder: Path) -> tuple[Benchmark, gri
 class Half:
     """A half of a method, with a state."""
 
+    scores_images = True
+
     def __init__(self) -> None:
         self.seen = torch.zeros(4)
 
@@ -318,12 +321,13 @@ class Learner(ActiveLearner):
         self.initial_set: list[int] = []
         self.extra_parameters = 0
         self.weights = torch.full((8,), float(trial.seed))
-        self.network: Any = SimpleNamespace(num_parameters=lambda: 8)
+        self.network: Any = SimpleNamespace(num_parameters=lambda: 8, eval=lambda: None)
         self.training, self.acquisition = Half(), Half()  # type: ignore[assignment]
         self.start_clock()
 
     def start_clock(self) -> None:
         self.began, self.clock, self._joules = time.perf_counter(), Clock(self.device), None
+        self.lost_seconds, self._peaks = 0.0, {}
 
     def pretrained(self) -> dict[str, Any]:
         return {}
@@ -348,14 +352,19 @@ class Learner(ActiveLearner):
 
     def train(self, cycle: Any) -> Trained:
         draw = self._draw("train", cycle.number, self.training.seen.tolist())  # type: ignore[attr-defined]
-        self.weights = torch.rand(8, generator=draw)
-        self.training.seen = torch.rand(4, generator=draw)  # type: ignore[attr-defined]
+        drawn: list[torch.Tensor] = []
+        for _ in Steps(self.checkpoints, self.clock, 2, {"draw": draw, "drawn": drawn}):
+            drawn.append(torch.rand(6, generator=draw))
+        self.weights, self.training.seen = torch.cat(drawn).split([8, 4])  # type: ignore[attr-defined]
         return Trained({"accuracy": float(torch.rand((), generator=draw))}, float(self.weights[0]))
 
     def select(self, cycle: Any) -> Selection:
         name = self.trial.acquisition.name
         draw = self._draw(name, cycle.number, self.acquisition.seen.tolist())  # type: ignore[attr-defined]
-        self.acquisition.seen = torch.rand(4, generator=draw)  # type: ignore[attr-defined]
+        seen = [torch.rand(4, generator=draw)]
+        for _ in Steps(self.checkpoints, self.clock, 2, {"draw": draw, "seen": seen}):
+            seen[0] = seen[0] + torch.rand(4, generator=draw)
+        self.acquisition.seen = seen[0]  # type: ignore[attr-defined]
         left = np.setdiff1d(np.arange(100), self.labelled)
         return Selection(left[torch.randperm(len(left), generator=draw)[: self.trial.protocol.budget]].tolist())
 
@@ -470,9 +479,9 @@ class Drivers:
         return lost
 
     def left_over(self) -> list[str]:
-        """Return the names of locks and of temporary files."""
+        """Return the names of locks, of temporary files and of checkpoints."""
         names = [path.name for path in self.folder.rglob("*")]
-        return [name for name in names if name.endswith(".tmp") or name.startswith((".clock", "lock"))]
+        return [name for name in names if name.endswith(".tmp") or name.startswith((".clock", "lock", "within"))]
 
     def copies_differ(self) -> list[str]:
         """Return the folders whose records.jsonl does not hold the finished records."""
@@ -493,9 +502,9 @@ DATA: Any = SimpleNamespace(fingerprint="f", names=None)
 
 
 def decided(record: CycleRecord) -> dict[str, Any]:
-    """Return what neither a clock nor a process decides."""
+    """Return what neither a clock, a process nor its death decides."""
     values = record.to_json()
-    for key in ("seconds", "wall_seconds", "peak_memory_bytes", "pid"):
+    for key in ("seconds", "wall_seconds", "peak_memory_bytes", "pid", "lost_seconds", "warnings"):
         del values[key]
     for shard in values["scoring"]["shards"]:
         for key in ("pid", "seconds", "peak_memory_bytes"):

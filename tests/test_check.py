@@ -34,6 +34,7 @@ from harness.data.files import IGNORED
 from harness.faults import PluginFault
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Batch, Training, highest
 from harness.learning.cycle import Cycle
+from harness.learning.labels import cross_entropy
 from harness.networks.architecture import Architecture
 from harness.networks.building import build
 from harness.networks.names import spec
@@ -213,6 +214,23 @@ class WarmOnly(ByEntropy):
         self.kept = state["kept"]
 
 
+class Leaving(Training):
+    """Has a loop that does not name its optimizer, whose momentum is lost."""
+
+    def fit(self, cycle: Cycle) -> float:
+        network, losses = cycle.network.train(), list[torch.Tensor]()
+        optimiser = torch.optim.SGD(network.parameters(), 0.05, 0.9)
+        everything = torch.arange(len(cycle.labelled))
+        for step in cycle.steps(cycle.recipe.epochs, network=network, losses=losses):
+            images, labels = next(cycle.pairs([everything], cycle.stream(f"mine {step}")))
+            losses.append(cross_entropy(network(images).logits, labels))
+            optimiser.zero_grad()
+            losses[-1].backward()
+            optimiser.step()
+        network.eval()
+        return float(losses[-1].detach())
+
+
 class Unplanned(ByEntropy):
     def prepare(self, cycle: Cycle) -> Any:
         cycle.images.augmented(cycle.labelled, cycle.stream("mine"))
@@ -317,6 +335,13 @@ WRONG_METHODS: list[tuple[type[Any], Any, str, str]] = [
         methods.starts_fresh,
         line_of(WarmOnly, 'return {"kept": self.kept}\n'),
         "prepare raises AttributeError: 'WarmOnly' object has no attribute 'kept'",
+    ),
+    (
+        Leaving,
+        methods.goes_on,
+        where(Leaving),
+        "a run that dies within a training and goes on from there differs; give cycle.steps all that steps change: "
+        "(in|after) cycle 0 .*",
     ),
     (
         Unplanned,

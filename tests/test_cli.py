@@ -932,7 +932,7 @@ def test_cycles_of_an_earlier_run_and_of_a_retry_count_once_and_take_no_time(clo
     show("cycle", lc, cycle(1))
     assert output.getvalue().count("\n") == lines
     assert show.seconds_left() == pytest.approx(7)
-    assert "its process died; it restarts from its last finished cycle" in output.getvalue()
+    assert "its process died; it goes on from its last checkpoint or finished cycle" in output.getvalue()
 
 
 def test_a_failed_unit_is_over(clock: Any, units: list[Unit]) -> None:

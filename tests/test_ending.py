@@ -311,7 +311,7 @@ def test_a_stopped_trial_is_shown_and_restarted(tmp_path: Path, expected: dict[s
     out, _ = run.end(0)
     assert outcomes(run.output) == expected
     assert "STALLED, without progress for " in out and "; it is restarted after 20 s" in out
-    assert "it stalled, and its process was ended; it restarts from its last finished cycle" in out
+    assert "it stalled, and its process was ended; it goes on from its last checkpoint or finished cycle" in out
 
 
 HUNGRY = '''

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import changed, make_street_trial, make_trial, outcomes, run, spec
+from test_within import Kills
 
 from harness.config.suite import Trial
 from harness.data.dataset import LoadedData
@@ -37,6 +38,22 @@ def test_two_runs_on_a_gpu_are_the_same(
     one, other = (run_on_gpu(trial, colours, folders()) for _ in range(2))
     assert outcomes(one) == outcomes(other)
     assert one[0].device == torch.cuda.get_device_name() and one[0].peak_memory_bytes["device"] > 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("training", "acquisition"), METHODS)
+def test_a_cycle_that_dies_on_a_gpu_goes_on(
+    training: str,
+    acquisition: str,
+    precision: str,
+    colours: LoadedData,
+    folders: Callable[[], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trial = changed(make_trial(training, acquisition, epochs=2, cycles=2), precision=precision)
+    first, kills, folder = run_on_gpu(trial, colours, folders()), Kills(monkeypatch), folders()
+    kills.placement = Placement(device="cuda", checkpoint_minutes=1e-9)
+    assert outcomes(kills.run(trial, colours, folder, 2, 3, 2)) == outcomes(first) and len(kills.contents) >= 2
 
 
 @pytest.mark.parametrize(

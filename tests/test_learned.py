@@ -286,18 +286,18 @@ def test_only_the_unlabelled_batches_keep_the_last_partial_one(
 
 
 def test_endless_batches_may_keep_the_last_one() -> None:
-    one_left = adversarial.endless(torch.arange(9), 4, torch.Generator(), keep_last=True)
+    one_left = adversarial.Endless(torch.arange(9), 4, torch.Generator(), keep_last=True)
     assert [len(next(one_left)) for _ in range(4)] == [4] * 4  # batch norm can't normalise a single image
-    alone = adversarial.endless(torch.arange(1), 4, torch.Generator(), keep_last=True)
+    alone = adversarial.Endless(torch.arange(1), 4, torch.Generator(), keep_last=True)
     assert next(alone).tolist() == [0]
 
 
 def test_endless_batches_see_every_image_once_a_pass() -> None:
-    found = adversarial.endless(torch.arange(100, 110), 5, torch.Generator())
+    found = adversarial.Endless(torch.arange(100, 110), 5, torch.Generator())
     for _ in range(3):
         one = torch.cat([next(found), next(found)])
         assert sorted(one.tolist()) == list(range(100, 110))
-    few = adversarial.endless(torch.arange(3), 8, torch.Generator())
+    few = adversarial.Endless(torch.arange(3), 8, torch.Generator())
     assert sorted(next(few).tolist()) == [0, 1, 2]
 
 

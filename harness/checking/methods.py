@@ -235,6 +235,15 @@ def resumes(it: OnKind) -> None:
     )
 
 
+def goes_on(it: OnKind) -> str | None:
+    """A run that dies within the first cycle's trainings gives the same result."""
+    ran = it.run(dies=True)
+    it.same(
+        ran, "a run that dies within a training and goes on from there differs; give cycle.steps all that steps change"
+    )
+    return next(iter(ran.warnings), None)
+
+
 def starts_fresh(it: OnKind) -> None:
     """The same holds if each cycle starts from new weights."""
     fresh = it.run(start="fresh")
@@ -283,12 +292,13 @@ def takes_all(it: OnKind) -> None:
     it.budget(it.run(candidates=budget, cycles=2), budget)
 
 
-CHECKS: list[Callable[[OnKind], None]] = [
+CHECKS: list[Callable[[OnKind], str | None]] = [
     leaves_the_target,
     ignores_global_streams,
     looks_at_no_pool_label,
     resumes,
     starts_fresh,
+    goes_on,
     declares_its_passes,
     runs_in_bfloat16,
     lacks_classes,
@@ -296,7 +306,7 @@ CHECKS: list[Callable[[OnKind], None]] = [
 ]
 """The checks of a method that runs and is reproducible, in the order of the output."""
 
-SCORING: list[Callable[[OnKind], None]] = [shards, order, batch_size, one_image]
+SCORING: list[Callable[[OnKind], str | None]] = [shards, order, batch_size, one_image]
 """The checks of an acquisition that scores images, in addition."""
 
 
@@ -331,7 +341,7 @@ def check(name: str, values: dict[str, Any], say: Callable[[str], None]) -> tupl
     all_checks = [*CHECKS, *SCORING] if scores else CHECKS
     for kind in sorted(method.kinds()):
         it, prefix = OnKind(method, kind), f"{kind}: "
-        stages: list[list[Callable[[OnKind], None]]] = [[runs], [reproduces], all_checks]
+        stages: list[list[Callable[[OnKind], str | None]]] = [[runs], [reproduces], all_checks]
         for checks in stages:
             more_failed, more = run_checks(name, plugin, checks, it, say, prefix)
             failed, ran = failed + more_failed, ran + more

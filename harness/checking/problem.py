@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -22,6 +23,7 @@ from harness.data.files import IGNORED
 from harness.data.images import Images
 from harness.faults import name_of, named
 from harness.learning.boundary import same_streams
+from harness.learning.checkpoints import SELECT, TRAIN, Checkpoints
 from harness.learning.contract import IMAGES, MAPS, Acquisition
 from harness.learning.cycle import Cycle
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer, ascending, cut, describe_batches
@@ -298,6 +300,8 @@ class Ran:
     """Images that the training and the acquisition trained on in cycle 0."""
     changed: str = ""
     """What scoring changed of the target."""
+    warnings: list[str] = field(default_factory=list)
+    """Those of the checkpoints within cycles."""
 
     def difference(self, other: Ran) -> tuple[bool, str] | None:
         """Return (whether it arose in training, sentence) for the first difference of another run, or None."""
@@ -320,7 +324,38 @@ def _shown(indices: list[int]) -> str:
     return f"{', '.join(map(str, indices[:3]))}, ..." if len(indices) > 3 else ", ".join(map(str, indices))
 
 
+class Died(BaseException):
+    """The process ends here."""
+
+
+class Deaths:
+    """Checkpoints of a cycle in memory, with which a process dies at the first and the third one of each stage."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, Any] | None = None
+        self.counts: Counter[str] = Counter()
+
+    def read(self) -> tuple[dict[str, Any] | None, str]:
+        """Return the content; see harness.learning.checkpoints.File."""
+        return self.content, ""
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Keep the content as a file would; see File."""
+        file = io.BytesIO()
+        torch.save(content, file)
+        file.seek(0)
+        self.content = torch.load(file, map_location="cpu", weights_only=True)
+        self.counts[content["stage"]] += 1
+        if self.counts[content["stage"]] in (1, 3):
+            raise Died
+
+    def remove(self) -> None:
+        """Do nothing: the content is that of one cycle."""
+
+
 GLOBAL_SEED = 1
+EVERY_STEP = 1e-9
+"""Minutes between checkpoints after every step."""
 
 
 def run(
@@ -331,16 +366,19 @@ def run(
     scorer: Scorer | None = None,
     oracle: Refusing | None = None,
     resumed: bool = False,
+    dies: bool = False,
     global_seed: int = GLOBAL_SEED,
     **keys: Any,
 ) -> Ran:
     """Run a method on the problem of this kind; with ``resumed`` each cycle has a new process's worth of learner.
 
-    The global random streams start from ``global_seed``, also where ``select`` begins.
+    With ``dies`` processes die within the trainings of cycle 0, and others go on from their checkpoints. The global
+    random streams start from ``global_seed``, also where ``select`` begins.
     """
     trial, ran = method.trial(kind, **keys), Ran()
     data = data or made(kind)
     set_global_streams(global_seed)
+    state: dict[str, Any] = {}
 
     def learner_of() -> ActiveLearner:
         learner = ActiveLearner(trial, data, scorer=scorer or Seeding(global_seed), oracle=oracle)
@@ -349,34 +387,54 @@ def run(
             oracle.labelled = lambda: learner.labelled
         return learner
 
+    def next_process() -> ActiveLearner:
+        """Return a learner that knows what is stored after the last finished cycle."""
+        learner = learner_of()
+        learner.start_from(ran.first)
+        for selected in ran.selected:
+            learner.label(selected)
+        if state:
+            learner.load_state(stored(state, method))
+        return learner
+
+    def cycle_of(number: int) -> None:
+        """Run a cycle; what comes out is kept once it is finished."""
+        cycle = learner.open_cycle(number)
+        images: Any = learner.images
+        learner.checkpoints.begin(TRAIN)
+        with images.counting():
+            trained = learner.train(cycle)
+        if number < trial.protocol.cycles - 1:
+            of_training = images.trained_on[0]
+            before = snapshot(cycle.network)
+            learner.checkpoints.begin(SELECT)
+            if not learner.acquisition.scores_images:
+                set_global_streams(global_seed)  # else the scorer does it: preparing may draw from torch's stream
+            with images.counting():
+                selected = learner.select(cycle).indices
+            ran.candidates.append(cycle.candidates.tolist())
+            ran.selected.append(selected)
+            ran.changed = ran.changed or changes(before, snapshot(cycle.network))
+            if number == 0:
+                ran.trained_on = of_training, images.trained_on[0]
+            learner.label(selected)
+        ran.metrics.append({"loss": trained.final_loss, **trained.metrics})
+        ran.warnings += learner.checkpoints.warnings
+
     learner = learner_of()
     learner.draw_initial_set()
     ran.first = learner.labelled.tolist()
     for number in range(trial.protocol.cycles):
         if resumed and number:
-            state = stored(learner.state(), method)
-            learner = learner_of()
-            learner.start_from(ran.first)
-            for selected in ran.selected:
-                learner.label(selected)
-            learner.load_state(state)
-        cycle = learner.open_cycle(number)
-        images: Any = learner.images
-        with images.counting():
-            trained = learner.train(cycle)
-        ran.metrics.append({"loss": trained.final_loss, **trained.metrics})
-        if number < trial.protocol.cycles - 1:
-            of_training = images.trained_on[0]
-            before = snapshot(cycle.network)
-            ran.candidates.append(cycle.candidates.tolist())
-            if not learner.acquisition.scores_images:
-                set_global_streams(global_seed)  # else the scorer does it: preparing may draw from torch's stream
-            with images.counting():
-                ran.selected.append(learner.select(cycle).indices)
-            ran.changed = ran.changed or changes(before, snapshot(cycle.network))
-            if number == 0:
-                ran.trained_on = of_training, images.trained_on[0]
-            learner.label(ran.selected[-1])
+            learner = next_process()
+        file, finished = Deaths(), False
+        while not finished:
+            learner.checkpoints = Checkpoints(file, EVERY_STEP, learner) if dies and number == 0 else Checkpoints()
+            try:
+                cycle_of(number)
+                finished = True
+            except Died:
+                learner = next_process()
         state = learner.state()
         ran.states.append(
             {f"{part}/{name}": v.clone() for part, tensors in state.items() for name, v in tensors.items()}

@@ -170,7 +170,7 @@ class Display:
         elif event == "cycle":
             self._cycle(number, values)
         elif event == "retry":
-            self.say(f"{unit.name}: {values['cause']}; it restarts from its last finished cycle")
+            self.say(f"{unit.name}: {values['cause']}; it goes on from its last checkpoint or finished cycle")
         elif event == "stalled":
             self.stalled.add(number)
             self.say(

@@ -28,6 +28,7 @@ from harness.faults import PluginFault
 from harness.networks import names
 from harness.report.captions import counted
 from harness.report.write import write
+from harness.results import within
 from harness.results.manifest import Manifest, full_data_row, leaving
 from harness.results.progress import here
 from harness.results.provenance import versions
@@ -216,7 +217,7 @@ def run(
     for unit in left.units:
         stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
         finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
-        notes += stored.problems(finished[-1])
+        notes += [*stored.problems(finished[-1]), *within.problems(stored.folder)]
         if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: states are large, so only theirs are read
             notes += stored.state_problems()
 
@@ -281,7 +282,10 @@ def _run_units(
         else:
             from harness.learning.process import Placement, chosen_device
 
-            placement = Placement(chosen_device(benchmark.where.device), benchmark.where.cpus_per_trial)
+            where = benchmark.where
+            placement = Placement(
+                chosen_device(where.device), where.cpus_per_trial, checkpoint_minutes=where.checkpoint_minutes
+            )
             _run_in_process(placement, left, data, store, displayed())
     except (KeyboardInterrupt, RayLost, StorageError) as error:
         if ticker is None:

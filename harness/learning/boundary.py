@@ -455,7 +455,9 @@ def first_not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
     if not floating:
         return None
     device = floating[0][1].device
-    finite = torch.stack([tensor.detach().isfinite().all().to(device) for _, tensor in floating]).tolist()
+    # the extremes are NaN if any value is; unlike isfinite they need no second tensor of the size of the first
+    extremes = [torch.stack(torch.aminmax(tensor.detach())) for _, tensor in floating]
+    finite = torch.stack([pair.isfinite().all().to(device) for pair in extremes]).tolist()
     return next((name for (name, _), is_finite in zip(floating, finite, strict=True) if not is_finite), None)
 
 

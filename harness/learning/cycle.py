@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.data.rows import take
+from harness.learning.checkpoints import Checkpoints, Steps
 from harness.seeds import key, stream
 from harness.settings import Recipe
 
@@ -51,6 +52,8 @@ class Cycle:
     """Problems that a method detects in its own training, for the record and the report."""
     health: dict[str, float] = field(default_factory=dict)
     """Diagnostics that a method measures of its own training, for the record."""
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    """Where the state within the cycle is kept."""
 
     @property
     def device(self) -> torch.device:
@@ -63,6 +66,16 @@ class Cycle:
         """Yield (augmented images, labels) for each batch of positions in ``labelled``."""
         indices = [self.labelled[positions] for positions in batches]
         return self.images.pairs(indices, take(self.labels, batches), generator)
+
+    def steps(self, count: int, **state: Any) -> Steps:
+        """Return an iterator over the steps 0..count-1 of a training; a process that died is continued between two.
+
+        ``state``: all that the steps change and later steps depend on: modules, optimizers, random streams, lists,
+        dictionaries, or objects that consist of such. It must be made before, and changed in place. Loops may be
+        nested; what lies within a step but in no loop of its own is computed again. Raises TypeError for a value that
+        can't be changed in place.
+        """
+        return Steps(self.checkpoints, self.clock, count, {**state, "warnings": self.warnings, "health": self.health})
 
     def stream(self, purpose: str, on_device: bool = False) -> torch.Generator:
         """Return this cycle's random stream for a purpose, on the CPU or on the trial's device."""

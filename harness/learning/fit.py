@@ -76,30 +76,31 @@ def fit(cycle: Cycle, training: Training, stages: bool = False, ahead: int = 0) 
     mixing = cycle.stream("batch", on_device=True)
     trained = [network] if training.module is None else [network, training.module]
     optimiser = optimizer([p for module in trained for p in module.parameters()], recipe)
-    losses = first = torch.zeros(0)
+    kept: dict[str, torch.Tensor] = {}  # the loss of the first step, and the losses of the last epoch
+    changed = {"network": network, "training": training, "optimiser": optimiser, "kept": kept}
     with cycle.clock.phase("train"):
         for module in trained:
             module.train()
-        for epoch in cycle.clock.steps(recipe.epochs):
-            step_losses = []
-            parts = batches(len(cycle.labelled), recipe, order, device)
-            for number, pair in enumerate(cycle.pairs(parts, augmentation), 1):
-                set_rate(optimiser, learning_rate(recipe, epoch, number / len(parts), ahead))
+        for epoch in cycle.steps(recipe.epochs, **changed, streams=[order, augmentation, mixing]):
+            parts, step_losses = batches(len(cycle.labelled), recipe, order, device), list[torch.Tensor]()
+            steps = cycle.steps(len(parts), parts=parts, losses=step_losses)
+            for number, pair in zip(steps, cycle.pairs(parts[steps.first :], augmentation), strict=True):
+                set_rate(optimiser, learning_rate(recipe, epoch, (number + 1) / len(parts), ahead))
                 images, targets = boundary.batch(training, *pair, mixing)
                 loss = boundary.loss(training, network(images, stages), targets, epoch / recipe.epochs)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
                 step_losses.append(loss.detach())
-            losses = torch.stack(step_losses)
-            check_finite(losses, cycle, f"epoch {epoch}, training")
-            first = losses[0] if epoch == 0 else first
+            kept["losses"] = torch.stack(step_losses)
+            check_finite(kept["losses"], cycle, f"epoch {epoch}, training")
+            kept.setdefault("first", step_losses[0])
         for module in trained:
             module.eval()
         guessing = log(training.num_classes)
         own = getattr(training.loss, "__module__", "") != "harness.learning.contract"
         # a warm network may have exploded before, but only of the cross-entropy is it known what guessing costs
-        return final_loss(losses, max(float(first), guessing) if own else guessing, cycle)
+        return final_loss(kept["losses"], max(float(kept["first"]), guessing) if own else guessing, cycle)
 
 
 def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from harness.data.rows import take
 from harness.errors import REMEDY, NonFiniteLoss, OutOfMemory
 from harness.lazy import torch
 from harness.learning.labels import at_labels
+from harness.learning.table import Table
 from harness.settings import Recipe
 
 if TYPE_CHECKING:
@@ -99,14 +100,12 @@ def inferred(
     If memory requires smaller batches, the record gets a warning that names ``what``.
     """
     size = cycle.recipe.inference_batch_size
-    splitter = BatchSplitter(size)
+    splitter, table = BatchSplitter(size), Table(len(indices))
     with evaluating(cycle.network), within_memory(what, INFERENCE):
-        rows = [
-            splitter.run((images,), lambda parts: torch.cat([work(part) for (part,) in parts]))
-            for images in cycle.images.unaugmented_batches(indices.split(size))
-        ]
+        for images in cycle.images.unaugmented_batches(indices.split(size)):
+            table.put({"rows": splitter.run((images,), lambda parts: torch.cat([work(part) for (part,) in parts]))})
     cycle.warnings += splitter.warnings(what)
-    return torch.cat(rows)
+    return table.columns["rows"]
 
 
 BINS = 15

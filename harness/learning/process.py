@@ -25,6 +25,8 @@ class Placement:
     """Fraction of the GPU's memory that each process of the trial may use."""
     sharing: int = 1
     """Number of processes that may be on the machine at the same time, and share its memory."""
+    checkpoint_minutes: float = 0.0
+    """Minutes between two checkpoints within a cycle; 0: there are none."""
 
 
 def chosen_device(requested: str) -> str:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from harness.learning import boundary
 from harness.learning.contract import Acquisition, Batch
 from harness.learning.cycle import Cycle
 from harness.learning.inference import INFERENCE, BatchSplitter, evaluating, within_memory
+from harness.learning.table import Table
 from harness.networks.network import Network
 from harness.seeds import stream
 from harness.settings import Recipe
@@ -38,6 +39,17 @@ class Shard:
     """Warnings for the cycle's record."""
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
     """Peak memory of a worker's process; empty for the trial's own process, whose peak is in the cycle's record."""
+
+    def plus(self, later: Shard) -> Shard:
+        """Return both, for a worker that has described its images in several parts."""
+        peaks, more = self.peak_memory_bytes, later.peak_memory_bytes
+        return replace(
+            later,
+            images=self.images + later.images,
+            seconds=self.seconds + later.seconds,
+            warnings=[*dict.fromkeys([*self.warnings, *later.warnings])],
+            peak_memory_bytes={kind: max(peaks.get(kind, 0), more.get(kind, 0)) for kind in {**peaks, **more}},
+        )
 
 
 @dataclass
@@ -80,15 +92,18 @@ def describe_batches(
     batches: Sequence[tuple[int, torch.Tensor]],
     key: int,
     warnings: list[str] | None = None,
+    table: Table | None = None,
 ) -> Columns:
     """Return the columns of batches (number, indices), rows in the order given, with a column ``index``.
 
+    With ``table`` they are written into it, and it may have another order and further rows.
     Score maps are reduced batch by batch. A batch that does not fit into memory is described in parts, which draw one
     after another from the batch's random stream. The random numbers of a method then differ from those for the whole
     batch, and ``warnings`` gets a warning about it.
     """
     splitter = BatchSplitter(max(len(indices) for _, indices in batches))
-    parts: list[Columns] = []
+    table = table or Table(sum(len(indices) for _, indices in batches))
+    first: Columns = {}
     drew = False
     with evaluating(network), within_memory("scoring", INFERENCE):
         for (number, indices), pixels in zip(
@@ -107,12 +122,13 @@ def describe_batches(
                 return columns
 
             for part in splitter.run((indices, pixels), described):
-                boundary.check_alike(acquisition, parts[0] if parts else part, part)
-                parts.append(part)
+                first = first or part
+                boundary.check_alike(acquisition, first, part)
+                table.put(part)
     if warnings is not None:
         drawn = "; the method's random numbers therefore differ from those for whole batches" if drew else ""
         warnings += [warning + drawn for warning in splitter.warnings("scoring")]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return table.columns
 
 
 def warm_up(network: Network, images: Images, recipe: Recipe) -> None:
@@ -152,7 +168,7 @@ class InProcess:
     ) -> Scored:
         """Describe the images; see Scorer."""
         began, compiling = time.perf_counter(), cycle.clock.seconds["compile"]
-        warnings: list[str] = []
+        warnings, table = list[str](), Table(len(indices), indices.sort().values)
         columns = describe_batches(
             cycle.network,
             cycle.images,
@@ -161,10 +177,11 @@ class InProcess:
             cut(indices, cycle.recipe),
             cycle.key(purpose),
             warnings,
+            table,
         )
         compiling = cycle.clock.seconds["compile"] - compiling
         shard = Shard(os.getpid(), len(indices), seconds_since(began, cycle.device) - compiling, warnings)
-        return Scored(ascending(columns), "in_process", [shard])
+        return Scored(columns, "in_process", [shard])
 
     def start(self) -> None:
         """Do nothing: there are no workers."""

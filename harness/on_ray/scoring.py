@@ -30,6 +30,7 @@ from harness import registry
 from harness.config.suite import Trial
 from harness.data.images import Images
 from harness.data.rows import on_device
+from harness.learning import boundary
 from harness.learning.boundary import Unchanged
 from harness.learning.contract import Acquisition
 from harness.learning.cycle import Cycle
@@ -39,12 +40,12 @@ from harness.learning.scoring import (
     InProcess,
     Scored,
     Shard,
-    ascending,
     cut,
     describe_batches,
     seconds_since,
     warm_up,
 )
+from harness.learning.table import Table
 from harness.networks.names import normalisation as normalised_by
 from harness.on_ray.beats import beating
 from harness.trial import build_half, info_of
@@ -53,6 +54,8 @@ START_SECONDS = 8.0
 """Start-up time of the workers in seconds, once per trial: they import torch and timm (measured on 2 CPU cores)."""
 CALL_SECONDS = 0.2
 """Upper bound for the overhead of a call on warm workers, in seconds (measured: 0.06 for 10 000 images)."""
+IMAGES_AT_ONCE = 8192
+"""Images of one answer of a worker. It limits the memory of answers: a worker has two of them on the way."""
 
 
 class Worker:
@@ -81,6 +84,7 @@ class Worker:
         self.network = build(trial.model, info, 0).to_device(self.device, trial.recipe)
         self.acquisition = build_half(trial.acquisition, Acquisition, info.num_classes)
         self.cycle = -1
+        self.read: Any = None
         warm_up(self.network, self.images, trial.recipe)
         self.task = task[0]
 
@@ -89,19 +93,28 @@ class Worker:
         if self.task is not None:
             del self.images, self.network, self.acquisition
             self.prepared: Columns = {}
+            self.batches: list[tuple[int, torch.Tensor]] = []
             self.task = None
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def describe(
-        self, shard: Any, task: list[Any], weights: list[Any], cycle: int, key: int, beat: Path | None = None
+        self,
+        shard: Any,
+        task: list[Any],
+        weights: list[Any],
+        cycle: int,
+        key: int,
+        beat: Path | None = None,
+        first: int = 0,
+        end: int | None = None,
     ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
-        """Return the columns of the shard's batches. The weights of a cycle are fetched once."""
+        """Return the columns of the shard's batches ``first`` to ``end``. The weights of a cycle are fetched once."""
         with beating(beat, None) if beat else nullcontext():
-            return self._describe(shard, task, weights, cycle, key)
+            return self._describe(shard, task, weights, cycle, key, slice(first, end))
 
     def _describe(
-        self, shard: Any, task: list[Any], weights: list[Any], cycle: int, key: int
+        self, shard: Any, task: list[Any], weights: list[Any], cycle: int, key: int, part: slice
     ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
         self.take(task)
         if cycle != self.cycle:
@@ -111,12 +124,13 @@ class Worker:
             )
             self.network.load_state_dict(network)
             self.cycle = cycle
-        rows = [
-            row for batch in shard.iter_batches(batch_size=None, batch_format="pyarrow") for row in batch.to_pylist()
-        ]
+        if self.read != (cycle, key):
+            tables = shard.iter_batches(batch_size=None, batch_format="pyarrow")
+            self.batches = [batch for table in tables for batch in _batches(table)]
+            self.read = cycle, key
         reset_peak_memory(self.device)
         began = time.perf_counter()
-        batches = [(row["number"], torch.tensor(row["indices"], device=self.device)) for row in rows]
+        batches = [(number, indices.to(self.device)) for number, indices in self.batches[part]]
         warnings: list[str] = []
         unchanged = Unchanged(self.acquisition, self.network)
         with unchanged.during("describe"):
@@ -128,6 +142,19 @@ class Worker:
         count = sum(len(b) for _, b in batches)
         seconds = seconds_since(began, self.device)
         return arrays, Shard(os.getpid(), count, seconds, warnings, peak_memory(self.device))
+
+
+def _block(batches: list[tuple[int, torch.Tensor]]) -> pa.Table:
+    """Return batches (number, indices) as rows for Ray Data, without a Python object for each image."""
+    ends = np.cumsum([0, *(len(indices) for _, indices in batches)], dtype=np.int32)
+    indices = torch.cat([indices for _, indices in batches]).cpu().numpy()
+    return pa.table({"number": [n for n, _ in batches], "indices": pa.ListArray.from_arrays(ends, indices)})
+
+
+def _batches(table: pa.Table) -> list[tuple[int, torch.Tensor]]:
+    """Return the batches (number, indices) of a ``_block``."""
+    lists = zip(table["number"].to_pylist(), table["indices"], strict=True)
+    return [(number, torch.from_numpy(indices.values.to_numpy().copy())) for number, indices in lists]
 
 
 def _results(references: list[Any]) -> list[Any]:
@@ -180,29 +207,41 @@ class RayData:
             self.shipped = cycle.number
         batches = cut(indices, cycle.recipe)
         groups = [
-            batches[len(batches) * s // self.shards : len(batches) * (s + 1) // self.shards] for s in range(self.shards)
+            group
+            for s in range(self.shards)
+            if (group := batches[len(batches) * s // self.shards : len(batches) * (s + 1) // self.shards])
         ]
         # from_blocks starts no task; a task outside the trial's reservation would wait forever for CPUs that the
         # trials hold
-        blocks = [
-            pa.table({"number": [n for n, _ in group], "indices": [i.tolist() for _, i in group]})
-            for group in groups
-            if group
-        ]
-        shards = ray.data.from_blocks(blocks).split(len(blocks))
-        results = _results(
-            [
-                worker.describe.remote(
-                    shard.iterator(), [self.task], [self.weights], self.shipped, cycle.key(purpose), self.beat
-                )
-                for worker, shard in zip(self.workers, shards, strict=False)
-            ]
-        )
-        columns = {
-            name: torch.cat([torch.from_numpy(np.array(arrays[name])) for arrays, _ in results]).to(cycle.device)
-            for name in results[0][0]
-        }
-        return Scored(ascending(columns), "ray_data", [shard for _, shard in results])
+        shards = ray.data.from_blocks([_block(group) for group in groups]).split(len(groups))
+        at_once = max(1, IMAGES_AT_ONCE // cycle.recipe.inference_batch_size)
+        firsts = [iter(range(0, len(group), at_once)) for group in groups]
+        table, first = Table(len(indices), indices.sort().values), Columns()
+        done: list[Shard | None] = [None] * len(groups)
+        waiting: dict[Any, int] = {}
+
+        def ask(number: int) -> None:
+            """Ask a worker for its next part, if there is one."""
+            if (begin := next(firsts[number], None)) is not None:
+                inputs = shards[number].iterator(), [self.task], [self.weights], self.shipped, cycle.key(purpose)
+                answer = self.workers[number].describe.remote(*inputs, self.beat, begin, begin + at_once)
+                waiting[answer] = number
+
+        for number in [*range(len(groups))] * 2:  # a worker computes a part while the one before is taken
+            ask(number)
+        while waiting:
+            answer = ray.wait([*waiting], num_returns=1)[0][0]
+            number = waiting.pop(answer)
+            ((arrays, shard),) = _results([answer])
+            ask(number)
+            part = {name: torch.from_numpy(np.array(array)).to(cycle.device) for name, array in arrays.items()}
+            first = first or part
+            boundary.check_alike(acquisition, first, part)
+            table.put(part)
+            before = done[number]
+            done[number] = shard if before is None else before.plus(shard)
+            del answer, arrays, part  # else they stay in the object store until the next ones are there
+        return Scored(table.columns, "ray_data", [shard for shard in done if shard is not None])
 
     def close(self) -> None:
         """End the workers, or keep them for the next trial."""

@@ -104,6 +104,7 @@ def _run_unit(
         device_share=share.device_share,
         gpu_share=(share.gpus or 1.0) / processes,
         sharing=share.node_share * processes,
+        checkpoint_minutes=where.checkpoint_minutes,
     )
     scorer: Any = None
     beat = Path(folder) / "ray" / "beats" / str(config["unit"])

@@ -50,19 +50,24 @@ class Clock:
             self._open.pop()
             self.progress.phase = self._open[-1] if self._open else ""
 
-    def steps(self, count: int) -> Iterator[int]:
-        """Yield 0..count-1, the epochs or iterations of a training, and note the current one for displays."""
+    def go_on(self, seconds: dict[str, float]) -> None:
+        """Go on with the seconds by phase that an earlier process has measured, instead of those of this one."""
+        self._switch()
+        self.seconds.update(seconds)
+
+    def steps(self, count: int, begin: int = 0) -> Iterator[int]:
+        """Yield begin..count-1, the epochs or iterations of a training, and note the current one for displays."""
         progress, first, noted = self.progress, dict[str, float](), 0.0
-        for number in range(count):
-            progress.step, progress.steps = number, count
-            if number == 1:
+        for number in range(begin, count):
+            progress.step, progress.steps, done = number, count, number - begin
+            if done == 1:
                 first = self._so_far()
-            elif number > 1 and time.perf_counter() - noted > NOTED:
+            elif done > 1 and time.perf_counter() - noted > NOTED:
                 noted = time.perf_counter()
-                progress.expected = {**progress.expected, **_expected(first, self._so_far(), number, count)}
+                progress.expected = {**progress.expected, **_expected(first, self._so_far(), done, count)}
             yield number
-        if count > 1:
-            progress.expected = {**progress.expected, **_expected(first, self._so_far(), count, count)}
+        if count - begin > 1:
+            progress.expected = {**progress.expected, **_expected(first, self._so_far(), count - begin, count)}
         progress.step = progress.steps = 0
 
     def _so_far(self) -> dict[str, float]:

@@ -37,6 +37,9 @@ FAILING = "check its disk, or the connection to it"
 TEMPORARY = re.compile(r".+\.[0-9]+\.tmp|\.clock-[0-9]+|\.seen-by-all-nodes-.+")
 """Names of files that only a process that died leaves behind."""
 
+WITHIN = re.compile(r"within_((?:cycle|selection)_[0-9]{3,9})\.pt")
+"""Names of states within a cycle; the group, with ``.json``, is the file that ends their use."""
+
 
 SHARED = ("report", "index", "track")
 """The folders of a run that reports and trackers write to without holding the run."""
@@ -140,7 +143,7 @@ def sync(folder: Path) -> None:
         os.close(file)
 
 
-def write(path: Path, data: bytes, new: bool = False) -> None:
+def write(path: Path, data: bytes | memoryview, new: bool = False) -> None:
     """Write a file in place; its content lasts if its name does.
 
     ``new``: raise FileExistsError if the file is there, and remove it if it can't be written.
@@ -185,10 +188,12 @@ def sweep(folder: Path) -> None:
     for name in ("trials", "shared"):
         folders += [folder / name / each for each in _names_if_any(folder / name)]
     for each in folders:
-        for name in filter(TEMPORARY.fullmatch, _names_if_any(each)):
-            if each.name not in SHARED or not _writing(name):
-                with suppress(OSError):
-                    remove(each / name)
+        names_here = _names_if_any(each)
+        left = [n for n in names_here if TEMPORARY.fullmatch(n) and (each.name not in SHARED or not _writing(n))]
+        left += [n for n in names_here if (match := WITHIN.fullmatch(n)) and f"{match[1]}.json" in names_here]
+        for name in left:
+            with suppress(OSError):
+                remove(each / name)
 
 
 def _names_if_any(folder: Path) -> list[str]:

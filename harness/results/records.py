@@ -36,7 +36,7 @@ PHASES = ("setup", "compile", "train", "auxiliary", "score", "select", "evaluate
 setup: copy data to the device, build networks, start scoring workers (which includes compiling their networks);
 compile: torch.compile in the trial's process; train: training of the target network; auxiliary: additional training by
 the method, such as a VAE or a committee; score: inference on candidates; select: selection of the images; evaluate:
-test; checkpoint: write the weights, determine the versions of the software."""
+test; checkpoint: write the weights and the checkpoints within the cycle, determine the versions of the software."""
 
 TRAINING_PHASES = ("compile", "train", "auxiliary", "evaluate")
 """The phases whose seconds are copied from a shared first cycle into the records of the trials that use it."""
@@ -158,6 +158,9 @@ class CycleRecord:
     energy_joules: float | None = None
     """Energy that the GPU took during this cycle, for all processes on it; null if it does not report it. A shared
     training is not in it."""
+    lost_seconds: float = 0.0
+    """Wall-clock seconds between the checkpoints within this cycle from which later processes went on and their going
+    on: what was computed again, the pause, and the start of the process. No phase contains them."""
 
     def conditions(self) -> dict[str, str]:
         """Return what must be equal for all records of a table's row, by the names that users see."""

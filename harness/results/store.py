@@ -10,6 +10,7 @@ The results folder of a run::
     trials/<trial>/state_000.pt      state after the cycle: network weights and the state of the method
     trials/<trial>/selection_004.json, .pt   the same for a last cycle whose selection was made later, when the run was
                                      extended: the whole record, and the state after the selection
+    trials/<trial>/within_cycle_005.pt   the state within a cycle that runs: see harness.results.within
     trials/<trial>/records.jsonl     readable copy of the records, never read
     trials/<trial>/selected_000.npz  the first selected images, with predictions, for the report
     shared/<key>/...                 the same files for a first cycle that several trials share
@@ -46,7 +47,7 @@ from harness.results.records import CycleRecord
 KEPT_STATES = 2  # the state after the last cycle, and the one before it in case the last file is damaged
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write a file atomically: after a crash or power loss it is complete, unchanged or absent.
 
     Raises LockLost if the file is in a results folder that another run has taken over, StorageError, and UserError if
@@ -78,7 +79,7 @@ def _exists(path: Path) -> bool:
         return disk.exists(path)
 
 
-def _content(path: Path) -> bytes | None:
+def content_of(path: Path) -> bytes | None:
     """Return the content of a file, or None if there is none. Raises StorageError."""
     with disk.answering(path, "read"):
         try:
@@ -133,7 +134,7 @@ class TrialStore:
     def open(self, header: dict[str, Any]) -> None:
         """Write trial.json, for readers: no run reads it, because every cycle file names its own trial."""
         path, text = self.folder / "trial.json", json.dumps(header, indent=2, sort_keys=True).encode()
-        if _content(path) != text:
+        if content_of(path) != text:
             write_atomically(path, text)
         with disk.answering(self.folder):
             disk.make(self.folder)  # it may have been made by a process that died before it could last
@@ -141,7 +142,7 @@ class TrialStore:
     def _read(self, cycle: int, kind: str = "cycle") -> Stored | None:
         """Return the content of a cycle file, or None if the file is missing, damaged or foreign: see ``problems``."""
         try:
-            wrapped = json.loads(_content(self._path(kind, cycle, "json")) or b"")
+            wrapped = json.loads(content_of(self._path(kind, cycle, "json")) or b"")
             body = wrapped["body"]
             intact = wrapped["sha256"] == _sha256(_body(body))
             record = CycleRecord.from_json(body["record"])
@@ -211,7 +212,7 @@ class TrialStore:
     def _states(self, cycle: int) -> Iterator[tuple[Path, bytes]]:
         """Yield (path, content) of the files that can hold the state after a cycle and are there."""
         for kind in ("state", "selection"):
-            if (data := _content(path := self._path(kind, cycle, "pt"))) is not None:
+            if (data := content_of(path := self._path(kind, cycle, "pt"))) is not None:
                 yield path, data
 
     def state_problems(self) -> list[str]:

@@ -1,0 +1,275 @@
+"""Checkpoints within a cycle: a process that died costs minutes of a cycle, and not the whole of it.
+
+A cycle goes through stages (drawing an initial set, training, selecting), and stages through loops of steps, which may
+be nested. What a finished stage has found is kept as it is. A loop names what its steps change, and is entered again at
+the step after the last checkpoint, with everything as it was then. What lies outside of loops is computed again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from math import inf
+from typing import Any, Protocol
+
+from harness.errors import NotReproduced, StorageError, UserError
+from harness.lazy import torch
+from harness.learning.snapshot import Restorer, Taker, Unlike, Unstorable, holds
+from harness.results.clock import Clock
+from harness.results.lock import LockLost
+from harness.seeds import global_states, restore
+
+FIRST, TRAIN, SELECT = "initial set", "training", "selection"
+STAGES = ("", FIRST, TRAIN, SELECT)
+"""The stages of a cycle, in order. Only a cycle 0 whose acquisition draws the initial set has the first."""
+
+
+class File(Protocol):
+    """Where checkpoints are kept, one at a time."""
+
+    def read(self) -> tuple[dict[str, Any] | None, str]:
+        """Return (content, ''), or None and why what is there can't be used."""
+        ...
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace the content."""
+        ...
+
+    def remove(self) -> None:
+        """Remove the content."""
+        ...
+
+
+class Measured(Protocol):
+    """What measures a cycle, and goes on with the measurement of a process that died."""
+
+    clock: Clock
+    device: torch.device
+
+    def measured(self) -> dict[str, Any]:
+        """Return what has been measured of the cycle so far."""
+        ...
+
+    def go_on(self, measured: dict[str, Any]) -> None:
+        """Go on with an earlier measurement instead of that of this process."""
+        ...
+
+
+class Checkpoints:
+    """The checkpoints of one cycle. Without a file, loops only count their steps."""
+
+    def __init__(self, file: File | None = None, minutes: float = 0.0, cycle: Measured | None = None) -> None:
+        self.warnings: list[str] = []
+        """For the record of the cycle."""
+        self.finished: dict[str, Any] = {}
+        """What finished stages have found, by name."""
+        self.open: list[Steps] = []
+        """The loops that run, outermost first."""
+        self.inner = 0
+        """The number of outermost loops so far in this stage."""
+        self._file, self._cycle = file, cycle
+        self._seconds = 60 * minutes if file and cycle and minutes else inf
+        self._began = time.monotonic()
+        self._next = self._began + self._seconds
+        self._stage = ""
+        self._earlier: dict[str, Any] | None = None
+        """The checkpoint of a process that died, until its loops run; until then no other is written."""
+        self._measured: dict[str, Any] | None = None
+        if file is not None and self._seconds < inf:
+            earlier, problem = file.read()
+            if problem:
+                self.warnings.append(f"{problem}: it is not used, and the cycle starts again")
+            if earlier is not None:
+                self.finished, self.warnings = earlier["finished"], earlier["warnings"]
+                self._measured = earlier["measured"]
+                self._earlier = earlier if earlier["loops"] else None
+
+    # --------------------------------------------------------------------------------------------------------- stages
+
+    def begin(self, stage: str) -> None:
+        """Begin a stage."""
+        if self._earlier is not None and STAGES.index(self._earlier["stage"]) < STAGES.index(stage):
+            self._drop()  # its loops have not come up
+        self._stage, self.inner = stage, 0
+
+    def finish(self, name: str, found: Any) -> None:
+        """Keep what a stage has found, and store it if the cycle has taken long so far."""
+        self.finished[name] = found
+        self._next = min(self._next, self._began + self._seconds)
+        self._look()
+
+    def take(self, name: str) -> Any:
+        """Return what a process that died has found in a stage, or None; its seconds count from now on."""
+        if name not in self.finished or self._cycle is None or self._measured is None:
+            return None
+        self._cycle.go_on(self._measured)
+        return self.finished[name]
+
+    def remove(self) -> None:
+        """Remove the checkpoint, once the cycle is stored."""
+        if self._file is not None:
+            self._file.remove()
+
+    # ---------------------------------------------------------------------------------------------------------- loops
+
+    def enter(self, loop: Steps) -> None:
+        """Open a loop; if the checkpoint of a process that died is within it, go on from there."""
+        parent = self.open[-1] if self.open else self
+        loop.number, parent.inner = parent.inner, parent.inner + 1
+        loop.shown = not self.open or self.open[-1].clock is not loop.clock
+        self.open.append(loop)
+        earlier, depth = self._earlier, len(self.open)
+        if earlier is None or earlier["stage"] != self._stage or not all(each.again for each in self.open[:-1]):
+            return
+        taken = earlier["loops"][depth - 1]
+        if loop.number < taken["number"]:
+            return
+        try:
+            self._restore(earlier["loops"][:depth])
+        except Unlike:
+            self._drop()
+            return
+        loop.again, loop.first = True, taken["next"]
+        if depth == len(earlier["loops"]):
+            self._used_up(earlier)
+
+    def _restore(self, loops: list[dict[str, Any]]) -> None:
+        """Give the open loops what they had. Raises Unlike."""
+        assert self._cycle is not None
+        restorer = Restorer(self._cycle.device)
+        for loop, taken in zip(self.open, loops, strict=True):
+            if [loop.number, loop.count, *loop.state] != [taken["number"], taken["count"], *taken["state"]]:
+                raise Unlike
+            for name, value in loop.state.items():
+                if restorer.put(value, taken["state"][name]) is not value:
+                    raise Unlike
+        restorer.apply()
+
+    def _used_up(self, earlier: dict[str, Any]) -> None:
+        """Go on from a checkpoint, whose loops are all open again."""
+        assert self._cycle is not None
+        self._put_streams(earlier["streams"])
+        self._cycle.go_on(earlier["measured"])
+        self._earlier = None
+        self._next = time.monotonic() + self._seconds
+
+    def _drop(self) -> None:
+        """Give an earlier checkpoint up. Raises NotReproduced if a part of it is in use."""
+        if any(loop.again for loop in self.open):
+            with suppress(StorageError):
+                self.remove()
+            raise NotReproduced(
+                "the training does not go through the same steps when it starts again, so that the checkpoint within "
+                "the cycle does not fit; it is removed, and --resume computes the cycle again"
+            )
+        self._earlier = None
+        self.warnings.append("the checkpoint within the cycle does not fit its training, which starts again")
+
+    def after(self, loop: Steps) -> None:
+        """Store a checkpoint after a step of the innermost loop, if it is time."""
+        if self._earlier is not None and loop.again:
+            self._drop()  # the step has had no such loop as before
+        if loop.next < loop.count:
+            self._look()
+
+    def leave(self, loop: Steps) -> None:
+        """Close a loop, and those within it that an exception has left open."""
+        if loop in self.open:
+            del self.open[self.open.index(loop) :]
+
+    # -------------------------------------------------------------------------------------------------------- storing
+
+    def _look(self) -> None:
+        if time.monotonic() >= self._next and self._earlier is None and self._cycle is not None:
+            self._next = inf
+            with self._cycle.clock.phase("checkpoint"):
+                self._store(self._cycle)
+
+    def _store(self, cycle: Measured) -> None:
+        assert self._file is not None
+        taker = Taker()
+        try:
+            loops = [
+                {
+                    "number": loop.number,
+                    "count": loop.count,
+                    "next": loop.next,
+                    "state": {name: taker.take(value, name) for name, value in loop.state.items()},
+                }
+                for loop in self.open
+            ]
+            content = {"stage": self._stage, "finished": self.finished, "loops": loops, "warnings": self.warnings}
+            self._file.write({**content, "streams": self._streams(), "measured": cycle.measured()})
+        except Unstorable as problem:
+            self._warn("no checkpoint within the cycle is possible: ", str(problem))
+            return  # nor later in these loops
+        except (StorageError, UserError) as error:
+            self._warn("a checkpoint within the cycle could not be stored: ", str(error).partition(";")[0])
+        except LockLost:  # the record of the cycle will not be stored either, which ends the trial
+            return
+        self._next = time.monotonic() + self._seconds
+
+    def _warn(self, what: str, why: str) -> None:
+        """Add a warning, unless there is one of its kind."""
+        if not any(warning.startswith(what) for warning in self.warnings):
+            self.warnings.append(what + why)
+
+    def _streams(self) -> Any:
+        """Return the states of the global random streams; None while an initial set is drawn, which moves none."""
+        if self._stage == FIRST or self._cycle is None:
+            return None
+        states = global_states()
+        if self._cycle.device.type == "cuda":
+            states["torch.cuda"] = torch.cuda.get_rng_state(self._cycle.device)
+        return Taker().take(states, "the global random streams")
+
+    def _put_streams(self, taken: Any) -> None:
+        if taken is None or self._cycle is None:
+            return
+        restorer = Restorer(torch.device("cpu"))
+        states = restorer.put({}, taken)
+        restorer.apply()
+        restore(states)
+        if "torch.cuda" in states:
+            torch.cuda.set_rng_state(states["torch.cuda"], self._cycle.device)
+
+
+class Steps:
+    """An iterator over the steps of a loop that are left: all of them, unless a process that died has made some.
+
+    What the steps change has its state of the next step as soon as the object is made.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, clock: Clock, count: int, state: dict[str, Any]) -> None:
+        if wrong := [name for name, value in state.items() if not holds(value)]:
+            kind = type(state[wrong[0]]).__name__
+            raise TypeError(f"steps: {wrong[0]} is a {kind}, which no step can change: put it into a list or a dict")
+        self.clock, self.count, self.state = clock, count, state
+        self.number = self.inner = 0
+        """The number of this loop, and that of the loops so far in its current step, within the step around."""
+        self.first = 0
+        """The first step that is left."""
+        self.again = self.shown = False
+        """Whether the loop goes on from a checkpoint; whether displays show its steps."""
+        checkpoints.enter(self)
+        self.next = self.first
+        """The step to go on with: the current one, or between two steps the later one."""
+        self._steps = self._run(checkpoints)
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        return next(self._steps)
+
+    def _run(self, checkpoints: Checkpoints) -> Iterator[int]:
+        left = self.clock.steps(self.count, self.first) if self.shown else iter(range(self.first, self.count))
+        try:
+            for number in left:
+                self.next, self.inner = number, 0
+                yield number
+                self.next = number + 1
+                checkpoints.after(self)
+        finally:
+            checkpoints.leave(self)

@@ -1,0 +1,326 @@
+"""What a training consists of between two of its steps, as tensors and numbers, and the way back.
+
+Objects are taken as they are: no method has to say what it keeps. A tuple (kind, number, ...) stands for an object; the
+number is that of its first occurrence, so that two references to one object stay that. The way back makes no module, no
+optimizer and no object: it fills those that the same code has made again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from copyreg import __newobj__  # type: ignore[attr-defined]
+from enum import Enum
+from functools import cache, partial
+from pathlib import PurePath
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel
+
+from harness.lazy import np, torch
+
+PLAIN = (type(None), bool, int, float, str, bytes)
+FOREIGN = tuple(f"harness.{name}." for name in ("config", "data", "learning.checkpoints", "learning.cycle", "results"))
+"""Modules whose objects no training changes: the cycle, its images and labels, the clock."""
+MISSING = object()
+
+
+class Unstorable(Exception):
+    """An object that can't be stored; the message names it, and its type."""
+
+
+class Unlike(Exception):
+    """The live objects are not those that were taken; nothing has been changed."""
+
+
+def holds(value: Any) -> bool:
+    """Return whether a value can be filled in place; numbers, texts, tensors and tuples are replaced instead."""
+    return type(value) not in PLAIN and not isinstance(value, tuple | torch.Tensor | np.ndarray | np.generic)
+
+
+def _constant(value: Any) -> bool:
+    """Return whether no training changes an object: it is as it was once the same code has made it again."""
+    fixed = (ModuleType, BaseModel, Enum, PurePath, type, partial, torch.dtype, torch.device, torch.Size)
+    if isinstance(value, fixed) or inspect.isroutine(value):
+        return True
+    return f"{type(value).__module__}.".startswith(FOREIGN)
+
+
+def _name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _own(module: torch.nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module without those that torch gives to every one, but with its mode."""
+    of_torch = vars(torch.nn.Module()).keys() - {"training"}
+    return {key: value for key, value in vars(module).items() if key not in of_torch}
+
+
+def _attributes(value: Any, name: str) -> dict[str, Any]:
+    """Return the attributes of an object that consists of nothing else. Raises Unstorable."""
+    try:
+        make, arguments, attributes, *items = value.__reduce_ex__(2)
+    except Exception:  # files, locks and generators raise many kinds
+        make, arguments, attributes, items = None, (), None, []
+    whole = make is __newobj__ and arguments == (type(value),) and items == [None, None]
+    if not whole or not isinstance(attributes, dict | None):
+        raise Unstorable(f"{name} is a {type(value).__name__}")
+    return attributes or {}
+
+
+@cache
+def _kinds() -> list[tuple[Any, str, Any]]:
+    """Return (classes, kind, what takes them), in the order in which they are tried."""
+    return [
+        (torch.Tensor, "tensor", Taker._tensor),
+        (torch.Generator, "generator", Taker._generator),
+        (torch.nn.Module, "module", Taker._module),
+        (np.ndarray, "array", Taker._array),
+        (np.generic, "number", Taker._number),
+        (np.random.Generator, "numpys", Taker._numpys),
+        (random.Random, "pythons", Taker._pythons),
+        (dict, "dict", Taker._mapping),
+        (list, "list", Taker._sequence),
+        (deque, "deque", Taker._sequence),
+        (set, "set", Taker._sequence),
+        (tuple, "tuple", Taker._sequence),
+    ]
+
+
+class Taker:
+    """Takes objects; one that several refer to, also in several calls, is taken once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[int, Any]] = {}  # with the object, so that no other one gets its id
+        self._in_module = False
+
+    def take(self, value: Any, name: str) -> Any:
+        """Return a value as tensors and numbers. Raises Unstorable, which calls the value ``name``."""
+        if type(value) in PLAIN:
+            return value
+        if id(value) in self._known:
+            return "again", self._known[id(value)][0]
+        stateful = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+        found = next(((kind, take) for classes, kind, take in _kinds() if isinstance(value, classes)), None)
+        other = found is None or found[0] == "module"
+        if (self._in_module and other) or (_constant(value) and not stateful):
+            return ("same",)
+        number = self._enter(value)
+        if found is not None:
+            return (found[0], number, *found[1](self, value, name))
+        if stateful:
+            return "stateful", number, self.take(value.state_dict(), name)
+        return "object", number, _name(value), self._pairs(_attributes(value, name), name)
+
+    def _pairs(self, values: dict[Any, Any], name: str) -> list[tuple[Any, Any]]:
+        for key in values:
+            if type(key) not in PLAIN:
+                raise Unstorable(f"{name} has a key that is a {type(key).__name__}")
+        return [(key, self.take(value, f"{name}.{key}" if name else str(key))) for key, value in values.items()]
+
+    def _tensor(self, value: torch.Tensor, name: str) -> tuple[Any, ...]:
+        if value.layout != torch.strided or value.device.type == "meta":
+            raise Unstorable(f"{name} is a tensor without a storage of its own")
+        return value.detach(), value.device.type, value.requires_grad and value.is_leaf
+
+    def _generator(self, value: torch.Generator, name: str) -> tuple[Any, ...]:
+        return value.get_state(), value.device.type
+
+    def _array(self, value: Any, name: str) -> tuple[Any, ...]:
+        try:
+            return (torch.from_numpy(value.copy()),)
+        except TypeError:
+            raise Unstorable(f"{name} is an array of type {value.dtype}") from None
+
+    def _number(self, value: Any, name: str) -> tuple[Any, ...]:
+        return value.dtype.str, value.item()
+
+    def _numpys(self, value: Any, name: str) -> tuple[Any, ...]:
+        return (self.take(value.bit_generator.state, name),)
+
+    def _pythons(self, value: random.Random, name: str) -> tuple[Any, ...]:
+        return (self.take(value.getstate(), name),)
+
+    def _sequence(self, value: Any, name: str) -> tuple[Any, ...]:
+        return ([self.take(each, f"{name}[{at}]") for at, each in enumerate(value)],)
+
+    def _mapping(self, value: dict[Any, Any], name: str) -> tuple[Any, ...]:
+        return _name(value), self._pairs(value, name)
+
+    def _module(self, value: torch.nn.Module, name: str) -> tuple[Any, ...]:
+        parts = dict(value.named_modules())
+        numbers = {path: self._enter(part) for path, part in parts.items()}
+        tensors = [(path, self._enter(tensor), tensor.detach()) for path, tensor in _tensors(value).items()]
+        self._in_module = True
+        try:
+            own = {
+                path: [(key, self._attribute(each, f"{name}.{path}.{key}")) for key, each in _own(part).items()]
+                for path, part in parts.items()
+            }
+        finally:
+            self._in_module = False
+        return tensors, [(path, numbers[path], own[path]) for path in parts]
+
+    def _enter(self, value: Any) -> int:
+        """Return the number of an object, which a reference to it names."""
+        return self._known.setdefault(id(value), (len(self._known), value))[0]
+
+    def _attribute(self, value: Any, name: str) -> Any:
+        """Return an attribute of a module; other objects than tensors, streams and containers count as constant."""
+        known = len(self._known)
+        try:
+            return self.take(value, name)
+        except Unstorable:
+            while len(self._known) > known:
+                self._known.popitem()
+            return ("same",)
+
+
+class Restorer:
+    """Puts back what one Taker has taken, in the same order; ``apply`` does it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        """Where tensors go that were not on the CPU."""
+        self._live: dict[int, Any] = {}
+        self._actions: list[Callable[[], object]] = []
+
+    def apply(self) -> None:
+        """Change the live objects; until then nothing is changed."""
+        with torch.no_grad():
+            for action in self._actions:
+                action()
+
+    def put(self, live: Any, taken: Any) -> Any:
+        """Return what stands in the place of ``live`` once ``apply`` was called. Raises Unlike.
+
+        Modules, optimizers, random streams, lists, dictionaries and objects stay the objects that they are.
+        """
+        if type(taken) in PLAIN:
+            return taken
+        kind, *rest = taken
+        if kind == "same":
+            return self._there(live, object)
+        if kind == "again":
+            return self._live[rest[0]]
+        number, *content = rest
+        found = getattr(self, f"_{kind}")(number, live, *content)
+        self._live[number] = found
+        return found
+
+    def _there(self, live: Any, kinds: Any) -> Any:
+        if live is MISSING or not isinstance(live, kinds):
+            raise Unlike
+        return live
+
+    def _later(self, action: Callable[[], object]) -> None:
+        self._actions.append(action)
+
+    def _place(self, kind: str) -> torch.device:
+        return torch.device("cpu") if kind == "cpu" else self.device
+
+    def _tensor(self, number: int, live: Any, tensor: torch.Tensor, kind: str, trained: bool) -> Any:
+        alike = isinstance(live, torch.Tensor) and (live.shape, live.dtype) == (tensor.shape, tensor.dtype)
+        if trained and alike and live.requires_grad and live.is_leaf:  # an optimizer may refer to it
+            self._later(lambda: live.copy_(tensor))
+            return live
+        return tensor.to(self._place(kind), copy=True).requires_grad_(trained)
+
+    def _generator(self, number: int, live: Any, state: torch.Tensor, kind: str) -> Any:
+        found = live if isinstance(live, torch.Generator) else torch.Generator(self._place(kind))
+        self._later(lambda: found.set_state(state))
+        return found
+
+    def _module(self, number: int, live: Any, tensors: list[Any], parts: list[Any]) -> Any:
+        there, its_parts = _tensors(self._there(live, torch.nn.Module)), dict(live.named_modules())
+        shapes = [(path, tensor.shape) for path, _, tensor in tensors]
+        if shapes != [(path, t.shape) for path, t in there.items()] or [*its_parts] != [path for path, *_ in parts]:
+            raise Unlike
+        self._live |= {number: its_parts[path] for path, number, _ in parts}
+        self._live |= {number: there[path] for path, number, _ in tensors}
+        for path, _, tensor in tensors:
+            self._later(partial(there[path].copy_, tensor))
+        for path, _, attributes in parts:
+            self._give(its_parts[path], _own(its_parts[path]), attributes)
+        return live
+
+    def _array(self, number: int, live: Any, tensor: torch.Tensor) -> Any:
+        return tensor.numpy().copy()
+
+    def _number(self, number: int, live: Any, dtype: str, value: Any) -> Any:
+        return np.dtype(dtype).type(value)
+
+    def _numpys(self, number: int, live: Any, state: Any) -> Any:
+        bits, new = self._there(live, np.random.Generator).bit_generator, self.put(None, state)
+        self._later(lambda: setattr(bits, "state", new))
+        return live
+
+    def _pythons(self, number: int, live: Any, state: Any) -> Any:
+        stream, new = self._there(live, random.Random), self.put(None, state)
+        self._later(lambda: stream.setstate(new))
+        return live
+
+    def _dict(self, number: int, live: Any, kind: str, items: list[tuple[Any, Any]]) -> Any:
+        if not isinstance(live, dict) and kind in ("builtins.dict", "collections.OrderedDict"):
+            live = {} if kind == "builtins.dict" else OrderedDict()
+        found = self._live[number] = self._there(live, dict)
+        new = {key: self.put(found.get(key, MISSING), item) for key, item in items}
+        self._later(lambda: (found.clear(), found.update(new)))
+        return found
+
+    def _list(self, number: int, live: Any, items: list[Any]) -> Any:
+        found = self._live[number] = live if isinstance(live, list) else []
+        new = self._items(found, items)
+        self._later(lambda: found.__setitem__(slice(None), new))
+        return found
+
+    def _deque(self, number: int, live: Any, items: list[Any]) -> Any:
+        found = self._live[number] = self._there(live, deque)
+        new = self._items([*found], items)
+        self._later(lambda: (found.clear(), found.extend(new)))
+        return found
+
+    def _set(self, number: int, live: Any, items: list[Any]) -> Any:
+        found: Any = live if isinstance(live, set) else set()
+        new = self._items([], items)
+        self._later(lambda: (found.clear(), found.update(new)))
+        return found
+
+    def _tuple(self, number: int, live: Any, items: list[Any]) -> Any:
+        new = self._items(live if isinstance(live, tuple) else (), items)
+        return type(live)._make(new) if hasattr(live, "_make") else tuple(new)
+
+    def _items(self, live: Any, items: list[Any]) -> list[Any]:
+        return [self.put(live[at] if at < len(live) else MISSING, item) for at, item in enumerate(items)]
+
+    def _stateful(self, number: int, live: Any, state: Any) -> Any:
+        if not hasattr(live, "load_state_dict"):
+            raise Unlike
+        new = self.put(live.state_dict(), state)
+        self._later(lambda: live.load_state_dict(new))
+        return live
+
+    def _object(self, number: int, live: Any, name: str, attributes: list[tuple[Any, Any]]) -> Any:
+        if live is MISSING or _name(live) != name:
+            raise Unlike
+        self._live[number] = live
+        self._give(live, dict(getattr(live, "__dict__", {})), attributes)
+        return live
+
+    def _give(self, live: Any, now: dict[str, Any], attributes: list[tuple[Any, Any]]) -> None:
+        """Give an object these attributes instead of those that it has ``now``."""
+        new = {key: self.put(now.get(key, MISSING), value) for key, value in attributes}
+
+        def change() -> None:
+            for name in now.keys() - new.keys():
+                del vars(live)[name]
+            vars(live).update(new)
+
+        self._later(change)

@@ -1,0 +1,84 @@
+"""The file of the state within a cycle that runs: replaced every few minutes, removed once the cycle is finished.
+
+``within_cycle_003.pt``, or ``within_selection_003.pt`` for a selection that is made later, in the folder of a trial: a
+line with the SHA-256 of all that follows and the conditions under which it counts, then what ``torch.save`` writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StorageError
+from harness.results import disk
+from harness.results.store import content_of, names_in, write_atomically
+
+FORMAT = 1
+DIGEST = 64
+"""Digits of a SHA-256."""
+
+
+class Within:
+    """The file of one cycle; ``conditions``: what must be equal for its content to be used again."""
+
+    def __init__(self, folder: Path, kind: str, cycle: int, conditions: dict[str, Any]) -> None:
+        self.path = folder / f"within_{kind}_{cycle:03d}.pt"
+        self.conditions = {"format": FORMAT, "kind": kind, "cycle": cycle, **conditions}
+
+    def read(self) -> tuple[dict[str, Any] | None, str]:
+        """Return (content, ''), or None and why there is none that can be used; '' if there is no file."""
+        try:
+            data = content_of(self.path)
+        except StorageError as error:
+            return None, str(error).partition(";")[0]
+        if data is None:
+            return None, ""
+        header, payload = _parts(data)
+        if header is None or payload is None:
+            return None, f"{self.path} is damaged"
+        if different := [key for key in {**self.conditions, **header} if header.get(key) != self.conditions.get(key)]:
+            return None, f"{self.path} was written under another {', '.join(sorted(different))}"
+        import torch
+
+        try:
+            # only tensors and numbers: a results folder may come from anywhere, and a pickle could run commands
+            content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            return {**content}, ""
+        except Exception:  # torch raises many kinds
+            return None, f"{self.path} is no state of a cycle"
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace the content. Raises StorageError, UserError and LockLost."""
+        import torch
+
+        buffer = io.BytesIO()
+        buffer.write(f"{' ' * DIGEST} {json.dumps(self.conditions, sort_keys=True)}\n".encode())
+        torch.save(content, buffer)
+        whole = buffer.getbuffer()  # without a copy: a state may be large
+        whole[:DIGEST] = hashlib.sha256(whole[DIGEST:]).hexdigest().encode()
+        write_atomically(self.path, whole)
+
+    def remove(self) -> None:
+        """Remove the file, if it is there. Raises StorageError."""
+        with disk.answering(self.path, "removed"):
+            if disk.exists(self.path):
+                disk.remove(self.path)
+
+
+def _parts(data: bytes) -> tuple[dict[str, Any] | None, memoryview | None]:
+    """Return the conditions and the payload of a file, or None for both if it is damaged."""
+    rest = memoryview(data)[DIGEST:]
+    if data[:DIGEST] != hashlib.sha256(rest).hexdigest().encode():
+        return None, None
+    end = data.index(b"\n")
+    return json.loads(data[DIGEST:end]), memoryview(data)[end + 1 :]
+
+
+def problems(folder: Path) -> list[str]:
+    """Return a sentence for each such file of a trial that is damaged. Raises StorageError."""
+    paths = [folder / name for name in names_in(folder) if disk.WITHIN.fullmatch(name)]
+    damaged = [path for path in paths if (data := content_of(path)) is not None and _parts(data)[0] is None]
+    return [f"{path} is damaged: it is not used, and its cycle starts again" for path in damaged]

@@ -1,0 +1,616 @@
+"""A cycle that is stopped at any step goes on from its checkpoint, and comes out the same, bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import changed, make_street_trial, make_trial, outcomes, run, same, share, spec, state_of
+from test_methods import METHODS, plugged, set_global_streams  # noqa: F401 - a fixture
+from test_store import flip_byte
+
+from harness.config.suite import Trial
+from harness.data.dataset import LoadedData
+from harness.errors import NotReproduced
+from harness.learning import checkpoints
+from harness.learning.checkpoints import Checkpoints, Steps
+from harness.learning.contract import Acquisition, Training
+from harness.learning.cycle import Cycle
+from harness.learning.fit import fit
+from harness.learning.process import Placement
+from harness.learning.snapshot import Restorer, Taker, Unlike, Unstorable
+from harness.results import disk, within
+from harness.results.clock import Clock
+from harness.results.records import CycleRecord
+from harness.results.store import RunStore
+from harness.results.within import Within
+from harness.trial import ActiveLearner, run_shared
+
+EVERY_STEP = Placement(checkpoint_minutes=1e-9)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Kills:
+    """Lets processes die after some of their checkpoints."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.writes = self.dies_at = 0
+        self.placement = EVERY_STEP
+        self.contents: list[dict[str, Any]] = []
+        """The last checkpoint of each process that died."""
+        write = Within.write
+
+        def counted(file: Within, content: dict[str, Any]) -> None:
+            write(file, content)
+            self.writes += 1
+            if self.writes == self.dies_at:
+                self.contents.append(content)
+                raise Killed
+
+        monkeypatch.setattr(Within, "write", counted)
+
+    def run(self, trial: Trial, data: LoadedData, folder: Path, *lives: int) -> list[CycleRecord]:
+        """Return the records of a trial, after a process for each of ``lives``, which has so many checkpoints."""
+        for life in lives:
+            set_global_streams(life)
+            self.writes, self.dies_at = 0, life
+            try:
+                return run(trial, data, folder, placement=self.placement)
+            except Killed:
+                continue
+        self.dies_at = 0
+        return run(trial, data, folder, placement=self.placement)
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> Kills:
+    return Kills(monkeypatch)
+
+
+def left(folder: Path) -> list[str]:
+    """Return the names of the checkpoints in a results folder."""
+    return sorted(path.name for path in folder.rglob("within_*"))
+
+
+def the_same(trial: Trial, records: list[CycleRecord], folder: Path, first: list[CycleRecord], other: Path) -> None:
+    """Assert that two runs have come out the same, bit for bit, but for clocks and processes."""
+    assert outcomes(records) == outcomes(first) and left(folder) == []
+    for one, two in zip(records, first, strict=True):
+        assert (one.warnings, one.health, one.extra_parameters) == (two.warnings, two.health, two.extra_parameters)
+    for part in ("network", "training", "acquisition"):
+        assert same(state_of(trial, folder)[part], state_of(trial, other)[part]), part
+
+
+LOOPS = ["isda-qbc-option6", "ads", "cross_entropy-vaal", "ll4al"]
+"""Methods whose loops differ; the others train like one of these."""
+LONG = pytest.mark.long
+
+
+def kill_some(method: str, data: LoadedData, folders: Callable[[], Path], kills: Kills, seed: str) -> None:
+    trial, whole, folder = make_trial(*METHODS[method]), folders(), folders()
+    set_global_streams(1)
+    first = run(trial, data, whole)
+    draw = random.Random(method + seed)
+    records = kills.run(trial, data, folder, draw.randint(1, 6), draw.randint(1, 4), draw.randint(1, 4))
+    assert len(kills.contents) >= 2
+    the_same(trial, records, folder, first, whole)
+    assert sum(record.lost_seconds > 0 for record in records) >= 1
+
+
+@pytest.mark.parametrize("method", LOOPS)
+def test_a_cycle_that_dies_goes_on(method: str, digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
+    kill_some(method, digits, folders, kills, "")
+
+
+@LONG
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_on_from_any_step(
+    method: str, seed: int, digits: LoadedData, folders: Callable[[], Path], kills: Kills
+) -> None:
+    kill_some(method, digits, folders, kills, str(seed))
+
+
+@LONG
+@pytest.mark.parametrize("method", ["isda-epmcm", "ads", "cross_entropy-sraal"])
+def test_label_maps(method: str, streets: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
+    trial, whole, folder = make_street_trial(*METHODS[method], cycles=2), folders(), folders()
+    first = run(trial, streets, whole)
+    the_same(trial, kills.run(trial, streets, folder, 1, 2), folder, first, whole)
+
+
+def test_several_epochs_and_a_learning_rate_that_falls(
+    digits: LoadedData, folders: Callable[[], Path], kills: Kills
+) -> None:
+    trial = make_trial("isda", "random", epochs=4, milestones=[2, 3], cycles=1, optimizer="adam")
+    whole, folder = folders(), folders()
+    first = run(trial, digits, whole)
+    records = kills.run(trial, digits, folder, *([1] * 10))
+    assert [[loop["next"] for loop in content["loops"]] for content in kills.contents] == [
+        [0, 1], [0, 2], [1], [1, 1], [1, 2], [2], [2, 1], [2, 2], [3], [3, 1],
+    ]  # fmt: skip
+    the_same(trial, records, folder, first, whole)
+
+
+@LONG
+def test_every_step_of_a_committee(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
+    trial = make_trial("ll4al", spec("qbc", Acquisition, members=3), cycles=2)
+    whole, folder = folders(), folders()
+    first = run(trial, digits, whole)
+    records = kills.run(trial, digits, folder, *([1] * 20))
+    depths = [[loop["next"] for loop in content["loops"]] for content in kills.contents]
+    assert [0, 0, 1] in depths and [1] in depths and [1, 0, 2] in depths, "within members and between them"
+    the_same(trial, records, folder, first, whole)
+
+
+def test_what_is_trained_is_not_trained_again(
+    digits: LoadedData, folders: Callable[[], Path], kills: Kills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, folder, fits = make_trial("cross_entropy", "vaal", cycles=2), folders(), list[int]()
+    real = Training.fit
+
+    def counted(training: Training, cycle: Cycle) -> float:
+        fits.append(cycle.number)
+        return real(training, cycle)
+
+    monkeypatch.setattr(Training, "fit", counted)
+    kills.run(trial, digits, folder, 3, 1, 1)
+    assert [content["stage"] for content in kills.contents] == ["training", "selection", "selection"]
+    assert fits == [0, 1]
+
+
+def test_an_initial_set_that_is_drawn_by_training(
+    digits: LoadedData, folders: Callable[[], Path], kills: Kills
+) -> None:
+    trial = make_trial("cross_entropy", spec("sraal", Acquisition, initial_set="k_center"), cycles=2)
+    whole, folder = folders(), folders()
+    first = run(trial, digits, whole)
+    assert first[0].initial_set
+    records = kills.run(trial, digits, folder, 2, 2, 3)
+    stages = [content["stage"] for content in kills.contents]
+    assert stages[0] == "initial set" and stages[-1] != "initial set"
+    assert "initial set" in kills.contents[-1]["finished"]
+    the_same(trial, records, folder, first, whole)
+
+
+@LONG
+def test_a_shared_first_cycle(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
+    trial, whole, folder = make_trial("isda", "epmcm", cycles=2), folders(), folders()
+    share(trial, digits, whole)
+    kills.dies_at = 2
+    for life in range(2):
+        store = RunStore(folder)
+        learner = ActiveLearner(trial, digits, EVERY_STEP)
+        if life == 0:
+            with pytest.raises(Killed):
+                run_shared(learner, store, "suite", "method", lambda record: None)
+            assert left(folder) == ["within_cycle_000.pt"]
+        else:
+            run_shared(learner, store, "suite", "method", lambda record: None)
+    one, two = (RunStore(place).shared(trial.sharing_key) for place in (whole, folder))
+    assert outcomes(one.records()) == outcomes(two.records())
+    assert same(one.resume_point()[1]["network"], two.resume_point()[1]["network"])  # type: ignore[index]
+    first = run(trial, digits, whole)
+    the_same(trial, kills.run(trial, digits, folder, 1), folder, first, whole)
+
+
+def test_a_selection_that_is_made_later(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
+    whole, folder = folders(), folders()
+    short, trial = (make_trial("cross_entropy", "vaal", cycles=cycles) for cycles in (2, 3))
+    for place in (whole, folder):
+        run(short, digits, place)
+    first = run(trial, digits, whole)
+    records = kills.run(trial, digits, folder, 2, 1)
+    assert kills.contents[0]["stage"] == kills.contents[1]["stage"] == "selection"
+    the_same(trial, records, folder, first, whole)
+    assert records[1].lost_seconds > 0
+
+
+# --------------------------------------------------------------------------------------------------- what a user writes
+
+
+class Global(Training):
+    """Draws from the global random streams, as a dropout layer does, and keeps attributes of many kinds."""
+
+    def __init__(self, settings: Any, num_classes: int) -> None:
+        super().__init__(settings, num_classes)
+        self.average: dict[str, torch.Tensor] = {}
+        self.recent: deque[float] = deque(maxlen=3)
+        self.own, self.numpys, self.count = random.Random(3), np.random.default_rng(4), 0
+        self.seen = np.zeros(3)
+
+    def loss(self, outputs: Any, targets: Any, progress: float) -> torch.Tensor:
+        noise = torch.rand(()) + float(np.random.rand()) + random.random()  # noqa: NPY002
+        noise = noise + self.own.random() + float(self.numpys.random()) + self.count + sum(self.recent)
+        self.count += 1
+        self.recent.append(float(noise) / 100)
+        self.seen = self.seen + 1
+        return super().loss(outputs, targets, progress) * (1 + noise / 100)
+
+
+def test_global_streams_and_attributes(
+    plugged: Callable[..., Any],  # noqa: F811
+    digits: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+) -> None:
+    trial, whole, folder = make_trial(plugged(Global), "random", cycles=2), folders(), folders()
+    first = run(trial, digits, whole)
+    the_same(trial, kills.run(trial, digits, folder, 2, 2), folder, first, whole)
+
+
+class Twice(Training):
+    """Trains twice in a row, in a loop that has no checkpoints of its own."""
+
+    def fit(self, cycle: Cycle) -> float:
+        self.network = cycle.network
+        return [fit(cycle, self) for _ in range(2)][-1]
+
+
+@LONG
+def test_a_training_that_calls_the_loop_twice(
+    plugged: Callable[..., Any],  # noqa: F811
+    digits: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+) -> None:
+    trial, whole, folder = make_trial(plugged(Twice), "random", cycles=1, epochs=2), folders(), folders()
+    first = run(trial, digits, whole)
+    records = kills.run(trial, digits, folder, 8)
+    assert kills.contents[0]["loops"][0]["number"] == 1, "it died in the second"
+    the_same(trial, records, folder, first, whole)
+
+
+class Locked(Training):
+    """Keeps what can't be stored."""
+
+    def fit(self, cycle: Cycle) -> float:
+        self.lock = threading.Lock()
+        return super().fit(cycle)
+
+
+def test_what_can_not_be_stored_is_said_once(
+    plugged: Callable[..., Any],  # noqa: F811
+    digits: LoadedData,
+    folders: Callable[[], Path],
+) -> None:
+    trial, whole, folder = make_trial(plugged(Locked), "vaal", cycles=2), folders(), folders()
+    first, records = run(trial, digits, whole), run(trial, digits, folder, placement=EVERY_STEP)
+    assert outcomes(records) == outcomes(first) and left(folder) == []
+    added = [set(one.warnings) - set(two.warnings) for one, two in zip(records, first, strict=True)]
+    assert added == [{"no checkpoint within the cycle is possible: training.lock is a lock"}] * 2
+
+
+class Moody(Training):
+    """Has other steps when it starts again."""
+
+    loops = 1
+
+    def fit(self, cycle: Cycle) -> float:
+        for _ in cycle.steps(2):
+            for _ in range(Moody.loops):
+                for _ in cycle.steps(2 + Moody.loops):
+                    pass
+        return super().fit(cycle)
+
+
+@pytest.mark.parametrize("loops", [pytest.param(0, marks=LONG), 2])
+def test_a_training_with_other_steps_is_refused(
+    loops: int,
+    plugged: Callable[..., Any],  # noqa: F811
+    digits: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trial, folder = make_trial(plugged(Moody), "random", cycles=1), folders()
+    kills.dies_at = 1
+    with pytest.raises(Killed):
+        run(trial, digits, folder, placement=EVERY_STEP)
+    kills.dies_at = 0
+    monkeypatch.setattr(Moody, "loops", loops)
+    with pytest.raises(NotReproduced, match="does not go through the same steps when it starts again"):
+        run(trial, digits, folder, placement=EVERY_STEP)
+    assert left(folder) == []
+    assert len(run(trial, digits, folder, placement=EVERY_STEP)) == 1
+
+
+def test_steps_must_be_given_what_can_change() -> None:
+    for wrong in (3, 1.5, "text", None, (1, 2), torch.zeros(2), np.zeros(2)):
+        with pytest.raises(
+            TypeError, match=r"steps: it is a .*, which no step can change: put it into a list or a dict"
+        ):
+            Steps(Checkpoints(), Clock(torch.device("cpu")), 2, {"it": wrong})
+
+
+# ------------------------------------------------------------------------------------------------------------ the file
+
+
+@pytest.fixture
+def died(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> tuple[Trial, Path, list[CycleRecord]]:
+    """Return a trial, a folder in which it died within cycle 1, and its undisturbed records."""
+    trial, folder = make_trial("isda", "random", cycles=2), folders()
+    kills.dies_at = 4
+    with pytest.raises(Killed):
+        run(trial, digits, folder, placement=EVERY_STEP)
+    kills.dies_at = 0
+    assert left(folder) == ["within_cycle_001.pt"]
+    return trial, folder, run(trial, digits, folders())
+
+
+Died = tuple[Trial, Path, list[CycleRecord]]
+WAYS = ("payload", "truncate", "empty", "half", "folder")
+OTHERS = ("data", "torch", "precision", "cycle")
+
+
+@pytest.mark.parametrize("way", ["header", *(pytest.param(way, marks=LONG) for way in WAYS)])
+def test_a_damaged_file_costs_only_time(way: str, died: Died, digits: LoadedData) -> None:
+    trial, folder, first = died
+    (path,) = folder.rglob("within_*")
+    content = path.read_bytes()
+    if way in ("header", "payload"):
+        flip_byte(path, 0.001 if way == "header" else 0.6)
+    elif way == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes({"truncate": content[:-7], "empty": b"", "half": content[: len(content) // 2]}[way])
+    said = within.problems(path.parent)
+    assert said == ([] if way == "folder" else [f"{path} is damaged: it is not used, and its cycle starts again"])
+    if way == "folder":
+        path.rmdir()
+    records = run(trial, digits, folder, placement=EVERY_STEP)
+    assert outcomes(records) == outcomes(first) and left(folder) == []
+    assert records[1].lost_seconds == 0
+    if way != "folder":
+        assert records[1].warnings == [f"{path} is damaged: it is not used, and the cycle starts again"]
+
+
+def test_a_file_that_is_no_state_runs_nothing(died: Died, digits: LoadedData, tmp_path: Path) -> None:
+    trial, folder, first = died
+    (path,) = folder.rglob("within_*")
+
+    class Command:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    conditions = json.loads(path.read_bytes()[64:].partition(b"\n")[0])
+    name = {key: conditions.pop(key) for key in ("format", "kind", "cycle")}
+    Within(path.parent, name["kind"], name["cycle"], conditions).write({"loops": Command()})
+    assert within.problems(path.parent) == []
+    records = run(trial, digits, folder, placement=EVERY_STEP)
+    assert outcomes(records) == outcomes(first) and not (tmp_path / "ran").exists()
+    assert records[1].warnings == [f"{path} is no state of a cycle: it is not used, and the cycle starts again"]
+
+
+@pytest.mark.parametrize("what", ["code of training", "trial", *(pytest.param(other, marks=LONG) for other in OTHERS)])
+def test_a_state_of_other_conditions_is_not_continued(
+    what: str, died: Died, digits: LoadedData, folders: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, folder, first = died
+    (path,) = folder.rglob("within_*")
+    if what == "trial":
+        trial = changed(trial, seed=9)
+        target = RunStore(folder).trial(trial.id).folder / "within_cycle_000.pt"
+        target.parent.mkdir(parents=True)
+        path = path.rename(target)
+        said = "another cycle, folder"
+    elif what == "cycle":
+        (path.parent / "cycle_000.json").unlink()
+        path = path.rename(path.with_name("within_cycle_000.pt"))
+        said = "another cycle"
+    else:
+        conditions, _, payload = path.read_bytes()[64:].partition(b"\n")
+        rest = b" " + json.dumps({**json.loads(conditions), what: "another"}, sort_keys=True).encode() + b"\n" + payload
+        path.write_bytes(hashlib.sha256(rest).hexdigest().encode() + rest)
+        said = f"another {what}"
+    first = run(trial, digits, folders())
+    records = run(trial, digits, folder, placement=EVERY_STEP)
+    assert outcomes(records) == outcomes(first) and left(folder) == []
+    warning = f"{path} was written under {said}: it is not used, and the cycle starts again"
+    assert [record.warnings for record in records] == ([[warning], []] if "000" in path.name else [[], [warning]])
+
+
+def test_a_disk_that_is_full_ends_no_training(
+    digits: LoadedData, folders: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, folder = make_trial("isda", "vaal", cycles=2), folders()
+    first, write = run(trial, digits, folders()), disk.write
+
+    def full(path: Path, data: Any, new: bool = False) -> None:
+        if path.name.startswith("within"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data, new)
+
+    monkeypatch.setattr(disk, "write", full)
+    records = run(trial, digits, folder, placement=EVERY_STEP)
+    assert outcomes(records) == outcomes(first) and left(folder) == []
+    for cycle, (one, two) in enumerate(zip(records, first, strict=True)):
+        path = RunStore(folder).trial(trial.id).folder / f"within_cycle_{cycle:03d}.pt"
+        (added,) = set(one.warnings) - set(two.warnings)
+        assert added == f"a checkpoint within the cycle could not be stored: {path}: can't be written: {FULL}"
+
+
+FULL = "No space left on device"
+
+
+def test_states_of_finished_cycles_are_swept(tmp_path: Path) -> None:
+    kept = ["cycle_003.json", "within_cycle_004.pt", "within_selection_003.pt"]
+    for name in ("within_cycle_003.pt", *kept):
+        (tmp_path / "trials" / "x").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "trials" / "x" / name).write_bytes(b"x")
+    disk.sweep(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "trials" / "x").iterdir()) == sorted(kept)
+
+
+# ------------------------------------------------------------------------------------------------------------ the clock
+
+
+def test_checkpoints_are_written_when_it_is_time(
+    digits: LoadedData, folders: Callable[[], Path], kills: Kills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(checkpoints, "time", type("Time", (), {"monotonic": staticmethod(lambda: now[0])}))
+    real = Training.loss
+
+    def loss(*arguments: Any) -> torch.Tensor:
+        now[0] += 60.0
+        return real(*arguments)
+
+    monkeypatch.setattr(Training, "loss", loss)
+    trial = make_trial("cross_entropy", "entropy", cycles=1, epochs=3)  # nine steps, of a minute each
+    run(trial, digits, folders(), placement=Placement(checkpoint_minutes=2))
+    assert kills.writes == 4
+    run(changed(trial, seed=4), digits, folders(), placement=Placement(checkpoint_minutes=100))
+    run(changed(trial, seed=5), digits, folders(), placement=Placement(checkpoint_minutes=0))
+    assert kills.writes == 4
+    run(changed(trial, cycles=2, seed=6), digits, folders(), placement=Placement(checkpoint_minutes=9))
+    assert kills.writes == 6, "a network whose training took long, and a step of the longer cycle after it"
+
+
+def test_seconds_add_up_and_lost_ones_are_apart(
+    digits: LoadedData, folders: Callable[[], Path], kills: Kills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, at = Training.loss, [time.time]
+
+    def loss(*arguments: Any) -> torch.Tensor:
+        time.sleep(0.05)
+        return real(*arguments)
+
+    monkeypatch.setattr(Training, "loss", loss)
+    trial, folder = make_trial("cross_entropy", "random", cycles=1, epochs=3), folders()  # nine steps
+    kills.dies_at = 5
+    with pytest.raises(Killed):
+        run(trial, digits, folder, placement=EVERY_STEP)
+    kills.dies_at = 0
+    monkeypatch.setattr("harness.trial.time.time", lambda: at[0]() - 1000)  # a clock that is set back loses nothing
+    kills.run(trial, digits, folder)
+    (record,) = RunStore(folder).trial(trial.id).records()
+    assert record.lost_seconds == 0
+    assert 9 * 0.05 <= record.seconds["train"] < 9 * 0.05 + 2
+    assert record.seconds["checkpoint"] > 0
+    assert sum(record.seconds.values()) == pytest.approx(record.wall_seconds, rel=0.2)
+
+
+def test_lost_seconds_are_those_since_the_checkpoint(
+    digits: LoadedData, folders: Callable[[], Path], kills: Kills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("harness.trial.time.time", lambda: now[0])
+    trial, folder = make_trial("cross_entropy", "random", cycles=1, epochs=3), folders()
+    for life, later in ((2, 3600.0), (2, 30.0), (0, 0.0)):
+        kills.writes, kills.dies_at = 0, life
+        if life:
+            with pytest.raises(Killed):
+                run(trial, digits, folder, placement=EVERY_STEP)
+        now[0] += later
+    (record,) = run(trial, digits, folder, placement=EVERY_STEP)
+    assert record.lost_seconds == 3630.0
+
+
+# ------------------------------------------------------------------------------------------------------------ snapshots
+
+
+def through_a_file(taken: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(taken, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+
+
+class Thing:
+    """An object of a plug-in."""
+
+    def __init__(self) -> None:
+        self.values: Any = []
+
+
+def test_references_to_one_object_stay_that() -> None:
+    def made() -> dict[str, Any]:
+        network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+        return {"network": network, "optimiser": torch.optim.SGD(network.parameters(), 0.1, 0.9), "thing": Thing()}
+
+    one, other, shared = made(), made(), torch.rand(3)
+    one["network"](torch.rand(4, 2)).sum().backward()
+    one["optimiser"].step()
+    one["thing"].values = [shared, shared, one["network"][0], one["network"][0].weight, one["thing"]]
+    one["thing"].more = {"a": OrderedDict(b=np.float32(0.1)), 3: {1, 2}, "none": None, "f": len}
+    taker = Taker()
+    taken = through_a_file({name: taker.take(value, name) for name, value in one.items()})
+    other["thing"].more = {"f": len}
+    restorer = Restorer(torch.device("cpu"))
+    for name, value in other.items():
+        assert restorer.put(value, taken[name]) is value
+    assert other["thing"].values == [], "nothing is changed before apply"
+    restorer.apply()
+    values = other["thing"].values
+    assert torch.equal(values[0], shared) and values[0] is values[1] and values[4] is other["thing"]
+    assert values[2] is other["network"][0] and values[3] is other["network"][0].weight
+    assert same(other["network"].state_dict(), one["network"].state_dict())
+    states = [each["optimiser"].state_dict()["state"] for each in (one, other)]
+    assert torch.equal(states[0][0]["momentum_buffer"], states[1][0]["momentum_buffer"])
+    assert other["thing"].more == one["thing"].more and type(other["thing"].more["a"]["b"]) is np.float32
+
+
+def test_a_module_keeps_its_mode_its_numbers_and_its_buffers() -> None:
+    one, other = (torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(2, 2)) for _ in range(2))
+    for module in (one, other):
+        module[1].register_buffer("hidden", torch.zeros(2), persistent=False)
+        module[1].count, module[1].unknown = 0, threading.Lock()  # type: ignore[assignment]
+    one.eval()
+    one[1].count = 7  # type: ignore[assignment]
+    one[1].hidden += 1  # type: ignore[operator]
+    restorer = Restorer(torch.device("cpu"))
+    restorer.put(other, through_a_file(Taker().take(one, "one")))
+    restorer.apply()
+    assert not other[0].training and other[1].count == 7 and torch.equal(other[1].hidden, torch.ones(2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("live", "taken"),
+    [
+        (torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)),
+        (torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2))),
+        (None, torch.nn.Linear(2, 2)),
+        (Thing(), deque([1])),
+        ([], [Thing()]),
+        ({}, {"a": len}),
+    ],
+)
+def test_another_structure_is_unlike(live: Any, taken: Any) -> None:
+    with pytest.raises(Unlike):
+        Restorer(torch.device("cpu")).put(live, through_a_file(Taker().take(taken, "it")))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (iter([1]), "it.values is a list_iterator"),
+        ((number for number in range(3)), "it.values is a generator"),
+        ({(1, 2): 3}, "it.values has a key that is a tuple"),
+        ([threading.Lock()], re.escape("it.values[0] is a lock")),
+        (np.array(["text"]), "it.values is an array of type <U4"),
+        (torch.eye(2).to_sparse(), "it.values is a tensor without a storage of its own"),
+    ],
+)
+def test_what_is_unstorable_is_named(value: Any, said: str) -> None:
+    thing = Thing()
+    thing.values = value
+    with pytest.raises(Unstorable, match=said):
+        Taker().take(thing, "it")
