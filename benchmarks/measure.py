@@ -141,6 +141,7 @@ def of_config(doc: str | None, **numbers: int) -> argparse.ArgumentParser:
     options.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for python -m harness.run")
     options.add_argument("--method", default="DAST-AL", help="name in the config: ISDA's training with epmcm")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--suite", help="name in the config; default: the first one with such a trial")
     return options
 
 
@@ -154,10 +155,11 @@ def trained(asked: argparse.Namespace) -> tuple[ActiveLearner, Cycle]:
         (suite, trial)
         for suite in benchmark.suites
         for method, trial in suite.trials()
-        if (method, trial.seed) == (asked.method, asked.seed)
+        if (method, trial.seed) == (asked.method, asked.seed) and asked.suite in (None, suite.name)
     ]
     if not found:
-        raise UserError(f"--method {asked.method} --seed {asked.seed}: {asked.config} has no such trial")
+        of_suite = f" --suite {asked.suite}" if asked.suite else ""
+        raise UserError(f"--method {asked.method} --seed {asked.seed}{of_suite}: {asked.config} has no such trial")
     suite, trial = found[0]
     data = suite.open_dataset(benchmark.where).load()
     learner = ActiveLearner(trial, data, Placement(asked.device, asked.threads))

@@ -1,15 +1,16 @@
 """Table 3 of DAST-AL: what features drawn from N(a, Sigma) look like, of images that a method and that chance selects.
 
     python benchmarks/table3.py quickstart [KEY=VALUE ...] [--method DAST-AL] [--images 4] [--draws 6]
-                                [--steps 1000] [--picture FILE.png] [--csv FILE]
+                                [--steps 1000] [--suite NAME] [--picture FILE.png] [--csv FILE]
 
 The network is that of the trial's last finished cycle in the results folder of the config, or of a cycle 0 that is
 trained here. For each image it prints how far the draws spread: the trace of Sigma of the predicted class, the mean
 distance between draws, how many different candidates are nearest to them, and the mean of Q[yhat]. The picture has for
 each image: itself, its features decoded, the draws decoded, and the candidate nearest to each draw.
 
-A small decoder is trained here to turn features back into images of candidates, without labels. The paper reverses the
-network with a generative model of ImageNet, which is not used here. What such pictures can't show:
+A small decoder is trained here to turn features back into images of candidates, without labels. Larger images are shown
+with 64 pixels on their longer side; the network sees them whole. The paper reverses the network with a generative model
+of ImageNet, which is not used here. What such pictures can't show:
 
 - Sigma depends on the predicted class only: two images of one class have the same spread, so that the pictures of
   their draws differ by the images, and not by how diverse the draws are.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import csv
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +42,7 @@ epmcm = import_module("harness.methods.epmcm")
 class_statistics = import_module("harness.methods._class_statistics")
 
 BATCH = 128
+SIDE = 64  # longest side of what the decoder learns and the picture shows, so that all candidates fit into memory
 HELD_OUT = 0.1  # share of the candidates that the decoder is not trained on
 
 
@@ -84,6 +87,20 @@ def decoder_of(
     with torch.no_grad():
         error = float(F.l1_loss(decoder(features[held]), images[held]))
     return decoder, error, float((images[kept].mean(0) - images[held]).abs().mean())
+
+
+def small(images: Any, indices: np.ndarray) -> np.ndarray:
+    """Return images [N, h, w, channels] uint8 of files or of an array, with at most SIDE pixels on a side."""
+    longest = max(images.shape[1:3])
+    if longest <= SIDE:
+        return np.asarray(images[indices])
+    size = [max(1, round(side * SIDE / longest)) for side in images.shape[1:3]]
+    parts = []
+    for part in np.array_split(indices, -(-len(indices) // BATCH)):
+        pixels = torch.from_numpy(images[part]).permute(0, 3, 1, 2).float()
+        shrunk = F.interpolate(pixels, size, mode="bilinear", antialias=True).round().to(torch.uint8)
+        parts.append(shrunk.permute(0, 2, 3, 1).numpy())
+    return np.concatenate(parts)
 
 
 def drawn(features: torch.Tensor, covariance: torch.Tensor, draws: int, generator: torch.Generator) -> torch.Tensor:
@@ -160,7 +177,7 @@ def main(words: list[str] | None = None) -> None:
     features, logits = features_of(cycle, cycle.candidates)
     statistics = class_statistics.ClassStatistics.of({name: t.cpu() for name, t in cycle.learned.items()})
     table = statistics.table(cycle.network.classifier.weight.detach().cpu())
-    pixels = learner.data.train_images[candidates.numpy()]
+    pixels = small(learner.data.train_images, candidates.numpy())
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     scale = features.std(0).clamp(min=1e-6)
     decoder, error, baseline = decoder_of(features / scale, images, asked.steps, generator)

@@ -94,3 +94,23 @@ def test_the_decoder_learns_what_features_say_of_images() -> None:
     decoder, error, baseline = table3.decoder_of(features, images, 60, draw)
     assert decoder(features[:3]).shape == (3, 1, 5, 6)
     assert error < 0.5 * baseline
+
+
+def test_large_images_are_shrunk_batch_by_batch() -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (300, 4, 96, 3), dtype=np.uint8)
+    read: list[int] = []
+
+    class Read:
+        shape = rows.shape
+
+        def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+            read.append(len(indices))
+            return rows[indices]
+
+    indices = np.arange(299, -1, -1)
+    shown = table3.small(Read(), indices)
+    assert shown.shape == (300, 3, 64, 3) and shown.dtype == np.uint8 and max(read) <= table3.BATCH
+    alone = table3.small(Read(), indices[7:8])
+    np.testing.assert_array_equal(shown[7], alone[0])
+    assert abs(float(shown.mean()) - float(rows.mean())) < 1
+    np.testing.assert_array_equal(table3.small(rows[:, :, :64], indices), rows[::-1, :, :64])
