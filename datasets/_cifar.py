@@ -21,6 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from harness.data.dataset import Dataset, DatasetInfo, LoadedData, balanced
+from harness.data.pixels import REPLACE
 from harness.errors import DataMissing, reason
 
 from ._trees import Tree, class_names, decode, described, last_of_every, read_tree
@@ -191,7 +192,7 @@ class Cifar(Dataset):
 
     def examine(self) -> list[str]:
         """Decode all images of a tree; those of an archive are known."""
-        return described(self._tree(folder), "", SIZE) if (folder := self._tree_folder()) else []
+        return described(self._tree(folder), REPLACE, SIZE) if (folder := self._tree_folder()) else []
 
     @cached_property
     def _root(self) -> Path:

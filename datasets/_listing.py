@@ -138,11 +138,6 @@ def kind(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> str:
     return "image" if looks_like_image else Path(name).suffix.lower() or "without a suffix"
 
 
-def inside(folder: Path, path: Path) -> str:
-    """Return a path as it is called in a folder; whole, if it is elsewhere."""
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
 def loose(folder: Path) -> Counter[str]:
     """Count the files that lie next to the folders of the classes."""
     files = [entry for entry in entries(folder) if not is_system(entry.name) and not _is_folder(entry)]

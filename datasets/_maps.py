@@ -15,6 +15,8 @@ from pydantic import AfterValidator, WithJsonSchema
 from harness.data import pixels
 from harness.data.dataset import spaced
 from harness.data.files import IGNORED, UNKNOWN, Files, unknown_id
+from harness.data.paths import Paths
+from harness.data.prepared import wanted
 from harness.errors import BadFile, DataMissing
 
 from ._listing import counted
@@ -40,12 +42,12 @@ Scale = Annotated[float, AfterValidator(_supported), WithJsonSchema({"enum": [*S
 class Pairs:
     """The images of a split that are used, and the label map of each."""
 
-    images: Sequence[Path]
-    labels: Sequence[Path]
+    images: Paths
+    labels: Paths
 
-    def at(self, indices: Collection[int]) -> Pairs:
+    def at(self, indices: NDArray[np.int64]) -> Pairs:
         """Return the pairs with these indices."""
-        return Pairs([self.images[i] for i in indices], [self.labels[i] for i in indices])
+        return Pairs(self.images[indices], self.labels[indices])
 
     def sizes(self) -> list[tuple[int, int]]:
         """Return (height, width) of each image of checked pairs, read from headers."""
@@ -87,7 +89,7 @@ class Pairs:
             if its and maps and its != maps:
                 found = f"is {maps[1]} x {maps[0]} pixels, but its image {image.name} is {its[1]} x {its[0]}"
                 wrong[label] = BadFile(f"{label} {found}")
-        looked_at = [self.labels[i] for i in spaced(len(self.labels), LOOKED_AT if few else None)]
+        looked_at = self.labels[spaced(len(self.labels), LOOKED_AT if few else None)]
         unknown, total = {*np.flatnonzero(table == UNKNOWN).tolist()}, Counter[int]()
         for label, counts in known(looked_at, "ids", pixels.counted_ids).items():
             ids = dict(counts)
@@ -141,7 +143,8 @@ def checked(
         files = sum(len(pairs.images) + len(pairs.labels) for pairs in splits)
         ids = {i for counts, _, _ in found for i in counts}
         more = (hint(ids) if wrong else "") + (alike if wrong.keys() & {*splits[0].images} else "")
-        raise DataMissing(f"{pixels.refused([*bad, *wrong.values()], files, None if wrong else '')}{more}")
+        refused = pixels.refused([*bad, *wrong.values()], files, "" if wrong else pixels.REPLACE)
+        raise DataMissing(f"{refused}{more}")
     return [counts for counts, _, _ in found]
 
 
@@ -193,3 +196,8 @@ def as_files(
         Files(test.images, test_size, scale),
         Files(test.labels, label_size, 1, table),
     )
+
+
+def resized(files: Sequence[Files]) -> int:
+    """Return the bytes of those of the files that are resized; see DatasetInfo."""
+    return sum(part.nbytes for part in files if wanted(part))

@@ -23,8 +23,8 @@ from ._listing import Listing, counted, extra_folders, folders, is_folder, liste
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SKIP = ", or set skip_unreadable: true"
-"""What also helps against bad files."""
+SKIP = f"{pixels.REPLACE}, or set skip_unreadable: true"
+"""What helps against bad files."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ def _examined(paths: Paths) -> Iterator[Any]:
     return pixels.each(paths, "image", _looked_at)
 
 
-def described(tree: Tree, more: str = SKIP, size: int | None = None) -> list[str]:
+def described(tree: Tree, remedy: str = SKIP, size: int | None = None) -> list[str]:
     """Decode all images of a tree and return what they are, in sentences. Raises DataMissing, which names bad ones.
 
-    ``size``: the side that all images must have; one of another size is a bad one.
+    ``remedy``: see ``pixels.refused``. ``size``: the side that all images must have; one of another size is a bad one.
     """
     bad = list[BadFile]()
 
@@ -117,7 +117,7 @@ def described(tree: Tree, more: str = SKIP, size: int | None = None) -> list[str
 
     words = pixels.in_words(good())
     if bad:
-        raise pixels.refused(bad, len(tree.train_paths) + len(tree.test_paths), more)
+        raise pixels.refused(bad, len(tree.train_paths) + len(tree.test_paths), remedy)
     return words
 
 

@@ -14,11 +14,12 @@ import numpy as np
 from pydantic import Field
 
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, spaced
-from harness.data.files import IGNORED, UNKNOWN, common_size
+from harness.data.files import IGNORED, UNKNOWN, Files, common_size
+from harness.data.paths import Names, Paths
 from harness.errors import DataMissing
 
 from ._listing import Listing, is_folder, listed
-from ._maps import Pairs, Scale, as_files, checked, classes_occur, in_words, share_note
+from ._maps import Pairs, Scale, as_files, checked, classes_occur, in_words, resized, share_note
 from ._street import CLASSES, draw
 
 HEIGHT, WIDTH = 1024, 2048
@@ -82,6 +83,7 @@ class Cityscapes(Dataset):
             per_pixel=True,
             notes=tuple(filter(None, (found.note(f"leftImg8bit/{split}") for split, found in self._listings.items()))),
             from_files=True,
+            resized=resized(self._files),
         )
 
     def load(self) -> LoadedData:
@@ -90,10 +92,8 @@ class Cityscapes(Dataset):
         All of them are decoded once before, as far as that is not remembered.
         """
         ids = self._ids()
-        train, test = self._splits
-        files = as_files(train, test, (self._size, self._size), self.settings.scale, TABLE)
-        names = tuple(str(path.relative_to(self._folder)) for path in train.images)
-        return LoadedData(*files, tuple(IDS), MEAN, STD, names, share_note(ids, TABLE))
+        names = Names(self._splits[0].images)
+        return LoadedData(*self._files, tuple(IDS), MEAN, STD, names, share_note(ids, TABLE))
 
     def examine(self) -> list[str]:
         """Return sizes and shares of classes of all files, which are decoded."""
@@ -111,6 +111,11 @@ class Cityscapes(Dataset):
     @property
     def _is_generated(self) -> bool:
         return (self._folder / MARKER).is_file()
+
+    @property
+    def _files(self) -> tuple[Files, Files, Files, Files]:
+        """The images and labels of the pool, then those of the test set."""
+        return as_files(*self._splits, (self._size, self._size), self.settings.scale, TABLE)
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -140,7 +145,8 @@ class Cityscapes(Dataset):
             )
         paths = [paths[i] for i in spaced(len(paths), limit)]
         names = (p.name.replace("_leftImg8bit", "_gtFine_labelIds") for p in paths)
-        return Pairs(paths, [labels / p.parent.name / name for p, name in zip(paths, names, strict=True)])
+        maps = (labels / p.parent.name / name for p, name in zip(paths, names, strict=True))
+        return Pairs(Paths.of(paths, self._folder), Paths.of(maps, self._folder))
 
 
 def _hint(ids: Collection[int]) -> str:

@@ -46,6 +46,7 @@ class ImageFolder(Dataset):
     def info(self) -> DatasetInfo:
         """Return counts from a listing of the files; no image is opened, except to find those to leave out."""
         tree, side = self._tree, self.settings.image_size
+        number = len(tree.train_paths) + len(tree.test_paths)
         return DatasetInfo(
             len(tree.train_paths),
             len(tree.test_paths),
@@ -55,6 +56,7 @@ class ImageFolder(Dataset):
             source=f"image tree in {self._folder} ({tree.formats})",
             notes=tree.notes,
             from_files=True,
+            resized=number * side * side * 3,
         )
 
     def load(self) -> LoadedData:

@@ -22,6 +22,7 @@ from pydantic import Field, field_validator
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, balanced
 from harness.data.files import Files
 from harness.data.paths import Names, Paths
+from harness.data.prepared import looked_over
 from harness.errors import DataMissing, gathered, no_pipe, reason
 from harness.settings import Side
 
@@ -44,6 +45,8 @@ META, TRUTH, SOLUTION = "meta.mat", "ILSVRC2012_validation_ground_truth.txt", "L
 TEST_NAME = r"ILSVRC2012_val_\d{8}\.JPEG"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as in the code of VAAL
 UNCHECKED = "the numbers and names of the files are ImageNet's; there are no published checksums of their content"
+UNPACK = "unpack ILSVRC2012_img_train.tar, or ILSVRC2012_img_val.tar, there again"
+"""What helps against bad files: without them, the numbers were wrong."""
 SHOWN = 5
 """Classes or files that a message names; it counts the others."""
 
@@ -60,23 +63,18 @@ def wnids() -> tuple[str, ...]:
 class Split:
     """The images of a split that are used, class after class."""
 
-    names: tuple[str, ...]
-    """Their paths in the folder of ImageNet."""
+    paths: Paths
+    """Their names are those in the folder of ImageNet."""
     labels: NDArray[np.int64]
     note: str
     """What was left out, or ""."""
 
     @classmethod
-    def of(cls, images: Sequence[Sequence[str]], note: str, limit: int | None) -> Split:
+    def of(cls, folder: Path, images: Sequence[Paths], note: str, limit: int | None) -> Split:
         """Return the same number of images of each class."""
-        names = [name for of_class in images for name in of_class]
         labels = np.repeat(np.arange(len(images), dtype=np.int64), [len(of_class) for of_class in images])
         kept = balanced(labels, limit)
-        return cls(tuple(names[i] for i in kept), labels[kept], note)
-
-    def paths(self, folder: Path) -> Paths:
-        """Return the files."""
-        return Paths.of((folder / name for name in self.names), folder)
+        return cls(Paths.joined(folder, images)[kept], labels[kept], note)
 
 
 class ImageNet(Dataset):
@@ -120,30 +118,30 @@ class ImageNet(Dataset):
         """Return counts from a listing of the files, whose numbers and names must be the official ones."""
         (train, test), side = self._splits, self.settings.image_size
         return DatasetInfo(
-            len(train.names),
-            len(test.names),
+            len(train.paths),
+            len(test.paths),
             len(self._classes),
             channels=3,
             size=(side, side),
             source=f"ImageNet (ILSVRC2012) in {self._folder}, labels of the test set from {self._labels_from}",
             notes=(*filter(None, (train.note, test.note)), UNCHECKED),
             from_files=True,
+            resized=(len(train.paths) + len(test.paths)) * side * side * 3,
         )
 
     def load(self) -> LoadedData:
-        """Return the images as files, which are decoded on access."""
+        """Return the images as files, which are decoded on access; where there is a place, their squares are kept."""
         (train, test), side = self._splits, self.settings.image_size
-        images, test_images = (
-            Files(split.paths(self._folder), (side, side), cover=(side, side), whole=True) for split in (train, test)
-        )
-        names = Names(train.paths(self._folder))
-        return LoadedData(images, train.labels, test_images, test.labels, self._classes, MEAN, STD, names)
+        parts = [Files(split.paths, (side, side), cover=(side, side), whole=True) for split in (train, test)]
+        (images, test_images), _ = looked_over(parts, self.data_root.prepared, UNPACK, counted=False)
+        arrays = images, train.labels, test_images, test.labels
+        return LoadedData(*arrays, self._classes, MEAN, STD, Names(train.paths))
 
     def examine(self) -> list[str]:
         """Return formats, modes and sizes of the images, which are all decoded."""
         train, test = self._splits
-        both = train.paths(self._folder), train.labels, test.paths(self._folder), test.labels
-        return described(Tree(self._folder, self._classes, *both, notes=()), "")
+        both = train.paths, train.labels, test.paths, test.labels
+        return described(Tree(self._folder, self._classes, *both, notes=()), UNPACK)
 
     @property
     def _folder(self) -> Path:
@@ -166,7 +164,8 @@ class ImageNet(Dataset):
                 "them into it, the first two into train/ and val/"
             )
         train, test = gathered((self._train, self._test))
-        return Split.of(*train, self.settings.limit), Split.of(*test, self.settings.test_limit)
+        folder, settings = self._folder, self.settings
+        return Split.of(folder, *train, settings.limit), Split.of(folder, *test, settings.test_limit)
 
     def _found(self, names: Sequence[str], archive: str) -> str:
         """Return the name of the folder of a split. Raises DataMissing."""
@@ -177,15 +176,16 @@ class ImageNet(Dataset):
             f"{self._folder} has no folder {names[0]}/: get {archive} from ImageNet's home page and unpack it there"
         )
 
-    def _train(self) -> tuple[list[list[str]], str]:
+    def _train(self) -> tuple[list[Paths], str]:
         """Return the training images of each class, and a note on what was left out."""
         name = self._found(TRAIN, "ILSVRC2012_img_train.tar")
         part, expected, total = self._folder / name, dict(self._meta.values()), len(self._classes)
         present, left_out = {*folders(part)}, loose(part)
-        images: list[list[str]] = []
+        images: list[Paths] = []
         absent, numbers = [], []
         for wnid in self._classes:
-            images.append(_images(part, name, wnid, rf"{wnid}_\d+\.JPEG", left_out) if wnid in present else [])
+            own = _images(part, name, wnid, rf"{wnid}_\d+\.JPEG", left_out) if wnid in present else []
+            images.append(Paths.named(own, self._folder))  # now: of a million images, no list is made
             least, most = (expected[wnid],) * 2 if wnid in expected else (FEWEST, MOST)
             if wnid not in present:
                 absent.append(wnid)
@@ -209,7 +209,7 @@ class ImageNet(Dataset):
             )
         return images, _note(part, found, left_out, extra_folders(part, wnids()))
 
-    def _test(self) -> tuple[list[list[str]], str]:
+    def _test(self) -> tuple[list[Paths], str]:
         """Return the validation images of each class, and a note on what was left out."""
         name = self._found(TEST, "ILSVRC2012_img_val.tar")
         part = self._folder / name
@@ -240,7 +240,8 @@ class ImageNet(Dataset):
             raise DataMissing(
                 f"{part} is not ImageNet's: {problem}{_not_read(left_out)}; unpack ILSVRC2012_img_val.tar there again"
             )
-        return images, _note(part, sum(map(len, images)), left_out, extra_folders(part, wnids()))
+        note = _note(part, sum(map(len, images)), left_out, extra_folders(part, wnids()))
+        return [Paths.named(own, self._folder) for own in images], note
 
     def _truth(self) -> list[str]:
         """Return the class of each validation image, by number, from the devkit or from Kaggle's solution."""

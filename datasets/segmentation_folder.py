@@ -15,12 +15,13 @@ from pydantic import Field, ValidationInfo, field_validator
 from harness.data import pixels
 from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedData, spaced
 from harness.data.files import IGNORED, MOST_CLASSES, MULTIPLE, UNKNOWN, Files, common_size
+from harness.data.paths import Names, Paths
 from harness.data.pixels import FORMATS
 from harness.errors import BadFile, DataMissing, expanded, gathered, reason
 from harness.settings import LONGEST_LIST, LONGEST_NAME, Pixel, Side, Spread
 
-from ._listing import Listing, counted, entries, inside, is_folder, is_system, listed, splits_differ
-from ._maps import Pairs, Scale, as_files, checked, classes_occur, in_words, share_note
+from ._listing import Listing, counted, entries, is_folder, is_system, listed, splits_differ
+from ._maps import Pairs, Scale, as_files, checked, classes_occur, in_words, resized, share_note
 from ._trees import mean_and_std
 
 MEASURED = 100
@@ -136,6 +137,7 @@ class SegmentationFolder(Dataset):
             per_pixel=True,
             notes=tuple(self._notes),
             from_files=True,
+            resized=resized(self._files),
         )
 
     def load(self) -> LoadedData:
@@ -157,7 +159,7 @@ class SegmentationFolder(Dataset):
             tuple(self.settings.classes),
             tuple(mean),
             tuple(std),
-            names=tuple(inside(self._folder, path) for path in images.paths),
+            names=Names(self._splits[0].images),
             notes=share_note(ids, self._table),
         )
 
@@ -213,7 +215,10 @@ class SegmentationFolder(Dataset):
         None is opened, except to find unreadable ones, if they are to be left out.
         """
         parts = gathered(partial(self._of_split, split) for split in splits)
-        pairs = Pairs([p for part in parts for p in part.images], [p for part in parts for p in part.labels])
+        pairs = Pairs(
+            Paths.joined(self._folder, [part.images for part in parts]),
+            Paths.joined(self._folder, [part.labels for part in parts]),
+        )
         if twice := [path for path, count in Counter(pairs.images).items() if count > 1]:
             raise DataMissing(f"in more than one of the splits {', '.join(splits)}: {pixels.some([*map(str, twice)])}")
         if self.settings.skip_unreadable:
@@ -222,8 +227,8 @@ class SegmentationFolder(Dataset):
                 self._notes.append(f"left out as unreadable: {counted(len(bad), 'image')}: {pixels.some(bad)}")
             if len(bad) == len(reasons):
                 raise DataMissing(f"no image of {', '.join(splits)} can be read: {pixels.some(bad)}")
-            pairs = pairs.at([index for index, reason in enumerate(reasons) if not reason])
-        return pairs.at(spaced(len(pairs.images), limit).tolist())
+            pairs = pairs.at(np.flatnonzero([not reason for reason in reasons]))
+        return pairs.at(spaced(len(pairs.images), limit))
 
     def _of_split(self, split: str) -> Pairs:
         """List all images of a split, and where their label maps are or should be."""
@@ -262,7 +267,7 @@ class SegmentationFolder(Dataset):
         if maps.left_out:
             files = counted(maps.left_out.total(), "file")
             self._notes.append(f"{settings.labels.replace(SPLIT, split)}: left out: {files} ({maps.kinds})")
-        return Pairs(images, used)
+        return Pairs(Paths.of(images, self._folder), Paths.of(used, self._folder))
 
     def _other_splits(self, pattern: str, split: str) -> str:
         """Return a hint at what may be the split that is missing, or ""."""

@@ -106,9 +106,9 @@ def _prepare_suite(suite: Suite, where: Where, kept: Place) -> int:
     if not wanted:
         print(f"{suite.name}: nothing to do, its images are used at their own size", flush=True)
         return 0
-    complete = len(ready) == len(wanted) and all(s.counts(i) is not None for s in ready for i in range(len(s)))
+    complete = len(ready) == len(wanted) and not any(shards.missing() for shards in ready)
     what = "all" if complete else "NOT all"
-    size = in_units(sum(shards.nbytes for shards in ready))
+    size = in_units(sum(shards.nbytes({*range(len(shards))} - {*shards.missing()}) for shards in ready))
     print(
         readable(f"{suite.name}: {what} images are prepared in {kept.folder} ({size}), {_seconds(began)}"), flush=True
     )
@@ -123,7 +123,7 @@ def _list(folder: Path) -> int:
     from tabulate import tabulate
 
     rows = [
-        [path.name[:SHOWN], _what(about), in_units(size), time.strftime("%Y-%m-%d", time.localtime(used)), _like(about)]
+        [path.name[:SHOWN], _what(about), in_units(size), _day(used), readable(about["like"])]
         for path, about, size, used in prepared.sets(folder)
     ]
     if not rows:
@@ -139,12 +139,12 @@ def _list(folder: Path) -> int:
 
 
 def _what(about: dict[str, Any]) -> str:
-    kind = "label maps" if about.get("maps") else "images"
-    return readable(f"{about.get('rows')} {kind} of {about.get('height')} x {about.get('width')}")
+    kind = "label maps" if about["maps"] else "images"
+    return f"{about['rows']} {kind} of {about['height']} x {about['width']}"
 
 
-def _like(about: dict[str, Any]) -> str:
-    return readable(str(about.get("like")))
+def _day(used: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(used))
 
 
 def _remove(folder: Path, names: list[str]) -> int:
@@ -157,7 +157,7 @@ def _remove(folder: Path, names: list[str]) -> int:
     for name, (path, size) in kept.items():
         if {ALL, name, name[:SHOWN]} & {*names}:
             try:
-                shutil.rmtree(path)
+                prepared.remove(path)
             except OSError as error:
                 raise UserError(f"{path} can't be removed: {reason(error)}") from None
             freed += size

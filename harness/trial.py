@@ -22,7 +22,7 @@ from harness.data.rows import on_device
 from harness.errors import UserError
 from harness.learning import boundary, pictures, pool
 from harness.learning.checkpoints import FIRST, SELECT, TRAIN, Checkpoints
-from harness.learning.contract import Acquisition, Training
+from harness.learning.contract import Acquisition, Ahead, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import Tally, tally, within_memory
 from harness.learning.metrics import by_name, calibration, summary
@@ -142,11 +142,12 @@ class ActiveLearner:
             if not names.shipped(trial.model.name):
                 building.check(trial.model, self.info)
             self._make(0)
+            ahead = Ahead(trial.dataset.name, self.info, trial.protocol, (trial.seed,))
             for half, spec in ((self.training, trial.training), (self.acquisition, trial.acquisition)):
                 if problem := boundary.too_large(
                     type(half),
                     spec,
-                    self.info.num_classes,
+                    ahead,
                     lambda: self.network.classifier.in_features,
                     lambda: available(self.device, self.placement.gpu_share),
                 ):

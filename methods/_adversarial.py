@@ -16,6 +16,7 @@ from harness.learning.fit import check_finite, shuffled, step
 from harness.settings import BatchSize, Channels, Parts, Rate, Rounds, Side, Steps, Strict, Weight
 
 if TYPE_CHECKING:
+    from harness.learning.contract import Ahead
     from harness.learning.cycle import Cycle
 
 CHECKED_EVERY = 500  # iterations between two checks of the losses: a check synchronises
@@ -47,6 +48,12 @@ class GameSettings(Strict):
 def game_passes(settings: GameSettings) -> int:
     """Return the number of labelled and unlabelled images in all steps of both networks, if all batches are full."""
     return settings.iterations * (settings.generator_steps + 1) * 2 * settings.batch_size
+
+
+def game_bytes(settings: GameSettings, ahead: Ahead) -> int:
+    """Return the bytes of all training images at ``side`` x ``side`` pixels; 0 if they have that size anyway."""
+    side, info = settings.side, ahead.info
+    return 0 if info.size == (side, side) else info.num_train * side * side * info.channels
 
 
 class Endless:

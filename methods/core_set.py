@@ -10,7 +10,7 @@ Known differences from the paper and its authors' code:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveFloat
 
@@ -21,7 +21,7 @@ from harness.settings import Strict, Why, inert
 from ._k_center import k_center
 
 if TYPE_CHECKING:
-    from harness.learning.contract import Columns
+    from harness.learning.contract import Ahead, Columns
     from harness.networks.network import Network
 
 
@@ -37,6 +37,13 @@ class CoreSet(Acquisition):
 
     settings: Settings
     needs = frozenset()
+
+    @classmethod
+    def memory(cls, settings: Any, ahead: Ahead, features: int) -> int:
+        """Return the bytes of the features of candidates and labelled images, float32, which are held once."""
+        pool, most = ahead.info.num_train, ahead.protocol.candidates or ahead.info.num_train
+        selecting = ahead.protocol.labelled()[:-1]
+        return 4 * features * max((labelled + min(most, pool - labelled) for labelled in selecting), default=0)
 
     def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
         """Return the column ``features`` [B, D], the mean over positions."""

@@ -39,7 +39,7 @@ from ._class_statistics import ClassStatistics, blocks, fresh_table, logit_covar
 from ._uncertainty import log_mean_exp
 
 if TYPE_CHECKING:
-    from harness.learning.contract import Columns
+    from harness.learning.contract import Ahead, Columns
     from harness.learning.cycle import Cycle
     from harness.networks.network import Network
 
@@ -88,9 +88,9 @@ class EPMCM(Acquisition):
         return frozenset({IMAGES}) if settings.pseudo_labels else super().labels(settings)
 
     @classmethod
-    def memory(cls, settings: Any, num_classes: int, features: int) -> int:
+    def memory(cls, settings: Any, ahead: Ahead, features: int) -> int:
         """Return the bytes of the roots of the logit covariances, a matrix for each class, in the sampled form."""
-        return 4 * num_classes**3 if settings.form == "sampled" else 0
+        return 4 * ahead.info.num_classes**3 if settings.form == "sampled" else 0
 
     def prepare(self, cycle: Cycle) -> Columns:
         """Return the table Q (closed form) or the roots of the logit covariances (sampled)."""

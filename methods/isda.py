@@ -16,7 +16,7 @@ Known differences:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -26,6 +26,9 @@ from harness.learning.labels import as_rows, at_positions, cross_entropy
 from harness.settings import Strict, Weight
 
 from ._class_statistics import ClassStatistics, Covariance
+
+if TYPE_CHECKING:
+    from harness.learning.contract import Ahead
 
 
 class ISDA(Training):
@@ -48,9 +51,9 @@ class ISDA(Training):
     gives = Training.gives | {"covariance"}
 
     @classmethod
-    def memory(cls, settings: Any, num_classes: int, features: int) -> int:
+    def memory(cls, settings: Any, ahead: Ahead, features: int) -> int:
         """Return the bytes of full covariances; those of the diagonal are fewer than the classifier's."""
-        return 4 * num_classes * features**2 if settings.covariance == "full" else 0
+        return 4 * ahead.info.num_classes * features**2 if settings.covariance == "full" else 0
 
     def __init__(self, settings: Any, num_classes: int) -> None:
         super().__init__(settings, num_classes)

@@ -43,12 +43,12 @@ from harness.learning.inference import inferred
 from harness.learning.labels import per_position
 from harness.settings import Channels, Parts, Rate, Recipe, Steps, Weight
 
-from ._adversarial import Game, GameSettings, game_passes, unlabelled_score
+from ._adversarial import Game, GameSettings, game_bytes, game_passes, unlabelled_score
 from ._k_center import k_center
 from ._restored import Restored
 
 if TYPE_CHECKING:
-    from harness.learning.contract import Columns
+    from harness.learning.contract import Ahead, Columns
     from harness.learning.cycle import Cycle
     from harness.networks.network import Network
 
@@ -111,6 +111,11 @@ class SRAAL(Acquisition):
                 "discriminator": discriminator(s.latent, s.discriminator_layers),
             }
         )
+
+    @classmethod
+    def memory(cls, settings: Any, ahead: Ahead, features: int) -> int:
+        """Return the bytes of the pool's resized images, which the game reads on the device."""
+        return game_bytes(settings, ahead)
 
     @classmethod
     def extra_passes(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:

@@ -33,11 +33,11 @@ from harness.learning.contract import Acquisition, Batch
 from harness.learning.fit import built
 from harness.settings import Recipe
 
-from ._adversarial import Game, GameSettings, game_passes, unlabelled_score
+from ._adversarial import Game, GameSettings, game_bytes, game_passes, unlabelled_score
 from ._restored import Restored
 
 if TYPE_CHECKING:
-    from harness.learning.contract import Columns
+    from harness.learning.contract import Ahead, Columns
     from harness.learning.cycle import Cycle
     from harness.networks.network import Network
 
@@ -66,6 +66,11 @@ class VAAL(Acquisition):
                 "discriminator": discriminator(s.latent, s.discriminator_layers),
             }
         )
+
+    @classmethod
+    def memory(cls, settings: Any, ahead: Ahead, features: int) -> int:
+        """Return the bytes of the pool's resized images, which the game reads on the device."""
+        return game_bytes(settings, ahead)
 
     @classmethod
     def extra_passes(cls, settings: Any, recipe: Recipe, labelled: int, candidates: int) -> int:

@@ -86,6 +86,8 @@ class DatasetInfo:
     official: bool = False
     """Whether the files are the published ones, by their published checksums; only then does the report give a verdict
     beside published values."""
+    resized: int = 0
+    """Bytes of the images and label maps that are resized as they are decoded, which a run keeps prepared."""
 
     @property
     def labels(self) -> str:
@@ -353,6 +355,8 @@ def facts(dataset: Dataset) -> DatasetInfo:
         raise fault(dataset, "info", f"must return per_pixel as a bool; got {described(info.per_pixel)}")
     if not isinstance(info.official, bool):
         raise fault(dataset, "info", f"must return official as a bool; got {described(info.official)}")
+    if type(info.resized) is not int or info.resized < 0:
+        raise fault(dataset, "info", f"must return resized as an int of at least 0; got {described(info.resized)}")
     if not isinstance(info.source, str):
         raise fault(dataset, "info", f"must return source as a text; got {described(info.source)}")
     if not (isinstance(info.notes, tuple) and all(isinstance(note, str) for note in info.notes)):

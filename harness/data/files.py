@@ -73,7 +73,7 @@ class Files:
     prepared: Shards | None = None
     """Where rows lie decoded; a row that is missing there is decoded from its file."""
     digested: bytes | None = None
-    """The digest, where it is known."""
+    """The digest, where it is known: that of files that ``prepared.looked_over`` has returned."""
 
     dtype = np.dtype(np.uint8)
 
@@ -151,7 +151,7 @@ class Files:
         box = (0, 0, width / self.scale, height / self.scale)
         return np.asarray(image.resize((width, height), resampling, box=box))
 
-    def hashes(self) -> NDArray[np.uint8]:
+    def hashes(self, remedy: str = pixels.REPLACE) -> NDArray[np.uint8]:
         """Return a hash [N, 32] of each file's bytes. Raises DataMissing for files that can't be read."""
         found, bad = np.empty((len(self), 32), dtype=np.uint8), list[BadFile]()
         for row, digest in zip(found, remembered.each(self.paths, "sha256", _sha256), strict=True):
@@ -160,17 +160,17 @@ class Files:
             else:
                 row[:] = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
         if bad:
-            raise pixels.refused(bad, len(found))
+            raise pixels.refused(bad, len(found), remedy)
         return found
 
-    def digest(self) -> bytes:
-        """Return a hash of the files' bytes and of how they are decoded, but not of the paths."""
+    def digest(self, hashes: NDArray[np.uint8] | None = None) -> bytes:
+        """Return a hash of the files' bytes (their ``hashes``) and of how they are decoded, but not of the paths."""
         if self.digested is not None:
             return self.digested
         settings = (self.shape, self.scale, *((self.cover,) if self.cover else ()), *(("whole",) if self.whole else ()))
         total = hashlib.sha256(repr(settings).encode())
         total.update(b"" if self.table is None else self.table.tobytes())
-        total.update(self.hashes().data)
+        total.update((self.hashes() if hashes is None else hashes).data)
         return total.digest()
 
 

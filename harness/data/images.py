@@ -60,11 +60,15 @@ class Images:
         if side in self._resized:
             return self._resized[side]
         images_at_side = copy(self)
-        parts = []
-        for pixels in take(self.pixels, torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE)):
+        # taken at once: parts that are joined take it twice
+        all_pixels = torch.empty(
+            (len(self.pixels), side, side, self.pixels.shape[3]), dtype=torch.uint8, device=self.device
+        )
+        batches = torch.arange(len(self.pixels), device=self.device).split(RESIZED_AT_ONCE)
+        for part, pixels in zip(all_pixels.split(RESIZED_AT_ONCE), take(self.pixels, batches), strict=True):
             images = resized(self._central(pixels).permute(0, 3, 1, 2).float(), side)
-            parts.append(images.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
-        images_at_side.pixels, images_at_side.center_crop = torch.cat(parts), None
+            part.copy_(images.round().to(torch.uint8).permute(0, 2, 3, 1))
+        images_at_side.pixels, images_at_side.center_crop = all_pixels, None
         self._resized[side] = images_at_side  # only now, when it is complete
         return images_at_side
 

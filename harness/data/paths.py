@@ -32,9 +32,14 @@ class Paths(Sequence[Path]):
     def of(cls, paths: Iterable[Path], root: Path = Path()) -> Paths:
         """Return paths by their names in ``root``. A path that is elsewhere must be absolute, or ``root`` be empty."""
         start = f"{root}{os.sep}" if root.parts else ""
-        names = [os.fsencode(str(path).removeprefix(start)) for path in paths]
-        ends = np.cumsum([len(name) for name in names], dtype=np.int64)
-        return cls(root, np.frombuffer(b"".join(names), dtype=np.uint8), ends)
+        return cls.named((str(path).removeprefix(start) for path in paths), root)
+
+    @classmethod
+    def named(cls, names: Iterable[str], root: Path) -> Paths:
+        """Return the paths that have these names in ``root``."""
+        encoded = [os.fsencode(name) for name in names]
+        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        return cls(root, np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
 
     @classmethod
     def joined(cls, root: Path, parts: Sequence[Paths]) -> Paths:

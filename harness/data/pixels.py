@@ -48,6 +48,8 @@ SIZES = 5
 """Sizes that are listed; the others are counted."""
 NAMED = 10
 """Bad files that a message names; it counts the others."""
+REPLACE = "replace or remove {them}"
+"""What helps against bad files."""
 
 
 def known(paths: Iterable[Path], what: str, find: Callable[[Path], Any]) -> list[Any]:
@@ -204,15 +206,15 @@ def counted_ids(path: Path) -> list[list[int]]:
     return [[value, count] for value, count in enumerate(ids(path).histogram()[:256]) if count]
 
 
-def refused(bad: Sequence[BadFile | str], total: int, more: str | None = "") -> DataMissing:
+def refused(bad: Sequence[BadFile | str], total: int, remedy: str = REPLACE) -> DataMissing:
     """Return the error that names bad files of ``total``: all of them, or the first ones and a count.
 
-    ``more``: what can be done besides replacing or removing them; None: neither helps.
+    ``remedy`` says what helps, where {them} stands for the files; "": nothing that counts for all of them.
     """
+    helps = remedy.format(them="it" if len(bad) == 1 else "them")
     if len(bad) == 1:
-        return DataMissing(str(bad[0]) if more is None else f"{bad[0]}: replace or remove it{more}")
-    remedy = "" if more is None else f", replace or remove them{more}"
-    return DataMissing(f"{len(bad)} of {total} files can't be used{remedy}: {some(bad)}")
+        return DataMissing(f"{bad[0]}: {helps}" if helps else str(bad[0]))
+    return DataMissing(f"{len(bad)} of {total} files can't be used{helps and f', {helps}'}: {some(bad)}")
 
 
 def some(bad: Sequence[BadFile | str]) -> str:

@@ -42,6 +42,14 @@ def held(nbytes: int, device: int, host: int | None) -> str:
     return IN_MEMORY if host is not None and nbytes <= HELD_SHARE * host else STREAMED
 
 
+def without_copy(where: str, lies: bool) -> str:
+    """Return STREAMED instead of IN_MEMORY for rows that lie in host memory anyway.
+
+    Those of an array do, and prepared ones, which the system's cache holds for all processes.
+    """
+    return STREAMED if where == IN_MEMORY and lies else where
+
+
 def _held(nbytes: int, device: torch.device) -> str:
     on_gpu = device.type == "cuda"
     return held(nbytes, _free_memory(device), host.own_memory() if on_gpu else None)
@@ -128,19 +136,30 @@ def on_device(array: Any, device: torch.device) -> Rows:
 
     On the CPU an array is not copied, so the result must not be written to.
     """
+    return _placed(array, device, None)
+
+
+def rows_on_device(array: Any, rows: np.ndarray[Any, Any], device: torch.device) -> Rows:
+    """Return the given rows of an array, or of files, in the given order, where ``held`` says."""
+    return _placed(array[rows], device, None) if isinstance(array, np.ndarray) else _placed(array, device, rows)
+
+
+def _placed(array: Any, device: torch.device, rows: np.ndarray[Any, Any] | None) -> Rows:
     if isinstance(array, np.ndarray) and device.type != "cuda":
         return _shared(array)
-    where = _held(array.nbytes, device)
-    if where == STREAMED or (where == IN_MEMORY and _lies_in_memory(array)):
-        return Streamed(array, device)
+    streamed = Streamed(array, device, rows)
+    row_bytes = array.nbytes // max(1, len(array))
+    where = without_copy(_held(row_bytes * len(streamed), device), _lies_in_memory(array))
+    if where == STREAMED:
+        return streamed
     if isinstance(array, np.ndarray):
         return _shared(array).to(device)
-    rows = torch.empty(array.shape, dtype=torch.uint8, device=device if where == ON_DEVICE else "cpu")
-    step = max(torch.get_num_threads(), COPIED_BYTES * len(array) // max(1, array.nbytes))
-    parts = torch.arange(len(array)).split(step)
-    for part, decoded in zip(rows.split(step), Streamed(array, torch.device("cpu")).ahead(parts), strict=True):
+    kept = torch.empty(streamed.shape, dtype=torch.uint8, device=device if where == ON_DEVICE else "cpu")
+    step = max(torch.get_num_threads(), COPIED_BYTES // max(1, row_bytes))
+    parts = torch.arange(len(kept)).split(step)
+    for part, decoded in zip(kept.split(step), Streamed(array, torch.device("cpu"), rows).ahead(parts), strict=True):
         part.copy_(decoded)
-    return rows if where == ON_DEVICE else Streamed(rows.numpy(), device)
+    return kept if where == ON_DEVICE else Streamed(kept.numpy(), device)
 
 
 def _shared(array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -150,14 +169,6 @@ def _shared(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 def _lies_in_memory(array: Any) -> bool:
-    """Return whether rows need no copy in host memory: those of an array, and prepared ones in the system's cache."""
-    return isinstance(array, np.ndarray) or getattr(array, "prepared", None) is not None
-
-
-def rows_on_device(array: Any, rows: np.ndarray[Any, Any], device: torch.device) -> Rows:
-    """Return the given rows of an array, in the given order: on the device, or streamed."""
-    if isinstance(array, np.ndarray):
-        return on_device(array[rows], device)
-    streamed = Streamed(array, device, rows)
-    where = _held(array.nbytes * len(rows) // max(1, len(array)), device)
-    return streamed[torch.arange(len(rows))] if where == ON_DEVICE else streamed
+    """Return whether rows need no copy in host memory: see ``without_copy``. A node may lack prepared ones."""
+    shards = getattr(array, "prepared", None)
+    return isinstance(array, np.ndarray) or (shards is not None and not shards.missing())

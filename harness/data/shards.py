@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,10 +37,19 @@ class Shards:
     def __len__(self) -> int:
         return -(-self.number // self.each)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all shards."""
-        return self.number * self.row_bytes + len(self) * _COUNTS_BYTES
+    def nbytes(self, shards: Iterable[int]) -> int:
+        """Return the bytes of some shards when they are complete."""
+        return sum(len(self.rows(shard)) * self.row_bytes + _COUNTS_BYTES for shard in shards)
+
+    def missing(self) -> list[int]:
+        """Return the shards that are missing or incomplete."""
+        return [shard for shard in range(len(self)) if not self._is_complete(shard)]
+
+    def _is_complete(self, shard: int) -> bool:
+        try:
+            return self.path(shard).stat().st_size == self.nbytes([shard])
+        except OSError:
+            return False
 
     def path(self, shard: int) -> Path:
         """Return the file of a shard."""

@@ -117,7 +117,7 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
                 f"classes; {info.source}; {in_units(info.nbytes)} {'when decoded' if info.from_files else 'of memory'}"
             )
             units = [u for u in grid.units if u.suite == suite.name]
-            data.append(f"  {holding.sentence(info, where, len(units))}")
+            data.append(f"  {holding.sentence(info, where, len(units), suite.exclusive)}")
             data += [f"  {note}" for note in info.notes]
     compared = {suite.name: _compared(suite) for suite in benchmark.suites if suite.name not in grid.skipped}
     others = sum(own for _, _, own in compared.values())

@@ -8,19 +8,22 @@ from harness import registry
 from harness.config.suite import Suite
 from harness.data.dataset import DatasetInfo
 from harness.errors import UserError
+from harness.experiment.holding import gpus_per_trial
 from harness.learning import boundary
-from harness.learning.contract import Acquisition, Training
+from harness.learning.contract import Acquisition, Ahead, Training
 from harness.settings import Where
 
 
 def check_room(suite: Suite, info: DatasetInfo, where: Where) -> None:
     """Raise UserError if a method keeps more than a trial can have on this machine; ``info``: see ``grid.seen``.
 
-    The network is built only for a method that keeps something. On a cluster, whose machines are others, each trial
+    The network is built only for a method that keeps a lot. On a cluster, whose machines are others, each trial
     asks for itself.
     """
     if where.trials == "ray" and where.cluster():
         return
+
+    ahead = Ahead(suite.dataset.name, info, suite.protocol, tuple(suite.seeds))
 
     @cache
     def features() -> int:
@@ -32,14 +35,16 @@ def check_room(suite: Suite, info: DatasetInfo, where: Where) -> None:
         for half, contract in ((training, Training), (acquisition, Acquisition)):
             plugin = registry.find("methods", half.name, contract)
             assert plugin is not None
-            if problem := boundary.too_large(plugin, half, info.num_classes, features, lambda: memory(where)):
+            if problem := boundary.too_large(plugin, half, ahead, features, lambda: memory(where, suite.exclusive)):
                 raise UserError(f"{suite.at(f'methods.{name}')}: {problem}")
 
 
-def memory(where: Where) -> int:
+def memory(where: Where, exclusive: bool) -> int:
     """Return the bytes that a trial can have at most on this machine; 0: not known."""
     import torch
 
     from harness.learning.process import available, chosen_device
 
-    return available(torch.device(chosen_device(where.device)), min(1.0, where.gpus_per_trial or 1.0))
+    device = chosen_device(where.device)
+    share = gpus_per_trial(where, exclusive, device == "cuda")
+    return available(torch.device(device if share else "cpu"), share)

@@ -73,27 +73,32 @@ def unsuited(plugin: type[Half], name: str, settings: Any, ahead: Ahead) -> str:
     return problem
 
 
+WIDEST, LITTLE = 4096, 10**9
+"""Features of a wide network, and bytes that every trial has: a half that keeps no more with so many is not refused."""
+
+
 def too_large(
-    plugin: type[Half], spec: PluginSpec, num_classes: int, features: Callable[[], int], available: Callable[[], int]
+    plugin: type[Half], spec: PluginSpec, ahead: Ahead, features: Callable[[], int], available: Callable[[], int]
 ) -> str:
     """Return why what a half keeps does not fit into the memory of a trial, or ''; see ``Half.memory``.
 
-    ``features`` and ``available`` (bytes; 0: not known) are called only if the half keeps anything.
+    ``features`` and ``available`` (bytes; 0: not known) are called only if the half keeps a lot.
     """
 
     def kept(width: int) -> int:
-        count = call(plugin, "memory", spec.settings, num_classes, width, name=spec.name)
+        count = call(plugin, "memory", spec.settings, ahead, width, name=spec.name)
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise fault(plugin, "memory", f"must return an int of at least 0; got {described(count)}", spec.name)
         return count
 
-    if not kept(1) or (count := kept(features())) <= (free := available()) or not free:
+    if kept(WIDEST) <= LITTLE or (count := kept(features())) <= (free := available()) or not free:
         return ""
     written = ", ".join(f"{key}: {value}" for key, value in spec.decisive().items() if key != "name")
     return (
-        f"{spec.name}{f' with {written}' if written else ''} keeps {in_units(count)} for {num_classes} classes and "
-        f"{features()} features, but a trial has {in_units(free)} of memory here; choose other settings of "
-        f"{spec.name}, fewer classes or another network"
+        f"{spec.name}{f' with {written}' if written else ''} keeps {in_units(count)} for {ahead.info.num_train} "
+        f"training images, {ahead.info.num_classes} classes and {features()} features, but a trial has "
+        f"{in_units(free)} of memory here; choose other settings of {spec.name}, fewer images or classes, or another "
+        "network"
     )
 
 

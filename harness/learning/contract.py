@@ -87,11 +87,11 @@ class Half:
         return ""
 
     @classmethod
-    def memory(cls, settings: Any, num_classes: int, features: int) -> int:
+    def memory(cls, settings: Any, ahead: Ahead, features: int) -> int:
         """Return the bytes that the half keeps on the trial's device, at least; a trial with fewer is refused.
 
-        ``features`` is D, the width of the classifier's input. It is called with 1 first: if that gives 0, the network
-        is not built to ask for its width.
+        ``features`` is D, the width of the classifier's input. It is called with 4096 first: if that gives less than a
+        gigabyte, the network is not built to ask for its width.
         """
         return 0
 

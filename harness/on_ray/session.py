@@ -24,6 +24,7 @@ with importing():
 from harness.data.dataset import LoadedData
 from harness.errors import UserError, reason
 from harness.experiment.grid import Unit
+from harness.experiment.holding import gpus_per_trial
 from harness.on_ray import before, node_check
 from harness.settings import Where
 
@@ -196,12 +197,9 @@ def resources(where: Where, exclusive: bool, nodes: list[dict[str, float]]) -> R
     have_gpus = any(node.get("GPU", 0) for node in nodes)
     if where.device == "cuda" and not have_gpus:
         raise UserError("where.device: cuda: no node of the cluster has a GPU; allowed here: auto, cpu")
-    default = float(have_gpus and where.device != "cpu")
-    gpus = where.gpus_per_trial if where.gpus_per_trial is not None else default
+    gpus = gpus_per_trial(where, exclusive, have_gpus)
     threads = cpus = where.cpus_per_trial
-    if exclusive and gpus:
-        gpus = 1.0
-    elif exclusive:  # without a GPU, the device is a whole node
+    if exclusive and not gpus:  # the device is a whole node
         cpus = max(threads, *(int(node.get("CPU", 0)) for node in nodes))
 
     def capacity(node: dict[str, float]) -> int:
