@@ -12,23 +12,74 @@ from conftest import generator, make_trial, opened, spec
 from test_cli import SUITES, write
 
 from harness.config.load import load_config
-from harness.data.dataset import LoadedData
+from harness.data import host
+from harness.data.dataset import DatasetInfo, LoadedData
 from harness.errors import UserError
+from harness.experiment import holding, room
 from harness.experiment.grid import expand
 from harness.learning import boundary, process
-from harness.learning.contract import Acquisition, Training
+from harness.learning.contract import Acquisition, Ahead, Training
 from harness.run import main
+from harness.settings import Protocol, Where
 
 statistics = import_module("harness.methods._class_statistics")
 epmcm = import_module("harness.methods.epmcm")
 FULL = {"training": {"name": "isda", "covariance": "full"}, "acquisition": "random"}
 
 
+@pytest.fixture(autouse=True)
+def asks_for_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge halves that keep little, too."""
+    monkeypatch.setattr(boundary, "LITTLE", 0)
+
+
+def foreseen(classes: int = 10, pool: int = 100, side: int = 8, **protocol: Any) -> Ahead:
+    steps = {"initial": 20, "budget": 10, "cycles": 3, "start": "warm", **protocol}
+    return Ahead("it", DatasetInfo(pool, 10, classes, 3, (side, side), ""), Protocol.model_validate(steps), (0,))
+
+
+def half_of(name: str) -> Any:
+    classes = {"isda": "ISDA", "epmcm": "EPMCM", "core_set": "CoreSet", "vaal": "VAAL", "sraal": "SRAAL"}
+    return getattr(import_module(f"harness.methods.{name}"), classes[name])
+
+
 def kept(name: str, contract: type[Any], classes: int, features: int, **settings: Any) -> int:
     half = spec(name, contract, **settings)
-    plugin = import_module(f"harness.methods.{name}")
-    cls = {"isda": "ISDA", "epmcm": "EPMCM"}[name]
-    return int(getattr(plugin, cls).memory(half.settings, classes, features))
+    return int(half_of(name).memory(half.settings, foreseen(classes), features))
+
+
+def test_features_and_resized_images_of_the_pool_count() -> None:
+    core_set = half_of("core_set")
+    assert core_set.memory(None, foreseen(), 7) == 4 * 7 * 100, "all images are candidates or labelled"
+    assert core_set.memory(None, foreseen(candidates=15), 7) == 4 * 7 * (30 + 15), "in the last cycle that selects"
+    assert core_set.memory(None, foreseen(cycles=1), 7) == 0, "nothing is selected"
+    for name in ("vaal", "sraal"):
+        settings = half_of(name).Settings(side=16)
+        assert half_of(name).memory(settings, foreseen(), 7) == 100 * 16 * 16 * 3
+        assert half_of(name).memory(settings, foreseen(side=16), 7) == 0, "they have the size anyway"
+
+
+@pytest.mark.parametrize(
+    ("where", "exclusive", "share"),
+    [
+        ({"gpus_per_trial": 0.25}, False, 0.25),
+        ({"gpus_per_trial": 0.25}, True, 1.0),
+        ({"gpus_per_trial": 0}, False, 0.0),
+        ({"gpus_per_trial": 0}, True, 0.0),
+        ({}, False, 1.0),
+        ({"device": "cpu"}, True, 0.0),
+        ({"gpus_per_trial": 0.25, "trials": "in_process"}, False, 1.0),
+    ],
+)
+def test_a_trial_is_judged_by_the_gpu_that_it_has(
+    where: dict[str, Any], exclusive: bool, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert holding.gpus_per_trial(Where(**where), exclusive, True) == share
+    asked: list[tuple[str, float]] = []
+    monkeypatch.setattr(process, "chosen_device", lambda requested: "cpu" if requested == "cpu" else "cuda")
+    monkeypatch.setattr(process, "available", lambda device, part: asked.append((device.type, part)) or 1)
+    room.memory(Where(**where), exclusive)
+    assert asked == [("cuda" if share else "cpu", share)]
 
 
 def test_what_is_kept_is_what_the_tensors_take() -> None:
@@ -51,12 +102,12 @@ def overridden(tmp_path: Path, method: str, *more: str) -> Any:
     [
         (
             "{training: {name: isda, covariance: full}, acquisition: random}",
-            "isda with covariance: full keeps 41.0 kB for 10 classes and 32 features, but a trial has 30.0 kB of "
-            "memory here; choose other settings of isda, fewer classes or another network",
+            "isda with covariance: full keeps 41.0 kB for 1442 training images, 10 classes and 32 features, but a trial "
+            "has 30.0 kB of memory here; choose other settings of isda, fewer images or classes, or another network",
         ),
         (
             "{training: isda, acquisition: {name: epmcm, form: sampled}}",
-            "epmcm with form: sampled keeps 4.0 kB for 10 classes and 32 features, but a trial has 3.0 kB of memory",
+            "epmcm with form: sampled keeps 4.0 kB for 1442 training images, 10 classes and 32 features, but a trial has 3.0 kB",
         ),
     ],
 )
@@ -66,7 +117,7 @@ def test_too_large_methods_are_refused_before_anything_starts(
     benchmark = overridden(tmp_path, method)
     expand(benchmark)
     free = 30_000 if "full" in method else 3000
-    monkeypatch.setattr(process, "free_memory", lambda: free)
+    monkeypatch.setattr(host, "free_memory", lambda: free)
     with pytest.raises(UserError) as caught:
         expand(benchmark)
     assert words in str(caught.value) and "\n" not in str(caught.value)
@@ -92,7 +143,7 @@ def test_the_network_is_built_only_for_methods_that_keep_something(
 
 
 def test_a_cluster_of_other_machines_is_not_judged_by_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "free_memory", lambda: 10)
+    monkeypatch.setattr(host, "free_memory", lambda: 10)
     method = "{training: {name: isda, covariance: full}, acquisition: random}"
     expand(overridden(tmp_path, method, "where.trials=ray", "where.address=somewhere:6379"))
 
@@ -100,27 +151,28 @@ def test_a_cluster_of_other_machines_is_not_judged_by_this_one(tmp_path: Path, m
 def test_a_trial_asks_for_itself(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = make_trial(spec("isda", Training, covariance="full"), spec("epmcm", Acquisition, form="sampled"))
     opened(trial, digits)
-    monkeypatch.setattr(process, "free_memory", lambda: 3000)
+    monkeypatch.setattr(host, "free_memory", lambda: 3000)
     with pytest.raises(UserError, match=r"isda with covariance: full keeps 41\.0 kB .* a trial has 3\.0 kB"):
         opened(trial, digits)
-    monkeypatch.setattr(process, "free_memory", lambda: None)
+    monkeypatch.setattr(host, "free_memory", lambda: None)
     opened(trial, digits)  # what is not known refuses nothing
 
 
 def test_the_memory_of_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("", (), {"total_memory": 1000}))
     assert process.available(torch.device("cuda:0"), 0.25) == 250
-    assert process.available(torch.device("cpu"), 0.25) == process.free_memory()
+    monkeypatch.setattr(host, "free_memory", lambda: 4000)
+    assert process.available(torch.device("cpu"), 0.25) == 4000
 
 
 def test_a_wrong_number_of_bytes_is_a_fault(digits: LoadedData) -> None:
     class Wrong(Training):
         @classmethod
-        def memory(cls, settings: Any, num_classes: int, features: int) -> int:
+        def memory(cls, settings: Any, ahead: Ahead, features: int) -> int:
             return -1
 
     with pytest.raises(UserError, match="memory must return an int of at least 0; got"):
-        boundary.too_large(Wrong, spec("cross_entropy", Training), 2, lambda: 1, lambda: 1)
+        boundary.too_large(Wrong, spec("cross_entropy", Training), foreseen(), lambda: 1, lambda: 1)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "full"])

@@ -16,6 +16,9 @@ CGROUPS = (
 Limit and use are in bytes. The key is that of the cached files of a group and of all groups below it.
 """
 
+CPU_GROUPS = (("", ".", ("cpu.max",)), ("cpu", "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
+"""The same for processors: controller, folder, files with microseconds of processor time and of the period."""
+
 
 def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Return the bytes that this process can still take, or None where the system does not tell.
@@ -48,11 +51,16 @@ def own_memory() -> int:
     return free // sharing
 
 
-def processors() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def processors(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the number of processors that this process may use, at most the time that its groups have, rounded up."""
+    found = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for controller, root, files in CPU_GROUPS:
+        for group in _groups(proc, controller):
+            with suppress(OSError, ValueError):  # "max" is no limit
+                quota, period = map(int, " ".join((cgroup / root / group / name).read_text() for name in files).split())
+                if quota > 0 and period > 0:  # -1 is no limit
+                    found.append(-(-quota // period))
+    return min(found)
 
 
 def _groups(proc: Path, controller: str) -> Iterator[PurePosixPath]:

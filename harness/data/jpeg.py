@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -18,6 +20,8 @@ MAY_BE_TURNED = (b"Exif\0\0", b"tiff:Orientation")
 """Without these bytes a JPEG has no orientation."""
 PARTS = (8, 4, 2)
 """The decoder can leave out coefficients, and gives the image at these parts of its size, in less time."""
+
+MISSING = "simplejpeg, which decodes images, is not installed here: pip install simplejpeg"
 
 
 def part_of(size: tuple[int, int], least: tuple[int, int] | None) -> int:
@@ -38,8 +42,12 @@ def decoded(
     ``is_upright`` tells it of a file's bytes that hold one of MAY_BE_TURNED. ``least``: see ``part_of``; the sides of
     the part are rounded up.
     """
-    import simplejpeg
     from PIL import Image
+
+    try:
+        import simplejpeg
+    except ImportError:
+        raise UserError(MISSING) from None
 
     try:
         with path.open("rb") as stream:

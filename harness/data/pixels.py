@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.data import jpeg, remembered
-from harness.errors import BadFile, DataMissing, reason
+from harness.errors import BadFile, DataMissing, UserError, reason
 from harness.results import code
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ def reader() -> str:
     import PIL
 
     codes = ", ".join(code.of_file(Path(file)) for file in (__file__, jpeg.__file__))
-    return f"Pillow {PIL.__version__}, simplejpeg {version('simplejpeg')}, code {codes}"
+    try:
+        return f"Pillow {PIL.__version__}, simplejpeg {version('simplejpeg')}, code {codes}"
+    except PackageNotFoundError:
+        raise UserError(jpeg.MISSING) from None
 
 
 @contextmanager

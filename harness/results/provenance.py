@@ -5,19 +5,32 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from harness import __version__
+from harness.errors import UserError
 from harness.lazy import torch
 from harness.registry import ROOT
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "ray")
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that affect results, of Python and of the harness."""
-    packages = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow", "ray")}
+    """Return the versions of the libraries that affect results, of Python and of the harness.
+
+    Raises UserError for one that is not installed.
+    """
+    packages = {name: _version(name) for name in PACKAGES}
     cuda = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return {**packages, **cuda, "python": platform.python_version(), "harness": __version__}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        raise UserError(f"{name}, which the harness needs, is not installed here: pip install {name}") from None
 
 
 @cache

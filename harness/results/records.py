@@ -44,7 +44,7 @@ TRAINING_PHASES = ("compile", "train", "auxiliary", "evaluate")
 COST_PHASES = ("train", "auxiliary", "score", "select")
 """The phases that make up the cost of a method: the column total of the wall-clock tables."""
 
-DECIDING_VERSIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "cuda", "cudnn")
+DECIDING_VERSIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "cuda", "cudnn")
 """The libraries whose versions may change results."""
 
 METRICS = {"accuracy": "accuracy", "miou": "mIoU"}
