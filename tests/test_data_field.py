@@ -640,6 +640,17 @@ def test_22_free_memory_is_the_machine_s_or_the_container_s(tmp_path: Path) -> N
     proc.mkdir()
     (cgroup / "memory").mkdir(parents=True)
     assert host.free_memory(proc, cgroup) is None, "a system that does not tell"
+    every = len(os.sched_getaffinity(0))
+    assert host.processors(proc, cgroup) == every
+    for limit, count in (("max 100000", every), ("20000 100000", 1), ("100001 100000", min(every, 2)), ("none", every)):
+        (cgroup / "cpu.max").write_text(f"{limit}\n")
+        assert host.processors(proc, cgroup) == count
+    (cgroup / "cpu.max").unlink()
+    (cgroup / "cpu").mkdir()
+    for quota, count in ((-1, every), (50_000, 1), (10**9, every)):
+        (cgroup / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (cgroup / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+        assert host.processors(proc, cgroup) == count
     (proc / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    3000 kB\n")
     assert host.free_memory(proc, cgroup) == 3000 * 1024
     (cgroup / "memory.max").write_text("max\n")

@@ -18,7 +18,9 @@ from PIL import Image
 from test_data_field import refuses
 from test_datasets import make
 
-from harness.data.dataset import facts
+from harness.data import prepared
+from harness.data.dataset import DataRoot, facts
+from harness.data.files import Files
 from harness.errors import UserError
 from harness.run import main
 
@@ -382,6 +384,30 @@ def test_a_broken_image_is_named(tree: Path, capsys: pytest.CaptureFixture[str])
     facts(it)  # numbers and names are right
     refuses(it.examine, str(broken), "can't be decoded")
     refuses(lambda: sides(it.load().train_images), str(broken))
+
+
+def test_squares_are_kept_where_there_is_a_place_and_all_bad_files_are_named(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(import_module("harness.data.remembered"), "SETTLED_SECONDS", 0)
+    expected, it = sides(dataset(tree).load().train_images), dataset(tree)
+    place = prepared.Place(tree.parent / "kept", True)
+    it.data_root = DataRoot(tree.parent, False, place)
+    data = prepared.applied(it.load(), place)
+    assert isinstance(data.train_images, Files) and data.train_images.prepared is not None
+    assert (sides(data.train_images) == expected).all() and data.fingerprint == dataset(tree).load().fingerprint
+    assert facts(it).resized == (24 + 12) * 16 * 16 * 3
+    it.data_root = DataRoot(tree.parent, False, prepared.Place(tree.parent / "other", False))
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "BY_ITSELF", 1)
+        patch.setattr(Files, "decode", lambda *_: pytest.fail("decoded for nothing"))
+        assert prepared.applied(it.load(), it.data_root.prepared).train_images.prepared is None
+    assert capsys.readouterr().out.count("note: ") == 1
+    broken = [tree / "train" / NAMES[2] / "n02105855_3.JPEG", tree / "val" / "ILSVRC2012_val_00000003.JPEG"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:200])
+    it.data_root = DataRoot(tree.parent, False, place)
+    refuses(it.load, "2 of 36 files can't be used, unpack ILSVRC2012_img_train.tar, or", *map(str, broken))
 
 
 # ---------------------------------------------------------------------------------------------------------- a whole run
