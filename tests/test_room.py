@@ -103,7 +103,8 @@ def overridden(tmp_path: Path, method: str, *more: str) -> Any:
         (
             "{training: {name: isda, covariance: full}, acquisition: random}",
             "isda with covariance: full keeps 41.0 kB for 1442 training images, 10 classes and 32 features, but a "
-            "trial has 30.0 kB of memory here; choose other settings of isda, fewer images or classes, or another network",
+            "trial has 30.0 kB of memory here; choose other settings of isda, fewer images or classes, or "
+            "another network",
         ),
         (
             "{training: isda, acquisition: {name: epmcm, form: sampled}}",
