@@ -541,9 +541,9 @@ def test_11_check_data_respects_only_and_finds_what_is_remembered_wrongly(tmp_pa
     assert main([str(path), "--check-data"]) == 2
     assert "bad CAN'T RUN: there is no folder" in " ".join(capsys.readouterr().out.split())
     memory = remembered._file(str(root / "labels" / "train"))
-    stored = json.loads(memory.read_text())
-    stored["000.png"][f"ids, {pixels.reader()}"] = [[9, 1]]
-    memory.write_text(json.dumps(stored))
+    stored = {name: json.loads(text) for name, text in (line.split("\t") for line in memory.read_text().splitlines())}
+    stored['"000.png"'][f"ids, {pixels.reader()}"] = [[9, 1]]
+    memory.write_text("".join(f"{name}\t{json.dumps(entry)}\n" for name, entry in stored.items()))
     remembered._entries.clear()
     assert main([str(path), "--plan", "--only", "suite=good"]) == 0
     assert "CAN'T RUN" in capsys.readouterr().out, "what is remembered counts"
@@ -1288,7 +1288,7 @@ def test_58_without_a_memory_the_run_goes_on(tmp_path: Path, state: str, monkeyp
         monkeypatch.setattr(Path, "expanduser", _no_home)
     else:
         for path in (tmp_path / "cache").iterdir():
-            path.write_text('{"000.png": 3, "001.png": {"stamp": 1}}' if state == "of another shape" else "{")
+            path.write_text('"000.png"\t3\n"001.png"\t{"stamp": 1}\n' if state == "of another shape" else "{")
     data = make("segmentation_folder", root, folder=".", classes=["grass", "wall", "cat"], ignore=7)
     monkeypatch.setattr(type(data), "_folder", root)
     assert data.load().fingerprint == before

@@ -119,6 +119,26 @@ def test_what_is_remembered_of_many_folders_is_not_held(tmp_path: Path, monkeypa
             assert remembered.known(paths, "text", read) == expected and len(asked) == 60, "found out again, once"
 
 
+def test_what_is_remembered_of_a_flat_folder_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "MOST_ENTRIES", 10)
+    monkeypatch.setattr(remembered, "TOGETHER", 5)
+    paths, held, asked = [tmp_path / f"{number:03}\t\n" for number in range(60)], list[int](), list[Path]()
+    for path in paths:
+        path.write_text(path.name)
+
+    def read(path: Path) -> str:
+        held.append(sum(map(len, remembered._entries.values())))
+        asked.append(path)
+        return path.read_text()
+
+    for again in range(3):
+        assert remembered.known(paths, "text", read) == [path.name for path in paths] and len(asked) == 60
+        assert max(held) <= 15 and sum(map(len, remembered._entries.values())) <= 15, again
+    with remembered.afresh():
+        for _ in range(2):
+            assert remembered.known(paths, "text", read) == [path.name for path in paths] and len(asked) == 120
+
+
 # ---------------------------------------------------------------------------------------------------------- decoding
 
 

@@ -1,7 +1,8 @@
 """What was found out about files, remembered from run to run: reading 140 GB at every start would take an hour.
 
 A file's entry holds while its size and both of its times (of content and of status) are unchanged. Entries are in the
-user's cache folder, one JSON file for each folder of files. A cache that can't be read or written costs time, no more.
+user's cache folder, one file for each folder of files, with a line for each file: its name and its entry, as JSON. Only
+the lines of the files that are asked for are held. A cache that can't be read or written costs time, no more.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ AT_ONCE = 256
 TOGETHER = 10_000
 """Files of one folder that are asked for together."""
 MOST_ENTRIES = 20_000
-"""Files that are kept in mind, unless one folder has more; each takes about a kilobyte."""
+"""Files that are kept in mind, besides those that are asked for together; each takes about a kilobyte."""
 AHEAD = 2
 """Items for each thread that are worked on before the result of the first one is taken."""
 WRITTEN_EVERY = 30.0
@@ -44,6 +45,8 @@ _entries: dict[str, dict[str, dict[str, Any]]] = {}
 _forgetting = False
 _found_again: set[str] = set()
 """Folders of which something was found out again."""
+_kept_old: set[str] = set()
+"""Folders whose old entries can't be removed, so that they must not be read."""
 
 
 def cache_folder() -> Path:
@@ -59,11 +62,13 @@ def afresh() -> Iterator[None]:
     global _forgetting
     _entries.clear()
     _found_again.clear()
+    _kept_old.clear()
     _forgetting = True
     try:
         yield
     finally:
         _forgetting = False
+        _kept_old.clear()
 
 
 def in_threads(
@@ -106,7 +111,7 @@ def _of_some(paths: Sequence[str], folder: str, what: str, find: Callable[[Path]
     """Return the values of files of one folder."""
     parts = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
     stamps = [stamp for part in in_threads(_stamps, parts) for stamp in part] if len(parts) > 1 else _stamps(paths)
-    entries = _of(folder)
+    entries = _of(folder, [path.rpartition(os.sep)[2] for path in paths])
     found: list[Any] = [None] * len(paths)
     unknown = []
     for position, (path, stamp) in enumerate(zip(paths, stamps, strict=True)):
@@ -133,10 +138,10 @@ def _of_some(paths: Sequence[str], folder: str, what: str, find: Callable[[Path]
         kept = old if isinstance(old, dict) and old.get("stamp") == stamp else {}
         new[name] = entries[name] = {**kept, "stamp": stamp, what: value}
         if time.monotonic() - written > WRITTEN_EVERY:
-            _write(_name(folder), new)
+            _write(_name(folder), _merged(folder, new))
             written = time.monotonic()
     if new:
-        _write(_name(folder), new)
+        _write(_name(folder), _merged(folder, new))
     return found
 
 
@@ -148,7 +153,7 @@ def of_content(key: str, find: Callable[[], Any], fits: Callable[[Any], bool]) -
     name = f"content-{key}.json"
     value = None if _forgetting else _read(name).get("value")
     if not fits(value) and (value := find()) is not None:
-        _write(name, {"value": value})
+        _write(name, [json.dumps({"value": value})])
     return value
 
 
@@ -183,19 +188,50 @@ def _file(folder: str) -> Path:
 
 
 def _name(folder: str) -> str:
-    return f"{sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
+    return f"{sha256(os.fsencode(folder)).hexdigest()[:32]}.tsv"
 
 
-def _of(folder: str) -> dict[str, dict[str, Any]]:
-    """Return what is known of the files of a folder. What is known of folders asked for long ago is dropped."""
-    entries = _entries.pop(folder, None)
-    if entries is None:
-        while sum(map(len, _entries.values())) > MOST_ENTRIES:
-            del _entries[next(iter(_entries))]
-        entries = {} if _forgetting and folder not in _found_again else _read(_name(folder))
+def _of(folder: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what is known of files of a folder, and maybe of others there. What was asked for long ago is dropped."""
+    entries = _entries.pop(folder, {})
+    while sum(map(len, _entries.values())) > MOST_ENTRIES:
+        del _entries[next(iter(_entries))]
+    if _forgetting and folder not in _found_again:
         _found_again.add(folder)
+        entries = {}
+        try:
+            _file(folder).unlink(missing_ok=True)
+        except (OSError, RuntimeError):
+            _kept_old.add(folder)
+    if len(entries) > MOST_ENTRIES:
+        entries = {}
     _entries[folder] = entries
+    unknown = [name for name in names if name not in entries]
+    if unknown and folder not in _kept_old:
+        entries |= _lines(folder, unknown)
     return entries
+
+
+def _lines(folder: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the stored entries of some files of a folder."""
+    wanted, found = {json.dumps(name): name for name in names}, {}
+    with suppress(OSError, ValueError, RuntimeError), no_pipe(_file(folder)).open(encoding="utf-8") as file:
+        for line in file:
+            name, _, text = line.partition("\t")
+            if name in wanted:
+                found[wanted[name]] = json.loads(text)
+    return found
+
+
+def _merged(folder: str, new: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a folder's file with new entries."""
+    added = {json.dumps(name): json.dumps(entry, separators=(",", ":")) for name, entry in new.items()}
+    with suppress(OSError, ValueError), no_pipe(_file(folder)).open(encoding="utf-8") as file:
+        for line in file:
+            name, tab, _ = line.partition("\t")
+            if tab and line.endswith("\n") and name not in added:
+                yield line
+    yield from (f"{name}\t{text}\n" for name, text in added.items())
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -206,15 +242,15 @@ def _read(name: str) -> dict[str, Any]:
     return stored if isinstance(stored, dict) else {}
 
 
-def _write(name: str, new: dict[str, Any]) -> None:
-    """Add entries to a file, which is replaced as a whole; the last of two processes wins."""
+def _write(name: str, lines: Iterable[str]) -> None:
+    """Write a file, which is replaced as a whole; the last of two processes wins."""
     with suppress(OSError, RuntimeError):
         file = cache_folder() / name
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(dir=file.parent, prefix=".part-")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump({**_read(name), **new}, stream, separators=(",", ":"))
+                stream.writelines(lines)
             Path(part).replace(file)
         except BaseException:
             Path(part).unlink()
