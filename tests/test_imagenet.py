@@ -401,7 +401,7 @@ def test_squares_are_kept_where_there_is_a_place_and_all_bad_files_are_named(
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "BY_ITSELF", 1)
         patch.setattr(Files, "decode", lambda *_: pytest.fail("decoded for nothing"))
-        assert prepared.applied(it.load(), it.data_root.prepared).train_images.prepared is None
+        assert [files.prepared for files in prepared.applied(it.load(), it.data_root.prepared).decoded] == [None, None]
     assert capsys.readouterr().out.count("note: ") == 1
     broken = [tree / "train" / NAMES[2] / "n02105855_3.JPEG", tree / "val" / "ILSVRC2012_val_00000003.JPEG"]
     for path in broken:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import sys
 from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,10 @@ from harness.data.files import IGNORED, Files
 from harness.data.paths import Names, Paths
 from harness.data.prepared import Place
 from harness.data.rows import Streamed, held, on_device, rows_on_device
-from harness.errors import BadFile, DataMissing
+from harness.errors import BadFile, DataMissing, UserError
 from harness.experiment import holding
 from harness.prepare import main as prepare
+from harness.results.records import conditions, differing
 from harness.run import main
 from harness.settings import Where
 
@@ -222,6 +225,35 @@ def test_an_enormous_jpeg_is_refused_as_pillow_refuses_it(tmp_path: Path, monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     with pytest.raises(DataMissing, match="decompression bomb"):
         pixels.array(tmp_path / "0.jpg", True)
+
+
+def test_without_simplejpeg_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.results import provenance
+
+    photograph(16, 16).save(tmp_path / "0.jpg")
+    real = provenance.version
+
+    def absent(name: str) -> str:
+        if name == "simplejpeg":
+            raise PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    for module in (provenance, pixels):
+        monkeypatch.setattr(module, "version", absent)
+    for work in (
+        lambda: pixels.array(tmp_path / "0.jpg", True),
+        provenance.versions.__wrapped__,
+        pixels.reader.__wrapped__,
+    ):
+        with pytest.raises(UserError, match=r"^simplejpeg, which .* is not installed here: pip install simplejpeg$"):
+            work()
+
+
+def test_a_record_without_the_version_of_simplejpeg_differs_in_it() -> None:
+    rest = {"data_fingerprint": "a", "code": {}, "precision": "float32", "device": "cpu"}
+    old, new = (conditions(versions=versions, **rest) for versions in ({}, {"simplejpeg": "1.8"}))
+    assert old["simplejpeg"] == "unknown" and differing(old, new) == ["simplejpeg"]
 
 
 # --------------------------------------------------------------------------------------------------- where it is held
@@ -507,7 +539,8 @@ def test_room_is_asked_for_what_is_missing(tmp_path: Path, monkeypatch: pytest.M
     assert decoded == [8] and (same == counts).all() and (whole(some) == expected).all()
     capsys.readouterr()
     free[0] = 2 * missing
-    assert prepared.looked_over([files], place)[0][0].prepared.missing() == [] and not capsys.readouterr().out
+    ((ready,), _) = prepared.looked_over([files], place)
+    assert ready.prepared is not None and not ready.prepared.missing() and not capsys.readouterr().out
 
 
 def test_the_parts_of_a_dataset_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -789,3 +822,7 @@ def test_label_maps_of_a_run_are_prepared_if_they_are_resized(tmp_path: Path, mo
         assert (whole(getattr(data, name)) == whole(replace(getattr(expected, name)))).all()
     assert len(decoded) == 12, "those of the other data"
     assert data.fingerprint == expected.fingerprint
+    assert isinstance(data.names, Names) and data.names == ("images/train/000.png", "images/train/001.png",
+                                                            "images/train/002.png", "images/train/003.png")  # fmt: skip
+    sizes = [getattr(data, name).nbytes for name in ("train_images", "train_labels", "test_images")]
+    assert dataset.info().resized == sum(sizes)
