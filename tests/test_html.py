@@ -510,6 +510,7 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
         "Seeds 3 (0 to 2)",
         "Labelled images 100, 200, 400",
         "Initial images one set for all methods, another for each seed",
+        "Published values none known of this network and data",
         "Time of all trials 16 min, summed",
         "digits, fingerprint 3f2a99887766",
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness.report.captions import counted, distinct, is_finished, progress
 from harness.report.comparisons import Comparison, kind_of, reference_of
 from harness.report.formats import cell
+from harness.report.published import published
 from harness.results.manifest import SuiteEntry
 from harness.results.records import TRAINING_PHASES, CycleRecord
 
@@ -105,6 +106,8 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
         ("Initial images", "one set for all methods" + (" and seeds" if one_set else ", another for each seed")),
         ("Recipe", suite.recipe),
     ]
+    if not published(suite.dataset, suite.model):
+        found.append(("Published values", "none known of this network and data"))
     if not records:
         return found
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)

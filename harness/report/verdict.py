@@ -172,12 +172,8 @@ def _reason(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
 
 
 def reasons(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:
-    """Return the sentence that says why a suite gets no verdict on published values, if so."""
-    reason, cells = _reason(suite, records), _matched(suite, records)
-    if not cells:
-        what = f"{suite.model} on {suite.dataset} with these methods and numbers of labelled images"
-        return [f"No verdict on published values: the harness knows none of {what}."]
-    if reason:
+    """Return the sentence that says why a suite with published values gets no verdict, if so."""
+    if (reason := _reason(suite, records)) and (cells := _matched(suite, records)):
         return [f"No verdict on the published values ({', '.join(sources_of(cells))}): {reason}."]
     return []
 

@@ -150,7 +150,7 @@ def _write_suite(
         *claims(compared),
         *cost_claims(suite, records, compared, lambda trial: store.trial(trial).folder.parents[1]),
         *(Claim("open", text) for text in (no_matrix(suite, records) if compared else ())),
-        *(Claim("open", text) for text in (() if beside else verdict.reasons(suite, records))),
+        *(Claim("open", text) for text in verdict.reasons(suite, records)),
         *verdict.verdicts(suite, records, beside),
     ]
     notes = [state, *warnings, *(claim.text for claim in claimed)]
