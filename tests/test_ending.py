@@ -337,6 +337,7 @@ class Hungry(Training):
 
 @pytest.mark.ray
 @pytest.mark.long
+@pytest.mark.alone  # the memory of another test may make Ray kill more than one trial
 def test_a_kill_by_ray_s_memory_monitor_ends_one_trial(tmp_path: Path) -> None:
     words = {line.split(":")[0]: int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines()}
     limit = 1 - (words["MemAvailable"] - 4 * 10**6) / words["MemTotal"]  # what is free but 4 GB is in use

@@ -20,11 +20,12 @@ from test_report import METHODS, all_records, record, run_dir, selected, street_
 from test_verdict import KNOWN, LOGS
 
 from harness.registry import ROOT
-from harness.report import html
+from harness.report import html, lead
 from harness.report.comparisons import comparisons
 from harness.report.contents import suite_tables
 from harness.report.formats import NOTHING
 from harness.report.statistics import seeds_needed
+from harness.report.tables import aubc_table, frame, metric_table
 from harness.report.write import write
 from harness.results.records import PHASES
 from harness.results.store import RunStore
@@ -503,14 +504,43 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
     said = [
         "DAST-AL has the highest mean AUBC of accuracy so far: 71.00±1.00 %.",
         "It can't be claimed that DAST-AL and Ran differ.",
-        "It is 20.00 points above Ran (2 seeds) and 10.00 above Ran+, the next, which is not tested.",
+        "DAST-AL is 20.00 points above Ran (2 seeds) and 10.00 above Ran+ (the next, not tested).",
         "Unfinished: 8 of 9 trials and 26 of 27 cycles finished.",
         "2 seeds can't show a difference to Ran",
-        "Time of all trials 16 min",
+        "Seeds 3 (0 to 2)",
+        "Labelled images 100, 200, 400",
+        "Initial images one set for all methods, another for each seed",
+        "Published values none known of this network and data",
+        "Time of all trials 16 min, summed",
         "digits, fingerprint 3f2a99887766",
     ]
     assert [sentence for sentence in said if sentence not in text] == []
     assert [text.index(sentence) for sentence in said[:5]] == sorted(text.index(sentence) for sentence in said[:5])
+
+
+def test_the_page_names_who_leads_at_the_end_if_others_lead_over_the_budgets() -> None:
+    crossing = {"Ran": (0.1, 0.2, 0.9), "Ran+": (0.1, 0.2, 0.9), "DAST-AL": (0.5, 0.8, 0.8)}
+    rising = [record(m, 0, c, v) for m, values in crossing.items() for c, v in enumerate(values)]
+    numbers, areas = metric_table(frame(rising, METHODS), "accuracy"), aubc_table(frame(rising, METHODS), "accuracy")
+    assert lead._at_the_end(numbers, areas, METHODS, "accuracy") == [
+        "At 400 labelled images the highest mean accuracy is 90.00 %: Ran, Ran+."
+    ]
+    same = [record(m, 0, c, 0.1 * i + 0.1 * c) for i, m in enumerate(METHODS) for c in range(3)]
+    numbers, areas = metric_table(frame(same, METHODS), "accuracy"), aubc_table(frame(same, METHODS), "accuracy")
+    assert lead._at_the_end(numbers, areas, METHODS, "accuracy") == []
+
+
+@pytest.mark.parametrize(
+    ("labelled", "words"),
+    [
+        ([20], "20"),
+        ([20, 30], "20, and 10 more in 1 further cycle: 30"),
+        ([20, 30, 40], "20, and 10 more in each of 2 further cycles: 40"),
+        ([20, 30, 50], "20, 30, 50"),
+    ],
+)
+def test_budgets_in_words(labelled: list[int], words: str) -> None:
+    assert lead._budgets(labelled) == words
 
 
 def test_the_overview_of_suites_says_what_can_be_claimed() -> None:

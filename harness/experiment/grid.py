@@ -268,16 +268,16 @@ def _entry(suite: Suite, skipped: str | None, info: DatasetInfo | None) -> Suite
     """Return a suite's entry in run.json; ``skipped``: why it does not run, or None; ``info``: None if so."""
     protocol, recipe, trials = suite.protocol, suite.recipe, list(suite.trials())
     specs = {method: trial.spec() for method, trial in trials}
-    candidates = f"subset of {protocol.candidates}" if protocol.candidates else "whole pool"
-    start = {"warm": "warm start", "fresh": "fresh weights each cycle"}[protocol.start]
+    candidates = f"{protocol.candidates or 'all unlabelled'} candidates in each cycle"
+    start = {"warm": "weights of the previous cycle", "fresh": "fresh weights each cycle"}[protocol.start]
     return SuiteEntry(
         name=suite.name,
         title=suite.title,
         settings={key: spec[key] for spec in specs.values() for key in SETTINGS},
         dataset=suite.dataset.name,
         model=suite.model.name,
-        recipe=f"{suite.model.name}, {counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, {recipe.precision}, "
-        f"{start}, {candidates}",
+        recipe=f"{suite.model.name}, {counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
+        f"{recipe.optimizer} with learning rate {recipe.learning_rate:g}, {recipe.precision}, {start}, {candidates}",
         methods=list(suite.methods),
         halves={method: {half: spec[half] for half in HALVES} for method, spec in specs.items()},
         seeds=suite.seeds,

@@ -20,11 +20,11 @@ SPREAD = {
     "n": "number of seeds",
 }
 CURVE = {
-    "AUBC": "area under the budget curve, i.e. the metric by labelled images, divided by its span; only seeds with "
-    "results at all numbers of labelled images count",
+    "AUBC": "area under the curve of the metric by number of labelled images, divided by the range of these numbers; "
+    "only seeds with results at all of them count",
 }
 TEST_COLUMNS = {
-    "p": "exact, two-sided, by flipping the signs of the seeds",
+    "p": "exact two-sided sign-flip test of the differences by seed",
     "p (Holm)": "p, adjusted for all comparisons of the report except the primary ones; a claim needs at most "
     f"{LEVEL}, or {BEFORE} as long as the primary comparison is not significant",
     "seeds needed": f"to find a difference as large as the mean with a probability of {100 * POWER:.0f} %",
@@ -36,13 +36,13 @@ PHASE_COLUMNS = {
     "select": "selection of the images",
     "total": "train + auxiliary + score + select",
     "compile": "torch.compile",
-    "evaluate": "test",
+    "evaluate": "inference on the test set",
     "checkpoint": "writing the weights",
 }
 COST_COLUMNS = {
     "EP": "extra parameters, which the method adds to the target network (number, and MiB in float32)",
     "TT": "training time: train + auxiliary",
-    "ST": "sampling time: score + select, after a batch that is not timed",
+    "ST": "sampling time: score + select, after one warm-up batch that is not timed",
     "total (min)": "TT + ST, without torch.compile",
     "memory": "highest memory of any process of the trial in any cycle (of the GPU; on CPUs: of the host)",
     "energy": "of the GPU in the whole cycle, by all processes on it; shown if the device reports it",

@@ -48,7 +48,7 @@ def claims(found: Sequence[Comparison]) -> list[Claim]:
             f"{waits(group[0], level, 'and it')}; {seeds_that_can(group[0])}.{_equal(group)}"
         )
         small.append(Claim("open", text, group))
-    return claimed + small
+    return sorted(claimed + small, key=lambda claim: not any(c.primary for c in claim.about))
 
 
 def _equal(group: Sequence[Comparison]) -> str:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from harness.report.captions import counted, distinct, is_finished, progress
 from harness.report.comparisons import Comparison, kind_of, reference_of
 from harness.report.formats import cell
+from harness.report.published import published
 from harness.results.manifest import SuiteEntry
 from harness.results.records import TRAINING_PHASES, CycleRecord
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.report.contents import Table
+
+TIED = 4
+"""Methods with the same mean that are named."""
 
 CAN = {
     "better": "It can be claimed that {0} is better than {1}.",
@@ -51,7 +58,7 @@ def lead(
         evidence = ", ".join(text for text in (ahead.interval(), counted(len(ahead.values), "seed")) if text)
         gaps.append(f"{_above(ahead.mean, 'points ')} {other} ({evidence})")
     if len(ranked) > 1 and ranked[1]["method"] != other:
-        gaps.append(f"{_above(best['mean'] - ranked[1]['mean'])} {ranked[1]['method']}, the next, which is not tested")
+        gaps.append(f"{_above(best['mean'] - ranked[1]['mean'])} {ranked[1]['method']} (the next, not tested)")
     if comparison is not None:
         said = CAN[kind_of(comparison)].format(comparison.method, comparison.reference, comparison.margin or 0)
         sentences.append(said)
@@ -60,10 +67,24 @@ def lead(
             f"It can't be claimed that {best['method']} is better than another method: they are not compared."
         )
     if gaps:
-        sentences.append(f"It is {' and '.join(gaps)}.")
+        sentences.append(f"{best['method']} is {' and '.join(gaps)}.")
+    sentences += _at_the_end(table.numbers[""], areas, suite.methods, metric)
     if so_far:
         sentences.append(f"Unfinished: {progress(suite, records)}.")
     return sentences
+
+
+def _at_the_end(numbers: pd.DataFrame, areas: pd.DataFrame, methods: Sequence[str], metric: str) -> list[str]:
+    """Return which methods have the highest mean at the most labelled images, if those of AUBC are others."""
+    numbers = numbers[numbers["method"].isin(methods)]
+    last = numbers[numbers["labelled"] == numbers["labelled"].max()]
+    highest = last["mean"].max()
+    first = last["method"][last["mean"] == highest].tolist()
+    if areas.empty or areas["method"][areas["mean"] == areas["mean"].max()].tolist() == first:
+        return []
+    shown = ", ".join(map(str, first[:TIED])) + (f" and {len(first) - TIED} more" if len(first) > TIED else "")
+    end = counted(int(last["labelled"].iloc[0]), "labelled image")
+    return [f"At {end} the highest mean {metric} is {highest:.2f} %: {shown}."]
 
 
 def _above(difference: float, unit: str = "") -> str:
@@ -73,14 +94,20 @@ def _above(difference: float, unit: str = "") -> str:
 
 def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, str]]:
     """Return what a suite compared and what it took: (name, value) each."""
-    seeds = f"{len(suite.seeds)} ({_span(suite.seeds)})" if suite.seeds else "0"
-    first, last = suite.labelled[0], suite.labelled[-1]
+    seeds = f"{len(suite.seeds)} ({'seed ' if len(suite.seeds) == 1 else ''}{_span(suite.seeds)})"
+    one_set = suite.settings.get("protocol", {}).get("initial_set") == "per_run"
     found = [
         ("Finished", progress(suite, records).removesuffix(" finished").replace(" and", ",")),
         ("Methods", str(len(suite.methods))),
-        ("Seeds", seeds),
-        ("Labelled images", f"{first} to {last} in {counted(len(suite.labelled), 'cycle')}"),
+        ("Seeds", seeds if suite.seeds else "0"),
+        *([("Primary comparison", " minus ".join(suite.primary))] if suite.primary else []),
+        ("Training images", "not known" if suite.pool is None else str(suite.pool)),
+        ("Labelled images", _budgets(suite.labelled)),
+        ("Initial images", "one set for all methods" + (" and seeds" if one_set else ", another for each seed")),
+        ("Recipe", suite.recipe),
     ]
+    if not published(suite.dataset, suite.model):
+        found.append(("Published values", "none known of this network and data"))
     if not records:
         return found
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
@@ -90,9 +117,19 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
         ("Data", f"{suite.dataset}, fingerprint {fingerprints}"),
         ("Network", suite.model),
         ("Device", f"{distinct(r.device for r in records)}, {distinct(r.precision for r in records)}, {threads}"),
-        ("Time of all trials", duration(seconds_of(records))),
+        ("Time of all trials", f"{duration(seconds_of(records))}, summed"),
         ("Highest memory", f"{max(r.peak_memory() for r in records) / 2**30:.2f} GiB"),
     ]
+
+
+def _budgets(labelled: Sequence[int]) -> str:
+    """Return the numbers of labelled images in words: '100, and 50 more in each of 2 further cycles: 200'."""
+    steps = {later - earlier for earlier, later in pairwise(labelled)}
+    if len(steps) != 1:
+        return ", ".join(map(str, labelled))
+    cycles = counted(len(labelled) - 1, "further cycle")
+    where = f"each of {cycles}" if len(labelled) > 2 else cycles
+    return f"{labelled[0]}, and {steps.pop()} more in {where}: {labelled[-1]}"
 
 
 def _span(seeds: Sequence[int]) -> str:

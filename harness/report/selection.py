@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 SELECTION_CAPTION = (
-    "What methods select after so many labelled images. class entropy: of the labels of the images that the cycle "
-    "selects, 100 % if all classes have as many; overlap: images that both methods have selected so far, in % of those "
-    "that either has, at equal seeds (the Jaccard index)."
+    "What each method selects after training on so many labelled images. class entropy: of the labels of the images "
+    "that the cycle selects, 100 % if all classes have as many; overlap: images that both methods have selected so "
+    "far, without the initial ones, in % of those that either has, at equal seeds (the Jaccard index)."
 )
 
 
