@@ -10,7 +10,7 @@ Known differences from the paper and its authors' code:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveFloat
 
@@ -18,10 +18,11 @@ from harness.lazy import torch
 from harness.learning.contract import Acquisition, Batch
 from harness.settings import Strict, Why, inert
 
-from ._k_center import k_center
+from ._k_center import k_center, straight
 
 if TYPE_CHECKING:
     from harness.learning.contract import Columns
+    from harness.learning.cycle import Cycle
     from harness.networks.network import Network
 
 
@@ -38,6 +39,15 @@ class CoreSet(Acquisition):
     settings: Settings
     needs = frozenset()
 
+    def __init__(self, settings: Any, num_classes: int) -> None:
+        super().__init__(settings, num_classes)
+        self.steps: Any = straight
+
+    def prepare(self, cycle: Cycle) -> Columns:
+        """Prepare nothing; keep the steps of the cycle, with which the selection has checkpoints."""
+        self.steps = cycle.steps
+        return {}
+
     def describe(self, network: Network, batch: Batch, prepared: Columns) -> Columns:
         """Return the column ``features`` [B, D], the mean over positions."""
         features = network(batch.images).features
@@ -47,4 +57,4 @@ class CoreSet(Acquisition):
         self, columns: Columns, labelled: Callable[[], Columns], budget: int, generator: torch.Generator
     ) -> torch.Tensor:
         """Return the rows that greedy k-center selects, in order."""
-        return k_center(columns["features"], labelled()["features"], budget, self.settings.memory_gb)
+        return k_center(columns["features"], labelled()["features"], budget, self.settings.memory_gb, self.steps)

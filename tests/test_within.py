@@ -15,6 +15,7 @@ from collections import OrderedDict, deque, namedtuple
 from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,19 @@ def test_a_selection_that_is_made_later(digits: LoadedData, folders: Callable[[]
     assert kills.contents[0]["stage"] == kills.contents[1]["stage"] == "selection"
     the_same(trial, records, folder, first, whole)
     assert records[1].lost_seconds > 0
+
+
+def test_a_greedy_selection_goes_on(
+    digits: LoadedData, folders: Callable[[], Path], kills: Kills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, whole, folder = make_trial("cross_entropy", "core_set", cycles=2), folders(), folders()
+    first = run(trial, digits, whole)
+    monkeypatch.setattr(import_module("harness.methods._k_center"), "ROWS_AT_ONCE", 6)
+    records = kills.run(trial, digits, folder, 4, 1, 1)
+    found = [(content["stage"], [loop["next"] for loop in content["loops"]]) for content in kills.contents]
+    assert found == [("ranking", [1]), ("ranking", [2]), ("ranking", [3])]
+    assert [len(content["loops"][0]["state"]["rows"][3]) for content in kills.contents] == [6, 12, 18]
+    the_same(trial, records, folder, first, whole)
 
 
 # --------------------------------------------------------------------------------------------------- what a user writes
