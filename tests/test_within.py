@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict, deque, namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from importlib import import_module
@@ -23,11 +24,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import changed, make_street_trial, make_trial, outcomes, run, same, share, spec, state_of
+from PIL import Image
 from test_methods import METHODS, plugged, set_global_streams  # noqa: F401 - a fixture
 from test_store import flip_byte
 
 from harness.config.suite import Trial
+from harness.data import rows
 from harness.data.dataset import LoadedData
+from harness.data.files import Files
 from harness.errors import NotReproduced
 from harness.learning import checkpoints
 from harness.learning.checkpoints import Checkpoints, Steps
@@ -150,6 +154,33 @@ def test_several_epochs_and_a_learning_rate_that_falls(
         [0, 1], [0, 2], [1], [1, 1], [1, 2], [2], [2, 1], [2, 2], [3], [3, 1],
     ]  # fmt: skip
     the_same(trial, records, folder, first, whole)
+
+
+CROPS: dict[str, Any] = {
+    "random_resized_crop": {}, "crop_size": (12, 10), "center_crop": (10, 10), "warmup_epochs": 2, "epochs": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("training", "acquisition"), [("isda", "entropy"), ("cross_entropy", "vaal")])
+def test_streamed_files_crops_of_any_size_and_a_warm_up(
+    training: str,
+    acquisition: str,
+    colours: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(len(colours.train_images))]
+    for path, image in zip(paths, colours.train_images, strict=True):
+        Image.fromarray(image).save(path)
+    monkeypatch.setattr(rows, "_held", lambda nbytes, device: rows.STREAMED)
+    data = replace(colours, train_images=Files(paths, (16, 16)))
+    trial, whole, folder = make_trial(training, acquisition, cycles=2, **CROPS), folders(), folders()
+    assert isinstance(ActiveLearner(trial, data).images.pixels, rows.Streamed)
+    first = run(trial, data, whole)
+    the_same(trial, kills.run(trial, data, folder, 4, 3, 2), folder, first, whole)
+    assert outcomes(first) == outcomes(run(trial, colours, folders())), "as from memory"
 
 
 @LONG
@@ -611,6 +642,44 @@ def test_a_disk_that_is_full_ends_no_training(
 
 
 FULL = "No space left on device"
+
+
+def test_files_that_no_cycle_uses_are_removed(digits: LoadedData, folders: Callable[[], Path]) -> None:
+    folder, trial = folders(), make_trial("cross_entropy", "random", cycles=2)
+    run(changed(trial, cycles=1), digits, folder)
+    place = RunStore(folder).trial(trial.id).folder
+    stale = ["within_cycle_000.pt", "within_cycle_002.pt", "within_selection_001.pt"]
+    for name in (*stale, "within_cycle_001.pt", "within_selection_000.pt"):
+        (place / name).write_bytes(b"x")
+    within.sweep(place, 1, late=True)
+    assert left(folder) == ["within_cycle_001.pt", "within_selection_000.pt"]
+    for name in stale:
+        (place / name).write_bytes(b"x")
+    assert len(run(trial, digits, folder)) == 2 and left(folder) == []
+    (place / "within_selection_001.pt").write_bytes(b"x")
+    run(trial, digits, folder, placement=EVERY_STEP)
+    within.sweep(place, 2)
+    assert left(folder) == []
+
+
+@pytest.mark.parametrize("rest", [b"no line", b" []\nx", b" {\nx", b"[" * 10**5 + b"\n", b" {}\n"])
+def test_a_digest_alone_makes_no_state(rest: bytes, tmp_path: Path) -> None:
+    file = Within(tmp_path, "cycle", 3, {})
+    file.path.write_bytes(hashlib.sha256(rest).hexdigest().encode() + rest)
+    content, problem = file.read()
+    damaged = f"{file.path} is damaged"
+    assert content is None
+    assert problem == (damaged if rest != b" {}\n" else f"{file.path} was written under another cycle, format, kind")
+    assert within.problems(tmp_path) == (
+        [f"{damaged}: it is not used, and its cycle starts again"] if problem == damaged else []
+    )
+
+
+@pytest.mark.parametrize("content", [{}, {"loops": []}, [], torch.zeros(2)])
+def test_a_content_that_lacks_parts_is_no_state(content: Any, tmp_path: Path) -> None:
+    file = Within(tmp_path, "cycle", 3, {})
+    file.write(content)
+    assert file.read() == (None, f"{file.path} is no state of a cycle")
 
 
 def test_states_of_finished_cycles_are_swept(tmp_path: Path) -> None:
