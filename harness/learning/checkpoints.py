@@ -106,6 +106,7 @@ class Checkpoints:
     def finish(self, name: str, found: Any) -> None:
         """Keep what a stage has found, and store it if the cycle has taken long so far."""
         self.finished[name] = found
+        self.open.clear()
         self._next = min(self._next, self._began + self._seconds)
         self._look()
 
@@ -223,8 +224,8 @@ class Checkpoints:
                 }
                 for loop in self.open
             ]
-            for name in taker.left_out:
-                self._warn("checkpoints within the cycle leave out ", name)
+            if taker.left_out:
+                self._warn("checkpoints within the cycle leave out ", ", ".join(taker.left_out))
             content = {"stage": self._stage, "finished": self.finished, "loops": loops, "warnings": self.warnings}
             self._file.write({**content, "streams": self._streams(), "measured": cycle.measured()})
         except Unstorable as problem:
