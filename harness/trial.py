@@ -21,7 +21,7 @@ from harness.data.oracle import Oracle, TrueLabels
 from harness.data.rows import on_device
 from harness.errors import UserError
 from harness.learning import boundary, pictures, pool
-from harness.learning.checkpoints import FIRST, SELECT, TRAIN, Checkpoints
+from harness.learning.checkpoints import FIRST, RANK, SELECT, TRAIN, Checkpoints
 from harness.learning.contract import Acquisition, Ahead, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import Tally, tally, within_memory
@@ -37,7 +37,7 @@ from harness.learning.process import (
 from harness.learning.scoring import Columns, InProcess, Scored, Scorer, warm_up
 from harness.networks import building, names
 from harness.networks.compiling import timing_compilation
-from harness.results import progress
+from harness.results import progress, within
 from harness.results.clock import Clock
 from harness.results.energy import joules
 from harness.results.provenance import commit, versions
@@ -334,12 +334,13 @@ class ActiveLearner:
             with self.clock.phase("score"):
                 return describe(cycle.labelled, "describe labelled").columns
 
+        self.checkpoints.begin(RANK)
         with self.clock.phase("select"), torch.no_grad():
             with unchanged.during("select"):
                 rows = boundary.select(acquisition, columns, labelled, budget, cycle.stream("selection"))
             unchanged.finish()
             indices = columns["index"][rows].tolist()
-            boundary.check_selected(acquisition, indices, self.candidates.tolist())
+            boundary.check_selected(acquisition, indices, self.candidates)
         return Selection(indices, scored, prepared)
 
     def label(self, indices: list[int]) -> None:
@@ -362,6 +363,7 @@ def run_trial(learner: ActiveLearner, run: RunStore, suite: str, method: str, re
         store.open({"spec": trial.spec()})
         finished, state = store.resume_point()
         records = store.records()[:finished]
+        within.sweep(store.folder, finished, late=bool(records) and not records[-1].selected)
         _open_checkpoints(learner, store, finished)
         _start(learner, run, store)
         for record in records[:-1]:
@@ -393,7 +395,9 @@ def run_shared(learner: ActiveLearner, run: RunStore, suite: str, method: str, r
     sharing_key = learner.trial.sharing_key
     store = run.shared(sharing_key)
     store.open({"key": sharing_key})
-    if store.resume_point()[0] == 0:
+    finished = store.resume_point()[0]
+    within.sweep(store.folder, finished)
+    if finished == 0:
         with learner.clock.phase("setup"):
             _open_checkpoints(learner, store, 0, code=learner.trial.shared_code)
             _start(learner, run, store)
@@ -442,7 +446,7 @@ def _go_on(learner: ActiveLearner, cycle: Cycle) -> Trained | None:
 
 def _keep(learner: ActiveLearner, cycle: Cycle, trained: Trained) -> None:
     """Keep the trained network for a process that goes on with the selection, if that takes long."""
-    state = {name: dict(part) for name, part in learner.state().items() if name != "acquisition"}
+    state = {"network": dict(learner.network.state_dict()), "training": dict(boundary.state(learner.training))}
     found = {"state": state, "warnings": [*cycle.warnings], "health": {**cycle.health}}
     learner.checkpoints.finish(TRAIN, {**found, "result": json.dumps(vars(trained))})
 

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from harness.lazy import torch
 
 CENTERS_AT_ONCE = 1024  # centers in a block of bounds
 AHEAD = 256  # farthest rows whose distances stay up to date; the others are updated when one may be the farthest
+ROWS_AT_ONCE = 1000  # rows that are selected in a step, after which a process that died goes on
 UNSEEN = 16  # rows that are selected before the host looks at them: each look waits for the device
 
 
-def k_center(points: torch.Tensor, centers: torch.Tensor, budget: int, memory_gb: float = 0.25) -> torch.Tensor:
+def straight(count: int, **state: Any) -> Iterable[int]:
+    """Return the steps of a loop that has no checkpoints."""
+    return range(count)
+
+
+def k_center(
+    points: torch.Tensor,
+    centers: torch.Tensor,
+    budget: int,
+    memory_gb: float = 0.25,
+    steps: Callable[..., Iterable[int]] = straight,
+) -> torch.Tensor:
     """Return ``budget`` rows of ``points`` [N, D], each the farthest from ``centers`` [L, D] and all previous rows.
 
     Distances are squared Euclidean. A selected row takes O(N D) time. Beyond the features, the function uses
-    ``memory_gb`` of memory and O(N) numbers, but no N x N matrix. Ties go to the lowest row.
+    ``memory_gb`` of memory and O(N) numbers, but no N x N matrix. Ties go to the lowest row. ``steps`` is that of the
+    cycle: after each ``ROWS_AT_ONCE`` rows, a process that died goes on.
     """
-    mean, memory = points.mean(0), int(memory_gb * 1e9)
-    nearest = points.new_full((len(points),), float("inf"))
-    approach(nearest, points, centers, mean, memory)
-    rows_so_far: list[int] = []
-    while len(rows_so_far) < budget:
-        # Distances only fall: a leading row that is farther than the last known distance of all other rows is the
-        # farthest of all rows
-        floor = nearest.topk(min(AHEAD + 1, len(nearest))).values[-1]
-        leading = (nearest > floor).nonzero()[:, 0]
-        if not len(leading):
-            leading = nearest.argmax()[None]  # more than AHEAD rows tie
-        selected = farthest_of(points[leading], nearest[leading], floor, budget - len(rows_so_far))
-        new = leading[selected]
-        approach(nearest, points, points[new], mean, memory)
-        nearest[new] = float("-inf")
-        rows_so_far += new.tolist()
+    mean, memory, count = points.mean(0), int(memory_gb * 1e9), -(-budget // ROWS_AT_ONCE)
+    rows_so_far, kept = list[int](), dict[str, torch.Tensor]()
+    loop = (steps if count > 1 else straight)(count, rows=rows_so_far, kept=kept)
+    if not kept:
+        kept["nearest"] = points.new_full((len(points),), float("inf"))
+        approach(kept["nearest"], points, centers, mean, memory)
+    nearest = kept["nearest"]
+    for number in loop:
+        end = min(budget, (number + 1) * ROWS_AT_ONCE)
+        while len(rows_so_far) < end:
+            # Distances only fall: a leading row that is farther than the last known distance of all other rows is the
+            # farthest of all rows
+            floor = nearest.topk(min(AHEAD + 1, len(nearest))).values[-1]
+            leading = (nearest > floor).nonzero()[:, 0]
+            if not len(leading):
+                leading = nearest.argmax()[None]  # more than AHEAD rows tie
+            selected = farthest_of(points[leading], nearest[leading], floor, end - len(rows_so_far))
+            new = leading[selected]
+            approach(nearest, points, points[new], mean, memory)
+            nearest[new] = float("-inf")
+            rows_so_far += new.tolist()
     return torch.tensor(rows_so_far, dtype=torch.int64, device=points.device)
 
 

@@ -18,10 +18,11 @@ from harness.lazy import torch
 from harness.learning.contract import Acquisition, Batch
 from harness.settings import Strict, Why, inert
 
-from ._k_center import k_center
+from ._k_center import k_center, straight
 
 if TYPE_CHECKING:
     from harness.learning.contract import Ahead, Columns
+    from harness.learning.cycle import Cycle
     from harness.networks.network import Network
 
 
@@ -37,6 +38,15 @@ class CoreSet(Acquisition):
 
     settings: Settings
     needs = frozenset()
+
+    def __init__(self, settings: Any, num_classes: int) -> None:
+        super().__init__(settings, num_classes)
+        self.steps: Any = straight
+
+    def prepare(self, cycle: Cycle) -> Columns:
+        """Prepare nothing; keep the steps of the cycle, with which the selection has checkpoints."""
+        self.steps = cycle.steps
+        return {}
 
     @classmethod
     def memory(cls, settings: Any, ahead: Ahead, features: int) -> int:
@@ -54,4 +64,4 @@ class CoreSet(Acquisition):
         self, columns: Columns, labelled: Callable[[], Columns], budget: int, generator: torch.Generator
     ) -> torch.Tensor:
         """Return the rows that greedy k-center selects, in order."""
-        return k_center(columns["features"], labelled()["features"], budget, self.settings.memory_gb)
+        return k_center(columns["features"], labelled()["features"], budget, self.settings.memory_gb, self.steps)

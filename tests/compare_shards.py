@@ -21,6 +21,7 @@ import torch
 from harness.config.load import load_config
 from harness.learning.cycle import Cycle
 from harness.learning.scoring import Columns, Scored, Scorer
+from harness.on_ray import scoring
 from harness.on_ray.scoring import RayData
 from harness.settings import Where
 from harness.trial import ActiveLearner
@@ -76,7 +77,7 @@ def compare(method: str, learner: ActiveLearner, data: Any) -> set[int]:
     assert changed == (method == "Pseudo-labels"), f"{method}: only pseudo-labels enter the training's state"
     workers = RayData(learner.trial, data, learner.placement, 3, keep=True)  # all methods on the same three processes
     workers.start()
-    for workers.shards in (1, 2, 3):
+    for workers.shards, scoring.IMAGES_AT_ONCE in ((1, 8192), (2, 1), (3, 70)):  # one answer, or several of each worker
         there, selected_there, state_there = select(workers)
         assert there.path == "ray_data" and len(there.shards) == workers.shards
         pids |= {shard.pid for shard in there.shards}

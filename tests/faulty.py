@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -321,7 +322,8 @@ class Learner(ActiveLearner):
         self.initial_set: list[int] = []
         self.extra_parameters = 0
         self.weights = torch.full((8,), float(trial.seed))
-        self.network: Any = SimpleNamespace(num_parameters=lambda: 8, eval=lambda: None)
+        state = {"state_dict": lambda: {"weights": self.weights}}
+        self.network: Any = SimpleNamespace(num_parameters=lambda: 8, eval=lambda: None, **state)
         self.training, self.acquisition = Half(), Half()  # type: ignore[assignment]
         self.start_clock()
 
@@ -501,11 +503,16 @@ def cycles_of(benchmark: Benchmark) -> int:
 DATA: Any = SimpleNamespace(fingerprint="f", names=None)
 
 
+OF_CHECKPOINTS = re.compile("within the cycle|is not used, and the cycle starts again")
+"""What a warning about a checkpoint has in it."""
+
+
 def decided(record: CycleRecord) -> dict[str, Any]:
     """Return what neither a clock, a process nor its death decides."""
     values = record.to_json()
-    for key in ("seconds", "wall_seconds", "peak_memory_bytes", "pid", "lost_seconds", "warnings"):
+    for key in ("seconds", "wall_seconds", "peak_memory_bytes", "pid", "lost_seconds"):
         del values[key]
+    values["warnings"] = [warning for warning in values["warnings"] if not OF_CHECKPOINTS.search(warning)]
     for shard in values["scoring"]["shards"]:
         for key in ("pid", "seconds", "peak_memory_bytes"):
             shard.pop(key, None)

@@ -231,6 +231,21 @@ class Leaving(Training):
         return float(losses[-1].detach())
 
 
+class Uninterrupted(Training):
+    """Has a loop of which no step can be continued."""
+
+    def fit(self, cycle: Cycle) -> float:
+        network, loss = cycle.network.train(), torch.zeros(())
+        optimiser = torch.optim.SGD(network.parameters(), 0.05)
+        for images, labels in cycle.pairs([torch.arange(len(cycle.labelled))] * 2, cycle.stream("mine")):
+            loss = cross_entropy(network(images).logits, labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        network.eval()
+        return float(loss.detach())
+
+
 class Unplanned(ByEntropy):
     def prepare(self, cycle: Cycle) -> Any:
         cycle.images.augmented(cycle.labelled, cycle.stream("mine"))
@@ -428,6 +443,19 @@ def test_shipped_methods_pass(written: str, capsys: pytest.CaptureFixture[str]) 
     on_maps = any(line.startswith("ok    label maps: ") for line in printed.splitlines())
     assert on_maps == ("pseudo_labels" not in written)
     assert all(len(line) <= 80 for line in printed.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("cls", "note"),
+    [
+        (Uninterrupted, "fit trains without cycle.steps: a process that dies there starts it again"),
+        (Unplanned, "prepare trains without cycle.steps: a process that dies there starts it again"),
+        (ByEntropy, None),
+    ],
+)
+def test_a_loop_without_steps_is_noted(cls: type[Any], note: str | None, plugged: Plug) -> None:
+    method, _ = methods.method_of(plugged(cls), {})
+    assert methods.goes_on(methods.OnKind(method, IMAGES)) == note
 
 
 def test_what_an_acquisition_needs_is_given(plugged: Plug) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from conftest import make_trial, opened
+from conftest import make_trial, opened, same
+from local_ray import ROWS, WIDTH, remote, replace_ray
 
 from harness import registry
 from harness.data.dataset import LoadedData
@@ -24,8 +28,9 @@ from harness.learning.metrics import summary
 from harness.learning.process import Placement
 from harness.learning.scoring import Scored, Shard, cut
 from harness.networks.network import Network
+from harness.on_ray import scoring
 from harness.on_ray.metrics import Metrics
-from harness.on_ray.scoring import AutoScorer, Worker
+from harness.on_ray.scoring import AutoScorer, RayData, Worker
 from harness.on_ray.session import resources
 from harness.on_ray.trials import Order, Searcher
 from harness.results.records import PHASES
@@ -198,6 +203,42 @@ def test_a_worker_reports_its_peak_memory(digits: LoadedData, monkeypatch: pytes
     assert not hasattr(worker, "images") and not hasattr(worker, "network")
     again, _ = worker.describe(shard, task, [(weights, {})], 0, 17)  # as a process that Ray has restarted
     assert {name: column.tolist() for name, column in again.items()} == {k: v.tolist() for k, v in columns.items()}
+
+
+@pytest.mark.parametrize(("at_once", "calls"), [(1, 3), (130, 2), (8192, 2)])
+def test_workers_answer_in_parts(
+    at_once: int, calls: int, digits: LoadedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, cycle = opened(make_trial("cross_entropy", "core_set"), digits)
+    here = learner.scorer.describe(cycle, learner.acquisition, {}, cycle.candidates, "describe").columns
+    replace_ray(monkeypatch)
+    monkeypatch.setattr(scoring, "IMAGES_AT_ONCE", at_once)
+    asked: list[int] = []
+
+    def watched(worker: Worker) -> Any:
+        def describe(*arguments: Any) -> Any:
+            asked.append(arguments[-1])
+            return worker.describe(*arguments)
+
+        return remote(describe)
+
+    beat = tmp_path / "7"
+    beat.write_text("{}")
+    os.utime(beat, (0, 0))
+    there = RayData(learner.trial, digits, learner.placement, 2, beat=beat)
+    there.workers = [watched(Worker(None)) for _ in range(2)]
+    there.task = registry.luggage(), digits, pickle.dumps(learner.trial), learner.placement
+    scored = there.describe(cycle, learner.acquisition, {}, cycle.candidates, "describe")
+    assert same(scored.columns, here)
+    assert [shard.images for shard in scored.shards] == [64, 86] and len(asked) == calls
+    assert beat.stat().st_mtime > 0, "calls that are shorter than a heartbeat are progress too"
+
+
+@pytest.mark.long
+def test_a_million_rows_come_from_workers_in_constant_memory() -> None:
+    script = Path(__file__).with_name("local_ray.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=True)
+    assert int(done.stdout) < 128 * 2**20 < ROWS * WIDTH * 4 / 2
 
 
 def test_a_worker_warms_up_before_it_is_timed(digits: LoadedData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,7 @@ class Wide(Acquisition):
     def describe(self, network: Any, batch: Batch, prepared: Any) -> dict[str, torch.Tensor]:
         return {"features": batch.index[:, None].float().repeat(1, WIDTH).sin_()}
 
+    steps = staticmethod(k_center.straight)
     select = import_module("harness.methods.core_set").CoreSet.select
 
 

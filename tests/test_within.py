@@ -11,8 +11,12 @@ import random
 import re
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import OrderedDict, deque, namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from enum import Enum
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import changed, make_street_trial, make_trial, outcomes, run, same, share, spec, state_of
+from PIL import Image
 from test_methods import METHODS, plugged, set_global_streams  # noqa: F401 - a fixture
 from test_store import flip_byte
 
 from harness.config.suite import Trial
+from harness.data import rows
 from harness.data.dataset import LoadedData
+from harness.data.files import Files
 from harness.errors import NotReproduced
 from harness.learning import checkpoints
 from harness.learning.checkpoints import Checkpoints, Steps
@@ -149,6 +156,33 @@ def test_several_epochs_and_a_learning_rate_that_falls(
     the_same(trial, records, folder, first, whole)
 
 
+CROPS: dict[str, Any] = {
+    "random_resized_crop": {}, "crop_size": (12, 10), "center_crop": (10, 10), "warmup_epochs": 2, "epochs": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("training", "acquisition"), [("isda", "entropy"), ("cross_entropy", "vaal")])
+def test_streamed_files_crops_of_any_size_and_a_warm_up(
+    training: str,
+    acquisition: str,
+    colours: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(len(colours.train_images))]
+    for path, image in zip(paths, colours.train_images, strict=True):
+        Image.fromarray(image).save(path)
+    monkeypatch.setattr(rows, "_held", lambda nbytes, device: rows.STREAMED)
+    data = replace(colours, train_images=Files(paths, (16, 16)))
+    trial, whole, folder = make_trial(training, acquisition, cycles=2, **CROPS), folders(), folders()
+    assert isinstance(ActiveLearner(trial, data).images.pixels, rows.Streamed)
+    first = run(trial, data, whole)
+    the_same(trial, kills.run(trial, data, folder, 4, 3, 2), folder, first, whole)
+    assert outcomes(first) == outcomes(run(trial, colours, folders())), "as from memory"
+
+
 @LONG
 def test_every_step_of_a_committee(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
     trial = make_trial("ll4al", spec("qbc", Acquisition, members=3), cycles=2)
@@ -223,6 +257,19 @@ def test_a_selection_that_is_made_later(digits: LoadedData, folders: Callable[[]
     assert records[1].lost_seconds > 0
 
 
+def test_a_greedy_selection_goes_on(
+    digits: LoadedData, folders: Callable[[], Path], kills: Kills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, whole, folder = make_trial("cross_entropy", "core_set", cycles=2), folders(), folders()
+    first = run(trial, digits, whole)
+    monkeypatch.setattr(import_module("harness.methods._k_center"), "ROWS_AT_ONCE", 6)
+    records = kills.run(trial, digits, folder, 4, 1, 1)
+    found = [(content["stage"], [loop["next"] for loop in content["loops"]]) for content in kills.contents]
+    assert found == [("ranking", [1]), ("ranking", [2]), ("ranking", [3])]
+    assert [len(content["loops"][0]["state"]["rows"][3]) for content in kills.contents] == [6, 12, 18]
+    the_same(trial, records, folder, first, whole)
+
+
 # --------------------------------------------------------------------------------------------------- what a user writes
 
 
@@ -278,6 +325,71 @@ def test_a_training_that_calls_the_loop_twice(
     the_same(trial, records, folder, first, whole)
 
 
+class Early(Training):
+    """Stops each epoch, a second loop in it, and the whole training before their last steps."""
+
+    def fit(self, cycle: Cycle) -> float:
+        network, draws, losses = cycle.network.train(), cycle.stream("early"), list[torch.Tensor]()
+        optimiser = torch.optim.SGD(network.parameters(), 0.05, 0.9)
+        for epoch in cycle.steps(5, network=network, optimiser=optimiser, draws=draws, losses=losses):
+            parts = [*torch.randperm(len(cycle.labelled), generator=draws).split(8)]
+            for number in cycle.steps(len(parts), parts=parts):
+                images, labels = next(cycle.pairs([parts[number]], cycle.stream(f"{epoch} {number}")))
+                loss = torch.nn.functional.cross_entropy(network(images).logits, labels)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                losses.append(loss.detach())
+                if number == 1 + epoch % 2:
+                    break
+            self._more(cycle, losses, draws)
+            if epoch == 2:
+                break
+        network.eval()
+        return float(torch.stack(losses).sum())
+
+    def _more(self, cycle: Cycle, losses: list[torch.Tensor], draws: torch.Generator) -> None:
+        for number in cycle.steps(3):
+            losses.append(torch.rand((), generator=draws))
+            if number == 1:
+                return
+
+
+def test_loops_may_end_early(
+    plugged: Callable[..., Any],  # noqa: F811
+    digits: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+) -> None:
+    trial, whole, folder = make_trial(plugged(Early), "vaal", cycles=2), folders(), folders()
+    first = run(trial, digits, whole)
+    records = kills.run(trial, digits, folder, *([1] * 11))
+    loops = [[(loop["number"], loop["next"]) for loop in content["loops"]] for content in kills.contents]
+    assert loops == [
+        [(0, 0), (0, 1)], [(0, 0), (1, 1)], [(0, 1)],
+        [(0, 1), (0, 1)], [(0, 1), (0, 2)], [(0, 1), (1, 1)], [(0, 2)],
+        [(0, 2), (0, 1)], [(0, 2), (1, 1)],
+        [], [(0, 1)],
+    ]  # fmt: skip
+    assert [content["stage"] for content in kills.contents[-3:]] == ["training", "training", "selection"]
+    the_same(trial, records, folder, first, whole)
+
+
+def test_a_loop_that_nothing_closes_is_closed_with_the_step_or_stage_around() -> None:
+    its, clock = Checkpoints(), Clock(torch.device("cpu"))
+    outer, kept = Steps(its, clock, 3, {}), list[Iterator[int]]()
+    for number in outer:
+        assert its.open == [outer]
+        kept.append(iter(Steps(its, clock, 3, {})))
+        next(kept[-1])
+        assert len(its.open) == 2 and its.open[1].number == 0, number
+    assert its.open == []
+    kept.append(iter(Steps(its, clock, 3, {})))
+    next(kept[-1])
+    its.begin("selection")
+    assert its.open == [] and next(kept[-1]) == 1 and its.open == []
+
+
 class Locked(Training):
     """Keeps what can't be stored."""
 
@@ -286,16 +398,97 @@ class Locked(Training):
         return super().fit(cycle)
 
 
+class Stubborn:
+    """Does not give its state."""
+
+    def state_dict(self) -> Any:
+        raise KeyError("a\nb")
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
+class Keeping(Training):
+    """Keeps what does not give its state."""
+
+    def fit(self, cycle: Cycle) -> float:
+        self.it = Stubborn()
+        return super().fit(cycle)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        (Locked, "no checkpoint within the cycle is possible: training.lock is a lock"),
+        (Keeping, "a checkpoint within the cycle could not be stored: KeyError: 'a\\nb'"),
+    ],
+)
 def test_what_can_not_be_stored_is_said_once(
+    training: type[Training],
+    said: str,
     plugged: Callable[..., Any],  # noqa: F811
     digits: LoadedData,
     folders: Callable[[], Path],
 ) -> None:
-    trial, whole, folder = make_trial(plugged(Locked), "vaal", cycles=2), folders(), folders()
+    trial, whole, folder = make_trial(plugged(training), "vaal", cycles=2), folders(), folders()
     first, records = run(trial, digits, whole), run(trial, digits, folder, placement=EVERY_STEP)
     assert outcomes(records) == outcomes(first) and left(folder) == []
     added = [set(one.warnings) - set(two.warnings) for one, two in zip(records, first, strict=True)]
-    assert added == [{"no checkpoint within the cycle is possible: training.lock is a lock"}] * 2
+    assert added == [{said}] * 2
+
+
+class Making(Training):
+    """Keeps the class of its optimizer, and an object within its network."""
+
+    def fit(self, cycle: Cycle) -> float:
+        self.make_optimiser = torch.optim.SGD
+        cycle.network.average = Thing()  # type: ignore[assignment]
+        return super().fit(cycle)
+
+    def loss(self, outputs: Any, targets: Any, progress: float) -> torch.Tensor:
+        values: Any = self.network.average.values  # type: ignore[union-attr]
+        values.append(outputs.logits.detach().mean())
+        return super().loss(outputs, targets, progress) * (1 + sum(values))
+
+
+def test_a_class_and_an_object_within_the_network(
+    plugged: Callable[..., Any],  # noqa: F811
+    digits: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+) -> None:
+    trial, whole, folder = make_trial(plugged(Making), "random", cycles=1, epochs=2), folders(), folders()
+    first = run(trial, digits, whole)
+    the_same(trial, kills.run(trial, digits, folder, 2, 2), folder, first, whole)
+
+
+class Growing(Training):
+    """Adds parameters to its optimizer within its loop."""
+
+    def fit(self, cycle: Cycle) -> float:
+        one, other, *_ = cycle.network.parameters()
+        optimiser = torch.optim.SGD([one], 0.1)
+        for step in cycle.steps(3, network=cycle.network, optimiser=optimiser):
+            if step == 0:
+                optimiser.add_param_group({"params": [other]})
+        return 0.5
+
+
+def test_a_state_that_can_not_be_restored_is_removed(
+    plugged: Callable[..., Any],  # noqa: F811
+    digits: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+) -> None:
+    trial, folder = make_trial(plugged(Growing), "random", cycles=1), folders()
+    kills.dies_at = 1
+    with pytest.raises(Killed):
+        run(trial, digits, folder, placement=EVERY_STEP)
+    kills.dies_at = 0
+    with pytest.raises(NotReproduced, match=r"can't be restored \(ValueError: .*\); it is removed, and --resume"):
+        run(trial, digits, folder, placement=EVERY_STEP)
+    assert left(folder) == []
+    assert len(run(trial, digits, folder, placement=EVERY_STEP)) == 1
 
 
 class Moody(Training):
@@ -451,6 +644,44 @@ def test_a_disk_that_is_full_ends_no_training(
 FULL = "No space left on device"
 
 
+def test_files_that_no_cycle_uses_are_removed(digits: LoadedData, folders: Callable[[], Path]) -> None:
+    folder, trial = folders(), make_trial("cross_entropy", "random", cycles=2)
+    run(changed(trial, cycles=1), digits, folder)
+    place = RunStore(folder).trial(trial.id).folder
+    stale = ["within_cycle_000.pt", "within_cycle_002.pt", "within_selection_001.pt"]
+    for name in (*stale, "within_cycle_001.pt", "within_selection_000.pt"):
+        (place / name).write_bytes(b"x")
+    within.sweep(place, 1, late=True)
+    assert left(folder) == ["within_cycle_001.pt", "within_selection_000.pt"]
+    for name in stale:
+        (place / name).write_bytes(b"x")
+    assert len(run(trial, digits, folder)) == 2 and left(folder) == []
+    (place / "within_selection_001.pt").write_bytes(b"x")
+    run(trial, digits, folder, placement=EVERY_STEP)
+    within.sweep(place, 2)
+    assert left(folder) == []
+
+
+@pytest.mark.parametrize("rest", [b"no line", b" []\nx", b" {\nx", b"[" * 10**5 + b"\n", b" {}\n"])
+def test_a_digest_alone_makes_no_state(rest: bytes, tmp_path: Path) -> None:
+    file = Within(tmp_path, "cycle", 3, {})
+    file.path.write_bytes(hashlib.sha256(rest).hexdigest().encode() + rest)
+    content, problem = file.read()
+    damaged = f"{file.path} is damaged"
+    assert content is None
+    assert problem == (damaged if rest != b" {}\n" else f"{file.path} was written under another cycle, format, kind")
+    assert within.problems(tmp_path) == (
+        [f"{damaged}: it is not used, and its cycle starts again"] if problem == damaged else []
+    )
+
+
+@pytest.mark.parametrize("content", [{}, {"loops": []}, [], torch.zeros(2)])
+def test_a_content_that_lacks_parts_is_no_state(content: Any, tmp_path: Path) -> None:
+    file = Within(tmp_path, "cycle", 3, {})
+    file.write(content)
+    assert file.read() == (None, f"{file.path} is no state of a cycle")
+
+
 def test_states_of_finished_cycles_are_swept(tmp_path: Path) -> None:
     kept = ["cycle_003.json", "within_cycle_004.pt", "within_selection_003.pt"]
     for name in ("within_cycle_003.pt", *kept):
@@ -582,9 +813,107 @@ def test_a_module_keeps_its_mode_its_numbers_and_its_buffers() -> None:
     assert not other[0].training and other[1].count == 7 and torch.equal(other[1].hidden, torch.ones(2))  # type: ignore[arg-type]
 
 
+def restored(live: Any, taken: Any) -> Any:
+    """Return what stands in the place of an object, through a file."""
+    restorer = Restorer(torch.device("cpu"))
+    found = restorer.put(live, through_a_file(Taker().take(taken, "it")))
+    restorer.apply()
+    return found
+
+
+class Mode(Enum):
+    """An attribute that a training may change."""
+
+    SLOW = "slow"
+    FAST = "fast"
+
+
+Pair = namedtuple("Pair", "a b")
+
+
+class Guarded(Thing):
+    """Has a lock that is no part of its state."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values, self.lock = [*values], threading.Lock()
+
+    def __getstate__(self) -> Any:
+        return {"values": self.values}
+
+
+def test_a_module_keeps_which_parameters_train() -> None:
+    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    one.weight.requires_grad_(False)
+    other.bias.requires_grad_(False)
+    restored(other, one)
+    assert not other.weight.requires_grad and other.bias.requires_grad
+
+
+def test_a_module_keeps_what_is_not_registered_in_it() -> None:
+    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    for module in (one, other):
+        module.teacher, module.average = [torch.nn.Linear(2, 2)], Thing()  # type: ignore[assignment]
+    one.average.values, one.average.decay = [torch.ones(2)], 0.9  # type: ignore[union-attr, assignment]
+    teacher, average = other.teacher[0], other.average  # type: ignore[index]
+    restored(other, one)
+    assert other.teacher[0] is teacher and same(teacher.state_dict(), one.teacher[0].state_dict())  # type: ignore[index]
+    assert other.average is average and torch.equal(average.values[0], torch.ones(2)) and average.decay == 0.9  # type: ignore[union-attr]
+
+
+def test_what_a_module_can_not_keep_is_named_if_it_has_tensors() -> None:
+    module, taker = torch.nn.Linear(2, 2), Taker()
+    module.plain, module.held = Thing(), Thing()  # type: ignore[assignment]
+    module.plain.values, module.held.values = [threading.Lock()], [torch.ones(2), threading.Lock()]  # type: ignore[union-attr]
+    taker.take(torch.nn.Sequential(module), "network")
+    assert taker.left_out == ["network.0.held, a Thing"]
+
+
 @pytest.mark.parametrize(
     ("live", "taken"),
     [
+        (Mode.SLOW, Mode.FAST),
+        (torch.Size([1]), torch.Size([2, 3])),
+        (None, torch.Size([2, 3])),
+        (frozenset(), frozenset({1, 2})),
+        (None, range(3, 9, 2)),
+        (Pair(0, 0), Pair(1, [2])),
+        ([], [(1, 2), {3}, [4], {"a": 5}]),
+        (len, len),
+        (partial(int, base=3), partial(int, base=3)),
+        (torch.float16, torch.float16),
+        (Path("a"), Path("a")),
+        (Thing, Thing),
+    ],
+)
+def test_values_of_many_kinds_come_back(live: Any, taken: Any) -> None:
+    one, other = Thing(), Thing()
+    one.values, other.values = taken, live
+    assert restored(other, one) is other
+    if isinstance(taken, partial):
+        assert other.values is live
+    else:
+        assert other.values == taken and type(other.values) is type(taken)
+
+
+def test_what_an_object_leaves_out_of_its_state_stays() -> None:
+    one, other = Guarded(1, 2), Guarded()
+    lock = other.lock
+    restored(other, one)
+    assert other.values == [1, 2] and other.lock is lock
+
+
+@pytest.mark.parametrize(
+    ("live", "taken"),
+    [
+        (len, max),
+        (None, len),
+        (partial(int, base=3), partial(int, base=4)),
+        (torch.float16, torch.float32),
+        (Path("a"), Path("b")),
+        (Thing, Guarded),
+        ("slow", Mode.SLOW),
+        ([], [Pair(1, 2)]),
+        ([], [Mode.SLOW]),
         (torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)),
         (torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2))),
         (None, torch.nn.Linear(2, 2)),

@@ -30,6 +30,7 @@ from harness.config.suite import DEFAULT_TRAINING, PluginSpec
 from harness.errors import UserError
 from harness.faults import call, place
 from harness.learning import boundary
+from harness.learning.checkpoints import SELECT, TRAIN
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Batch, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import evaluating
@@ -241,6 +242,9 @@ def goes_on(it: OnKind) -> str | None:
     it.same(
         ran, "a run that dies within a training and goes on from there differs; give cycle.steps all that steps change"
     )
+    for hook, stage, images in zip(("fit", "prepare"), (TRAIN, SELECT), it.first.trained_on, strict=True):
+        if images and stage not in ran.stored and not ran.warnings:
+            return f"{hook} trains without cycle.steps: a process that dies there starts it again"
     return next(iter(ran.warnings), None)
 
 

@@ -302,6 +302,8 @@ class Ran:
     """What scoring changed of the target."""
     warnings: list[str] = field(default_factory=list)
     """Those of the checkpoints within cycles."""
+    stored: set[str] = field(default_factory=set)
+    """The stages of cycle 0 in which a checkpoint was stored."""
 
     def difference(self, other: Ran) -> tuple[bool, str] | None:
         """Return (whether it arose in training, sentence) for the first difference of another run, or None."""
@@ -435,6 +437,7 @@ def run(
                 finished = True
             except Died:
                 learner = next_process()
+        ran.stored |= file.counts.keys()
         state = learner.state()
         ran.states.append(
             {f"{part}/{name}": v.clone() for part, tensors in state.items() for name, v in tensors.items()}

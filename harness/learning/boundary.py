@@ -366,9 +366,9 @@ def _chosen(acquisition: Acquisition, hook: str, numbers: Any, count: int, total
     return values
 
 
-def check_selected(acquisition: Acquisition, indices: list[int], candidates: list[int]) -> None:
+def check_selected(acquisition: Acquisition, indices: list[int], candidates: np.ndarray[Any, Any]) -> None:
     """Raise PluginFault if the selected images are not different candidates, whatever way they were changed."""
-    if len({*indices} & {*candidates}) < len(indices):
+    if len({*indices}) < len(indices) or not np.isin(indices, candidates).all():
         raise fault(acquisition, "select", "must select different candidates; a hook has changed their indices")
 
 

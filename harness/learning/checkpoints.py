@@ -11,18 +11,25 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from math import inf
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from harness.errors import NotReproduced, StorageError, UserError
+from harness.errors import NotReproduced, StorageError, UserError, readable
 from harness.lazy import torch
 from harness.learning.snapshot import Restorer, Taker, Unlike, Unstorable, holds
 from harness.results.clock import Clock
 from harness.results.lock import LockLost
 from harness.seeds import global_states, restore
 
-FIRST, TRAIN, SELECT = "initial set", "training", "selection"
-STAGES = ("", FIRST, TRAIN, SELECT)
+FIRST, TRAIN, SELECT, RANK = "initial set", "training", "selection", "ranking"
+STAGES = ("", FIRST, TRAIN, SELECT, RANK)
 """The stages of a cycle, in order. Only a cycle 0 whose acquisition draws the initial set has the first."""
+STILL = (FIRST, RANK)
+"""The stages that move no global random stream."""
+
+
+def named(error: Exception) -> str:
+    """Return an error in one line."""
+    return readable(f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": "))[:200]
 
 
 class File(Protocol):
@@ -65,7 +72,7 @@ class Checkpoints:
         self.finished: dict[str, Any] = {}
         """What finished stages have found, by name."""
         self.open: list[Steps] = []
-        """The loops that run, outermost first."""
+        """The loops that run, outermost first. A loop that is left by ``break`` closes with its generator."""
         self.inner = 0
         """The number of outermost loops so far in this stage."""
         self._file, self._cycle = file, cycle
@@ -75,6 +82,8 @@ class Checkpoints:
         self._stage = ""
         self._earlier: dict[str, Any] | None = None
         """The checkpoint of a process that died, until its loops run; until then no other is written."""
+        self._in_use = False
+        """Whether some of its loops run, but not all of them yet."""
         self._measured: dict[str, Any] | None = None
         if file is not None and self._seconds < inf:
             earlier, problem = file.read()
@@ -91,11 +100,13 @@ class Checkpoints:
         """Begin a stage."""
         if self._earlier is not None and STAGES.index(self._earlier["stage"]) < STAGES.index(stage):
             self._drop()  # its loops have not come up
+        self.open.clear()
         self._stage, self.inner = stage, 0
 
     def finish(self, name: str, found: Any) -> None:
         """Keep what a stage has found, and store it if the cycle has taken long so far."""
         self.finished[name] = found
+        self.open.clear()
         self._next = min(self._next, self._began + self._seconds)
         self._look()
 
@@ -126,16 +137,21 @@ class Checkpoints:
         if loop.number < taken["number"]:
             return
         try:
-            self._restore(earlier["loops"][:depth])
-        except Unlike:
+            restorer = self._restorer(earlier["loops"][:depth])
+        except Exception:  # Unlike, or what a method's own code raises: nothing has been changed yet
             self._drop()
             return
-        loop.again, loop.first = True, taken["next"]
-        if depth == len(earlier["loops"]):
-            self._used_up(earlier)
+        try:
+            restorer.apply()
+            loop.again = self._in_use = True
+            loop.first = taken["next"]
+            if depth == len(earlier["loops"]):
+                self._used_up(earlier)
+        except Exception as error:  # of an optimizer, a method or a full memory: half of the objects are changed
+            self._refuse(f"the checkpoint within the cycle can't be restored ({named(error)})", error)
 
-    def _restore(self, loops: list[dict[str, Any]]) -> None:
-        """Give the open loops what they had. Raises Unlike."""
+    def _restorer(self, loops: list[dict[str, Any]]) -> Restorer:
+        """Return what gives the open loops what they had. Raises Unlike, and changes nothing."""
         assert self._cycle is not None
         restorer = Restorer(self._cycle.device)
         for loop, taken in zip(self.open, loops, strict=True):
@@ -144,27 +160,31 @@ class Checkpoints:
             for name, value in loop.state.items():
                 if restorer.put(value, taken["state"][name]) is not value:
                     raise Unlike
-        restorer.apply()
+        return restorer
 
     def _used_up(self, earlier: dict[str, Any]) -> None:
         """Go on from a checkpoint, whose loops are all open again."""
         assert self._cycle is not None
         self._put_streams(earlier["streams"])
         self._cycle.go_on(earlier["measured"])
-        self._earlier = None
+        self._earlier, self._in_use = None, False
         self._next = time.monotonic() + self._seconds
 
     def _drop(self) -> None:
         """Give an earlier checkpoint up. Raises NotReproduced if a part of it is in use."""
-        if any(loop.again for loop in self.open):
-            with suppress(StorageError):
-                self.remove()
-            raise NotReproduced(
+        if self._in_use:
+            self._refuse(
                 "the training does not go through the same steps when it starts again, so that the checkpoint within "
-                "the cycle does not fit; it is removed, and --resume computes the cycle again"
+                "the cycle does not fit"
             )
         self._earlier = None
         self.warnings.append("the checkpoint within the cycle does not fit its training, which starts again")
+
+    def _refuse(self, why: str, cause: Exception | None = None) -> NoReturn:
+        """Remove a checkpoint that can't be used, although a part of it is in use. Raises NotReproduced."""
+        with suppress(StorageError, UserError):
+            self.remove()
+        raise NotReproduced(f"{why}; it is removed, and --resume computes the cycle again") from cause
 
     def after(self, loop: Steps) -> None:
         """Store a checkpoint after a step of the innermost loop, if it is time."""
@@ -173,8 +193,13 @@ class Checkpoints:
         if loop.next < loop.count:
             self._look()
 
+    def close_within(self, loop: Steps) -> None:
+        """Close the loops within a loop that a step has left open."""
+        if loop in self.open:
+            del self.open[self.open.index(loop) + 1 :]
+
     def leave(self, loop: Steps) -> None:
-        """Close a loop, and those within it that an exception has left open."""
+        """Close a loop, and those within it."""
         if loop in self.open:
             del self.open[self.open.index(loop) :]
 
@@ -199,6 +224,8 @@ class Checkpoints:
                 }
                 for loop in self.open
             ]
+            if taker.left_out:
+                self._warn("checkpoints within the cycle leave out ", ", ".join(taker.left_out))
             content = {"stage": self._stage, "finished": self.finished, "loops": loops, "warnings": self.warnings}
             self._file.write({**content, "streams": self._streams(), "measured": cycle.measured()})
         except Unstorable as problem:
@@ -208,6 +235,8 @@ class Checkpoints:
             self._warn("a checkpoint within the cycle could not be stored: ", str(error).partition(";")[0])
         except LockLost:  # the record of the cycle will not be stored either, which ends the trial
             return
+        except Exception as error:  # of a method's own state_dict, or a full memory: the training goes on
+            self._warn("a checkpoint within the cycle could not be stored: ", named(error))
         self._next = time.monotonic() + self._seconds
 
     def _warn(self, what: str, why: str) -> None:
@@ -216,8 +245,8 @@ class Checkpoints:
             self.warnings.append(what + why)
 
     def _streams(self) -> Any:
-        """Return the states of the global random streams; None while an initial set is drawn, which moves none."""
-        if self._stage == FIRST or self._cycle is None:
+        """Return the states of the global random streams; None in a stage that moves none."""
+        if self._stage in STILL or self._cycle is None:
             return None
         states = global_states()
         if self._cycle.device.type == "cuda":
@@ -236,9 +265,9 @@ class Checkpoints:
 
 
 class Steps:
-    """An iterator over the steps of a loop that are left: all of them, unless a process that died has made some.
+    """The steps of a loop that are left: all of them, unless a process that died has made some.
 
-    What the steps change has its state of the next step as soon as the object is made.
+    What the steps change has its state of the next step as soon as the object is made. A loop may end early.
     """
 
     def __init__(self, checkpoints: Checkpoints, clock: Clock, count: int, state: dict[str, Any]) -> None:
@@ -255,21 +284,17 @@ class Steps:
         checkpoints.enter(self)
         self.next = self.first
         """The step to go on with: the current one, or between two steps the later one."""
-        self._steps = self._run(checkpoints)
+        self._checkpoints = checkpoints
 
     def __iter__(self) -> Iterator[int]:
-        return self
-
-    def __next__(self) -> int:
-        return next(self._steps)
-
-    def _run(self, checkpoints: Checkpoints) -> Iterator[int]:
+        """Yield the steps. Nothing else refers to the generator, so that ``break`` closes it and thereby the loop."""
         left = self.clock.steps(self.count, self.first) if self.shown else iter(range(self.first, self.count))
         try:
             for number in left:
                 self.next, self.inner = number, 0
                 yield number
+                self._checkpoints.close_within(self)
                 self.next = number + 1
-                checkpoints.after(self)
+                self._checkpoints.after(self)
         finally:
-            checkpoints.leave(self)
+            self._checkpoints.leave(self)

@@ -68,12 +68,12 @@ class Cycle:
         return self.images.pairs(indices, take(self.labels, batches), generator)
 
     def steps(self, count: int, **state: Any) -> Steps:
-        """Return an iterator over the steps 0..count-1 of a training; a process that died is continued between two.
+        """Return the steps 0..count-1 of a loop, to iterate over; a process that died is continued between two.
 
         ``state``: all that the steps change and later steps depend on: modules, optimizers, random streams, lists,
         dictionaries, or objects that consist of such. It must be made before, and changed in place. Loops may be
-        nested; what lies within a step but in no loop of its own is computed again. Raises TypeError for a value that
-        can't be changed in place.
+        nested, and left early; what lies within a step but in no loop of its own is computed again. Raises TypeError
+        for a value that can't be changed in place.
         """
         return Steps(self.checkpoints, self.clock, count, {**state, "warnings": self.warnings, "health": self.health})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copyreg import __newobj__  # type: ignore[attr-defined]
 from enum import Enum
 from functools import cache, partial
@@ -38,19 +38,49 @@ class Unlike(Exception):
 
 def holds(value: Any) -> bool:
     """Return whether a value can be filled in place; numbers, texts, tensors and tuples are replaced instead."""
-    return type(value) not in PLAIN and not isinstance(value, tuple | torch.Tensor | np.ndarray | np.generic)
+    fixed = tuple | frozenset | range | torch.Tensor | np.ndarray | np.generic
+    return type(value) not in PLAIN and not isinstance(value, fixed)
 
 
 def _constant(value: Any) -> bool:
-    """Return whether no training changes an object: it is as it was once the same code has made it again."""
-    fixed = (ModuleType, BaseModel, Enum, PurePath, type, partial, torch.dtype, torch.device, torch.Size)
+    """Return whether nothing changes within an object; an attribute may refer to another such object later."""
+    fixed = (ModuleType, BaseModel, PurePath, type, partial, torch.dtype, torch.device)
     if isinstance(value, fixed) or inspect.isroutine(value):
         return True
     return f"{type(value).__module__}.".startswith(FOREIGN)
 
 
+def _said(value: Any) -> str:
+    """Return what tells a constant object from others, in any process."""
+    if isinstance(value, partial):
+        given = [*enumerate(value.args), *value.keywords.items()]
+        return f"{_said(value.func)} {[(key, each if type(each) in PLAIN else _said(each)) for key, each in given]}"
+    if isinstance(value, PurePath | torch.dtype | torch.device):
+        return repr(value)
+    if isinstance(value, ModuleType):
+        return value.__name__
+    return _qualified(value) if isinstance(value, type) or inspect.isroutine(value) else _name(value)
+
+
+def _qualified(value: Any) -> str:
+    return f"{getattr(value, '__module__', None)}.{value.__qualname__}"
+
+
 def _name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return _qualified(type(value))
+
+
+def _has_tensors(value: Any, depth: int = 3) -> bool:
+    """Return whether an object has tensors, in its attributes or in containers of them."""
+    if isinstance(value, torch.Tensor | torch.nn.Module):
+        return True
+    within = vars(value) if hasattr(value, "__dict__") else value
+    parts = within.values() if isinstance(within, dict) else within
+    return depth > 0 and isinstance(parts, Collection) and any(_has_tensors(part, depth - 1) for part in parts)
+
+
+def _trained(tensor: torch.Tensor) -> bool:
+    return tensor.requires_grad and tensor.is_leaf
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -75,6 +105,13 @@ def _attributes(value: Any, name: str) -> dict[str, Any]:
     return attributes or {}
 
 
+def _empty(name: str, kind: type[Any]) -> Any:
+    """Return an empty container for one that is not there. Raises Unlike if it was of another class."""
+    if name != _qualified(kind):
+        raise Unlike
+    return kind()
+
+
 @cache
 def _kinds() -> list[tuple[Any, str, Any]]:
     """Return (classes, kind, what takes them), in the order in which they are tried."""
@@ -90,7 +127,9 @@ def _kinds() -> list[tuple[Any, str, Any]]:
         (list, "list", Taker._sequence),
         (deque, "deque", Taker._sequence),
         (set, "set", Taker._sequence),
+        (frozenset, "frozenset", Taker._sequence),
         (tuple, "tuple", Taker._sequence),
+        (range, "range", Taker._range),
     ]
 
 
@@ -100,6 +139,8 @@ class Taker:
     def __init__(self) -> None:
         self._known: dict[int, tuple[int, Any]] = {}  # with the object, so that no other one gets its id
         self._in_module = False
+        self.left_out: list[str] = []
+        """Names of objects within modules that have tensors and can't be stored."""
 
     def take(self, value: Any, name: str) -> Any:
         """Return a value as tensors and numbers. Raises Unstorable, which calls the value ``name``."""
@@ -107,11 +148,14 @@ class Taker:
             return value
         if id(value) in self._known:
             return "again", self._known[id(value)][0]
-        stateful = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+        if isinstance(value, Enum):
+            return "enum", _name(value), value.name
+        stateful = not isinstance(value, type) and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
         found = next(((kind, take) for classes, kind, take in _kinds() if isinstance(value, classes)), None)
-        other = found is None or found[0] == "module"
-        if (self._in_module and other) or (_constant(value) and not stateful):
-            return ("same",)
+        if _constant(value) and not stateful:
+            return "same", _said(value)
+        if found is None and not stateful and self._in_module and _name(value).startswith("torch."):
+            return "same", None  # of compiled code and the like, which torch makes when it needs it
         number = self._enter(value)
         if found is not None:
             return (found[0], number, *found[1](self, value, name))
@@ -128,7 +172,7 @@ class Taker:
     def _tensor(self, value: torch.Tensor, name: str) -> tuple[Any, ...]:
         if value.layout != torch.strided or value.device.type == "meta":
             raise Unstorable(f"{name} is a tensor without a storage of its own")
-        return value.detach(), value.device.type, value.requires_grad and value.is_leaf
+        return value.detach(), value.device.type, _trained(value)
 
     def _generator(self, value: torch.Generator, name: str) -> tuple[Any, ...]:
         return value.get_state(), value.device.type
@@ -149,7 +193,10 @@ class Taker:
         return (self.take(value.getstate(), name),)
 
     def _sequence(self, value: Any, name: str) -> tuple[Any, ...]:
-        return ([self.take(each, f"{name}[{at}]") for at, each in enumerate(value)],)
+        return _name(value), [self.take(each, f"{name}[{at}]") for at, each in enumerate(value)]
+
+    def _range(self, value: range, name: str) -> tuple[Any, ...]:
+        return value.start, value.stop, value.step
 
     def _mapping(self, value: dict[Any, Any], name: str) -> tuple[Any, ...]:
         return _name(value), self._pairs(value, name)
@@ -157,15 +204,16 @@ class Taker:
     def _module(self, value: torch.nn.Module, name: str) -> tuple[Any, ...]:
         parts = dict(value.named_modules())
         numbers = {path: self._enter(part) for path, part in parts.items()}
-        tensors = [(path, self._enter(tensor), tensor.detach()) for path, tensor in _tensors(value).items()]
-        self._in_module = True
+        tensors = [(path, self._enter(t), t.detach(), _trained(t)) for path, t in _tensors(value).items()]
+        names = {path: f"{name}.{path}" if path else name for path in parts}
+        around, self._in_module = self._in_module, True
         try:
             own = {
-                path: [(key, self._attribute(each, f"{name}.{path}.{key}")) for key, each in _own(part).items()]
+                path: [(key, self._attribute(each, f"{names[path]}.{key}")) for key, each in _own(part).items()]
                 for path, part in parts.items()
             }
         finally:
-            self._in_module = False
+            self._in_module = around
         return tensors, [(path, numbers[path], own[path]) for path in parts]
 
     def _enter(self, value: Any) -> int:
@@ -173,14 +221,16 @@ class Taker:
         return self._known.setdefault(id(value), (len(self._known), value))[0]
 
     def _attribute(self, value: Any, name: str) -> Any:
-        """Return an attribute of a module; other objects than tensors, streams and containers count as constant."""
+        """Return an attribute of a module; what can't be stored is left out, and named if it has tensors."""
         known = len(self._known)
         try:
             return self.take(value, name)
-        except Unstorable:
+        except Exception:  # Unstorable, or what the object's own code raises
             while len(self._known) > known:
                 self._known.popitem()
-            return ("same",)
+            if _has_tensors(value):
+                self.left_out.append(f"{name}, a {type(value).__name__}")
+            return "same", None
 
 
 class Restorer:
@@ -207,7 +257,13 @@ class Restorer:
             return taken
         kind, *rest = taken
         if kind == "same":
-            return self._there(live, object)
+            if live is MISSING or (rest[0] is not None and _said(live) != rest[0]):
+                raise Unlike
+            return live
+        if kind == "enum":
+            if not isinstance(live, Enum) or _name(live) != rest[0]:
+                raise Unlike
+            return type(live)[rest[1]]
         if kind == "again":
             return self._live[rest[0]]
         number, *content = rest
@@ -240,13 +296,15 @@ class Restorer:
 
     def _module(self, number: int, live: Any, tensors: list[Any], parts: list[Any]) -> Any:
         there, its_parts = _tensors(self._there(live, torch.nn.Module)), dict(live.named_modules())
-        shapes = [(path, tensor.shape) for path, _, tensor in tensors]
+        shapes = [(path, tensor.shape) for path, _, tensor, _ in tensors]
         if shapes != [(path, t.shape) for path, t in there.items()] or [*its_parts] != [path for path, *_ in parts]:
             raise Unlike
         self._live |= {number: its_parts[path] for path, number, _ in parts}
-        self._live |= {number: there[path] for path, number, _ in tensors}
-        for path, _, tensor in tensors:
+        self._live |= {number: there[path] for path, number, *_ in tensors}
+        for path, _, tensor, trained in tensors:
             self._later(partial(there[path].copy_, tensor))
+            if there[path].is_leaf:
+                self._later(partial(there[path].requires_grad_, trained))
         for path, _, attributes in parts:
             self._give(its_parts[path], _own(its_parts[path]), attributes)
         return live
@@ -275,27 +333,36 @@ class Restorer:
         self._later(lambda: (found.clear(), found.update(new)))
         return found
 
-    def _list(self, number: int, live: Any, items: list[Any]) -> Any:
-        found = self._live[number] = live if isinstance(live, list) else []
+    def _list(self, number: int, live: Any, name: str, items: list[Any]) -> Any:
+        found = self._live[number] = live if _name(live) == name else _empty(name, list)
         new = self._items(found, items)
         self._later(lambda: found.__setitem__(slice(None), new))
         return found
 
-    def _deque(self, number: int, live: Any, items: list[Any]) -> Any:
+    def _deque(self, number: int, live: Any, name: str, items: list[Any]) -> Any:
         found = self._live[number] = self._there(live, deque)
         new = self._items([*found], items)
         self._later(lambda: (found.clear(), found.extend(new)))
         return found
 
-    def _set(self, number: int, live: Any, items: list[Any]) -> Any:
-        found: Any = live if isinstance(live, set) else set()
+    def _set(self, number: int, live: Any, name: str, items: list[Any]) -> Any:
+        found: Any = live if _name(live) == name else _empty(name, set)
         new = self._items([], items)
         self._later(lambda: (found.clear(), found.update(new)))
         return found
 
-    def _tuple(self, number: int, live: Any, items: list[Any]) -> Any:
+    def _frozenset(self, number: int, live: Any, name: str, items: list[Any]) -> Any:
+        _empty(name, frozenset)
+        return frozenset(self._items([], items))
+
+    def _tuple(self, number: int, live: Any, name: str, items: list[Any]) -> Any:
         new = self._items(live if isinstance(live, tuple) else (), items)
-        return type(live)._make(new) if hasattr(live, "_make") else tuple(new)
+        if hasattr(live, "_make") and _name(live) == name:
+            return type(live)._make(new)
+        return torch.Size(new) if name == _qualified(torch.Size) else (*_empty(name, tuple), *new)
+
+    def _range(self, number: int, live: Any, *ends: int) -> Any:
+        return range(*ends)
 
     def _items(self, live: Any, items: list[Any]) -> list[Any]:
         return [self.put(live[at] if at < len(live) else MISSING, item) for at, item in enumerate(items)]
@@ -311,12 +378,20 @@ class Restorer:
         if live is MISSING or _name(live) != name:
             raise Unlike
         self._live[number] = live
-        self._give(live, dict(getattr(live, "__dict__", {})), attributes)
+        now = _attributes(live, name)  # without what an object's own __getstate__ leaves out
+        if attributes and hasattr(live, "__setstate__"):
+            new = self._new(now, attributes)
+            self._later(lambda: live.__setstate__(new))
+        else:
+            self._give(live, now, attributes)
         return live
+
+    def _new(self, now: dict[str, Any], attributes: list[tuple[Any, Any]]) -> dict[str, Any]:
+        return {key: self.put(now.get(key, MISSING), value) for key, value in attributes}
 
     def _give(self, live: Any, now: dict[str, Any], attributes: list[tuple[Any, Any]]) -> None:
         """Give an object these attributes instead of those that it has ``now``."""
-        new = {key: self.put(now.get(key, MISSING), value) for key, value in attributes}
+        new = self._new(now, attributes)
 
         def change() -> None:
             for name in now.keys() - new.keys():

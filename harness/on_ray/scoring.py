@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +231,9 @@ class RayData:
             ask(number)
         while waiting:
             answer = ray.wait([*waiting], num_returns=1)[0][0]
+            if self.beat is not None:
+                with suppress(OSError):  # a call may be too short for the worker's own heartbeats
+                    os.utime(self.beat)
             number = waiting.pop(answer)
             ((arrays, shard),) = _results([answer])
             ask(number)

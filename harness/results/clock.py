@@ -58,17 +58,19 @@ class Clock:
     def steps(self, count: int, begin: int = 0) -> Iterator[int]:
         """Yield begin..count-1, the epochs or iterations of a training, and note the current one for displays."""
         progress, first, noted = self.progress, dict[str, float](), 0.0
-        for number in range(begin, count):
-            progress.step, progress.steps, done = number, count, number - begin
-            if done == 1:
-                first = self._so_far()
-            elif done > 1 and time.perf_counter() - noted > NOTED:
-                noted = time.perf_counter()
-                progress.expected = {**progress.expected, **_expected(first, self._so_far(), done, count)}
-            yield number
-        if count - begin > 1:
-            progress.expected = {**progress.expected, **_expected(first, self._so_far(), count - begin, count)}
-        progress.step = progress.steps = 0
+        try:
+            for number in range(begin, count):
+                progress.step, progress.steps, done = number, count, number - begin
+                if done == 1:
+                    first = self._so_far()
+                elif done > 1 and time.perf_counter() - noted > NOTED:
+                    noted = time.perf_counter()
+                    progress.expected = {**progress.expected, **_expected(first, self._so_far(), done, count)}
+                yield number
+            if count - begin > 1:
+                progress.expected = {**progress.expected, **_expected(first, self._so_far(), count - begin, count)}
+        finally:  # a training may stop early
+            progress.step = progress.steps = 0
 
     def _so_far(self) -> dict[str, float]:
         """Return the seconds by phase, with those of the open phase, without waiting for the device."""

@@ -88,7 +88,7 @@ class CycleRecord:
     seconds: dict[str, float]
     """Seconds of each phase (setup, compile, train, auxiliary, score, select, evaluate, checkpoint)."""
     wall_seconds: float
-    """Wall-clock seconds of the whole cycle."""
+    """Wall-clock seconds of the whole cycle, without the lost ones."""
     target_parameters: int
     """Number of trainable parameters of the target network."""
     extra_parameters: int
@@ -156,8 +156,8 @@ class CycleRecord:
     """Image labels only: how many of the selected images have each class, in the order of the dataset's classes; empty
     in the last cycle, and in records that were stored before this field existed."""
     energy_joules: float | None = None
-    """Energy that the GPU took during this cycle, for all processes on it; null if it does not report it. A shared
-    training is not in it."""
+    """Energy that the GPU took during this cycle, for all processes on it, without the lost seconds; null if it does
+    not report it. A shared training is not in it."""
     lost_seconds: float = 0.0
     """Wall-clock seconds between the checkpoints within this cycle from which later processes went on and their going
     on: what was computed again, the pause, and the start of the process. No phase contains them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from harness.errors import StorageError
 from harness.results import disk
 from harness.results.store import content_of, names_in, write_atomically
 
-FORMAT = 1
+FORMAT = 2
+PARTS = {"stage", "finished", "loops", "warnings", "streams", "measured"}
+"""What the content of a file consists of; see harness.learning.checkpoints."""
 DIGEST = 64
 """Digits of a SHA-256."""
 
@@ -46,9 +49,10 @@ class Within:
         try:
             # only tensors and numbers: a results folder may come from anywhere, and a pickle could run commands
             content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-            return {**content}, ""
+            whole = isinstance(content, dict) and {*content} >= PARTS
         except Exception:  # torch raises many kinds
-            return None, f"{self.path} is no state of a cycle"
+            whole = False
+        return ({**content}, "") if whole else (None, f"{self.path} is no state of a cycle")
 
     def write(self, content: dict[str, Any]) -> None:
         """Replace the content. Raises StorageError, UserError and LockLost."""
@@ -73,8 +77,12 @@ def _parts(data: bytes) -> tuple[dict[str, Any] | None, memoryview | None]:
     rest = memoryview(data)[DIGEST:]
     if data[:DIGEST] != hashlib.sha256(rest).hexdigest().encode():
         return None, None
-    end = data.index(b"\n")
-    return json.loads(data[DIGEST:end]), memoryview(data)[end + 1 :]
+    end = data.find(b"\n")
+    try:
+        header = json.loads(data[DIGEST:end])
+    except (ValueError, RecursionError):  # a digest alone makes no state
+        header = None
+    return (header, memoryview(data)[end + 1 :]) if end >= 0 and isinstance(header, dict) else (None, None)
 
 
 def problems(folder: Path) -> list[str]:
@@ -82,3 +90,16 @@ def problems(folder: Path) -> list[str]:
     paths = [folder / name for name in names_in(folder) if disk.WITHIN.fullmatch(name)]
     damaged = [path for path in paths if (data := content_of(path)) is not None and _parts(data)[0] is None]
     return [f"{path} is damaged: it is not used, and its cycle starts again" for path in damaged]
+
+
+def sweep(folder: Path, finished: int, late: bool = False) -> None:
+    """Remove the files of a trial that none of its next cycles uses: a process died before it could remove them.
+
+    ``finished``: how many cycles are finished; ``late``: whether the last one of these has no selection yet. A file
+    that can't be removed stays: nothing reads it. Raises StorageError if the folder can't be read.
+    """
+    kept = {f"within_cycle_{finished:03d}.pt", *([f"within_selection_{finished - 1:03d}.pt"] if late else [])}
+    for name in names_in(folder):
+        if disk.WITHIN.fullmatch(name) and name not in kept:
+            with suppress(OSError):
+                disk.remove(folder / name)
