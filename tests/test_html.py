@@ -509,7 +509,7 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
         "2 seeds can't show a difference to Ran",
         "Seeds 3 (0 to 2)",
         "Labelled images 100, 200, 400",
-        "Initial images one set for all methods, another for each seed",
+        "Initial images one set for all methods, another for each seed; a warning names a method that draws its own",
         "Published values none known of this network and data",
         "Time of all trials 16 min, summed",
         "digits, fingerprint 3f2a99887766",
@@ -541,6 +541,16 @@ def test_the_page_names_who_leads_at_the_end_if_others_lead_over_the_budgets() -
 )
 def test_budgets_in_words(labelled: list[int], words: str) -> None:
     assert lead._budgets(labelled) == words
+
+
+def test_the_page_says_which_trials_start_from_the_same_images() -> None:
+    per_run = {"protocol": {"initial_set": "per_run"}}
+    found = [lead._initial(s) for s in (suite(), suite(settings=per_run), suite(seeds=[0], settings=per_run))]
+    assert [text.partition(";")[0] for text in found] == [
+        "one set for all methods, another for each seed",
+        "one set for all methods and seeds",
+        "one set for all methods",
+    ]
 
 
 def test_the_overview_of_suites_says_what_can_be_claimed() -> None:
