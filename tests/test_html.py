@@ -543,6 +543,16 @@ def test_budgets_in_words(labelled: list[int], words: str) -> None:
     assert lead._budgets(labelled) == words
 
 
+def test_a_method_that_alone_has_reached_the_end_leads_nowhere_yet() -> None:
+    values = {"Ran": (0.3, 0.4, 0.5), "Ran+": (0.6, 0.7, 0.4), "DAST-AL": (0.5, 0.5, 0.6)}
+    records = [record(m, s, c, v) for m in METHODS for s in range(3) for c, v in enumerate(values[m])]
+    whole = lead.lead(suite(), records, suite_tables(suite(), records), [])
+    assert "At 400 labelled images the highest mean accuracy is 60.00 %: DAST-AL." in whole
+    some = [r for r in records if r.cycle < 2 or (r.method == "Ran" or r.seed == 0)]
+    sentences = lead.lead(suite(), some, suite_tables(suite(), some), [])
+    assert not [text for text in sentences if text.startswith("At 400")] and sentences[-1].startswith("Unfinished")
+
+
 def test_the_page_says_which_trials_start_from_the_same_images() -> None:
     per_run = {"protocol": {"initial_set": "per_run"}}
     found = [lead._initial(s) for s in (suite(), suite(settings=per_run), suite(seeds=[0], settings=per_run))]

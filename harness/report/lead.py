@@ -68,9 +68,10 @@ def lead(
         )
     if gaps:
         sentences.append(f"{best['method']} is {' and '.join(gaps)}.")
-    sentences += _at_the_end(table.numbers[""], areas, suite.methods, metric)
-    if so_far:
+    if so_far:  # then few methods may have reached the most labelled images
         sentences.append(f"Unfinished: {progress(suite, records)}.")
+    else:
+        sentences += _at_the_end(table.numbers[""], areas, suite.methods, metric)
     return sentences
 
 
