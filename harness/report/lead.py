@@ -103,13 +103,12 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
         *([("Primary comparison", " minus ".join(suite.primary))] if suite.primary else []),
         ("Training images", "not known" if suite.pool is None else str(suite.pool)),
         ("Labelled images", _budgets(suite.labelled)),
-        ("Initial images", _initial(suite)),
-        ("Recipe", suite.recipe),
     ]
     if not published(suite.dataset, suite.model):
         found.append(("Published values", "none known of this network and data"))
+    long = [("Initial images", _initial(suite)), ("Recipe", suite.recipe)]
     if not records:
-        return found
+        return found + long
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
     threads = counted(max(r.threads for r in records), "thread")
     return [
@@ -119,6 +118,7 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
         ("Device", f"{distinct(r.device for r in records)}, {distinct(r.precision for r in records)}, {threads}"),
         ("Time of all trials", f"{duration(seconds_of(records))}, summed"),
         ("Highest memory", f"{max(r.peak_memory() for r in records) / 2**30:.2f} GiB"),
+        *long,
     ]
 
 
