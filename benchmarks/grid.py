@@ -111,7 +111,7 @@ def main(words: list[str] | None = None) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder)
-        for part in ("harness", "methods", "datasets"):
+        for part in ("harness", "methods", "datasets", "published"):
             shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
         (checkout / "methods" / "sleep.py").write_text(METHOD)
         for seconds in asked.seconds:

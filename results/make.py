@@ -10,6 +10,7 @@ of machine; times are not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -38,6 +39,15 @@ KEPT = (
 TIMES = ("_seconds.txt", "_cost.txt")
 
 
+def _processor() -> str:
+    """Return the name of the machine's processor: figures differ in their last digits between kinds."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
 def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
     """Run a config in ``output`` and keep its records and tables in ``folder``; return the exit code of the run."""
     ran = commit()  # before its own files change the checkout
@@ -59,7 +69,7 @@ def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
     made = {
         "commit": ran,
         "command": " ".join(["python results/make.py", name, *arguments]),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
         "versions": versions(),
         "trial_hours": round(sum(record.wall_seconds for record in [*records, *shared]) / 3600, 2),
     }

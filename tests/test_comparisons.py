@@ -125,6 +125,12 @@ def test_what_is_not_carried_says_what_would() -> None:
     assert "no number of seeds would find one of this size" in claims([zero])[0].text
 
 
+def test_the_primary_comparison_comes_first() -> None:
+    primary, other = compared([1.0, -1.0] * 8, [1.0 + 0.1 * i for i in range(16)], primary=True)
+    kinds = [(claim.kind, claim.about) for claim in claims([other, primary])]
+    assert kinds == [("open", [primary]), ("better", [other])]
+
+
 def test_others_wait_for_the_primary_comparison() -> None:
     strong, weak = [1.0 + 0.1 * i for i in range(8)], [1.0, -1.0] * 4
     for first, alpha in ((strong, 0.05), (weak, BEFORE)):

@@ -509,7 +509,7 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
         "2 seeds can't show a difference to Ran",
         "Seeds 3 (0 to 2)",
         "Labelled images 100, 200, 400",
-        "Initial images one set for all methods, another for each seed",
+        "Initial images one set for all methods, another for each seed; a warning names a method that draws its own",
         "Published values none known of this network and data",
         "Time of all trials 16 min, summed",
         "digits, fingerprint 3f2a99887766",
@@ -541,6 +541,26 @@ def test_the_page_names_who_leads_at_the_end_if_others_lead_over_the_budgets() -
 )
 def test_budgets_in_words(labelled: list[int], words: str) -> None:
     assert lead._budgets(labelled) == words
+
+
+def test_a_method_that_alone_has_reached_the_end_leads_nowhere_yet() -> None:
+    values = {"Ran": (0.3, 0.4, 0.5), "Ran+": (0.6, 0.7, 0.4), "DAST-AL": (0.5, 0.5, 0.6)}
+    records = [record(m, s, c, v) for m in METHODS for s in range(3) for c, v in enumerate(values[m])]
+    whole = lead.lead(suite(), records, suite_tables(suite(), records), [])
+    assert "At 400 labelled images the highest mean accuracy is 60.00 %: DAST-AL." in whole
+    some = [r for r in records if r.cycle < 2 or (r.method == "Ran" or r.seed == 0)]
+    sentences = lead.lead(suite(), some, suite_tables(suite(), some), [])
+    assert not [text for text in sentences if text.startswith("At 400")] and sentences[-1].startswith("Unfinished")
+
+
+def test_the_page_says_which_trials_start_from_the_same_images() -> None:
+    per_run = {"protocol": {"initial_set": "per_run"}}
+    found = [lead._initial(s) for s in (suite(), suite(settings=per_run), suite(seeds=[0], settings=per_run))]
+    assert [text.partition(";")[0] for text in found] == [
+        "one set for all methods, another for each seed",
+        "one set for all methods and seeds",
+        "one set for all methods",
+    ]
 
 
 def test_the_overview_of_suites_says_what_can_be_claimed() -> None:

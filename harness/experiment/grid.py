@@ -268,7 +268,7 @@ def _entry(suite: Suite, skipped: str | None, info: DatasetInfo | None) -> Suite
     """Return a suite's entry in run.json; ``skipped``: why it does not run, or None; ``info``: None if so."""
     protocol, recipe, trials = suite.protocol, suite.recipe, list(suite.trials())
     specs = {method: trial.spec() for method, trial in trials}
-    candidates = f"{protocol.candidates or 'all unlabelled'} candidates in each cycle"
+    candidates = f"{protocol.candidates or 'all unlabelled images as'} candidates in each cycle"
     start = {"warm": "weights of the previous cycle", "fresh": "fresh weights each cycle"}[protocol.start]
     return SuiteEntry(
         name=suite.name,

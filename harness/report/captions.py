@@ -60,11 +60,15 @@ def distinct(values: Iterable[Any]) -> str:
     return "/".join(sorted({str(v) for v in values}))
 
 
+def has_one_initial_set(suite: SuiteEntry) -> bool:
+    """Return whether all seeds of a suite start from the same labelled images."""
+    return suite.settings.get("protocol", {}).get("initial_set") == "per_run"
+
+
 def provenance(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
     """Return the origin of a suite's numbers: title, recipe, seeds, data, devices, precision, and any progress."""
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
-    one_set = suite.settings.get("protocol", {}).get("initial_set") == "per_run"
-    spread = ", one initial set for all seeds: std leaves out its spread" if one_set else ""
+    spread = ", one initial set for all seeds: std leaves out its spread" if has_one_initial_set(suite) else ""
     return (
         f"{suite.title}: {suite.recipe}; {counted(len(suite.seeds), 'seed')}{spread}; dataset {suite.dataset} "
         f"(fingerprint {fingerprints}); {distinct(r.device for r in records)}, {distinct(r.precision for r in records)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.report.captions import has_one_initial_set
 from harness.report.comparisons import Comparison, kind_of
 from harness.results.manifest import DEFAULT_TRAINING, UNUSED_ACQUISITION, SuiteEntry
 
@@ -21,6 +22,6 @@ def cautions(suite: SuiteEntry, compared: Sequence[Comparison]) -> list[str]:
         which, verb = ("baseline", "is") if len(weak) == 1 else ("baselines", "are")
         names, reference = ", ".join(c.method for c in weak), weak[0].reference
         found.append(f"WARNING: weak {which}: {names} {verb} significantly below {reference}; check recipe and keys.")
-    if suite.settings.get("protocol", {}).get("initial_set") == "per_run" and len(suite.seeds) > 1:
+    if has_one_initial_set(suite) and len(suite.seeds) > 1:
         found.append("WARNING: all seeds have one initial set: std, intervals and p leave out how much it matters.")
     return found

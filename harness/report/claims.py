@@ -22,7 +22,10 @@ from harness.results.records import CycleRecord
 
 
 def claims(found: Sequence[Comparison]) -> list[Claim]:
-    """Return a sentence for each comparison that claims something, then what evidence the others lack."""
+    """Return a sentence for each comparison that claims something, then what evidence the others lack.
+
+    That of the primary comparison comes first.
+    """
     claimed, small, few = [], [], dict[tuple[int, float], list[Comparison]]()
     for c in found:
         seeds = counted(len(c.values), "seed")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from harness.report.captions import counted, distinct, is_finished, progress
+from harness.report.captions import counted, distinct, has_one_initial_set, is_finished, progress
 from harness.report.comparisons import Comparison, kind_of, reference_of
 from harness.report.formats import cell
 from harness.report.published import published
@@ -68,9 +68,10 @@ def lead(
         )
     if gaps:
         sentences.append(f"{best['method']} is {' and '.join(gaps)}.")
-    sentences += _at_the_end(table.numbers[""], areas, suite.methods, metric)
-    if so_far:
+    if so_far:  # then few methods may have reached the most labelled images
         sentences.append(f"Unfinished: {progress(suite, records)}.")
+    else:
+        sentences += _at_the_end(table.numbers[""], areas, suite.methods, metric)
     return sentences
 
 
@@ -95,7 +96,6 @@ def _above(difference: float, unit: str = "") -> str:
 def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, str]]:
     """Return what a suite compared and what it took: (name, value) each."""
     seeds = f"{len(suite.seeds)} ({'seed ' if len(suite.seeds) == 1 else ''}{_span(suite.seeds)})"
-    one_set = suite.settings.get("protocol", {}).get("initial_set") == "per_run"
     found = [
         ("Finished", progress(suite, records).removesuffix(" finished").replace(" and", ",")),
         ("Methods", str(len(suite.methods))),
@@ -103,13 +103,12 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
         *([("Primary comparison", " minus ".join(suite.primary))] if suite.primary else []),
         ("Training images", "not known" if suite.pool is None else str(suite.pool)),
         ("Labelled images", _budgets(suite.labelled)),
-        ("Initial images", "one set for all methods" + (" and seeds" if one_set else ", another for each seed")),
-        ("Recipe", suite.recipe),
     ]
     if not published(suite.dataset, suite.model):
         found.append(("Published values", "none known of this network and data"))
+    long = [("Initial images", _initial(suite)), ("Recipe", suite.recipe)]
     if not records:
-        return found
+        return found + long
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
     threads = counted(max(r.threads for r in records), "thread")
     return [
@@ -119,7 +118,14 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
         ("Device", f"{distinct(r.device for r in records)}, {distinct(r.precision for r in records)}, {threads}"),
         ("Time of all trials", f"{duration(seconds_of(records))}, summed"),
         ("Highest memory", f"{max(r.peak_memory() for r in records) / 2**30:.2f} GiB"),
+        *long,
     ]
+
+
+def _initial(suite: SuiteEntry) -> str:
+    """Return which trials start from the same labelled images."""
+    more = "" if len(suite.seeds) < 2 else " and seeds" if has_one_initial_set(suite) else ", another for each seed"
+    return f"one set for all methods{more}; a warning names a method that draws its own"
 
 
 def _budgets(labelled: Sequence[int]) -> str:
