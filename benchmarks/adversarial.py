@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from measure import in_turns, machine, noise, noise_trial, opened, parser, plugin
+from measure import add_precision, in_turns, machine, noise, noise_trial, opened, parser, plugin
 from tabulate import tabulate
 
 from harness import registry
@@ -34,7 +34,7 @@ def begin(asked: argparse.Namespace, training: str, name: str, **settings: objec
     """Return a learner of one method on noise, and its first cycle."""
     candidates = asked.batch * 8
     trial = noise_trial(
-        Recipe(epochs=1, batch_size=asked.batch, precision="bfloat16"),
+        Recipe(epochs=1, batch_size=asked.batch, precision=asked.precision),
         Protocol(initial=LABELLED, budget=10, cycles=2, candidates=candidates, start="warm"),
         asked.model,
         training,
@@ -63,7 +63,7 @@ def vaal(asked: argparse.Namespace) -> Loops:
         return F.binary_cross_entropy_with_logits(networks["discriminator"](mean)[:, 0], ones)
 
     def autoencoded(images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(cycle.device.type, torch.bfloat16):
+        with torch.autocast(cycle.device.type, torch.bfloat16, enabled=asked.precision == "bfloat16"):
             mean, log_variance = networks["autoencoder"].encode(images)
             decoded = networks["autoencoder"].decode(mean)
         return F.mse_loss(decoded, images) + (mean.square() + log_variance.exp()).mean() + classified(mean)
@@ -72,7 +72,10 @@ def vaal(asked: argparse.Namespace) -> Loops:
         for _ in range(its):
             for _ in range(2):
                 step(generator, autoencoded(labelled) + autoencoded(unlabelled))
-            with torch.no_grad(), torch.autocast(cycle.device.type, torch.bfloat16):
+            with (
+                torch.no_grad(),
+                torch.autocast(cycle.device.type, torch.bfloat16, enabled=asked.precision == "bfloat16"),
+            ):
                 means = [networks["autoencoder"].encode(images)[0] for images in (labelled, unlabelled)]
             step(discriminator, classified(means[0]) + classified(means[1]))
 
@@ -118,6 +121,7 @@ def arguments() -> argparse.ArgumentParser:
     """Return the command line's options."""
     options = parser(__doc__, batch=128, rounds=5)
     options.add_argument("--model", default="resnet18_cifar")
+    add_precision(options)
     options.add_argument("--width", type=int, default=32, help="of VAAL's autoencoder; the authors' is 128")
     return options
 
@@ -133,7 +137,7 @@ def main(words: list[str] | None = None) -> None:
         rates = [count / statistics.median(took) for took in times.values()]
         rows.append([name, *rates, *(f(shares) for f in (statistics.median, min, max))])
     print(
-        f"{asked.model}, autoencoder width {asked.width}, batch {asked.batch}, bfloat16, {machine(asked)}, "
+        f"{asked.model}, autoencoder width {asked.width}, batch {asked.batch}, {asked.precision}, {machine(asked)}, "
         f"{asked.rounds} rounds"
     )
     print(tabulate(rows, ["loop", "steps/s", "bare steps/s", "share % (median)", "min", "max"], floatfmt=".2f"))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from measure import in_turns, machine, parser, peak
+from measure import add_precision, in_turns, machine, parser, peak
 from tabulate import tabulate
 
 from harness import registry
@@ -80,7 +80,7 @@ def measured(asked: argparse.Namespace) -> Iterator[Costs]:
     device, (height, width), classes = torch.device(asked.device), asked.size, asked.classes
     dense = MAPS in names.of(net(asked.model)).labels
     info = DatasetInfo(1, 1, classes, 3, (height, width), "", per_pixel=dense)
-    network = build(net(asked.model), info, 0).to_device(device, Recipe(epochs=1, precision="bfloat16"))
+    network = build(net(asked.model), info, 0).to_device(device, Recipe(epochs=1, precision=asked.precision))
     images = torch.randn(asked.batch, 3, height, width, device=device)
     batch = Batch(images, torch.arange(asked.batch, device=device), torch.Generator(device))
     prepared = {
@@ -116,6 +116,7 @@ def arguments() -> argparse.ArgumentParser:
     options = parser(__doc__, classes=19, batch=1, rounds=5)
     options.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
     options.add_argument("--model", default="drn_d_22")
+    add_precision(options)
     options.add_argument("--acquisitions", nargs="+", choices=[*WORKS, "epmcm, original form"], help="default: all")
     return options
 
@@ -129,8 +130,8 @@ def main(words: list[str] | None = None) -> None:
         shares = [f(costs.ratios()) for f in (statistics.median, min, max)]
         rows.append([costs.acquisition, *medians, *shares, costs.forward_bytes / MIB, costs.more_bytes / MIB])
     print(
-        f"{asked.model}, {asked.batch} x {asked.size[0]} x {asked.size[1]}, {asked.classes} classes, bfloat16, "
-        f"{machine(asked)}, {asked.rounds} rounds"
+        f"{asked.model}, {asked.batch} x {asked.size[0]} x {asked.size[1]}, {asked.classes} classes, "
+        f"{asked.precision}, {machine(asked)}, {asked.rounds} rounds"
     )
     heads = ["acquisition", "forward s", "describe s", "ratio (median)", "min", "max", "forward MiB", "added MiB"]
     print(tabulate(rows, heads, floatfmt=("g", ".3f", ".3f", ".3f", ".3f", ".3f", ".0f", ".0f")))

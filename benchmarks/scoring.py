@@ -19,7 +19,7 @@ import harness.on_ray  # noqa: F401 - sets Ray's environment before its import
 
 # ruff: isort: split
 import ray
-from measure import noise, noise_trial, opened, parser
+from measure import add_precision, noise, noise_trial, opened, parser
 from tabulate import tabulate
 
 from harness.learning.process import peak_memory, reset_peak_memory
@@ -51,7 +51,7 @@ def measured(asked: argparse.Namespace) -> Iterator[Costs]:
         put = ray.put(data)
         for acquisition in asked.acquisitions:
             trial = noise_trial(
-                Recipe(epochs=1, precision="bfloat16"),
+                Recipe(epochs=1, precision=asked.precision),
                 Protocol(
                     initial=LABELLED,
                     budget=min(1000, asked.images),
@@ -100,6 +100,7 @@ def arguments() -> argparse.ArgumentParser:
     """Return the command line's options."""
     options = parser(__doc__, 1, images=10_000, runs=7)
     options.add_argument("--model", default="resnet_small")
+    add_precision(options)
     options.add_argument("--shards", type=int, nargs="+", default=[1, 2])
     options.add_argument("--acquisitions", nargs="+", default=["epmcm", "core_set"])
     return options
@@ -124,7 +125,7 @@ def main(words: list[str] | None = None) -> None:
             ]
         )
     heads = ["acquisition", "path", "wall s (median)", "overhead s (median)", "min", "max", "columns MB", "peak MB"]
-    print(f"{asked.images} images, {asked.model}, bfloat16, {asked.runs} warm runs")
+    print(f"{asked.images} images, {asked.model}, {asked.precision}, {asked.runs} warm runs")
     print(tabulate(rows, heads, floatfmt=".3f"))
 
 

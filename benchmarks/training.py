@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import in_turns, machine, noise, noise_trial, opened, parser, plugin, spread
+from measure import add_precision, in_turns, machine, noise, noise_trial, opened, parser, plugin, spread
 from tabulate import tabulate
 
 from harness.learning.contract import Training
@@ -241,7 +241,7 @@ def shared_arguments(doc: str | None, threads: int | None = 2) -> argparse.Argum
     options = parser(doc, threads, batch=128)
     options.add_argument("--steps", type=int, default=4, help="of an epoch")
     options.add_argument("--model", default="resnet18_cifar")
-    options.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
+    add_precision(options)
     options.add_argument("--compile", action="store_true", help="recipe.compile, for harness and bare alike")
     options.add_argument("--autotune", action="store_true", help="recipe.deterministic: false, for all")
     return options

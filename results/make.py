@@ -3,9 +3,9 @@
     python results/make.py NAME [arguments of python -m harness.run]
 
 Runs the config in runs/results/NAME, or goes on with the run that lies there, and writes results/NAME/: records.jsonl
-(every cycle of every trial, as docs/records.md describes it), the tables and the pictures of the metric, and made.json
-(commit, command, machine, versions, hours that the trials took). Selections and metrics are the same on the same kind
-of machine; times are not.
+(every cycle of every trial, as docs/records.md describes it, without the names of files), the tables and the pictures
+of the metric, and made.json (commit, commands, machine, devices, versions, hours that the trials took). Selections and
+metrics are the same on the same kind of machine; times are not.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ def _processor() -> str:
     return platform.machine()
 
 
+def _earlier(folder: Path, resumed: bool) -> list[str]:
+    """Return the commands that made the run so far, if this one goes on with it."""
+    made = folder / "made.json"
+    return list(json.loads(made.read_text())["commands"]) if resumed and made.exists() else []
+
+
 def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
     """Run a config in ``output`` and keep its records and tables in ``folder``; return the exit code of the run."""
     ran = commit()  # before its own files change the checkout
@@ -62,14 +68,16 @@ def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
         record for key in sorted({r.shared_from for r in records} - {None}) for record in store.shared(key).records()
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "records.jsonl").write_text("".join(f"{json.dumps(record.to_json())}\n" for record in records))
+    kept = [{key: value for key, value in record.to_json().items() if key != "selected_files"} for record in records]
+    (folder / "records.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in kept))
     for path in (output / "report").iterdir():
         if path.name.endswith((*KEPT, *TIMES)):
             shutil.copy(path, folder / path.name)
     made = {
         "commit": ran,
-        "command": " ".join(["python results/make.py", name, *arguments]),
+        "commands": [*_earlier(folder, resumed=bool(resume)), " ".join(["python results/make.py", name, *arguments])],
         "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
+        "devices": sorted({record.device for record in records}),
         "versions": versions(),
         "trial_hours": round(sum(record.wall_seconds for record in [*records, *shared]) / 3600, 2),
     }

@@ -1104,6 +1104,24 @@ def test_a_gpu_that_is_not_there_is_refused_in_process(
     assert not (tmp_path / "runs" / "c" / "run.json").exists(), "nothing is begun"
 
 
+@pytest.mark.parametrize(("precision", "emulated"), [("bfloat16", True), ("bfloat16", False), ("float32", True)])
+def test_a_processor_that_only_emulates_bfloat16_is_named_at_the_start(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    emulated: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("harness.learning.process.emulates_bfloat16", lambda: emulated)
+    write(tmp_path, VALID.replace("dataset: digits", "dataset: {name: digits, limit: 120, test_limit: 40}"))
+    small = ["recipe.epochs=1", "recipe.milestones=[]", "--only", "method=Ran", "seed=0"]
+    assert run.main(["c.yaml", f"recipe.precision={precision}", *small]) == 0
+    warned = "this processor only emulates bfloat16" in capsys.readouterr().out
+    assert warned == (precision == "bfloat16" and emulated)
+
+
 def test_a_gpu_that_is_not_there_is_refused_on_ray(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,4 +293,5 @@ def test_links_lead_to_files(path: Path) -> None:
 
 
 def test_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().split()) < 900
+    words = [word for word in (ROOT / "README.md").read_text().split() if re.search(r"\w", word)]  # no bars of tables
+    assert len(words) < 600

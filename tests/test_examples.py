@@ -101,7 +101,7 @@ def test_results_are_made_again_by_one_command(tmp_path: Path) -> None:
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [(r["method"], r["cycle"]) for r in records[:2]] == [("Ran", 0), ("Ran", 1)] and len(records) == 10
     assert "DAST-AL" in (tmp_path / "quickstart_accuracy.txt").read_text()
-    assert json.loads((tmp_path / "made.json").read_text())["command"].endswith(" ".join(small))
+    assert json.loads((tmp_path / "made.json").read_text())["commands"][-1].endswith(" ".join(small))
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,8 @@ def test_energy_is_shown_where_a_device_reports_it(monkeypatch: pytest.MonkeyPat
     assert joules(device) == 5.0
     assert "energy (Wh)" not in row(tables(all_records())["cost"], "Ran")
     assert row(tables(all_records(energy_joules=7200.0))["cost"], "Ran")["energy (Wh)"] == "2.00±0.00"
+    shared = tables(all_records(energy_joules=7200.0, shared_from="key"))["cost"]
+    assert "energy (Wh)" not in row(shared, "Ran"), "a column of dashes says nothing"
 
 
 # --- all training images

@@ -380,15 +380,15 @@ def test_the_report_of_table_4_has_the_costs_that_the_paper_prints() -> None:
     training, sampling = seconds["train"] + seconds["auxiliary"], seconds["score"] + seconds["select"]
     total = (training + sampling) / 60
     rows = table.shown.to_numpy().tolist()
-    assert [row[:4] for row in rows] == [
-        ["mine", "TT (s)", "138.3", f"{training:.3f}"],  # of a log
-        ["mine", "TT (s)", "128.3", f"{training:.3f}"],
-        ["mine", "ST (s)", "7.59", f"{sampling:.3f}"],
-        ["mine", "total (min)", "2.26", f"{total:.3f}"],
-        ["LL4AL", "EP (MiB)", "0.2", "0.473"],
-        ["LL4AL", "TT (s)", "120.72", f"{training:.3f}"],
-        ["LL4AL", "ST (s)", "2.97", f"{sampling:.3f}"],
-        ["LL4AL", "total (min)", "2.06", f"{total:.3f}"],
+    assert [row[:3] for row in rows] == [
+        ["mine, TT (s)", "138.3", f"{training:.3f}"],  # of a log
+        ["mine, TT (s)", "128.3", f"{training:.3f}"],
+        ["mine, ST (s)", "7.59", f"{sampling:.3f}"],
+        ["mine, total (min)", "2.26", f"{total:.3f}"],
+        ["LL4AL, EP (MiB)", "0.2", "0.473"],
+        ["LL4AL, TT (s)", "120.72", f"{training:.3f}"],
+        ["LL4AL, ST (s)", "2.97", f"{sampling:.3f}"],
+        ["LL4AL, total (min)", "2.06", f"{total:.3f}"],
     ], "the paper prints nothing of random selection"
     assert rows[0][-1] == f"{LOGS}: first cycle; ours NVIDIA H100, bfloat16"
     assert rows[1][-1] == "DAST-AL paper: first cycle, NVIDIA TITAN Xp; ours NVIDIA H100, bfloat16"

@@ -180,7 +180,12 @@ def test_streamed_files_crops_of_any_size_and_a_warm_up(
     assert isinstance(ActiveLearner(trial, data).images.pixels, rows.Streamed)
     first = run(trial, data, whole)
     the_same(trial, kills.run(trial, data, folder, 4, 3, 2), folder, first, whole)
-    assert outcomes(first) == outcomes(run(trial, colours, folders())), "as from memory"
+    from_memory = outcomes(run(trial, colours, folders()))
+    named = [
+        {**one, "data_fingerprint": other["data_fingerprint"]}
+        for one, other in zip(outcomes(first), from_memory, strict=True)
+    ]
+    assert named == from_memory, "only the fingerprint differs: that of files is taken from their index"
 
 
 @LONG

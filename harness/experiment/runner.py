@@ -212,6 +212,7 @@ def run(
                 )
             notes += changed
     notes += lost(benchmark, full_trials(benchmark, grid))
+    notes += slow(benchmark, left)
     asked = {key: len(suite.labelled) for suite in (earlier.suites if earlier else []) for key in suite.trials}
     finished = []
     for unit in left.units:
@@ -371,6 +372,21 @@ def changed_rows(
     return [
         f"{row}: its finished cycles were computed with other {', '.join(texts.values())}"
         for row, texts in changes.items()
+    ]
+
+
+def slow(benchmark: Benchmark, left: Grid) -> list[str]:
+    """Return a sentence if trials run in bfloat16 on a processor that only emulates it."""
+    suites = sorted({unit.suite for unit in left.units if unit.trial.recipe.precision == "bfloat16"})
+    if not suites or _device(benchmark.where) != "cpu":
+        return []
+    from harness.learning.process import emulates_bfloat16
+
+    if not emulates_bfloat16():
+        return []
+    return [
+        f"warning: {', '.join(suites)}: this processor only emulates bfloat16, which takes several times longer than "
+        "float32; recipe.precision=float32 is faster here, with other results"
     ]
 
 

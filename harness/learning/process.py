@@ -36,6 +36,11 @@ def chosen_device(requested: str) -> str:
     return "cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def emulates_bfloat16() -> bool:
+    """Return whether oneDNN has no bfloat16 for this processor (without AVX-512, say): torch's own loops are slow."""
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def prepare_process(threads: int, deterministic: bool) -> None:
     """Set the number of threads, disable TF32, and use deterministic kernels only if ``deterministic``."""
     torch.set_num_threads(threads)

@@ -45,7 +45,7 @@ COST_COLUMNS = {
     "ST": "sampling time: score + select, after one warm-up batch that is not timed",
     "total (min)": "TT + ST, without torch.compile",
     "memory": "highest memory of any process of the trial in any cycle (of the GPU; on CPUs: of the host)",
-    "energy": "of the GPU in the whole cycle, by all processes on it; shown if the device reports it",
+    "energy": "of the GPU in the whole cycle, by all processes on it; not where it is unknown or a training was shared",
 }
 """What the columns of tables mean: term -> meaning. The report says it once."""
 

@@ -89,9 +89,8 @@ def explained(
     """Return a table whose caption is the first sentence of a text; the others are in its reading, as ``heading``."""
     caption, _, rest = text.partition(". ")
     terms = SPREAD if "n" in shown.columns else {}
-    return Table(
-        name, f"{caption.rstrip('.')}.", numbers, shown, printed, reading=terms | ({heading: rest} if rest else {})
-    )
+    reading = terms | ({heading: rest.rstrip(".")} if rest else {})
+    return Table(name, f"{caption.rstrip('.')}.", numbers, shown, printed, reading=reading)
 
 
 def suite_tables(

@@ -52,9 +52,11 @@ def _why(p: Published, where: str) -> str:
 
 
 def wide_published_costs(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Return the table as text."""
+    """Return the table as text: method and quantity in one column, so that a row keeps both where a table is split."""
+    import pandas as pd
+
     spread = zip(numbers["mean"], numbers["std"], strict=True)
-    return numbers[["method", "quantity"]].assign(
+    return pd.DataFrame({"method": numbers["method"] + ", " + numbers["quantity"]}).assign(
         published=[f"{value:,g}" for value in numbers["published"]],
         ours=[cell(mean, std if std > 0 else float("nan"), 3) for mean, std in spread],
         n=numbers["n"].astype(str),

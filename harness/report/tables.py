@@ -195,7 +195,7 @@ def shown_seconds(table: pd.DataFrame) -> list[str]:
 def cost_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table (method, quantity, mean, std, n) of COST in cycle 0, over the seeds; memory: in any cycle.
 
-    energy is left out if no device reported any.
+    energy is left out if there is none: no device reported it, or methods shared all first cycles.
     """
     first = table[table["cycle"] == 0]
     training = first["train"] + first["auxiliary"]
@@ -203,5 +203,5 @@ def cost_table(table: pd.DataFrame) -> pd.DataFrame:
     memory = first["trial"].map(table.groupby("trial")["memory"].max()) / 2**30
     costs = [first["EP"], first["EP"] * 4 / 2**20, training, sampling, (training + sampling) / 60, memory]
     costs.append(first["energy"])
-    shown = [name for name in COST if name != COST[-1] or table["energy"].notna().any()]
+    shown = [name for name in COST if name != COST[-1] or first["energy"].notna().any()]
     return summary(first[["method"]].assign(**dict(zip(COST, costs, strict=True))), ["method"], shown)
