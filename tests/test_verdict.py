@@ -439,7 +439,7 @@ def test_the_suite_of_fig_2c_is_compared_with_vaals_arrays() -> None:
     assert suite.protocol.labelled() == [128120, 192180, 256240, 320300, 384360] and suite.optional
     (reason,) = verdict.reasons(entry, found)
     assert reason == (
-        "No verdict beside the published values (VAAL authors' arrays): dataset imagenet is not known to be read from "
+        "No verdict on the published values (VAAL authors' arrays): dataset imagenet is not known to be read from "
         "its official files."
     )
     assert verdict.beside(entry, found) == []
