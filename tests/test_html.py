@@ -497,7 +497,9 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
         record(m, s, c, 0.5 + 0.01 * s + 0.1 * i) for i, m in enumerate(METHODS) for s in range(3) for c in range(3)
     ]
     records = [r for r in records if r.cycle < 2 or r.trial != "Ran-2"]
-    folder = run_dir(tmp_path / "run", records, [suite()])
+    halves = {"Ran": ("random", "cross_entropy"), "DAST-AL": ("epmcm", "isda")}
+    named = {name: {"acquisition": {"name": a}, "training": {"name": t}} for name, (a, t) in halves.items()}
+    folder = run_dir(tmp_path / "run", records, [suite(halves=named)])
     write(folder)
     page = unescape((folder / "report" / "report.html").read_text())
     text = " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
@@ -508,8 +510,9 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
         "Unfinished: 8 of 9 trials and 26 of 27 cycles finished.",
         "2 seeds can't show a difference to Ran",
         "Seeds 3 (0 to 2)",
+        "Selection, training Ran: random, cross_entropy; DAST-AL: epmcm, isda",
         "Labelled images 100, 200, 400",
-        "Initial images one set for all methods, another for each seed; a warning names a method that draws its own",
+        "Initial images drawn at random, one set for all methods, another for each seed Recipe",
         "Published values none known of this network and data",
         "Time of all trials 16 min, summed",
         "digits, fingerprint 3f2a99887766",
@@ -555,12 +558,14 @@ def test_a_method_that_alone_has_reached_the_end_leads_nowhere_yet() -> None:
 
 def test_the_page_says_which_trials_start_from_the_same_images() -> None:
     per_run = {"protocol": {"initial_set": "per_run"}}
-    found = [lead._initial(s) for s in (suite(), suite(settings=per_run), suite(seeds=[0], settings=per_run))]
-    assert [text.partition(";")[0] for text in found] == [
-        "one set for all methods, another for each seed",
-        "one set for all methods and seeds",
-        "one set for all methods",
+    suites = suite(), suite(settings=per_run), suite(seeds=[0], settings=per_run)
+    assert [lead._initial(each, all_records()) for each in suites] == [
+        "drawn at random, one set for all methods, another for each seed",
+        "drawn at random, one set for all methods and seeds",
+        "drawn at random, one set for all methods",
     ]
+    own = all_records(warnings=["starts from its own initial set, not from the set that all methods share"])
+    assert lead._initial(suite(), own).endswith("; warnings name methods with their own")
 
 
 def test_the_overview_of_suites_says_what_can_be_claimed() -> None:

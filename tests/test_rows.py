@@ -320,7 +320,7 @@ def test_a_method_edited_between_two_seeds_is_refused(
     said = flat(capsys.readouterr().out)
     (one, other) = [name for name in rows(tmp_path) if name.startswith("Own [code ")]
     assert rows(tmp_path) == {"Ran": 3, one: 2, other: 1}
-    assert f"the rows have different seeds: Ran: 0, 1, 2; {one}: 0, 1; {other}: 2." in said
+    assert f"so that their means differ by these, too: Ran: 0, 1, 2; {one}: 0, 1; {other}: 2." in said
     assert set(load(tmp_path / "run")["method"]) == {"Ran", one, other}, "a notebook can't average them either"
     kept = Manifest.read(tmp_path / "run").suites[0].code
     record = RunStore(tmp_path / "run").trial(trial_of(tmp_path, "Own", 2)).records()[0]
@@ -747,5 +747,5 @@ def test_rows_with_different_seeds_say_so() -> None:
     suite = suite_of("A", "B")
     assert differing_seeds(suite, [*both("A", 0), *both("B", 0)]) == []
     assert differing_seeds(suite, [*both("A", 0), *both("A", 1), *both("B", 0)]) == [
-        "WARNING: the rows have different seeds: A: 0, 1; B: 0."
+        "WARNING: the rows have different seeds, so that their means differ by these, too: A: 0, 1; B: 0."
     ]

@@ -152,7 +152,7 @@ def differing_seeds(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[s
     if len(methods) < 2:
         return []
     parts = [f"{', '.join(names)}: {', '.join(map(str, seeds))}" for seeds, names in methods.items()]
-    return [f"WARNING: the rows have different seeds: {'; '.join(parts)}."]
+    return [f"WARNING: the rows have different seeds, so that their means differ by these, too: {'; '.join(parts)}."]
 
 
 def mixtures(records: Sequence[CycleRecord]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from harness.report.captions import counted, distinct, has_one_initial_set, is_finished, progress
+from harness.report.captions import counted, differing_seeds, distinct, has_one_initial_set, is_finished, progress
 from harness.report.comparisons import Comparison, kind_of, reference_of
 from harness.report.formats import cell
 from harness.report.published import published
@@ -55,7 +55,8 @@ def lead(
     gaps = []
     if comparison is not None:
         ahead = comparison if comparison.method == best["method"] else comparison.turned()
-        evidence = ", ".join(text for text in (ahead.interval(), counted(len(ahead.values), "seed")) if text)
+        interval = ahead.interval() and f"{ahead.interval()}, not adjusted for the other comparisons"
+        evidence = ", ".join(text for text in (counted(len(ahead.values), "seed"), interval) if text)
         gaps.append(f"{_above(ahead.mean, 'points ')} {other} ({evidence})")
     if len(ranked) > 1 and ranked[1]["method"] != other:
         gaps.append(f"{_above(best['mean'] - ranked[1]['mean'])} {ranked[1]['method']} (the next, not tested)")
@@ -96,6 +97,8 @@ def _above(difference: float, unit: str = "") -> str:
 def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, str]]:
     """Return what a suite compared and what it took: (name, value) each."""
     seeds = f"{len(suite.seeds)} ({'seed ' if len(suite.seeds) == 1 else ''}{_span(suite.seeds)})"
+    if differing_seeds(suite, records):
+        seeds += "; some rows have fewer"
     found = [
         ("Finished", progress(suite, records).removesuffix(" finished").replace(" and", ",")),
         ("Methods", str(len(suite.methods))),
@@ -106,26 +109,37 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
     ]
     if not published(suite.dataset, suite.model):
         found.append(("Published values", "none known of this network and data"))
-    long = [("Initial images", _initial(suite)), ("Recipe", suite.recipe)]
+    halves = [("Selection, training", _halves(suite))] if suite.halves else []
+    long = [*halves, ("Initial images", _initial(suite, records)), ("Recipe", suite.recipe)]
     if not records:
         return found + long
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
     threads = counted(max(r.threads for r in records), "thread")
+    share = max(r.device_share for r in records)
+    shared = f", up to {share} trials at once" if share > 1 else ""
+    device = f"{distinct(r.device for r in records)}, {distinct(r.precision for r in records)}, {threads}{shared}"
     return [
         *found,
         ("Data", f"{suite.dataset}, fingerprint {fingerprints}"),
         ("Network", suite.model),
-        ("Device", f"{distinct(r.device for r in records)}, {distinct(r.precision for r in records)}, {threads}"),
         ("Time of all trials", f"{duration(seconds_of(records))}, summed"),
         ("Highest memory", f"{max(r.peak_memory() for r in records) / 2**30:.2f} GiB"),
+        ("Device", device),
         *long,
     ]
 
 
-def _initial(suite: SuiteEntry) -> str:
+def _initial(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
     """Return which trials start from the same labelled images."""
     more = "" if len(suite.seeds) < 2 else " and seeds" if has_one_initial_set(suite) else ", another for each seed"
-    return f"one set for all methods{more}; a warning names a method that draws its own"
+    own = any("its own initial set" in warning for r in records for warning in r.warnings)
+    return f"drawn at random, one set for all methods{more}" + ("; warnings name methods with their own" if own else "")
+
+
+def _halves(suite: SuiteEntry) -> str:
+    """Return what each method consists of: 'Ran: random, cross_entropy; DAST-AL: epmcm, isda'."""
+    halves = {method: suite.halves[method] for method in suite.methods if method in suite.halves}
+    return "; ".join(f"{name}: {own['acquisition']['name']}, {own['training']['name']}" for name, own in halves.items())
 
 
 def _budgets(labelled: Sequence[int]) -> str:

@@ -84,7 +84,7 @@ class Chart {
     const table = html(wide, "table");
     const head = html(html(table, "thead"), "tr");
     const columns = ["method", `${this.data.metric} (%)`];
-    if (this.second) columns.push(`minus ${this.data.reference}`);
+    if (this.second) columns.push(`minus ${this.data.reference} [95 %, no test]`);
     for (const name of columns) html(head, "th", { scope: "col" }, name);
     const body = html(table, "tbody");
     this.rows = this.drawn.map((curve) => {
