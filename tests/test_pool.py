@@ -28,7 +28,7 @@ from harness.data.dataset import DataRoot
 from harness.data.files import IGNORED, Files
 from harness.data.paths import Names, Paths
 from harness.data.prepared import Place
-from harness.data.rows import Streamed, held, on_device, rows_on_device
+from harness.data.rows import AHEAD, Streamed, held, on_device, rows_on_device
 from harness.errors import BadFile, DataMissing, UserError
 from harness.experiment import holding
 from harness.prepare import main as prepare
@@ -166,6 +166,11 @@ def test_a_jpeg_has_pillow_s_pixels_exactly(
         fast = jpeg.decoded(path, pytest.fail, least)
         assert fast is not None and fast.shape == (-(-height // part), -(-width // part), 3)
         assert (fast == np.asarray(pixels._rgb(path, True, least))).all()
+    whole = jpeg.decoded(path, pytest.fail)
+    into, larger = np.zeros((height, width, 3), np.uint8), np.zeros((height + 1, width, 3), np.uint8)
+    assert jpeg.decoded(path, pytest.fail, into=into) is into and (into == whole).all()
+    assert jpeg.decoded(path, pytest.fail, into=larger) is not larger and not larger.any()
+    assert (Files([path], (height + 1, width), whole=True)[np.array([0])][0, :height] == whole).all(), "padded"
 
 
 @pytest.mark.parametrize("size", [(40, 40), (39, 80), (80, 79), (80, 80), (160, 90), (800, 320)])
@@ -775,13 +780,14 @@ def test_prepare_keeps_and_lists_and_removes(
     monkeypatch.setenv("COLUMNS", "300")
     assert prepare(["--list", "--folder", str(kept)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{kept}:" and lines[3].split()[1:6] == ["16", "images", "of", "16", "x"]
-    assert lines[3].endswith("train/cat/0.jpg") and "6 images of 16 x 16" in lines[4]
+    train, test = sorted(lines[3:], key=lambda line: "16 images" not in line)  # their order is that of the hashes
+    assert lines[0] == f"{kept}:" and train.split()[1:6] == ["16", "images", "of", "16", "x"]
+    assert train.endswith("train/cat/0.jpg") and "6 images of 16 x 16" in test
     assert prepare(["--remove", "nothing", "--folder", str(kept)]) == 2
     assert f"kept has nothing of the name 'nothing'; allowed: {min(line[:12] for line in lines[3:])}" in (
         capsys.readouterr().err
     )
-    assert prepare(["--remove", lines[3].split()[0], "--folder", str(kept)]) == 0
+    assert prepare(["--remove", train.split()[0], "--folder", str(kept)]) == 0
     assert capsys.readouterr().out.startswith("removed 18.") and len(prepared.sets(kept)) == 1
     assert prepare(["--remove", "all", "--folder", str(kept)]) == 0 and not list(kept.iterdir())
     assert prepare(["--list", "--folder", str(kept)]) == 0
@@ -826,3 +832,14 @@ def test_label_maps_of_a_run_are_prepared_if_they_are_resized(tmp_path: Path, mo
                                                             "images/train/002.png", "images/train/003.png")  # fmt: skip
     sizes = [getattr(data, name).nbytes for name in ("train_images", "train_labels", "test_images")]
     assert dataset.info().resized == sum(sizes)
+
+
+def test_memory_of_a_batch_is_used_again_only_once_nothing_refers_to_it() -> None:
+    array = np.arange(40, dtype=np.uint8).reshape(20, 2)
+    parts = torch.arange(20).split(3)
+    everything = list(Streamed(array, torch.device("cpu")).ahead(parts))
+    assert torch.cat(everything).tolist() == array.tolist(), "a loop that keeps its batches"
+    firsts = [batch[0] for batch in Streamed(array, torch.device("cpu")).ahead(parts)]
+    assert [first.tolist() for first in firsts] == array[::3].tolist(), "one that keeps a part of each"
+    places = {batch.data_ptr() for batch in Streamed(array, torch.device("cpu")).ahead(torch.arange(20).split(2))}
+    assert len(places) <= AHEAD + 2, "one that keeps none"

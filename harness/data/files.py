@@ -114,7 +114,9 @@ class Files:
 
     def decode(self, index: int, row: NDArray[np.uint8]) -> None:
         """Write one decoded and padded row into ``row`` [H, W, ...]."""
-        values = self.row(index)
+        values = self.row(index, row)
+        if values is row:
+            return
         height, width = values.shape[:2]
         if height > self.size[0] or width > self.size[1]:
             raise DataMissing(
@@ -124,11 +126,11 @@ class Files:
             row[:] = 0 if self.table is None else IGNORED
         row[:height, :width] = values
 
-    def row(self, index: int) -> NDArray[np.uint8]:
-        """Return one image [h, w, 3] or label map [h, w], without padding."""
+    def row(self, index: int, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Return one image [h, w, 3] or label map [h, w], without padding; ``into`` itself if it was decoded there."""
         path, table = self.paths[index], self.table
         if table is None:
-            return self._resized(pixels.array(path, self.whole, self.cover if self.whole else None))
+            return self._resized(pixels.array(path, self.whole, self.cover if self.whole else None, into))
         values = self._resized(np.asarray(pixels.ids(path)))
         labels = table[values]
         if (labels == UNKNOWN).any():

@@ -105,9 +105,11 @@ def orientation(file: Image.Image) -> int:
     return int(found) if found in range(2, 9) else UPRIGHT
 
 
-def array(path: Path, turn: bool, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Return ``rgb`` as [H, W, 3] uint8."""
-    pixels = jpeg.decoded(path, _is_upright, least)
+def array(
+    path: Path, turn: bool, least: tuple[int, int] | None = None, into: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Return ``rgb`` as [H, W, 3] uint8, written to ``into`` where ``jpeg.decoded`` can."""
+    pixels = jpeg.decoded(path, _is_upright, least, into)
     return np.asarray(_rgb(path, turn, least)) if pixels is None else pixels
 
 
