@@ -302,7 +302,7 @@ def test_rows_are_the_same_wherever_they_are_held(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(rows, "_held", lambda nbytes, device, place=place: place)
         for source in (files, ready, array):
             found = on_device(source, CPU)
-            assert isinstance(found, torch.Tensor) == (place == rows.ON_DEVICE or source is array)
+            assert isinstance(found, torch.Tensor) == (source is array or (source is files and place == rows.ON_DEVICE))
             for indices, batch in zip(batches, rows.take(found, batches), strict=True):
                 assert (batch.numpy() == array[indices.numpy()]).all()
             some = rows_on_device(source, np.array([8, 1]), CPU)
@@ -341,7 +341,8 @@ def test_the_plan_says_where_images_are_held(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(host, "processors", lambda: 8)
     monkeypatch.setattr(holding, "gpu_memory", list)
     alone, many = Where(trials="in_process"), Where(cpus_per_trial=2, prepared=str(tmp_path), scoring="in_process")
-    assert holding.sentence(info, alone, 5) == (
+    assert "streamed from prepared images" in holding.sentence(info, alone, 5), "the system's cache holds them for all"
+    assert holding.sentence(info, alone.model_copy(update={"prepared": False}), 5) == (
         "training images: 300.0 kB decoded, held in host memory; they may fill 25% of what a process may take: 2.0 MB "
         "of memory"
     )

@@ -179,7 +179,7 @@ def _placed(array: Any, device: torch.device, rows: np.ndarray[Any, Any] | None)
     streamed = Streamed(array, device, rows)
     row_bytes = array.nbytes // max(1, len(array))
     where = without_copy(_held(row_bytes * len(streamed), device), _lies_in_memory(array))
-    if where == STREAMED:
+    if where == STREAMED or (device.type != "cuda" and _lies_in_memory(array)):  # a CPU's memory is the host's
         return streamed
     if isinstance(array, np.ndarray):
         return _shared(array).to(device)

@@ -99,7 +99,7 @@ def sentence(info: DatasetInfo, where: Where, units: int, exclusive: bool = Fals
     elif memory is None:
         return f"training images: {in_units(needed)} decoded; this system does not tell how much memory is free"
     else:
-        found = rows.held(needed, memory, None).replace(rows.ON_DEVICE, rows.IN_MEMORY)
+        found = rows.without_copy(rows.held(needed, memory, None).replace(rows.ON_DEVICE, rows.IN_MEMORY), lies)
         room = f"{in_units(memory)} of memory"
     others = f", its share with {processes - 1} others" if processes > 1 else ""
     if found != rows.STREAMED:
