@@ -212,7 +212,7 @@ def run(
                 )
             notes += changed
     notes += lost(benchmark, full_trials(benchmark, grid))
-    notes += slow(benchmark, left)
+    notes += slow(benchmark.where, left)
     asked = {key: len(suite.labelled) for suite in (earlier.suites if earlier else []) for key in suite.trials}
     finished = []
     for unit in left.units:
@@ -375,14 +375,14 @@ def changed_rows(
     ]
 
 
-def slow(benchmark: Benchmark, left: Grid) -> list[str]:
-    """Return a sentence if trials run in bfloat16 on a processor that only emulates it."""
+def slow(where: Where, left: Grid) -> list[str]:
+    """Return a sentence if trials run in bfloat16 on a processor that only emulates it, as far as is known."""
     suites = sorted({unit.suite for unit in left.units if unit.trial.recipe.precision == "bfloat16"})
-    if not suites or _device(benchmark.where) != "cpu":
+    if not suites or (where.trials == "ray" and where.cluster()):
         return []
-    from harness.learning.process import emulates_bfloat16
+    from harness.learning.process import chosen_device, emulates_bfloat16
 
-    if not emulates_bfloat16():
+    if not emulates_bfloat16() or chosen_device(where.device) == "cuda":
         return []
     return [
         f"warning: {', '.join(suites)}: this processor only emulates bfloat16, which takes several times longer than "
