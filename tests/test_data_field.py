@@ -6,6 +6,7 @@ The numbers are those of the reports: 1 to 24 images, 28 to 38 label maps, 41 CI
 from __future__ import annotations
 
 import faulthandler
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -1312,6 +1314,40 @@ def test_58_memory_of_two_processes_is_joined(tmp_path: Path) -> None:
         raise AssertionError(path)
 
     assert remembered.known(files, "text", fails) == ["a", "b"]
+
+
+def test_58_entries_of_a_large_folder_are_read_once_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "TOGETHER", 7)
+    files = [tmp_path / f"{number:03}" for number in range(60)]
+    for file in files:
+        file.write_text(file.name)
+    names = [file.name for file in files]
+    remembered.known(files, "text", Path.read_text)
+    lines = list[bytes]()
+
+    class Counted(io.BytesIO):
+        def __next__(self) -> bytes:
+            lines.append(super().__next__())
+            return lines[-1]
+
+    monkeypatch.setattr(
+        remembered, "no_pipe", lambda path: SimpleNamespace(open=lambda mode: Counted(path.read_bytes()))
+    )
+
+    def asked(order: list[Path]) -> list[str]:
+        lines.clear()
+        found = [remembered._lines(str(tmp_path), [f.name for f in order[at : at + 7]]) for at in range(0, 60, 7)]
+        return [each["text"] for some in found for each in some.values()]
+
+    for _ in range(2):  # the second time it goes on from the end
+        assert asked(files) == names and len(lines) == 60
+    backwards = files[::-1]
+    assert sorted(asked(backwards)) == names, "in another order more is read, and the same is found"
+    assert remembered._lines(str(tmp_path), ["absent"]) == {}
+    remembered._file(str(tmp_path)).write_bytes(b"".join(lines[:1]))
+    assert len(remembered._lines(str(tmp_path), names)) == 1, "a file that has become shorter"
 
 
 # --------------------------------------------------------------------------------------------- 87: names in records

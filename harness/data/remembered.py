@@ -45,6 +45,8 @@ _entries: dict[str, dict[str, dict[str, Any]]] = {}
 _forgetting = False
 _found_again: set[str] = set()
 """Folders of which something was found out again."""
+_places: dict[str, int] = {}
+"""Folder -> bytes of its file before which the last entries that were asked for ended."""
 _kept_old: set[str] = set()
 """Folders whose old entries can't be removed, so that they must not be read."""
 
@@ -213,13 +215,26 @@ def _of(folder: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _lines(folder: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return the stored entries of some files of a folder."""
-    wanted, found = {json.dumps(name): name for name in names}, {}
-    with suppress(OSError, ValueError, RuntimeError), no_pipe(_file(folder)).open(encoding="utf-8") as file:
-        for line in file:
-            name, _, text = line.partition("\t")
-            if name in wanted:
-                found[wanted[name]] = json.loads(text)
+    """Return the stored entries of some files of a folder.
+
+    They are looked for from where the last ones ended, then from the start: files are asked for in the order of their
+    entries, and a folder of a million files is read once, not once for each TOGETHER.
+    """
+    wanted, found = {json.dumps(name).encode(): name for name in names}, {}
+    with suppress(OSError, ValueError, RuntimeError), no_pipe(_file(folder)).open("rb") as file:
+        begin, end = _places.get(folder, 0), file.seek(0, os.SEEK_END)
+        for start, stop in ((begin, end), (0, begin)):
+            place = file.seek(start)
+            for line in file:
+                place += len(line)
+                name, _, text = line.partition(b"\t")
+                if name in wanted:
+                    found[wanted[name]] = json.loads(text)
+                    _places[folder] = place
+                if len(found) == len(wanted):
+                    return found
+                if place >= stop:
+                    break
     return found
 
 
