@@ -7,7 +7,6 @@ python -m harness.prepare --list | --remove NAME ... [--folder FOLDER]
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.load import load_config
-from harness.config.suite import Suite
+from harness.config.suite import Suite, with_same_data
 from harness.data import dataset, prepared
 from harness.data.host import in_units
 from harness.data.prepared import Place
@@ -66,6 +65,8 @@ def _run(options: argparse.Namespace) -> int:
     kept = prepared.place(options.folder or True)
     if kept is None:
         raise UserError("there is no home folder: write --folder FOLDER")
+    if options.folder and not kept.folder.is_dir():
+        raise UserError(f"--folder: {kept.folder} is not there; write the folder of where.prepared")
     return _remove(kept.folder, options.remove) if options.remove else _list(kept.folder)
 
 
@@ -76,13 +77,10 @@ def _prepare(config: str, overrides: list[str]) -> int:
     if kept is None:
         raise UserError("where.prepared: false keeps nothing; write true, or a folder")
     code = 0
-    done: dict[str, str] = {}
-    for suite in benchmark.suites:
-        key = json.dumps(suite.dataset.written(), sort_keys=True)
-        if key in done:
-            print(f"{suite.name}: the same images as {done[key]}", flush=True)
+    for suite, same in with_same_data(benchmark.suites):
+        if same:
+            print(f"{suite.name}: the same images as {same}", flush=True)
             continue
-        done[key] = suite.name
         try:
             code = max(code, _prepare_suite(suite, benchmark.where, kept))
         except DataMissing as missing:

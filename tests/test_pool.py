@@ -804,6 +804,8 @@ def test_prepare_says_what_it_can_not_do(tmp_path: Path, capsys: pytest.CaptureF
         ([written, "where.prepared=false"], "where.prepared: false keeps nothing; write true, or a folder"),
         ([written, "where.prepared=''"], "where.prepared"),
         ([written, "dataset.image_sise=3"], "image_sise"),
+        (["--list", "--folder", str(tmp_path / "typo")], f"--folder: {tmp_path / 'typo'} is not there"),
+        (["--remove", "all", "--folder", str(tmp_path / "typo")], f"--folder: {tmp_path / 'typo'} is not there"),
     ):
         assert prepare(words) == 2
         said = capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -238,6 +238,15 @@ def open_dataset(spec: PluginSpec, where: Where) -> Dataset:
     dataset = registry.find("datasets", spec.name, Dataset)
     assert dataset is not None
     return opened(dataset, spec.name, spec.settings, DataRoot.of(where.data, where.download, where.prepared))
+
+
+def with_same_data(suites: Iterable[Suite]) -> Iterator[tuple[Suite, str]]:
+    """Yield each suite, with the name of an earlier one that has the same dataset, or ''."""
+    first: dict[str, str] = {}
+    for suite in suites:
+        key = json.dumps(suite.dataset.written(), sort_keys=True)
+        yield suite, first.get(key, "")
+        first.setdefault(key, suite.name)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from harness.config.suite import Benchmark, Suite
+from harness.config.suite import Benchmark, Suite, with_same_data
 from harness.data import dataset, remembered
 from harness.data.dataset import DatasetInfo, LoadedData
 from harness.data.host import in_units
@@ -28,13 +27,10 @@ def check(benchmark: Benchmark) -> int:
 
 def _checked(benchmark: Benchmark) -> int:
     code = 0
-    done: dict[str, str] = {}
-    for suite in benchmark.suites:
-        key = json.dumps(suite.dataset.written(), sort_keys=True)
-        if key in done:
-            print(f"{suite.name}: the same data as {done[key]}\n", flush=True)
+    for suite, same in with_same_data(benchmark.suites):
+        if same:
+            print(f"{suite.name}: the same data as {same}\n", flush=True)
             continue
-        done[key] = suite.name
         try:
             for line in _lines(benchmark, suite):
                 print(wrapped(line, "    "), flush=True)
