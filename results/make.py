@@ -40,7 +40,7 @@ TIMES = ("_seconds.txt", "_cost.txt")
 
 
 def _processor() -> str:
-    """Return the name of the machine's processor: figures differ in their last digits between kinds."""
+    """Return the name of the machine's processor: numbers differ in their last digits between kinds."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

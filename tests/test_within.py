@@ -97,7 +97,7 @@ def left(folder: Path) -> list[str]:
 
 
 def the_same(trial: Trial, records: list[CycleRecord], folder: Path, first: list[CycleRecord], other: Path) -> None:
-    """Assert that two runs have come out the same, bit for bit, but for clocks and processes."""
+    """Assert that two runs have come out the same, bit for bit, except clocks and processes."""
     assert outcomes(records) == outcomes(first) and left(folder) == []
     for one, two in zip(records, first, strict=True):
         assert (one.warnings, one.health, one.extra_parameters) == (two.warnings, two.health, two.extra_parameters)

@@ -84,7 +84,8 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
     paragraphs = [
         f"Plan of {benchmark.name}. Nothing is started.",
         _table(["suite", "methods x seeds", "cycles", "labelled images"], trials, "llll"),
-        f"{len(grid.units) - shared} trials. {shared} first cycles are shared, i.e. trained once for several trials.",
+        f"{counted(len(grid.units) - shared, 'trial')}. {counted(shared, 'first cycle')} "
+        f"{'is' if shared == 1 else 'are'} shared, i.e. trained once for several trials.",
         _table(
             ["suite", "training\npasses", "auxiliary\npasses", "scoring\npasses", "disk\n(GB)", "device\nhours"],
             costs,

@@ -51,7 +51,7 @@ METRICS = {"accuracy": "accuracy", "miou": "mIoU"}
 """Metric by which methods are compared -> its name in reports."""
 
 MORE_METRICS = {"top5": "top-5 accuracy"}
-"""Metric that is shown beside it, if a dataset asks for it -> its name in reports."""
+"""Metric that is shown next to it, if a dataset asks for it -> its name in reports."""
 
 
 @dataclass(frozen=True, slots=True)  # a report holds up to a million
