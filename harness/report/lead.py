@@ -109,7 +109,7 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
     ]
     if not published(suite.dataset, suite.model):
         found.append(("Published values", "none known of this network and data"))
-    halves = [("Selection, training", _halves(suite))] if suite.halves else []
+    halves = [("Selection, training", named)] if (named := _halves(suite)) else []
     long = [*halves, ("Initial images", _initial(suite, records)), ("Recipe", suite.recipe)]
     if not records:
         return found + long
@@ -138,8 +138,12 @@ def _initial(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
 
 def _halves(suite: SuiteEntry) -> str:
     """Return what each method consists of: 'Ran: random, cross_entropy; DAST-AL: epmcm, isda'."""
-    halves = {method: suite.halves[method] for method in suite.methods if method in suite.halves}
-    return "; ".join(f"{name}: {own['acquisition']['name']}, {own['training']['name']}" for name, own in halves.items())
+    known = {method: suite.halves.get(method, {}) for method in suite.methods}
+    return "; ".join(
+        f"{method}: {halves['acquisition']['name']}, {halves['training']['name']}"
+        for method, halves in known.items()
+        if {"training", "acquisition"} <= {*halves}
+    )
 
 
 def _budgets(labelled: Sequence[int]) -> str:
