@@ -2,10 +2,10 @@
 
     python results/make.py NAME [arguments of python -m harness.run]
 
-Runs the config in runs/results/NAME, or goes on with the run that lies there, and writes results/NAME/: records.jsonl
-(every cycle of every trial, as docs/records.md describes it, without the names of files), the tables and the pictures
-of the metric, and made.json (commit, commands, machine, devices, versions, hours that the trials took). Selections and
-metrics are the same on the same kind of machine; times are not.
+Runs the config in runs/results/NAME, or goes on with the run that lies there, and writes results/SUITE/ for each of its
+suites: records.jsonl (every cycle of every trial, as docs/records.md describes it, without the names of files), the
+tables and the pictures of the metric, and made.json (commit, commands, machine, devices, versions, hours that the
+trials took). Selections and metrics are the same on the same kind of machine; times are not.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ KEPT = (
     "_comparisons.csv",
     "_comparisons.txt",
     "_accuracy.csv",
+    "_class_accuracy.csv",
+    "_class_accuracy.txt",
     "_accuracy.txt",
     "_accuracy.png",
     "_miou.csv",
@@ -54,34 +56,36 @@ def _earlier(folder: Path, resumed: bool) -> list[str]:
     return list(json.loads(made.read_text())["commands"]) if resumed and made.exists() else []
 
 
-def make(name: str, arguments: list[str], folder: Path, output: Path) -> int:
-    """Run a config in ``output`` and keep its records and tables in ``folder``; return the exit code of the run."""
+def make(name: str, arguments: list[str], results: Path, output: Path) -> int:
+    """Run a config in ``output``, keep each suite's records and tables in ``results``; return the run's exit code."""
     ran = commit()  # before its own files change the checkout
-    resume = ["--resume"] if (output / "run.json").exists() else []
-    if code := run([str(config_path(name)), *resume, *arguments, f"where.output={output}"]):
+    resumed = (output / "run.json").exists()
+    if code := run([str(config_path(name)), *["--resume"][:resumed], *arguments, f"where.output={output}"]):
         return code
     if not (output / "run.json").exists():  # after --plan, for example
         return 0
     store, manifest = RunStore(output), Manifest.read(output)
-    records = [record for suite in manifest.suites for trial in suite.trials for record in store.trial(trial).records()]
-    shared = [
-        record for key in sorted({r.shared_from for r in records} - {None}) for record in store.shared(key).records()
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = [{key: value for key, value in record.to_json().items() if key != "selected_files"} for record in records]
-    (folder / "records.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in kept))
-    for path in (output / "report").iterdir():
-        if path.name.endswith((*KEPT, *TIMES)):
-            shutil.copy(path, folder / path.name)
-    made = {
-        "commit": ran,
-        "commands": [*_earlier(folder, resumed=bool(resume)), " ".join(["python results/make.py", name, *arguments])],
-        "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
-        "devices": sorted({record.device for record in records}),
-        "versions": versions(),
-        "trial_hours": round(sum(record.wall_seconds for record in [*records, *shared]) / 3600, 2),
-    }
-    (folder / "made.json").write_text(json.dumps(made, indent=1) + "\n")
+    for suite in manifest.suites:
+        folder = results / suite.name
+        records = [record for trial in suite.trials for record in store.trial(trial).records()]
+        keys = sorted({r.shared_from for r in records} - {None})
+        shared = [record for key in keys for record in store.shared(key).records()]
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [{key: value for key, value in r.to_json().items() if key != "selected_files"} for r in records]
+        (folder / "records.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+        for path in (output / "report").iterdir():
+            if path.name in {f"{suite.name}{end}" for end in (*KEPT, *TIMES)}:
+                shutil.copy(path, folder / path.name)
+        command = " ".join(["python results/make.py", name, *arguments])
+        made = {
+            "commit": ran,
+            "commands": [*_earlier(folder, resumed), command],
+            "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
+            "devices": sorted({record.device for record in records}),
+            "versions": versions(),
+            "trial_hours": round(sum(record.wall_seconds for record in [*records, *shared]) / 3600, 2),
+        }
+        (folder / "made.json").write_text(json.dumps(made, indent=1) + "\n")
     return 0
 
 
@@ -95,7 +99,7 @@ def _made(arguments: list[str] | None) -> int:
         parser.error("the name of a config is needed, e.g. quickstart")
     stem = config_path(options.name).stem
     given = [*options.arguments, *others]
-    return make(options.name, given, HERE / stem, HERE.parent / "runs" / "results" / stem)
+    return make(options.name, given, HERE, HERE.parent / "runs" / "results" / stem)
 
 
 def main(arguments: list[str] | None = None) -> int:

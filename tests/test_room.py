@@ -103,13 +103,19 @@ def overridden(tmp_path: Path, method: str, *more: str) -> Any:
         (
             "{training: {name: isda, covariance: full}, acquisition: random}",
             "isda with covariance: full keeps 41.0 kB for 1442 training images, 10 classes and 32 features, but a "
-            "trial has 30.0 kB of memory here; choose other settings of isda, fewer images or classes, or "
-            "another network",
+            "trial has 30.0 kB of memory here; choose fewer classes or a network with fewer features or other settings "
+            "of isda; --only method=Ran leaves it out",
         ),
         (
             "{training: isda, acquisition: {name: epmcm, form: sampled}}",
             "epmcm with form: sampled keeps 4.0 kB for 1442 training images, 10 classes and 32 features, but a "
-            "trial has 3.0 kB",
+            "trial has 3.0 kB of memory here; choose fewer classes or other settings of epmcm; --only method=Ran",
+        ),
+        (
+            "core_set",
+            "core_set keeps 184.6 kB for 1442 training images, 10 classes and 32 features, but a trial has 3.0 kB of "
+            "memory here; choose fewer candidates or fewer images or a network with fewer features; --only "
+            "method=Ran leaves it out",
         ),
     ],
 )
@@ -128,6 +134,17 @@ def test_too_large_methods_are_refused_before_anything_starts(
     arguments = [path, f"methods={{Ran: random, it: {method}}}", f"where.output={output}"]
     assert main([*arguments, "--plan"]) == main(arguments) == 2
     assert words in capsys.readouterr().err and not output.exists()
+
+
+def test_all_methods_without_room_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = "{Ran: random, A: core_set, B: {training: {name: isda, covariance: full}, acquisition: core_set}}"
+    benchmark = load_config(write(tmp_path, SUITES), [f"methods={methods}"])
+    monkeypatch.setattr(host, "free_memory", lambda: 3000)
+    with pytest.raises(UserError, match=r"\(also B\): core_set keeps .*; --only method=Ran leaves them out$"):
+        expand(benchmark)
+    alone = load_config(write(tmp_path, SUITES), ["methods={A: core_set}", "primary=null"])
+    with pytest.raises(UserError, match=r"features$"):
+        expand(alone)
 
 
 def test_the_network_is_built_only_for_methods_that_keep_something(

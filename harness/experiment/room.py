@@ -15,10 +15,10 @@ from harness.settings import Where
 
 
 def check_room(suite: Suite, info: DatasetInfo, where: Where) -> None:
-    """Raise UserError if a method keeps more than a trial can have on this machine; ``info``: see ``grid.seen``.
+    """Raise UserError if methods keep more than a trial can have on this machine; ``info``: see ``grid.seen``.
 
-    The network is built only for a method that keeps a lot. On a cluster, whose machines are others, each trial
-    asks for itself.
+    It tells what the first one keeps, and how the others run without all of these. The network is built only for a
+    method that keeps a lot. On a cluster, whose machines are others, each trial asks for itself.
     """
     if where.trials == "ray" and where.cluster():
         return
@@ -31,12 +31,19 @@ def check_room(suite: Suite, info: DatasetInfo, where: Where) -> None:
 
         return build(suite.model, info, 0).classifier.in_features
 
+    problems: dict[str, str] = {}
     for name, (training, acquisition) in suite.methods.items():
         for half, contract in ((training, Training), (acquisition, Acquisition)):
             plugin = registry.find("methods", half.name, contract)
             assert plugin is not None
             if problem := boundary.too_large(plugin, half, ahead, features, lambda: memory(where, suite.exclusive)):
-                raise UserError(f"{suite.at(f'methods.{name}')}: {problem}")
+                problems.setdefault(name, problem)
+    if problems:
+        first, problem = next(iter(problems.items()))
+        more = f" (also {', '.join([*problems][1:])})" if len(problems) > 1 else ""
+        fitting = ",".join(name for name in suite.methods if name not in problems)
+        without = f"; --only method={fitting} leaves {'them' if more else 'it'} out" if fitting else ""
+        raise UserError(f"{suite.at(f'methods.{first}')}{more}: {problem}{without}")
 
 
 def memory(where: Where, exclusive: bool) -> int:

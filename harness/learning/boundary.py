@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,20 +86,28 @@ def too_large(
     ``features`` and ``available`` (bytes; 0: not known) are called only if the half keeps a lot.
     """
 
-    def kept(width: int) -> int:
+    def kept(width: int, ahead: Ahead = ahead) -> int:
         count = call(plugin, "memory", spec.settings, ahead, width, name=spec.name)
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise fault(plugin, "memory", f"must return an int of at least 0; got {described(count)}", spec.name)
         return count
 
-    if kept(WIDEST) <= LITTLE or (count := kept(features())) <= (free := available()) or not free:
+    if kept(WIDEST) <= LITTLE or (count := kept(width := features())) <= (free := available()) or not free:
         return ""
     written = ", ".join(f"{key}: {value}" for key, value in spec.decisive().items() if key != "name")
+    info, protocol = ahead.info, ahead.protocol
+    few = protocol.model_copy(update={"candidates": 1})
+    remedies = {  # those that lower the count
+        "fewer candidates": kept(width, replace(ahead, protocol=few)) < count,
+        "fewer images": kept(width, replace(ahead, info=replace(info, num_train=info.num_train // 2))) < count,
+        "fewer classes": kept(width, replace(ahead, info=replace(info, num_classes=info.num_classes // 2))) < count,
+        "a network with fewer features": kept(width // 2) < count,
+        f"other settings of {spec.name}": bool(written),
+    }
     return (
-        f"{spec.name}{f' with {written}' if written else ''} keeps {in_units(count)} for {ahead.info.num_train} "
-        f"training images, {ahead.info.num_classes} classes and {features()} features, but a trial has "
-        f"{in_units(free)} of memory here; choose other settings of {spec.name}, fewer images or classes, or another "
-        "network"
+        f"{spec.name}{f' with {written}' if written else ''} keeps {in_units(count)} for {info.num_train} training "
+        f"images, {info.num_classes} classes and {width} features, but a trial has {in_units(free)} of memory here; "
+        f"choose {' or '.join(remedy for remedy, helps in remedies.items() if helps) or 'another method'}"
     )
 
 
