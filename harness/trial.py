@@ -21,7 +21,7 @@ from harness.data.oracle import Oracle, TrueLabels
 from harness.data.rows import on_device
 from harness.errors import UserError
 from harness.learning import boundary, pictures, pool
-from harness.learning.checkpoints import FIRST, RANK, SELECT, TRAIN, Checkpoints
+from harness.learning.checkpoints import FIRST, RANK, SCORE, SELECT, TRAIN, Checkpoints
 from harness.learning.contract import Acquisition, Ahead, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import Tally, tally, within_memory
@@ -316,7 +316,10 @@ class ActiveLearner:
 
         def describe(indices: torch.Tensor, purpose: str) -> Scored:
             with unchanged.during("describe"):
-                scored = self.scorer.describe(cycle, acquisition, prepared, indices, purpose)
+                packed = self.checkpoints.once(
+                    purpose, lambda: self.scorer.describe(cycle, acquisition, prepared, indices, purpose).packed()
+                )
+            scored = Scored.of(packed, self.device)
             cycle.warnings.extend(warning for shard in scored.shards for warning in shard.warnings)
             boundary.check_finite_columns(acquisition, scored.columns)
             return scored
@@ -327,6 +330,7 @@ class ActiveLearner:
                 settings = "recipe.inference_batch_size or the method's own batch_size"
                 with within_memory(f"{method} of cycle {cycle.number}", settings), unchanged.during("prepare"):
                     prepared = boundary.prepare(acquisition, cycle)
+                self.checkpoints.begin(SCORE)
                 scored = describe(cycle.candidates, "describe")
                 columns = scored.columns
 

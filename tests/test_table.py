@@ -17,10 +17,12 @@ from measure import Waits
 
 from harness.data.dataset import LoadedData
 from harness.learning import boundary
+from harness.learning.checkpoints import Checkpoints, Steps
 from harness.learning.contract import Acquisition, Batch
 from harness.learning.process import peak_memory, reset_peak_memory
 from harness.learning.scoring import InProcess, Shard, ascending, cut, describe_batches
 from harness.learning.table import Table
+from harness.results.clock import Clock
 from harness.settings import Recipe
 
 k_center = import_module("harness.methods._k_center")
@@ -107,10 +109,10 @@ def cycle() -> Any:
         unaugmented_batches=lambda batches: (torch.zeros(len(batch), 1, 1, 1) for batch in batches), device=CPU
     )
     recipe = Recipe(epochs=1, inference_batch_size=500)
-    clock = SimpleNamespace(seconds={"compile": 0.0})
+    clock = Clock(CPU)
     return SimpleNamespace(
         network=torch.nn.Linear(1, 1), images=images, candidates=order, recipe=recipe, device=CPU, clock=clock,
-        key=lambda purpose: 17, warnings=[],
+        key=lambda purpose: 17, warnings=[], steps=lambda count, **state: Steps(Checkpoints(), clock, count, state),
     )  # fmt: skip
 
 

@@ -268,10 +268,71 @@ def test_a_greedy_selection_goes_on(
     trial, whole, folder = make_trial("cross_entropy", "core_set", cycles=2), folders(), folders()
     first = run(trial, digits, whole)
     monkeypatch.setattr(import_module("harness.methods._k_center"), "ROWS_AT_ONCE", 6)
-    records = kills.run(trial, digits, folder, 4, 1, 1)
+    records = kills.run(trial, digits, folder, 8, 1, 1)
     found = [(content["stage"], [loop["next"] for loop in content["loops"]]) for content in kills.contents]
     assert found == [("ranking", [1]), ("ranking", [2]), ("ranking", [3])]
     assert [len(content["loops"][0]["state"]["rows"][3]) for content in kills.contents] == [6, 12, 18]
+    the_same(trial, records, folder, first, whole)
+
+
+@pytest.mark.parametrize("acquisition", ["core_set", "vaal", spec("qbc", Acquisition, members=2)])
+def test_a_selection_is_scored_once(
+    acquisition: Any, digits: LoadedData, folders: Callable[[], Path], kills: Kills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, whole, folder = make_trial("cross_entropy", acquisition, cycles=2), folders(), folders()
+    made, steps = Steps.__iter__, list[str]()
+
+    def counted(loop: Steps) -> Iterator[int]:
+        for number in made(loop):
+            if loop._checkpoints._stage != "training":
+                steps.append(loop._checkpoints._stage)
+            yield number
+
+    monkeypatch.setattr(Steps, "__iter__", counted)
+    first, undisturbed = run(trial, digits, whole), sorted(steps)
+    steps.clear()
+    records = kills.run(trial, digits, folder, 3, *[1] * (4 if acquisition == "core_set" else 6))
+    stages = [content["stage"] for content in kills.contents]
+    assert stages.count("scoring") == 3 and "scoring" in undisturbed
+    if acquisition in ("core_set", "vaal"):  # in a committee, a step of the outer loop is entered again
+        assert sorted(steps) == undisturbed
+    assert len(records[0].scoring["shards"]) == 3, "one for each process that has scored a part"
+    assert sum(shard["images"] for shard in records[0].scoring["shards"]) == trial.protocol.candidates
+    the_same(trial, records, folder, first, whole)
+
+
+class Trying(Acquisition):
+    """Prepares in a loop that fails, and in another one."""
+
+    def prepare(self, cycle: Cycle) -> dict[str, torch.Tensor]:
+        tried = list[int]()
+        for loop in range(2):
+            try:
+                for number in cycle.steps(3, tried=tried):
+                    tried.append(number)
+                    if loop == 0 and number == 1:
+                        raise torch.OutOfMemoryError
+            except torch.OutOfMemoryError:
+                continue
+        return {"tried": torch.tensor(tried)}
+
+    def describe(self, network: Any, batch: Any, prepared: Any) -> dict[str, torch.Tensor]:
+        return {"score": (batch.index * prepared["tried"].sum() % 7).float()}
+
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        return columns["score"].argsort(stable=True)[:budget]
+
+
+def test_a_loop_that_an_error_has_ended_is_not_passed_over(
+    plugged: Callable[..., Any],  # noqa: F811
+    digits: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+) -> None:
+    trial, whole, folder = make_trial("cross_entropy", plugged(Trying), cycles=2), folders(), folders()
+    first = run(trial, digits, whole)
+    records = kills.run(trial, digits, folder, 3, 2, 1, 1, 1)
+    assert [[*content["ended"]] for content in kills.contents if content["stage"] == "scoring"] == [[1], [1]]
     the_same(trial, records, folder, first, whole)
 
 

@@ -1,29 +1,31 @@
 """Checkpoints within a cycle: a process that died costs minutes of a cycle, and not the whole of it.
 
-A cycle goes through stages (drawing an initial set, training, selecting), and stages through loops of steps, which may
-be nested. What a finished stage has found is kept as it is. A loop names what its steps change, and is entered again at
-the step after the last checkpoint, with everything as it was then. What lies outside of loops is computed again.
+A cycle goes through stages (drawing an initial set, training, preparing a selection, scoring, ranking), and stages
+through loops of steps, which may be nested. A loop names what its steps change, and is entered again at the step after
+the last checkpoint, with everything as it was then. What lies outside of loops is computed again. What a finished stage
+has found is kept as it is. Only preparing has objects of the method as its result: there, loops that have ended are
+kept, and passed over.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from math import inf
 from typing import Any, NoReturn, Protocol
 
 from harness.errors import NotReproduced, StorageError, UserError, readable
 from harness.lazy import torch
-from harness.learning.snapshot import Restorer, Taker, Unlike, Unstorable, holds
+from harness.learning.snapshot import Restorer, Taker, Unlike, Unstorable, copied, holds
 from harness.results.clock import Clock
 from harness.results.lock import LockLost
 from harness.seeds import global_states, restore
 
-FIRST, TRAIN, SELECT, RANK = "initial set", "training", "selection", "ranking"
-STAGES = ("", FIRST, TRAIN, SELECT, RANK)
+FIRST, TRAIN, SELECT, SCORE, RANK = "initial set", "training", "selection", "scoring", "ranking"
+STAGES = ("", FIRST, TRAIN, SELECT, SCORE, RANK)
 """The stages of a cycle, in order. Only a cycle 0 whose acquisition draws the initial set has the first."""
-STILL = (FIRST, RANK)
+STILL = (FIRST, SCORE, RANK)
 """The stages that move no global random stream."""
 
 
@@ -75,6 +77,8 @@ class Checkpoints:
         """The loops that run, outermost first. A loop that is left by ``break`` closes with its generator."""
         self.inner = 0
         """The number of outermost loops so far in this stage."""
+        self.ended: dict[int, Any] = {}
+        """What the outermost loops that have ended in SELECT have left, by number."""
         self._file, self._cycle = file, cycle
         self._seconds = 60 * minutes if file and cycle and minutes else inf
         self._began = time.monotonic()
@@ -91,7 +95,7 @@ class Checkpoints:
                 self.warnings.append(f"{problem}: it is not used, and the cycle starts again")
             if earlier is not None:
                 self.finished, self.warnings = earlier["finished"], earlier["warnings"]
-                self._measured = earlier["measured"]
+                self._measured, self.ended = earlier["measured"], earlier["ended"]
                 self._earlier = earlier if earlier["loops"] else None
 
     # --------------------------------------------------------------------------------------------------------- stages
@@ -117,6 +121,22 @@ class Checkpoints:
         self._cycle.go_on(self._measured)
         return self.finished[name]
 
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what ``compute()`` returns, or has returned in a process that died: tensors, numbers and texts.
+
+        Tensors of a process that died are on the CPU. Within a loop it is computed in any case.
+        """
+        if self.open:
+            return compute()
+        kept = self.take(name)
+        if kept is None:
+            found = compute()
+            kept = {"found": found, "loops": self.inner}
+            self.finished[name] = kept
+            self._look()
+        self.inner = kept["loops"]  # later loops have the same numbers in both cases
+        return kept["found"]
+
     def remove(self) -> None:
         """Remove the checkpoint, once the cycle is stored."""
         if self._file is not None:
@@ -131,6 +151,9 @@ class Checkpoints:
         loop.shown = not self.open or self.open[-1].clock is not loop.clock
         self.open.append(loop)
         earlier, depth = self._earlier, len(self.open)
+        if depth == 1 and self._stage == SELECT and loop.number in self.ended:
+            self._pass_over(loop, self.ended[loop.number])
+            return
         if earlier is None or earlier["stage"] != self._stage or not all(each.again for each in self.open[:-1]):
             return
         taken = earlier["loops"][depth - 1]
@@ -149,6 +172,20 @@ class Checkpoints:
                 self._used_up(earlier)
         except Exception as error:  # of an optimizer, a method or a full memory: half of the objects are changed
             self._refuse(f"the checkpoint within the cycle can't be restored ({named(error)})", error)
+
+    def _pass_over(self, loop: Steps, taken: dict[str, Any]) -> None:
+        """Give a loop what it has left in a process that died, and no step."""
+        try:
+            restorer = self._restorer([taken])
+        except Exception:  # Unlike, or what a method's own code raises: nothing has been changed yet, and it runs again
+            del self.ended[loop.number]
+            return
+        try:
+            restorer.apply()
+            self._put_streams(taken["streams"])
+        except Exception as error:  # half of the objects are changed
+            self._refuse(f"the checkpoint within the cycle can't be restored ({named(error)})", error)
+        loop.first = loop.count
 
     def _restorer(self, loops: list[dict[str, Any]]) -> Restorer:
         """Return what gives the open loops what they had. Raises Unlike, and changes nothing."""
@@ -202,6 +239,10 @@ class Checkpoints:
         """Close a loop, and those within it."""
         if loop in self.open:
             del self.open[self.open.index(loop) :]
+            ended = self._stage == SELECT and not self.open and loop.next == loop.count  # not by break or an error
+            if ended and self._seconds < inf and loop.number not in self.ended:
+                with suppress(Exception):  # as in a checkpoint, which says why; without it the loop runs again
+                    self.ended[loop.number] = copied({**self._taken(Taker(), loop), "streams": self._streams()})
 
     # -------------------------------------------------------------------------------------------------------- storing
 
@@ -215,18 +256,11 @@ class Checkpoints:
         assert self._file is not None
         taker = Taker()
         try:
-            loops = [
-                {
-                    "number": loop.number,
-                    "count": loop.count,
-                    "next": loop.next,
-                    "state": {name: taker.take(value, name) for name, value in loop.state.items()},
-                }
-                for loop in self.open
-            ]
+            loops = [self._taken(taker, loop) for loop in self.open]
             if taker.left_out:
                 self._warn("checkpoints within the cycle leave out ", ", ".join(taker.left_out))
-            content = {"stage": self._stage, "finished": self.finished, "loops": loops, "warnings": self.warnings}
+            content = {"stage": self._stage, "finished": self.finished, "ended": self.ended, "loops": loops}
+            content |= {"warnings": self.warnings}
             self._file.write({**content, "streams": self._streams(), "measured": cycle.measured()})
         except Unstorable as problem:
             self._warn("no checkpoint within the cycle is possible: ", str(problem))
@@ -238,6 +272,11 @@ class Checkpoints:
         except Exception as error:  # of a method's own state_dict, or a full memory: the training goes on
             self._warn("a checkpoint within the cycle could not be stored: ", named(error))
         self._next = time.monotonic() + self._seconds
+
+    def _taken(self, taker: Taker, loop: Steps) -> dict[str, Any]:
+        """Return where a loop is, and what its steps have changed. Raises Unstorable."""
+        state = {name: taker.take(value, name) for name, value in loop.state.items()}
+        return {"number": loop.number, "count": loop.count, "next": loop.next, "state": state}
 
     def _warn(self, what: str, why: str) -> None:
         """Add a warning, unless there is one of its kind."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -61,6 +61,16 @@ class Scored:
     """``in_process`` or ``ray_data``."""
     shards: list[Shard] = field(default_factory=list)
 
+    def packed(self) -> dict[str, Any]:
+        """Return it as tensors, numbers and texts; see ``of``."""
+        return {"columns": self.columns, "path": self.path, "shards": [dict(vars(shard)) for shard in self.shards]}
+
+    @classmethod
+    def of(cls, packed: dict[str, Any], device: torch.device) -> Scored:
+        """Return what ``packed`` has returned, with its columns on a device."""
+        columns = {name: column.to(device) for name, column in packed["columns"].items()}
+        return cls(columns, packed["path"], [Shard(**shard) for shard in packed["shards"]])
+
     def as_record(self) -> dict[str, Any]:
         """Return the entry of a cycle's record: the path and the shards."""
         return {"path": self.path, "shards": [vars(shard) for shard in self.shards]}
@@ -84,6 +94,42 @@ class Scorer(Protocol):
         ...
 
 
+class Describing:
+    """The columns of images while they are described; after a death of the process they are as at the checkpoint.
+
+    It has a step for each batch. Batches may also come before their step, in any order.
+    """
+
+    def __init__(self, cycle: Cycle, indices: torch.Tensor) -> None:
+        batches = cut(indices, cycle.recipe)
+        self.table = Table(len(indices), indices.sort().values)
+        self._found: dict[str, Any] = {"done": torch.zeros(len(batches), dtype=torch.bool), "shards": {}}
+        self.steps = cycle.steps(len(batches), columns=self.table.columns, found=self._found)
+        self.done: torch.Tensor = self._found["done"]
+        """[batches] bool."""
+        self.left = {number: part for number, part in batches if not self.done[number]}
+        """Number -> indices of each batch that is left."""
+        self._first = len(self._found["shards"])
+
+    def here(self) -> Iterator[int]:
+        """Yield the number of each batch that is left, to be described in this process until the next one."""
+        began, images = time.perf_counter(), 0
+        for number in self.steps:
+            if number in self.left:
+                yield number
+                self.done[number] = True
+                images += len(self.left[number])
+                self.shard(Shard(os.getpid(), images, time.perf_counter() - began))
+
+    def shard(self, shard: Shard, worker: int = 0) -> None:
+        """Note what a worker of this process has described so far."""
+        self._found["shards"][self._first + worker] = dict(vars(shard))
+
+    def scored(self, path: str) -> Scored:
+        """Return the columns, once all batches are described."""
+        return Scored(self.table.columns, path, [Shard(**shard) for _, shard in sorted(self._found["shards"].items())])
+
+
 def describe_batches(
     network: Network,
     images: Images,
@@ -92,23 +138,22 @@ def describe_batches(
     batches: Sequence[tuple[int, torch.Tensor]],
     key: int,
     warnings: list[str] | None = None,
-    table: Table | None = None,
+    into: Describing | None = None,
 ) -> Columns:
     """Return the columns of batches (number, indices), rows in the order given, with a column ``index``.
 
-    With ``table`` they are written into it, and it may have another order and further rows.
+    With ``into``, whose batches they are, rows are in ascending order of index, and there may be further ones.
     Score maps are reduced batch by batch. A batch that does not fit into memory is described in parts, which draw one
     after another from the batch's random stream. The random numbers of a method then differ from those for the whole
     batch, and ``warnings`` gets a warning about it.
     """
-    splitter = BatchSplitter(max(len(indices) for _, indices in batches))
-    table = table or Table(sum(len(indices) for _, indices in batches))
-    first: Columns = {}
+    splitter = BatchSplitter(max((len(indices) for _, indices in batches), default=1))
+    table = into.table if into else Table(sum(len(indices) for _, indices in batches))
+    numbers = into.here() if into else [number for number, _ in batches]
     drew = False
     with evaluating(network), within_memory("scoring", INFERENCE):
-        for (number, indices), pixels in zip(
-            batches, images.unaugmented_batches([part for _, part in batches]), strict=True
-        ):
+        pixels_of = images.unaugmented_batches([part for _, part in batches])
+        for number, (_, indices), pixels in zip(numbers, batches, pixels_of, strict=True):
 
             def described(pieces: list[tuple[torch.Tensor, ...]], number: int = number) -> list[Columns]:
                 nonlocal drew
@@ -122,8 +167,8 @@ def describe_batches(
                 return columns
 
             for part in splitter.run((indices, pixels), described):
-                first = first or part
-                boundary.check_alike(acquisition, first, part)
+                if table.columns:
+                    boundary.check_alike(acquisition, table.columns, part)
                 table.put(part)
     if warnings is not None:
         drawn = "; the method's random numbers therefore differ from those for whole batches" if drew else ""
@@ -167,21 +212,15 @@ class InProcess:
         self, cycle: Cycle, acquisition: Acquisition, prepared: Columns, indices: torch.Tensor, purpose: str
     ) -> Scored:
         """Describe the images; see Scorer."""
+        it = Describing(cycle, indices)
         began, compiling = time.perf_counter(), cycle.clock.seconds["compile"]
-        warnings, table = list[str](), Table(len(indices), indices.sort().values)
-        columns = describe_batches(
-            cycle.network,
-            cycle.images,
-            acquisition,
-            prepared,
-            cut(indices, cycle.recipe),
-            cycle.key(purpose),
-            warnings,
-            table,
-        )
+        warnings = list[str]()
+        key, left = cycle.key(purpose), [*it.left.items()]
+        describe_batches(cycle.network, cycle.images, acquisition, prepared, left, key, warnings, it)
         compiling = cycle.clock.seconds["compile"] - compiling
-        shard = Shard(os.getpid(), len(indices), seconds_since(began, cycle.device) - compiling, warnings)
-        return Scored(columns, "in_process", [shard])
+        seconds = seconds_since(began, cycle.device) - compiling
+        it.shard(Shard(os.getpid(), sum(map(len, it.left.values())), seconds, warnings))
+        return it.scored("in_process")
 
     def start(self) -> None:
         """Do nothing: there are no workers."""

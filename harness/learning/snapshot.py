@@ -233,6 +233,15 @@ class Taker:
             return "same", None
 
 
+def copied(taken: Any) -> Any:
+    """Return what a Taker has taken with copies of its tensors, on the CPU: the live ones may change."""
+    if isinstance(taken, torch.Tensor):
+        return taken.to("cpu", copy=True)
+    if isinstance(taken, dict):
+        return {key: copied(value) for key, value in taken.items()}
+    return type(taken)(map(copied, taken)) if isinstance(taken, list | tuple) else taken
+
+
 class Restorer:
     """Puts back what one Taker has taken, in the same order; ``apply`` does it."""
 

@@ -37,15 +37,14 @@ from harness.learning.cycle import Cycle
 from harness.learning.process import Placement, limit_memory, peak_memory, prepare_process, reset_peak_memory
 from harness.learning.scoring import (
     Columns,
+    Describing,
     InProcess,
     Scored,
     Shard,
-    cut,
     describe_batches,
     seconds_since,
     warm_up,
 )
-from harness.learning.table import Table
 from harness.networks.names import normalisation as normalised_by
 from harness.on_ray.beats import beating
 from harness.trial import build_half, info_of
@@ -205,7 +204,8 @@ class RayData:
             states = (cycle.network.state_dict(), prepared)
             self.weights = ray.put(tuple({k: v.cpu().numpy() for k, v in state.items()} for state in states))
             self.shipped = cycle.number
-        batches = cut(indices, cycle.recipe)
+        it = Describing(cycle, indices)
+        batches = [*it.left.items()]
         groups = [
             group
             for s in range(self.shards)
@@ -216,35 +216,40 @@ class RayData:
         shards = ray.data.from_blocks([_block(group) for group in groups]).split(len(groups))
         at_once = max(1, IMAGES_AT_ONCE // cycle.recipe.inference_batch_size)
         firsts = [iter(range(0, len(group), at_once)) for group in groups]
-        table, first = Table(len(indices), indices.sort().values), Columns()
-        done: list[Shard | None] = [None] * len(groups)
-        waiting: dict[Any, int] = {}
+        done: dict[int, Shard] = {}
+        waiting: dict[Any, tuple[int, int]] = {}
 
         def ask(number: int) -> None:
             """Ask a worker for its next part, if there is one."""
             if (begin := next(firsts[number], None)) is not None:
                 inputs = shards[number].iterator(), [self.task], [self.weights], self.shipped, cycle.key(purpose)
                 answer = self.workers[number].describe.remote(*inputs, self.beat, begin, begin + at_once)
-                waiting[answer] = number
+                waiting[answer] = number, begin
 
-        for number in [*range(len(groups))] * 2:  # a worker computes a part while the one before is taken
-            ask(number)
-        while waiting:
+        def take() -> None:
+            """Wait for a part, and write it."""
             answer = ray.wait([*waiting], num_returns=1)[0][0]
             if self.beat is not None:
                 with suppress(OSError):  # a call may be too short for the worker's own heartbeats
                     os.utime(self.beat)
-            number = waiting.pop(answer)
+            number, begin = waiting.pop(answer)
             ((arrays, shard),) = _results([answer])
             ask(number)
             part = {name: torch.from_numpy(np.array(array)).to(cycle.device) for name, array in arrays.items()}
-            first = first or part
-            boundary.check_alike(acquisition, first, part)
-            table.put(part)
-            before = done[number]
-            done[number] = shard if before is None else before.plus(shard)
-            del answer, arrays, part  # else they stay in the object store until the next ones are there
-        return Scored(table.columns, "ray_data", [shard for shard in done if shard is not None])
+            if it.table.columns:
+                boundary.check_alike(acquisition, it.table.columns, part)
+            it.table.put(part)
+            it.done[[batch for batch, _ in groups[number][begin : begin + at_once]]] = True
+            done[number] = done[number].plus(shard) if number in done else shard
+            it.shard(done[number], number)
+            # here the answer is released: else it stays in the object store until the next one is there
+
+        for number in [*range(len(groups))] * 2:  # a worker computes a part while the one before is taken
+            ask(number)
+        for batch in it.steps:
+            while not it.done[batch]:
+                take()
+        return it.scored("ray_data")
 
     def close(self) -> None:
         """End the workers, or keep them for the next trial."""
@@ -278,7 +283,7 @@ class AutoScorer:
             return self.workers.describe(cycle, acquisition, prepared, indices, purpose)
         scored = self.in_process.describe(cycle, acquisition, prepared, indices, purpose)
         calls_left = self.cycles - 2 - cycle.number  # the last cycle scores nothing
-        self.seconds[cycle.number] = self.seconds.get(cycle.number, 0.0) + scored.shards[0].seconds
+        self.seconds[cycle.number] = self.seconds.get(cycle.number, 0.0) + scored.shards[-1].seconds
         saved = self.seconds[cycle.number] * (1 - 1 / self.parallel) - CALL_SECONDS
         self.worth_it = calls_left * saved > START_SECONDS
         return scored

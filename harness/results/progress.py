@@ -21,7 +21,7 @@ LINE = 512  # bytes of the file, so that a shorter value covers a longer one
 
 @dataclass
 class Progress:
-    """What a trial does: its cycle, phase and step, which is an epoch or an iteration of a method's own training."""
+    """What a trial does: its cycle, phase and step: an epoch, an iteration of a method or a scored batch."""
 
     cycle: int = 0
     phase: str = ""

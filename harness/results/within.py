@@ -17,8 +17,8 @@ from harness.errors import StorageError
 from harness.results import disk
 from harness.results.store import content_of, names_in, write_atomically
 
-FORMAT = 2
-PARTS = {"stage", "finished", "loops", "warnings", "streams", "measured"}
+FORMAT = 3
+PARTS = {"stage", "finished", "ended", "loops", "warnings", "streams", "measured"}
 """What the content of a file consists of; see harness.learning.checkpoints."""
 DIGEST = 64
 """Digits of a SHA-256."""
