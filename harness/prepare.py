@@ -121,7 +121,7 @@ def _list(folder: Path) -> int:
     from tabulate import tabulate
 
     rows = [
-        [path.name[:SHOWN], _what(about), in_units(size), _day(used), readable(about["like"])]
+        [path.name[:SHOWN], _what(about), in_units(size), _day(used), _such_as(about)]
         for path, about, size, used in prepared.sets(folder)
     ]
     if not rows:
@@ -139,6 +139,11 @@ def _list(folder: Path) -> int:
 def _what(about: dict[str, Any]) -> str:
     kind = "label maps" if about["maps"] else "images"
     return f"{about['rows']} {kind} of {about['height']} x {about['width']}"
+
+
+def _such_as(about: dict[str, Any]) -> str:
+    """Return the first file of a set, after a word if no run uses the set any more."""
+    return readable(f"{'' if prepared.usable(about) else '(outdated) '}{about['like']}")
 
 
 def _day(used: float) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
+import re
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -675,6 +677,41 @@ def test_another_size_or_another_image_is_prepared_apart(tmp_path: Path) -> None
     found.add(prepared.looked_over([replace(files)], place)[0][0].prepared)
     assert len(found) == 4 == len(prepared.sets(place.folder))
     assert {about["height"] for _, about, _, _ in prepared.sets(place.folder)} == {16, 8}
+
+
+def test_sets_of_another_decoder_are_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, place = tree(tmp_path), Place(tmp_path / "prepared", True)
+    prepared.looked_over([files], place)
+    assert prepare(["--list", "--folder", str(place.folder)]) == 0
+    assert "outdated" not in capsys.readouterr().out
+    monkeypatch.setattr(prepared, "_decoder", lambda: "another")
+    prepared.looked_over([replace(files)], place)
+    ((_, about, _, _),) = [one for one in prepared.sets(place.folder) if not prepared.usable(one[1])]
+    del about["decoder"]  # as an earlier version wrote it
+    for path in place.folder.glob("*/about.json"):
+        if json.loads(path.read_text())["decoder"] != "another":
+            path.write_text(json.dumps(about))
+    assert prepare(["--list", "--folder", str(place.folder)]) == 0
+    assert capsys.readouterr().out.count("(outdated)") == 1
+    (path,) = [path for path, about, _, _ in prepared.sets(place.folder) if not prepared.usable(about)]
+    assert prepare(["--remove", path.name, "--folder", str(place.folder)]) == 0 and not path.exists()
+
+
+def test_a_long_pass_over_files_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = tree(tmp_path)
+    with remembered.afresh():
+        prepared.looked_over([files], None)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(host, "SAID_AFTER", 0.0)
+    with remembered.afresh():
+        prepared.looked_over([files], None)
+    said = capsys.readouterr().out.splitlines()
+    assert {line.partition(":")[0] for line in said} == {"hashing 9 files", "decoding 9 images once"}
+    assert all(re.fullmatch(r".*: \d+ a second, \d+ done", line) for line in said)
 
 
 def test_label_maps_are_prepared_with_their_padding(tmp_path: Path) -> None:

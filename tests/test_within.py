@@ -17,6 +17,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import partial
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,11 @@ def kill_some(method: str, data: LoadedData, folders: Callable[[], Path], kills:
     trial, whole, folder = make_trial(*METHODS[method]), folders(), folders()
     set_global_streams(1)
     first = run(trial, data, whole)
-    draw = random.Random(method + seed)
-    records = kills.run(trial, data, folder, draw.randint(1, 6), draw.randint(1, 4), draw.randint(1, 4))
-    assert len(kills.contents) >= 2
+    run(trial, data, folders(), placement=EVERY_STEP)
+    at = sorted(random.Random(method + seed).sample(range(1, kills.writes), 3))
+    set_global_streams(1)
+    records = kills.run(trial, data, folder, *(later - earlier for earlier, later in pairwise([0, *at])))
+    assert len(kills.contents) == 3
     the_same(trial, records, folder, first, whole)
     assert sum(record.lost_seconds > 0 for record in records) >= 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -89,3 +90,25 @@ def in_units(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count / 1e3:.1f} kB"
+
+
+SAID_AFTER, SAID_EVERY = 10.0, 30.0
+"""Seconds of a pass over many files after which a line says how far it is, and between two such lines."""
+
+
+class Said:
+    """Says how far a long pass over many files is; ``what``: the start of its lines, which has their number."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.done = what, 0
+        self.began = time.monotonic()
+        self.said = self.began + SAID_AFTER - SAID_EVERY
+
+    def add(self, count: int) -> None:
+        """Count files."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.said > SAID_EVERY:
+            self.said = now
+            rate = self.done / (now - self.began)
+            print(f"{self.what}: {rate:.0f} a second, {self.done} done", flush=True)

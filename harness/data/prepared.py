@@ -25,7 +25,7 @@ import numpy as np
 from harness.data import files as files_module
 from harness.data import pixels, remembered
 from harness.data.files import Files
-from harness.data.host import in_units, processors
+from harness.data.host import Said, in_units, processors
 from harness.data.paths import Paths
 from harness.data.shards import COUNTS, SHARD_BYTES, Shards
 from harness.errors import BadFile, DataMissing, expanded, gathered, no_pipe, readable, reason
@@ -42,12 +42,10 @@ BY_ITSELF = 50 * 10**9
 """Bytes that the images of a dataset may take in a folder that nobody has named."""
 AT_ONCE = 2**20
 """Bytes of rows that a thread decodes at a time, or one row; limits the memory."""
-SAID_AFTER, SAID_EVERY = 10.0, 30.0
-"""Seconds of decoding after which a line says how far it is, and between two such lines."""
 STALE = 24 * 3600.0
 """Age in seconds at which an unfinished shard is of a process that was killed."""
 ABOUT = "about.json"
-WRITTEN = {"rows": int, "height": int, "width": int, "like": str, "maps": bool}
+WRITTEN = {"rows": int, "height": int, "width": int, "like": str, "maps": bool, "decoder": str}
 """What ABOUT holds."""
 NAME = re.compile("[0-9a-f]{32}")
 """The name of the folder of a set."""
@@ -127,6 +125,11 @@ def looked_over(
     return found, counts
 
 
+def usable(about: dict[str, Any]) -> bool:
+    """Return whether a run of this version uses a set; see ``sets``."""
+    return bool(about["decoder"] == _decoder())
+
+
 def _decoder() -> str:
     """Return what rows depend on besides files and their settings."""
     return f"{pixels.reader()}, {code.of_file(Path(files_module.__file__))}, shards of {SHARD_BYTES}"
@@ -179,7 +182,7 @@ def _prepared(files: Files, hashes: NDArray[np.uint8], shards: Shards, bad: list
     Several processes may do so at the same time: each shard is put in its place as a whole. One with a bad file is not
     written. On a full disk, the others are only decoded.
     """
-    total, writing, report = np.zeros(COUNTS, dtype=np.int64), True, _Progress(len(files))
+    total, writing, report = np.zeros(COUNTS, dtype=np.int64), True, Said(f"decoding {len(files)} images once")
     _sweep(shards.folder)
     if len(shards.missing()) < len(shards):
         _note_use(files, shards.folder)
@@ -210,6 +213,7 @@ def _note_use(files: Files, folder: Path) -> None:
         height, width = files.size
         like = readable(str(files.paths[0]))
         text = {"rows": len(files), "height": height, "width": width, "like": like, "maps": files.ndim == 3}
+        text["decoder"] = _decoder()
         part.write_text(json.dumps(text), encoding="utf-8")
         part.replace(about)
 
@@ -221,7 +225,7 @@ def _shard(
     shard: int,
     bad: list[BadFile],
     writing: bool,
-    report: _Progress,
+    report: Said,
 ) -> tuple[NDArray[np.int64], OSError | None]:
     """Decode the rows of a shard and, if ``writing``, write it; return its counts, and what the disk says."""
     part, before, problem = _part(shards.folder), len(bad), None
@@ -303,7 +307,8 @@ def _counted(files: Files, hashes: NDArray[np.uint8], shards: Shards, bad: list[
 
     None: some are bad, and are added to ``bad``.
     """
-    total, report, before, missing = np.zeros(COUNTS, dtype=np.int64), _Progress(len(files)), len(bad), list[int]()
+    report, total = Said(f"decoding {len(files)} images once"), np.zeros(COUNTS, dtype=np.int64)
+    before, missing = len(bad), list[int]()
     for shard in range(len(shards)):
         if (counts := shards.counts(shard)) is None:
             missing += shards.rows(shard)
@@ -334,32 +339,15 @@ def _sweep(folder: Path) -> None:
                 part.unlink()
 
 
-class _Progress:
-    """Says how far a long decoding is."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.decoded = total, 0
-        self.began = time.monotonic()
-        self.said = self.began + SAID_AFTER - SAID_EVERY
-
-    def add(self, count: int) -> None:
-        """Count images that were decoded."""
-        self.decoded += count
-        now = time.monotonic()
-        if now - self.said > SAID_EVERY:
-            self.said = now
-            rate = self.decoded / (now - self.began)
-            print(f"decoding {self.total} images once: {rate:.0f} a second, {self.decoded} done", flush=True)
-
-
 def sets(folder: Path) -> list[tuple[Path, dict[str, Any], int, float]]:
     """Return (folder, what is in it, bytes, time of the last use) of each set of prepared images, oldest first."""
     found = []
     with suppress(OSError):
         for path in folder.iterdir():
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, TypeError):
                 about = json.loads(no_pipe(path / ABOUT).read_text(encoding="utf-8"))
-                types = {key: type(value) for key, value in about.items()} if isinstance(about, dict) else {}
+                about = {"decoder": "", **about}  # sets of earlier versions do not say it
+                types = {key: type(value) for key, value in about.items()}
                 if NAME.fullmatch(path.name) and types == WRITTEN:
                     size = sum(file.stat().st_size for file in _own(path))
                     found.append((path, about, size, (path / ABOUT).stat().st_mtime))
