@@ -4,8 +4,8 @@
 
 Runs the config in runs/results/NAME, or goes on with the run that lies there, and writes results/SUITE/ for each of its
 suites: records.jsonl (every cycle of every trial, as docs/records.md describes it, without the names of files), the
-tables and the pictures of the metric, and made.json (commit, commands, machine, devices, versions, hours that the
-trials took). Selections and metrics are the same on the same kind of machine; times are not.
+tables and the pictures of the metric, and made.json (commit, commands without where.data, machine, devices, versions,
+hours that the trials took). Selections and metrics are the same on the same kind of machine; times are not.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def make(name: str, arguments: list[str], results: Path, output: Path) -> int:
         for path in (output / "report").iterdir():
             if path.name in {f"{suite.name}{end}" for end in (*KEPT, *TIMES)}:
                 shutil.copy(path, folder / path.name)
-        command = " ".join(["python results/make.py", name, *arguments])
+        told = [each for each in arguments if not each.startswith("where.data=")]  # a path of this machine
+        command = " ".join(["python results/make.py", name, *told])
         made = {
             "commit": ran,
             "commands": [*_earlier(folder, resumed), command],

@@ -97,12 +97,12 @@ def test_results_are_made_again_by_one_command(tmp_path: Path) -> None:
     make = runpy.run_path(str(ROOT / "results" / "make.py"))["make"]
     small = ["recipe.epochs=1", "recipe.milestones=[]", "protocol.cycles=2", "seeds=[0]", "where.trials=in_process"]
     for _ in range(2):  # the second time everything is finished
-        assert make("quickstart", small, tmp_path, tmp_path / "run") == 0
+        assert make("quickstart", [f"where.data={tmp_path}", *small], tmp_path, tmp_path / "run") == 0
     made = tmp_path / "quickstart"
     records = [json.loads(line) for line in (made / "records.jsonl").read_text().splitlines()]
     assert [(r["method"], r["cycle"]) for r in records[:2]] == [("Ran", 0), ("Ran", 1)] and len(records) == 10
     assert "DAST-AL" in (made / "quickstart_accuracy.txt").read_text()
-    assert json.loads((made / "made.json").read_text())["commands"][-1].endswith(" ".join(small))
+    assert json.loads((made / "made.json").read_text())["commands"][-1].endswith(f"quickstart {' '.join(small)}")
 
 
 @pytest.mark.parametrize(
