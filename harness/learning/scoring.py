@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 
 from harness.data.images import Images
@@ -24,6 +25,9 @@ from harness.learning.table import Table
 from harness.networks.network import Network
 from harness.seeds import stream
 from harness.settings import Recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Columns = dict[str, torch.Tensor]
 
@@ -103,10 +107,10 @@ class Describing:
     def __init__(self, cycle: Cycle, indices: torch.Tensor) -> None:
         batches = cut(indices, cycle.recipe)
         self.table = Table(len(indices), indices.sort().values)
-        self._found: dict[str, Any] = {"done": torch.zeros(len(batches), dtype=torch.bool), "shards": {}}
+        self._found: dict[str, Any] = {"done": np.zeros(len(batches), dtype=np.bool_), "shards": {}}
         self.steps = cycle.steps(len(batches), columns=self.table.columns, found=self._found)
-        self.done: torch.Tensor = self._found["done"]
-        """[batches] bool."""
+        self.done: NDArray[np.bool_] = self._found["done"]
+        """[batches], on the host: a tensor's truth could wait for the device."""
         self.left = {number: part for number, part in batches if not self.done[number]}
         """Number -> indices of each batch that is left."""
         self._first = len(self._found["shards"])
