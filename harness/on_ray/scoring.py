@@ -104,16 +104,20 @@ class Worker:
         weights: list[Any],
         cycle: int,
         key: int,
+        scoring: int = 0,
         beat: Path | None = None,
         first: int = 0,
         end: int | None = None,
     ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
-        """Return the columns of the shard's batches ``first`` to ``end``. The weights of a cycle are fetched once."""
+        """Return the columns of the shard's batches ``first`` to ``end``.
+
+        The weights of a cycle are fetched once, and the shard once for all calls of one ``scoring``, a number.
+        """
         with beating(beat, None) if beat else nullcontext():
-            return self._describe(shard, task, weights, cycle, key, slice(first, end))
+            return self._describe(shard, task, weights, cycle, key, scoring, slice(first, end))
 
     def _describe(
-        self, shard: Any, task: list[Any], weights: list[Any], cycle: int, key: int, part: slice
+        self, shard: Any, task: list[Any], weights: list[Any], cycle: int, key: int, scoring: int, part: slice
     ) -> tuple[dict[str, np.ndarray[Any, Any]], Shard]:
         self.take(task)
         if cycle != self.cycle:
@@ -123,10 +127,10 @@ class Worker:
             )
             self.network.load_state_dict(network)
             self.cycle = cycle
-        if self.read != (cycle, key):
+        if self.read != (cycle, scoring):
             tables = shard.iter_batches(batch_size=None, batch_format="pyarrow")
             self.batches = [batch for table in tables for batch in _batches(table)]
-            self.read = cycle, key
+            self.read = cycle, scoring
         reset_peak_memory(self.device)
         began = time.perf_counter()
         batches = [(number, indices.to(self.device)) for number, indices in self.batches[part]]
@@ -182,6 +186,7 @@ class RayData:
         self.workers: list[Any] = []
         self.task: Any = None
         self.weights: Any = None
+        self.scorings = 0
         self.shipped = -1
         """The cycle whose weights are in the object store; they are stored once per cycle."""
 
@@ -205,6 +210,7 @@ class RayData:
             self.weights = ray.put(tuple({k: v.cpu().numpy() for k, v in state.items()} for state in states))
             self.shipped = cycle.number
         it = Describing(cycle, indices)
+        self.scorings += 1
         batches = [*it.left.items()]
         groups = [
             group
@@ -223,7 +229,8 @@ class RayData:
             """Ask a worker for its next part, if there is one."""
             if (begin := next(firsts[number], None)) is not None:
                 inputs = shards[number].iterator(), [self.task], [self.weights], self.shipped, cycle.key(purpose)
-                answer = self.workers[number].describe.remote(*inputs, self.beat, begin, begin + at_once)
+                part = self.scorings, self.beat, begin, begin + at_once
+                answer = self.workers[number].describe.remote(*inputs, *part)
                 waiting[answer] = number, begin
 
         def take() -> None:
