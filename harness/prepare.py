@@ -142,8 +142,8 @@ def _what(about: dict[str, Any]) -> str:
 
 
 def _such_as(about: dict[str, Any]) -> str:
-    """Return the first file of a set, after a word if no run uses the set any more."""
-    return readable(f"{'' if prepared.usable(about) else '(outdated) '}{about['like']}")
+    """Return the first file of a set, after a word if this installation does not use the set."""
+    return readable(f"{'' if prepared.usable(about) else '(not used here) '}{about['like']}")
 
 
 def _day(used: float) -> str:

@@ -23,18 +23,20 @@ from harness.errors import UserError
 from harness.experiment.display import cycle_values
 from harness.experiment.grid import Unit
 from harness.faults import PluginFault
+from harness.learning.checkpoints import Checkpoints, Steps
 from harness.learning.contract import Batch
 from harness.learning.metrics import summary
 from harness.learning.process import Placement
-from harness.learning.scoring import Scored, Shard, cut
+from harness.learning.scoring import Describing, Scored, Shard, cut
 from harness.networks.network import Network
 from harness.on_ray import scoring
 from harness.on_ray.metrics import Metrics
 from harness.on_ray.scoring import AutoScorer, RayData, Worker
 from harness.on_ray.session import resources
 from harness.on_ray.trials import Order, Searcher
+from harness.results.clock import Clock
 from harness.results.records import PHASES
-from harness.settings import Where
+from harness.settings import Recipe, Where
 
 CPUS = [{"CPU": 2.0}]
 GPUS = [{"CPU": 16.0, "GPU": 2.0}]
@@ -267,3 +269,25 @@ def test_a_score_that_is_not_a_number_stops_the_trial(digits: LoadedData, monkey
     monkeypatch.setattr(learner.acquisition, "describe", broken)
     with pytest.raises(PluginFault, match=r"describe must return finite columns; 'score' is nan for 150 images"):
         learner.select(cycle)
+
+
+def test_a_scoring_whose_batches_are_all_done_goes_on() -> None:
+    """The process died after the step that the last part of another worker came in."""
+    clock = Clock(torch.device("cpu"))
+
+    def steps(count: int, columns: Any, found: Any) -> Steps:
+        loop = Steps(Checkpoints(), clock, count, {"columns": columns, "found": found})
+        found["done"][:], columns["index"] = True, torch.arange(1000)
+        found["shards"] |= {0: vars(Shard(1, 400, 1.0)), 2: vars(Shard(2, 600, 1.0))}
+        return loop
+
+    recipe = Recipe(epochs=1, inference_batch_size=100)
+    cycle: Any = SimpleNamespace(number=0, recipe=recipe, steps=steps, device=torch.device("cpu"), key=lambda _: 1)
+    nothing: Any = None
+    workers = RayData(nothing, nothing, nothing, 2)
+    workers.shipped = 0
+    scored = workers.describe(cycle, nothing, {}, torch.arange(1000), "describe")
+    assert [shard.images for shard in scored.shards] == [400, 600] and len(scored.columns["index"]) == 1000
+    it = Describing(cycle, torch.arange(1000))
+    it.shard(Shard(3, 7, 1.0))
+    assert [shard.images for shard in it.scored("").shards] == [400, 600, 7], "no entry replaces another one"

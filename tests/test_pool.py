@@ -685,7 +685,7 @@ def test_sets_of_another_decoder_are_marked(
     files, place = tree(tmp_path), Place(tmp_path / "prepared", True)
     prepared.looked_over([files], place)
     assert prepare(["--list", "--folder", str(place.folder)]) == 0
-    assert "outdated" not in capsys.readouterr().out
+    assert "not used" not in capsys.readouterr().out
     monkeypatch.setattr(prepared, "_decoder", lambda: "another")
     prepared.looked_over([replace(files)], place)
     ((_, about, _, _),) = [one for one in prepared.sets(place.folder) if not prepared.usable(one[1])]
@@ -694,7 +694,7 @@ def test_sets_of_another_decoder_are_marked(
         if json.loads(path.read_text())["decoder"] != "another":
             path.write_text(json.dumps(about))
     assert prepare(["--list", "--folder", str(place.folder)]) == 0
-    assert capsys.readouterr().out.count("(outdated)") == 1
+    assert capsys.readouterr().out.count("(not used here)") == 1
     (path,) = [path for path, about, _, _ in prepared.sets(place.folder) if not prepared.usable(about)]
     assert prepare(["--remove", path.name, "--folder", str(place.folder)]) == 0 and not path.exists()
 
@@ -710,7 +710,7 @@ def test_a_long_pass_over_files_says_how_far_it_is(
     with remembered.afresh():
         prepared.looked_over([files], None)
     said = capsys.readouterr().out.splitlines()
-    assert {line.partition(":")[0] for line in said} == {"hashing 9 files", "decoding 9 images once"}
+    assert {line.partition(":")[0] for line in said} == {"reading files", "decoding 9 images once"}
     assert all(re.fullmatch(r".*: \d+ a second, \d+ done", line) for line in said)
 
 

@@ -339,6 +339,78 @@ def test_a_loop_that_an_error_has_ended_is_not_passed_over(
     the_same(trial, records, folder, first, whole)
 
 
+class InPlace(Acquisition):
+    """Changes its columns in place."""
+
+    def describe(self, network: Any, batch: Any, prepared: Any) -> dict[str, torch.Tensor]:
+        return {"score": network(batch.images).logits.softmax(1).amax(1)}
+
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        score: torch.Tensor = columns["score"].neg_()
+        labelled()
+        return score.argsort(stable=True)[:budget]
+
+
+class LeftOut(Acquisition):
+    """Has an object with a tensor and a lock within its module, which no checkpoint can hold."""
+
+    def make(self, cycle: Cycle) -> torch.nn.Module:
+        return torch.nn.Linear(1, 1).to(cycle.device)
+
+    def prepare(self, cycle: Cycle) -> dict[str, torch.Tensor]:
+        module: Any = self.module
+        module.held = Thing()
+        module.held.values = [torch.zeros(2), threading.Lock()]
+        for _ in cycle.steps(3, module=module):
+            module.held.values[0] += 1
+        return {"sum": module.held.values[0].sum()}
+
+    def describe(self, network: Any, batch: Any, prepared: Any) -> dict[str, torch.Tensor]:
+        return {"score": (batch.index * (1 + prepared["sum"]) % 13).float()}
+
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        return columns["score"].argsort(stable=True)[:budget]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+class Asking(InPlace):
+    """Asks for the labelled images twice."""
+
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        labelled()
+        time.sleep(0.3)
+        labelled()
+        return columns["score"].argsort(stable=True)[:budget]
+
+
+@pytest.mark.parametrize("acquisition", [InPlace, LeftOut, Asking])
+def test_a_method_of_ones_own_goes_on_while_it_selects(
+    acquisition: type[Acquisition],
+    plugged: Callable[..., Any],  # noqa: F811
+    digits: LoadedData,
+    folders: Callable[[], Path],
+    kills: Kills,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trial = make_trial("cross_entropy", plugged(acquisition), cycles=2)
+    first, look = run(trial, digits, folders()), Checkpoints._look
+
+    def looked(its: Checkpoints) -> None:
+        if its._stage in ("scoring", "ranking"):  # only these take long
+            look(its)
+
+    monkeypatch.setattr(Checkpoints, "_look", looked)
+    kills.writes = 0
+    run(trial, digits, folders(), placement=EVERY_STEP)
+    assert kills.writes >= 3
+    for life in range(1, kills.writes + 1):
+        records = kills.run(trial, digits, folders(), life)
+        assert outcomes(records) == outcomes(first), life
+        assert acquisition is not Asking or records[0].seconds["select"] >= 0.3
+
+
 # --------------------------------------------------------------------------------------------------- what a user writes
 
 

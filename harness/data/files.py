@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.data import pixels, remembered
-from harness.data.host import Said
 from harness.data.paths import Paths
 from harness.data.shards import Shards
 from harness.errors import BadFile, DataMissing
@@ -157,13 +156,11 @@ class Files:
     def hashes(self, remedy: str = pixels.REPLACE) -> NDArray[np.uint8]:
         """Return a hash [N, 32] of each file's bytes. Raises DataMissing for files that can't be read."""
         found, bad = np.empty((len(self), 32), dtype=np.uint8), list[BadFile]()
-        said = Said(f"hashing {len(self)} files")
         for row, digest in zip(found, remembered.each(self.paths, "sha256", _sha256), strict=True):
             if isinstance(digest, BadFile):
                 bad.append(digest)
             else:
                 row[:] = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
-            said.add(1)
         if bad:
             raise pixels.refused(bad, len(found), remedy)
         return found

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 
 from harness.errors import NotReproduced, StorageError, UserError, readable
 from harness.lazy import torch
-from harness.learning.snapshot import Restorer, Taker, Unlike, Unstorable, copied, holds
+from harness.learning.snapshot import Restorer, Taker, Unlike, Unstorable, copied, holds, versions
 from harness.results.clock import Clock
 from harness.results.lock import LockLost
 from harness.seeds import global_states, restore
@@ -78,7 +78,9 @@ class Checkpoints:
         self.inner = 0
         """The number of outermost loops so far in this stage."""
         self.ended: dict[int, Any] = {}
-        """What the outermost loops that have ended in SELECT have left, by number."""
+        """What the last outermost loop that has ended in SELECT has left, by its number."""
+        self._once: dict[str, list[int]] = {}
+        """Name -> how often each tensor of what ``once`` has returned here was written; a method may write into it."""
         self._file, self._cycle = file, cycle
         self._seconds = 60 * minutes if file and cycle and minutes else inf
         self._began = time.monotonic()
@@ -126,13 +128,15 @@ class Checkpoints:
 
         Tensors of a process that died are on the CPU. Within a loop it is computed in any case.
         """
-        if self.open:
+        if self.open or name in self._once or self._seconds == inf:
             return compute()
         kept = self.take(name)
+        died = kept is not None
         if kept is None:
             found = compute()
-            kept = {"found": found, "loops": self.inner}
-            self.finished[name] = kept
+            kept = self.finished[name] = {"found": found, "loops": self.inner}
+        self._once[name] = versions(kept)
+        if not died:
             self._look()
         self.inner = kept["loops"]  # later loops have the same numbers in both cases
         return kept["found"]
@@ -235,14 +239,20 @@ class Checkpoints:
         if loop in self.open:
             del self.open[self.open.index(loop) + 1 :]
 
+    def times_steps(self, clock: Clock) -> bool:
+        """Return whether steps take about as long as each other: batches on workers come in any order."""
+        return self._stage not in (SCORE, RANK) or clock.progress.phase != "score"
+
     def leave(self, loop: Steps) -> None:
         """Close a loop, and those within it."""
         if loop in self.open:
             del self.open[self.open.index(loop) :]
             ended = self._stage == SELECT and not self.open and loop.next == loop.count  # not by break or an error
-            if ended and self._seconds < inf and loop.number not in self.ended:
+            if ended and self._seconds < inf and loop.number > max(self.ended, default=-1):
+                taker = Taker()
                 with suppress(Exception):  # as in a checkpoint, which says why; without it the loop runs again
-                    self.ended[loop.number] = copied({**self._taken(Taker(), loop), "streams": self._streams()})
+                    taken = copied({**self._taken(taker, loop), "streams": self._streams()})
+                    self.ended = {} if taker.left_out else {loop.number: taken}
 
     # -------------------------------------------------------------------------------------------------------- storing
 
@@ -259,7 +269,8 @@ class Checkpoints:
             loops = [self._taken(taker, loop) for loop in self.open]
             if taker.left_out:
                 self._warn("checkpoints within the cycle leave out ", ", ".join(taker.left_out))
-            content = {"stage": self._stage, "finished": self.finished, "ended": self.ended, "loops": loops}
+            whole = {k: v for k, v in self.finished.items() if k not in self._once or self._once[k] == versions(v)}
+            content = {"stage": self._stage, "finished": whole, "ended": self.ended, "loops": loops}
             content |= {"warnings": self.warnings}
             self._file.write({**content, "streams": self._streams(), "measured": cycle.measured()})
         except Unstorable as problem:
@@ -327,7 +338,8 @@ class Steps:
 
     def __iter__(self) -> Iterator[int]:
         """Yield the steps. Nothing else refers to the generator, so that ``break`` closes it and thereby the loop."""
-        left = self.clock.steps(self.count, self.first) if self.shown else iter(range(self.first, self.count))
+        timed = self._checkpoints.times_steps(self.clock)
+        left = self.clock.steps(self.count, self.first, timed) if self.shown else iter(range(self.first, self.count))
         try:
             for number in left:
                 self.next, self.inner = number, 0

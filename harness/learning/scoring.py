@@ -113,7 +113,9 @@ class Describing:
         """[batches], on the host: a tensor's truth could wait for the device."""
         self.left = {number: part for number, part in batches if not self.done[number]}
         """Number -> indices of each batch that is left."""
-        self._first = len(self._found["shards"])
+        self.warnings: list[str] = []
+        """For the record, of the batches that this process has described so far."""
+        self._first = max(self._found["shards"], default=-1) + 1
 
     def here(self) -> Iterator[int]:
         """Yield the number of each batch that is left, to be described in this process until the next one."""
@@ -123,7 +125,7 @@ class Describing:
                 yield number
                 self.done[number] = True
                 images += len(self.left[number])
-                self.shard(Shard(os.getpid(), images, time.perf_counter() - began))
+                self.shard(Shard(os.getpid(), images, time.perf_counter() - began, self.warnings))
 
     def shard(self, shard: Shard, worker: int = 0) -> None:
         """Note what a worker of this process has described so far."""
@@ -154,7 +156,7 @@ def describe_batches(
     splitter = BatchSplitter(max((len(indices) for _, indices in batches), default=1))
     table = into.table if into else Table(sum(len(indices) for _, indices in batches))
     numbers = into.here() if into else [number for number, _ in batches]
-    drew = False
+    drew, said = False, list[str]()
     with evaluating(network), within_memory("scoring", INFERENCE):
         pixels_of = images.unaugmented_batches([part for _, part in batches])
         for number, (_, indices), pixels in zip(numbers, batches, pixels_of, strict=True):
@@ -174,9 +176,12 @@ def describe_batches(
                 if table.columns:
                     boundary.check_alike(acquisition, table.columns, part)
                 table.put(part)
+            drawn = "; the method's random numbers therefore differ from those for whole batches" if drew else ""
+            said = [warning + drawn for warning in splitter.warnings("scoring")]
+            if into:
+                into.warnings = said
     if warnings is not None:
-        drawn = "; the method's random numbers therefore differ from those for whole batches" if drew else ""
-        warnings += [warning + drawn for warning in splitter.warnings("scoring")]
+        warnings += said
     return table.columns
 
 

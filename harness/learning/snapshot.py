@@ -242,6 +242,14 @@ def copied(taken: Any) -> Any:
     return type(taken)(map(copied, taken)) if isinstance(taken, list | tuple) else taken
 
 
+def versions(found: Any) -> list[int]:
+    """Return how often each tensor in dictionaries and lists was written in place."""
+    if isinstance(found, torch.Tensor):
+        return [found._version]
+    parts = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    return [count for part in parts for count in versions(part)]
+
+
 class Restorer:
     """Puts back what one Taker has taken, in the same order; ``apply`` does it."""
 

@@ -219,7 +219,8 @@ class RayData:
         ]
         # from_blocks starts no task; a task outside the trial's reservation would wait forever for CPUs that the
         # trials hold
-        shards = ray.data.from_blocks([_block(group) for group in groups]).split(len(groups))
+        blocks = [_block(group) for group in groups]  # none, if only the last step is left of a process that died
+        shards = ray.data.from_blocks(blocks).split(len(groups)) if groups else []
         at_once = max(1, IMAGES_AT_ONCE // cycle.recipe.inference_batch_size)
         firsts = [iter(range(0, len(group), at_once)) for group in groups]
         done: dict[int, Shard] = {}

@@ -55,19 +55,24 @@ class Clock:
         self._switch()
         self.seconds.update(seconds)
 
-    def steps(self, count: int, begin: int = 0) -> Iterator[int]:
-        """Yield begin..count-1, the epochs or iterations of a training, and note the current one for displays."""
+    def steps(self, count: int, begin: int = 0, timed: bool = True) -> Iterator[int]:
+        """Yield begin..count-1, the epochs or iterations of a training, and note the current one for displays.
+
+        ``timed``: also how long all of them take.
+        """
         progress, first, noted = self.progress, dict[str, float](), 0.0
         try:
             for number in range(begin, count):
                 progress.step, progress.steps, done = number, count, number - begin
-                if done == 1:
+                if not timed:
+                    pass
+                elif done == 1:
                     first = self._so_far()
                 elif done > 1 and time.perf_counter() - noted > NOTED:
                     noted = time.perf_counter()
                     progress.expected = {**progress.expected, **_expected(first, self._so_far(), done, count)}
                 yield number
-            if count - begin > 1:
+            if timed and count - begin > 1:
                 progress.expected = {**progress.expected, **_expected(first, self._so_far(), count - begin, count)}
         finally:  # a training may stop early
             progress.step = progress.steps = 0
