@@ -104,18 +104,19 @@ def overridden(tmp_path: Path, method: str, *more: str) -> Any:
             "{training: {name: isda, covariance: full}, acquisition: random}",
             "isda with covariance: full keeps 41.0 kB for 1442 training images, 10 classes and 32 features, but a "
             "trial has 30.0 kB of memory here; choose fewer classes or a network with fewer features or other settings "
-            "of isda; --only method=Ran leaves it out",
+            "of isda; --only suite=a method=Ran runs the others",
         ),
         (
             "{training: isda, acquisition: {name: epmcm, form: sampled}}",
             "epmcm with form: sampled keeps 4.0 kB for 1442 training images, 10 classes and 32 features, but a "
-            "trial has 3.0 kB of memory here; choose fewer classes or other settings of epmcm; --only method=Ran",
+            "trial has 3.0 kB of memory here; choose fewer classes or other settings of epmcm; --only "
+            "suite=a method=Ran runs the others",
         ),
         (
             "core_set",
             "core_set keeps 184.6 kB for 1442 training images, 10 classes and 32 features, but a trial has 3.0 kB of "
             "memory here; choose fewer candidates or fewer images or a network with fewer features; --only "
-            "method=Ran leaves it out",
+            "suite=a method=Ran runs the others",
         ),
     ],
 )
@@ -140,7 +141,7 @@ def test_all_methods_without_room_are_named(tmp_path: Path, monkeypatch: pytest.
     methods = "{Ran: random, A: core_set, B: {training: {name: isda, covariance: full}, acquisition: core_set}}"
     benchmark = load_config(write(tmp_path, SUITES), [f"methods={methods}"])
     monkeypatch.setattr(host, "free_memory", lambda: 3000)
-    with pytest.raises(UserError, match=r"\(also B\): core_set keeps .*; --only method=Ran leaves them out$"):
+    with pytest.raises(UserError, match=r"\(also B\): core_set keeps .*; --only suite=a method=Ran runs the others$"):
         expand(benchmark)
     alone = load_config(write(tmp_path, SUITES), ["methods={A: core_set}", "primary=null"])
     with pytest.raises(UserError, match=r"features$"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cache
 
 from harness import registry
@@ -42,7 +43,8 @@ def check_room(suite: Suite, info: DatasetInfo, where: Where) -> None:
         first, problem = next(iter(problems.items()))
         more = f" (also {', '.join([*problems][1:])})" if len(problems) > 1 else ""
         fitting = ",".join(name for name in suite.methods if name not in problems)
-        without = f"; --only method={fitting} leaves {'them' if more else 'it'} out" if fitting else ""
+        others = f"suite={suite.name} {shlex.quote(f'method={fitting}')}"
+        without = f"; --only {others} runs the others" if fitting else ""
         raise UserError(f"{suite.at(f'methods.{first}')}{more}: {problem}{without}")
 
 
