@@ -106,6 +106,23 @@ def the_same(trial: Trial, records: list[CycleRecord], folder: Path, first: list
         assert same(state_of(trial, folder)[part], state_of(trial, other)[part]), part
 
 
+Going = Callable[..., list[CycleRecord]]
+
+
+@pytest.fixture
+def goes_on(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> Going:
+    """Run a trial undisturbed, and with a death after each of so many checkpoints; both come out the same."""
+
+    def compare(trial: Trial, *lives: int) -> list[CycleRecord]:
+        whole, folder = folders(), folders()
+        first = run(trial, digits, whole)
+        records = kills.run(trial, digits, folder, *lives)
+        the_same(trial, records, folder, first, whole)
+        return records
+
+    return compare
+
+
 LOOPS = ["isda-qbc-option6", "ads", "cross_entropy-vaal", "ll4al"]
 """Methods whose loops differ; the others train like one of these."""
 LONG = pytest.mark.long
@@ -146,17 +163,12 @@ def test_label_maps(method: str, streets: LoadedData, folders: Callable[[], Path
     the_same(trial, kills.run(trial, streets, folder, 1, 2), folder, first, whole)
 
 
-def test_several_epochs_and_a_learning_rate_that_falls(
-    digits: LoadedData, folders: Callable[[], Path], kills: Kills
-) -> None:
+def test_several_epochs_and_a_learning_rate_that_falls(kills: Kills, goes_on: Going) -> None:
     trial = make_trial("isda", "random", epochs=4, milestones=[2, 3], cycles=1, optimizer="adam")
-    whole, folder = folders(), folders()
-    first = run(trial, digits, whole)
-    records = kills.run(trial, digits, folder, *([1] * 10))
+    goes_on(trial, *([1] * 10))
     assert [[loop["next"] for loop in content["loops"]] for content in kills.contents] == [
         [0, 1], [0, 2], [1], [1, 1], [1, 2], [2], [2, 1], [2, 2], [3], [3, 1],
     ]  # fmt: skip
-    the_same(trial, records, folder, first, whole)
 
 
 CROPS: dict[str, Any] = {
@@ -192,14 +204,11 @@ def test_streamed_files_crops_of_any_size_and_a_warm_up(
 
 
 @LONG
-def test_every_step_of_a_committee(digits: LoadedData, folders: Callable[[], Path], kills: Kills) -> None:
+def test_every_step_of_a_committee(kills: Kills, goes_on: Going) -> None:
     trial = make_trial("ll4al", spec("qbc", Acquisition, members=3), cycles=2)
-    whole, folder = folders(), folders()
-    first = run(trial, digits, whole)
-    records = kills.run(trial, digits, folder, *([1] * 20))
+    goes_on(trial, *([1] * 20))
     depths = [[loop["next"] for loop in content["loops"]] for content in kills.contents]
     assert [0, 0, 1] in depths and [1] in depths and [1, 0, 2] in depths, "within members and between them"
-    the_same(trial, records, folder, first, whole)
 
 
 def test_what_is_trained_is_not_trained_again(
@@ -328,15 +337,12 @@ class Trying(Acquisition):
 
 def test_a_loop_that_an_error_has_ended_is_not_passed_over(
     plugged: Callable[..., Any],  # noqa: F811
-    digits: LoadedData,
-    folders: Callable[[], Path],
     kills: Kills,
+    goes_on: Going,
 ) -> None:
-    trial, whole, folder = make_trial("cross_entropy", plugged(Trying), cycles=2), folders(), folders()
-    first = run(trial, digits, whole)
-    records = kills.run(trial, digits, folder, 3, 2, 1, 1, 1)
+    trial = make_trial("cross_entropy", plugged(Trying), cycles=2)
+    goes_on(trial, 3, 2, 1, 1, 1)
     assert [[*content["ended"]] for content in kills.contents if content["stage"] == "scoring"] == [[1], [1]]
-    the_same(trial, records, folder, first, whole)
 
 
 class InPlace(Acquisition):
@@ -435,13 +441,10 @@ class Global(Training):
 
 def test_global_streams_and_attributes(
     plugged: Callable[..., Any],  # noqa: F811
-    digits: LoadedData,
-    folders: Callable[[], Path],
-    kills: Kills,
+    goes_on: Going,
 ) -> None:
-    trial, whole, folder = make_trial(plugged(Global), "random", cycles=2), folders(), folders()
-    first = run(trial, digits, whole)
-    the_same(trial, kills.run(trial, digits, folder, 2, 2), folder, first, whole)
+    trial = make_trial(plugged(Global), "random", cycles=2)
+    goes_on(trial, 2, 2)
 
 
 class Twice(Training):
@@ -455,15 +458,12 @@ class Twice(Training):
 @LONG
 def test_a_training_that_calls_the_loop_twice(
     plugged: Callable[..., Any],  # noqa: F811
-    digits: LoadedData,
-    folders: Callable[[], Path],
     kills: Kills,
+    goes_on: Going,
 ) -> None:
-    trial, whole, folder = make_trial(plugged(Twice), "random", cycles=1, epochs=2), folders(), folders()
-    first = run(trial, digits, whole)
-    records = kills.run(trial, digits, folder, 8)
+    trial = make_trial(plugged(Twice), "random", cycles=1, epochs=2)
+    goes_on(trial, 8)
     assert kills.contents[0]["loops"][0]["number"] == 1, "it died in the second"
-    the_same(trial, records, folder, first, whole)
 
 
 class Early(Training):
@@ -498,13 +498,11 @@ class Early(Training):
 
 def test_loops_may_end_early(
     plugged: Callable[..., Any],  # noqa: F811
-    digits: LoadedData,
-    folders: Callable[[], Path],
     kills: Kills,
+    goes_on: Going,
 ) -> None:
-    trial, whole, folder = make_trial(plugged(Early), "vaal", cycles=2), folders(), folders()
-    first = run(trial, digits, whole)
-    records = kills.run(trial, digits, folder, *([1] * 11))
+    trial = make_trial(plugged(Early), "vaal", cycles=2)
+    goes_on(trial, *([1] * 11))
     loops = [[(loop["number"], loop["next"]) for loop in content["loops"]] for content in kills.contents]
     assert loops == [
         [(0, 0), (0, 1)], [(0, 0), (1, 1)], [(0, 1)],
@@ -513,7 +511,6 @@ def test_loops_may_end_early(
         [], [(0, 1)],
     ]  # fmt: skip
     assert [content["stage"] for content in kills.contents[-3:]] == ["training", "training", "selection"]
-    the_same(trial, records, folder, first, whole)
 
 
 def test_a_loop_that_nothing_closes_is_closed_with_the_step_or_stage_around() -> None:
@@ -594,13 +591,10 @@ class Making(Training):
 
 def test_a_class_and_an_object_within_the_network(
     plugged: Callable[..., Any],  # noqa: F811
-    digits: LoadedData,
-    folders: Callable[[], Path],
-    kills: Kills,
+    goes_on: Going,
 ) -> None:
-    trial, whole, folder = make_trial(plugged(Making), "random", cycles=1, epochs=2), folders(), folders()
-    first = run(trial, digits, whole)
-    the_same(trial, kills.run(trial, digits, folder, 2, 2), folder, first, whole)
+    trial = make_trial(plugged(Making), "random", cycles=1, epochs=2)
+    goes_on(trial, 2, 2)
 
 
 class Growing(Training):
