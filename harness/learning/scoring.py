@@ -136,6 +136,13 @@ class Describing:
         return Scored(self.table.columns, path, [Shard(**shard) for _, shard in sorted(self._found["shards"].items())])
 
 
+def put(acquisition: Acquisition, table: Table, part: Columns) -> None:
+    """Write a part into a table. Raises PluginFault if it is unlike the parts before."""
+    if table.columns:
+        boundary.check_alike(acquisition, table.columns, part)
+    table.put(part)
+
+
 def describe_batches(
     network: Network,
     images: Images,
@@ -173,9 +180,7 @@ def describe_batches(
                 return columns
 
             for part in splitter.run((indices, pixels), described):
-                if table.columns:
-                    boundary.check_alike(acquisition, table.columns, part)
-                table.put(part)
+                put(acquisition, table, part)
             drawn = "; the method's random numbers therefore differ from those for whole batches" if drew else ""
             said = [warning + drawn for warning in splitter.warnings("scoring")]
             if into:

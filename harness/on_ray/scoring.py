@@ -30,7 +30,6 @@ from harness import registry
 from harness.config.suite import Trial
 from harness.data.images import Images
 from harness.data.rows import on_device
-from harness.learning import boundary
 from harness.learning.boundary import Unchanged
 from harness.learning.contract import Acquisition
 from harness.learning.cycle import Cycle
@@ -42,6 +41,7 @@ from harness.learning.scoring import (
     Scored,
     Shard,
     describe_batches,
+    put,
     seconds_since,
     warm_up,
 )
@@ -244,9 +244,7 @@ class RayData:
             ((arrays, shard),) = _results([answer])
             ask(number)
             part = {name: torch.from_numpy(np.array(array)).to(cycle.device) for name, array in arrays.items()}
-            if it.table.columns:
-                boundary.check_alike(acquisition, it.table.columns, part)
-            it.table.put(part)
+            put(acquisition, it.table, part)
             it.done[[batch for batch, _ in groups[number][begin : begin + at_once]]] = True
             done[number] = done[number].plus(shard) if number in done else shard
             it.shard(done[number], number)
