@@ -60,7 +60,7 @@ def make(name: str, arguments: list[str], results: Path, output: Path) -> int:
     """Run a config in ``output``, keep each suite's records and tables in ``results``; return the run's exit code."""
     ran = commit()  # before its own files change the checkout
     resumed = (output / "run.json").exists()
-    if code := run([str(config_path(name)), *["--resume"][:resumed], *arguments, f"where.output={output}"]):
+    if code := run([str(config_path(name)), *(["--resume"] if resumed else []), *arguments, f"where.output={output}"]):
         return code
     if not (output / "run.json").exists():  # after --plan, for example
         return 0

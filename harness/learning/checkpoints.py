@@ -219,7 +219,7 @@ class Checkpoints:
                 "the cycle does not fit"
             )
         self._earlier = None
-        self.warnings.append("the checkpoint within the cycle does not fit its training, which starts again")
+        self.warnings.append("the checkpoint within the cycle does not fit its steps, which start again")
 
     def _refuse(self, why: str, cause: Exception | None = None) -> NoReturn:
         """Remove a checkpoint that can't be used, although a part of it is in use. Raises NotReproduced."""

@@ -64,11 +64,9 @@ class Clock:
         try:
             for number in range(begin, count):
                 progress.step, progress.steps, done = number, count, number - begin
-                if not timed:
-                    pass
-                elif done == 1:
+                if timed and done == 1:
                     first = self._so_far()
-                elif done > 1 and time.perf_counter() - noted > NOTED:
+                elif timed and done > 1 and time.perf_counter() - noted > NOTED:
                     noted = time.perf_counter()
                     progress.expected = {**progress.expected, **_expected(first, self._so_far(), done, count)}
                 yield number
