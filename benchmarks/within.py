@@ -1,10 +1,11 @@
 """What checkpoints within a cycle cost: seconds to write one, its bytes, and the share of the time at ten minutes.
 
     python benchmarks/within.py [--model resnet18_cifar] [--writes 5] [--minutes 10] [--folder FOLDER]
-                                [--acquisitions random vaal qbc] [--device cpu] [--threads 2]
+                                [--acquisitions random vaal qbc core_set] [--device cpu] [--threads 2]
 
-A trial on noise stores a checkpoint after every step until there are so many, by training and by the training of its
-acquisition, if it has one. A checkpoint is written on the disk of FOLDER (default: a temporary folder) and synced.
+A trial on noise stores a checkpoint after every step until there are so many: while it trains, then while its
+acquisition trains or, if it doesn't, while images are scored. A checkpoint is written on the disk of FOLDER (default: a
+temporary folder) and synced.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from measure import machine, noise, noise_trial, parser, spread
 from tabulate import tabulate
 
+from harness.learning.checkpoints import SCORE, SELECT, TRAIN
 from harness.learning.process import Placement
 from harness.results.store import RunStore
 from harness.results.within import Within
@@ -37,17 +39,18 @@ class Timed(Within):
     """Stage of the cycle -> seconds of each write."""
     sizes: dict[str, int]
     most: int
-    last: str
-    """The stage whose checkpoints end the trial."""
+    last: set[str]
+    """The stages that end the trial once there are enough of their checkpoints."""
 
     def write(self, content: dict[str, Any]) -> None:
         """Write a checkpoint, unless there are enough of its stage; end the trial when there are enough of the last."""
         stage, began = content["stage"], time.perf_counter()
-        if len(self.seconds[stage]) < self.most:
+        took = self.seconds.setdefault(stage, [])
+        if len(took) < self.most:
             super().write(content)
-            self.seconds[stage].append(time.perf_counter() - began)
+            took.append(time.perf_counter() - began)
             self.sizes[stage] = self.path.stat().st_size
-        if stage == self.last and len(self.seconds[stage]) == self.most:
+        if stage in self.last and len(took) == self.most:
             raise Enough
 
 
@@ -55,8 +58,8 @@ def measured(asked: argparse.Namespace, acquisition: str, folder: Path) -> list[
     """Return a row for each stage of a cycle."""
     from harness import trial as module
 
-    Timed.seconds, Timed.sizes, Timed.most = {"training": [], "selection": []}, {}, asked.writes
-    Timed.last = "training" if acquisition == "random" else "selection"
+    Timed.seconds, Timed.sizes, Timed.most = {}, {}, asked.writes
+    Timed.last = {TRAIN} if acquisition == "random" else {SELECT, SCORE}
     module.Within = Timed  # type: ignore[misc]
     recipe = Recipe(epochs=1, batch_size=16, precision="bfloat16" if asked.device == "cuda" else "float32")
     protocol = Protocol(initial=16 * (asked.writes + 2), budget=10, cycles=2, candidates=100, start="warm")
@@ -72,7 +75,6 @@ def measured(asked: argparse.Namespace, acquisition: str, folder: Path) -> list[
     return [
         [acquisition, stage, spread(took), Timed.sizes[stage] / 1e6, f"{share(took, asked.minutes):.4%}"]
         for stage, took in Timed.seconds.items()
-        if took
     ]
 
 
@@ -87,7 +89,7 @@ def arguments() -> argparse.ArgumentParser:
     options.add_argument("--minutes", type=float, default=10.0)
     options.add_argument("--model", default="resnet18_cifar")
     options.add_argument("--folder", default=None)
-    options.add_argument("--acquisitions", nargs="+", default=["random", "vaal", "qbc"])
+    options.add_argument("--acquisitions", nargs="+", default=["random", "vaal", "qbc", "core_set"])
     return options
 
 

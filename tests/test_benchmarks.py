@@ -23,6 +23,12 @@ def test_every_script_says_how_it_is_called(script: str, capsys: pytest.CaptureF
     assert f"python benchmarks/{script}.py" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_runs_among_all_proofs(script: str) -> None:
+    proofs = (Path(gpu.__file__).parents[1] / ".ci" / "full").read_text()
+    assert f'    "{script} ' in proofs, "the list called small"
+
+
 def small(folder: Path, *parts: str) -> tuple[int, dict]:
     """Run parts of gpu.py here; return its exit code and what is finished."""
     words = ["--device", "cpu", "--small", "--json", str(folder / "gpu.json"), "--csv", str(folder / "gpu.csv")]
