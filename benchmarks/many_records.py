@@ -13,6 +13,8 @@ import hashlib
 import json
 import random
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,42 +27,47 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def make(folder: Path, suites: int, methods: int, seeds: int, cycles: int, budget: int = 1000) -> int:
-    """Make the folder of a finished run; return the number of its records. Files are not synced to the disk."""
-    random_ = random.Random(0)  # noqa: S311
-    pool = [*range(POOL)]
-    random_.shuffle(pool)
-    entries = []
-    for number in range(suites):
-        names = [f"Method {method}" for method in range(methods)]
-        labelled = [budget * (cycle + 1) for cycle in range(cycles)]
-        trials = {}
-        for method, name in enumerate(names):
-            for seed in range(seeds):
-                trial = f"suite{number}.method{method}.s{seed}"
-                trials[trial] = TrialEntry(method=name, seed=seed)
-                (folder / "trials" / trial).mkdir(parents=True)
-                for cycle in range(cycles):
-                    start = random_.randrange(POOL - budget)
-                    selected = pool[start : start + budget] if cycle < cycles - 1 else []
-                    values = _record(f"suite{number}", name, trial, seed, cycle, labelled[cycle], selected, random_)
-                    path = folder / "trials" / trial / f"cycle_{cycle:03d}.json"
-                    path.write_bytes(packed(values.to_json(), trial))
-        entries.append(
-            SuiteEntry(
-                name=f"suite{number}",
-                title=f"Suite {number}",
-                dataset="made up",
-                model="none",
-                recipe="made up",
-                methods=names,
-                seeds=[*range(seeds)],
-                labelled=labelled,
-                trials=trials,
-            )
-        )
+    """Make the folder of a finished run, a suite in each process; return the number of its records.
+
+    Files are not synced to the disk.
+    """
+    with ProcessPoolExecutor() as processes:
+        entries = [*processes.map(partial(_suite, folder, methods, seeds, cycles, budget), range(suites))]
     manifest = Manifest(schema_version=SCHEMA_VERSION, name="many records", suites=entries)
     (folder / "run.json").write_bytes(manifest.packed())
     return suites * methods * seeds * cycles
+
+
+def _suite(folder: Path, methods: int, seeds: int, cycles: int, budget: int, number: int) -> SuiteEntry:
+    """Write the records of a suite; return its entry in the manifest."""
+    random_ = random.Random(number)  # noqa: S311
+    pool = [*range(POOL)]
+    random_.shuffle(pool)
+    names = [f"Method {method}" for method in range(methods)]
+    labelled = [budget * (cycle + 1) for cycle in range(cycles)]
+    trials = {}
+    for method, name in enumerate(names):
+        for seed in range(seeds):
+            trial = f"suite{number}.method{method}.s{seed}"
+            trials[trial] = TrialEntry(method=name, seed=seed)
+            (folder / "trials" / trial).mkdir(parents=True)
+            for cycle in range(cycles):
+                start = random_.randrange(POOL - budget)
+                selected = pool[start : start + budget] if cycle < cycles - 1 else []
+                values = _record(f"suite{number}", name, trial, seed, cycle, labelled[cycle], selected, random_)
+                path = folder / "trials" / trial / f"cycle_{cycle:03d}.json"
+                path.write_bytes(packed(values.to_json(), trial))
+    return SuiteEntry(
+        name=f"suite{number}",
+        title=f"Suite {number}",
+        dataset="made up",
+        model="none",
+        recipe="made up",
+        methods=names,
+        seeds=[*range(seeds)],
+        labelled=labelled,
+        trials=trials,
+    )
 
 
 def packed(record: dict[str, Any], trial: str) -> bytes:

@@ -8,6 +8,7 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_report import METHODS, all_records, record, row, run_dir, suite, tables
 
@@ -89,8 +90,12 @@ def test_class_entropy_and_overlap_by_hand() -> None:
     assert class_entropy([7, 0, 0]) == 0.0
     assert class_entropy([1, 3]) == pytest.approx((0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / math.log(2))
     assert math.isnan(class_entropy([])) and math.isnan(class_entropy([3]))
-    assert jaccard({1, 2, 3}, {3, 4}) == 0.25
-    assert math.isnan(jaccard(set(), set()))
+    assert jaccard([{1, 2, 3}, {3, 4}, set()]).tolist()[0] == [1, 0.25, 0]
+    assert np.isnan(jaccard([set(), set()])).all()
+    draw = np.random.default_rng(0)
+    sets = [{*draw.integers(0, 60, size).tolist()} for size in (1, 20, 40, 40)]
+    by_hand = [[len(one & other) / len(one | other) for other in sets] for one in sets]
+    assert jaccard(sets).tolist() == by_hand
 
 
 def test_overlaps_accumulate_over_the_cycles_of_equal_seeds() -> None:

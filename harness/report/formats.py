@@ -144,8 +144,9 @@ BOLD = {"github": "**{}**", "latex_raw": r"\textbf{{{}}}"}
 def csv(numbers: pd.DataFrame) -> str:
     """Return a long table as CSV; a text that a spreadsheet would take for a formula starts with an apostrophe."""
     texts = [c for c in numbers.columns if numbers[c].dtype.kind not in "iufb"]
-    safe = {c: [no_formula(text) if isinstance(text, str) else text for text in numbers[c]] for c in texts}
-    return numbers.assign(**safe).to_csv(index=False)
+    safe = {c: {text: no_formula(text) for text in numbers[c].unique() if isinstance(text, str)} for c in texts}
+    shown = {c: [safe[c].get(value, value) for value in numbers[c]] for c in texts}
+    return numbers.assign(**shown).to_csv(index=False)
 
 
 def as_text(shown: pd.DataFrame, width: int = WIDTH) -> str:

@@ -41,8 +41,7 @@ def by_class(record: CycleRecord) -> dict[str, dict[str, float]]:
     accuracy is the share of a class's labels that are predicted right (recall), precision the share of its predictions
     that are right, 0 without predictions, and F1 their harmonic mean.
     """
-    counts = matrices(record)
-    if not counts.size:
+    if not record.confusion or not (counts := matrices(record)).size:
         return {}
     correct, labelled, predicted = counts.diagonal(axis1=1, axis2=2), counts.sum(2), counts.sum(1)
     values = {

@@ -8,11 +8,13 @@ from itertools import combinations
 from math import log
 from typing import TYPE_CHECKING
 
+from harness.lazy import np
 from harness.report.tables import summary
 from harness.results.records import CycleRecord
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 
 SELECTION_CAPTION = (
@@ -33,9 +35,20 @@ def class_entropy(counts: Sequence[int]) -> float:
     return -sum(n / total * log(n / total) for n in counts if n) / log(len(counts))
 
 
-def jaccard(one: set[int], other: set[int]) -> float:
-    """Return the images that two selections share, divided by those in either; NaN if both are empty."""
-    return len(one & other) / len(one | other) if one | other else float("nan")
+def jaccard(selections: Sequence[set[int]]) -> NDArray[np.float64]:
+    """Return [selections, selections]: the images that two of them share, divided by those in either.
+
+    NaN if both are empty.
+    """
+    from scipy.sparse import csr_array
+
+    sizes = np.array([*map(len, selections)])
+    found, images = np.unique([image for selection in selections for image in selection], return_inverse=True)
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    members = csr_array((np.ones(len(images), np.int64), images, ends), (len(sizes), max(1, len(found))))
+    shared = (members @ members.T).toarray()
+    with np.errstate(invalid="ignore"):
+        return np.asarray(shared / (sizes[:, None] + sizes - shared))
 
 
 def selection_table(records: Sequence[CycleRecord], methods: Sequence[str]) -> pd.DataFrame:
@@ -57,9 +70,10 @@ def selection_table(records: Sequence[CycleRecord], methods: Sequence[str]) -> p
             so_far[r.seed, r.method] |= {*r.selected}
             selected[r.seed, r.labelled][r.method] = {*so_far[r.seed, r.method]}
     for (_, labelled), by_method in sorted(selected.items()):
-        for one, other in combinations([method for method in methods if method in by_method], 2):
-            value = 100 * jaccard(by_method[one], by_method[other])
-            overlaps.append((f"{one} and {other}: overlap (%)", labelled, value))
+        found = [method for method in methods if method in by_method]
+        shares = 100 * jaccard([by_method[method] for method in found])
+        for one, other in combinations(range(len(found)), 2):
+            overlaps.append((f"{found[one]} and {found[other]}: overlap (%)", labelled, shares[one, other]))
     table = pd.DataFrame(entropies + overlaps, columns=["method", "labelled", "share"]).astype({"share": float})
     rows = [f"{method}: class entropy (%)" for method in methods]
     rows += [f"{one} and {other}: overlap (%)" for one, other in combinations(methods, 2)]

@@ -292,26 +292,39 @@ def labels_interval(
         return -inf, inf
     factor = float(t.ppf(1 - level / 2, len(apart) - 1)) ** 2 / len(apart)
 
-    def excess(differences: NDArray[np.float64]) -> float:
+    def excess(differences: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what is at most 0 where the mean is not apart from 0; along a segment it is quadratic."""
-        return float(differences.mean() ** 2 - factor * differences.var(ddof=1))
+        return np.asarray(differences.mean(0) ** 2 - factor * differences.var(0, ddof=1))
 
-    within = [float(budget) for budget, column in zip(budgets, apart.T, strict=True) if excess(column) <= 0]
-    for at in range(len(budgets) - 1):
-        left, right = apart[:, at], apart[:, at + 1]
-        start, middle, end = excess(left), excess((left + right) / 2), excess(right)
-        roots = np.roots([2 * (start + end) - 4 * middle, 4 * middle - 3 * start - end, start])
-        shares = [float(root.real) for root in roots if abs(root.imag) < TIES]
-        if left.mean() != right.mean():
-            shares.append(float(left.mean() / (left.mean() - right.mean())))  # the mean is 0; the root may be double
-        within += [float(budgets[at] + s * (budgets[at + 1] - budgets[at])) for s in shares if 0 <= s <= 1]
+    means, at_budgets = apart.mean(0), excess(apart)
+    start, middle, end = at_budgets[:-1], excess((apart[:, :-1] + apart[:, 1:]) / 2), at_budgets[1:]
+    crossing = means[:-1] / _or_nan(means[:-1] - means[1:])  # the mean is 0; the root may be double
+    shares = np.array([*_roots(2 * (start + end) - 4 * middle, 4 * middle - 3 * start - end, start), crossing])
+    labels = budgets[:-1] + shares * np.diff(budgets)
+    within = [*budgets[at_budgets <= 0].tolist(), *labels[(shares >= 0) & (shares <= 1)].tolist()]
     if not within:
         return (inf, inf) if apart.mean() > 0 else (-inf, -inf)
-    low, high, means = min(within), max(within), apart.mean(0)  # the crossing of the mean curves is always within
+    low, high = min(within), max(within)  # the crossing of the mean curves is always within
     return (
         -inf if low == budgets[0] or means[0] < 0 else low,
         inf if high == budgets[-1] or (means > 0).all() else high,
     )
+
+
+def _roots(
+    a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the real roots of a x^2 + b x + c, in the form that doesn't cancel; NaN where there are none."""
+    inside = b**2 - 4 * a * c
+    double = (inside < 0) & (np.sqrt(np.abs(inside)) < 2 * np.abs(a) * TIES)  # by rounding only
+    root = np.sqrt(np.where(double, 0.0, np.where(inside < 0, np.nan, inside)))
+    larger = -(b + np.copysign(root, b)) / 2
+    return larger / _or_nan(a), c / _or_nan(larger)
+
+
+def _or_nan(divisors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return divisors with NaN for 0, so that what they divide is NaN without a warning."""
+    return np.where(divisors == 0, np.nan, divisors)
 
 
 def in_order(ps: Sequence[float], order: Sequence[float]) -> list[float]:
