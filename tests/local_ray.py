@@ -48,7 +48,9 @@ def remote(describe: Callable[..., Any]) -> Any:
     return SimpleNamespace(describe=SimpleNamespace(remote=lambda *arguments: Answer(describe(*arguments))))
 
 
-def features(shard: Any, task: Any, weights: Any, cycle: int, key: int, beat: Any, first: int, end: int) -> Any:
+def features(
+    shard: Any, task: Any, weights: Any, cycle: int, key: int, scoring_: int, beat: Any, first: int, end: int
+) -> Any:
     """Return the columns of some batches of a shard, which take no time."""
     (block,) = shard.iter_batches()
     index = torch.cat([indices for _, indices in scoring._batches(block.slice(first, end - first))])
@@ -61,7 +63,12 @@ def main() -> None:
     cpu = torch.device("cpu")
     recipe = Recipe(epochs=1, inference_batch_size=512)
     cycle: Any = SimpleNamespace(
-        number=0, network=torch.nn.Linear(1, 1), recipe=recipe, device=cpu, key=lambda purpose: 17
+        number=0,
+        network=torch.nn.Linear(1, 1),
+        recipe=recipe,
+        device=cpu,
+        key=lambda purpose: 17,
+        steps=lambda count, **state: iter(range(count)),
     )
     nothing: Any = None
     workers = scoring.RayData(nothing, nothing, nothing, 3)

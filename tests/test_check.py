@@ -401,15 +401,41 @@ def test_a_wrong_method_gets_its_sentence(case: Any, plugged: Plug) -> None:
     assert re.fullmatch(re.escape(f"{cls.__name__} ({place}): ") + sentence, line), line
 
 
+class Counting(ByEntropy):
+    """Selects by the number of batches that this process has described."""
+
+    described = 0
+
+    def prepare(self, cycle: Cycle) -> Any:
+        self.described = 0
+        return {}
+
+    def describe(self, network: Network, batch: Batch, prepared: Any) -> Any:
+        self.described += 1
+        return super().describe(network, batch, prepared)
+
+    def select(self, columns: Any, labelled: Any, budget: int, generator: torch.Generator) -> torch.Tensor:
+        return highest(columns["score"], len(columns["score"])).roll(self.described)[:budget]
+
+
+def test_a_death_between_two_batches_is_noticed(plugged: Plug) -> None:
+    """The order of the batches changes nothing here; with workers it differs, too, which another check says."""
+    method, _ = methods.method_of(plugged(Counting), {})
+    (line,) = said("Counting", Counting, methods.order, methods.OnKind(method, IMAGES))
+    assert "a run that dies between two batches and goes on from there differs; a batch must not depend" in line
+
+
 @pytest.mark.long
 @of_each_method
 def test_a_wrong_method_fails_that_check_alone(case: Any, plugged: Plug, capsys: pytest.CaptureFixture[str]) -> None:
     cls, _, place, sentence = case
     assert harness.check.main([plugged(cls)]) == 1
     printed = capsys.readouterr().out
-    (line,) = wrong_lines(printed)
-    assert f"({place}): " in line and re.search(sentence + "$", line)
-    assert re.fullmatch(rf"{cls.__name__}: 1 of \d+ checks failed", printed.splitlines()[-1])
+    lines = wrong_lines(printed)
+    kinds = {line.partition(":")[0] for line in lines}
+    assert len(lines) == len(kinds) > 0, "once for each kind of labels"
+    assert all(f"({place}): " in line and re.search(sentence + "$", line) for line in lines)
+    assert re.fullmatch(rf"{cls.__name__}: {len(lines)} of \d+ checks failed", printed.splitlines()[-1])
 
 
 def test_a_right_method(plugged: Plug, capsys: pytest.CaptureFixture[str]) -> None:

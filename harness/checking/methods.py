@@ -30,7 +30,7 @@ from harness.config.suite import DEFAULT_TRAINING, PluginSpec
 from harness.errors import UserError
 from harness.faults import call, place
 from harness.learning import boundary
-from harness.learning.checkpoints import SELECT, TRAIN
+from harness.learning.checkpoints import FIRST, RANK, SCORE, SELECT, TRAIN
 from harness.learning.contract import IMAGES, MAPS, Acquisition, Batch, Training
 from harness.learning.cycle import Cycle
 from harness.learning.inference import evaluating
@@ -178,10 +178,15 @@ def shards(it: OnKind) -> None:
 
 
 def order(it: OnKind) -> None:
-    """The result is the same for any order of the batches."""
+    """The result is the same for any order of the batches, and if the process dies between two of them."""
     it.same(
         it.run(scorer=Backwards(GLOBAL_SEED)),
         "with the batches in another order the run differs",
+        hook="describe",
+    )
+    it.same(
+        it.run(dies={SCORE}),
+        "a run that dies between two batches and goes on from there differs; a batch must not depend on earlier ones",
         hook="describe",
     )
 
@@ -238,7 +243,7 @@ def resumes(it: OnKind) -> None:
 
 def goes_on(it: OnKind) -> str | None:
     """A run that dies within the first cycle's trainings gives the same result."""
-    ran = it.run(dies=True)
+    ran = it.run(dies={FIRST, TRAIN, SELECT, RANK})
     it.same(
         ran, "a run that dies within a training and goes on from there differs; give cycle.steps all that steps change"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -331,9 +331,10 @@ class Died(BaseException):
 
 
 class Deaths:
-    """Checkpoints of a cycle in memory, with which a process dies at the first and the third one of each stage."""
+    """Checkpoints of a cycle in memory, with which a process dies at the first and the third one of some stages."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Collection[str]) -> None:
+        self.stages = stages
         self.content: dict[str, Any] | None = None
         self.counts: Counter[str] = Counter()
 
@@ -348,7 +349,7 @@ class Deaths:
         file.seek(0)
         self.content = torch.load(file, map_location="cpu", weights_only=True)
         self.counts[content["stage"]] += 1
-        if self.counts[content["stage"]] in (1, 3):
+        if content["stage"] in self.stages and self.counts[content["stage"]] in (1, 3):
             raise Died
 
     def remove(self) -> None:
@@ -368,13 +369,13 @@ def run(
     scorer: Scorer | None = None,
     oracle: Refusing | None = None,
     resumed: bool = False,
-    dies: bool = False,
+    dies: Collection[str] = (),
     global_seed: int = GLOBAL_SEED,
     **keys: Any,
 ) -> Ran:
     """Run a method on the problem of this kind; with ``resumed`` each cycle has a new process's worth of learner.
 
-    With ``dies`` processes die within the trainings of cycle 0, and others go on from their checkpoints. The global
+    Processes die within the stages ``dies`` of cycle 0, and others go on from their checkpoints. The global
     random streams start from ``global_seed``, also where ``select`` begins.
     """
     trial, ran = method.trial(kind, **keys), Ran()
@@ -429,7 +430,7 @@ def run(
     for number in range(trial.protocol.cycles):
         if resumed and number:
             learner = next_process()
-        file, finished = Deaths(), False
+        file, finished = Deaths(dies), False
         while not finished:
             learner.checkpoints = Checkpoints(file, EVERY_STEP, learner) if dies and number == 0 else Checkpoints()
             try:
