@@ -228,15 +228,27 @@ def test_a_report_that_can_t_be_written_is_told_although_ray_has_failed(
         runner._end(tmp_path, nothing, nothing, nothing, nothing, RayLost("Ray has died"))
 
 
+SLOWLY = "recipe.epochs=600"
+"""Trials outlive the raylet by some seconds."""
+
+
+@pytest.fixture(scope="module")
+def slowly(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, object]]]:
+    """The outcomes of the grid with more epochs."""
+    run = Run(tmp_path_factory.mktemp("slowly"), SLOWLY, "where.trials=in_process")
+    run.end(0)
+    return outcomes(run.output)
+
+
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.parametrize("what", ["raylet", "GCS", "Ray's driver"])
-def test_ray_is_started_again(tmp_path: Path, expected: dict[str, list[dict[str, object]]], what: str) -> None:
-    run = Run(tmp_path, RAY_gcs_rpc_server_reconnect_timeout_s="5")
+def test_ray_is_started_again(tmp_path: Path, slowly: dict[str, list[dict[str, object]]], what: str) -> None:
+    run = Run(tmp_path, SLOWLY, RAY_gcs_rpc_server_reconnect_timeout_s="5")
     run.wait_for(2)
     run.kill(what)
     out, _ = run.end(0)
-    assert outcomes(run.output) == expected
+    assert outcomes(run.output) == slowly
     assert out.count("Ray is started again (restart 1 of 2 without another finished cycle)") == 1
     assert (run.output / "logs" / "ray.log").exists()
 
