@@ -120,7 +120,8 @@ def run(checkout: Path, parts: list[str]) -> Records:
         with tempfile.TemporaryDirectory() as folder:
             config, output = Path(folder, "golden.yaml"), Path(folder, "run")
             config.write_text(yaml.safe_dump({"suites": suites, "where": {**WHERE[where], "output": str(output)}}))
-            environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+            path = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
+            environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
             command = [sys.executable, "-m", "harness.run", str(config)]
             done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
