@@ -43,7 +43,9 @@ def record_table(suites: Iterable[tuple[SuiteEntry, Sequence[CycleRecord]]]) -> 
 
     records = sorted_records(suites)
     metrics, classes = metric_keys(records), dict.fromkeys(name for r in records for name in r.per_class)
-    quality = [*zip(*(overall(r).values() for r in records), strict=True)] or [()] * len(OVERALL)
+    none = [None] * len(OVERALL)
+    qualities = ([*overall(r).values()] if r.confusion or r.calibration else none for r in records)
+    quality = [*zip(*qualities, strict=True)] or [()] * len(OVERALL)
     entropies = [class_entropy(r.selected_classes) for r in records]
     return pd.DataFrame(
         {

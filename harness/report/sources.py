@@ -120,5 +120,7 @@ def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
     manifest, store, reading = Manifest.read(run_dir).readable(), RunStore(run_dir), Reading(index_folder)
     suites = [kept_apart(suite, with_matrices(reading.records(store, suite), store)) for suite in manifest.suites]
     reading.end()
+    if any(len(records) >= index.FEWEST for _, records in suites):
+        gc.freeze()  # Python's collector would look through all of them again and again
     selected_by, damaged = replayed(run_dir)
     return Sources(manifest.name, suites, store, [], {suite.name: damaged for suite, _ in suites}, selected_by)
