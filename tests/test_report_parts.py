@@ -14,6 +14,7 @@ from test_report import METHODS, all_records, record, row, run_dir, suite, table
 
 from harness import run
 from harness.report.formats import NOTHING
+from harness.report.lead import facts
 from harness.report.selection import class_entropy, jaccard, selection_table
 from harness.report.write import write
 from harness.results.records import CycleRecord
@@ -214,3 +215,28 @@ def test_full_data_is_added_to_a_run_and_changes_nothing_else(
     assert "To run: 0 trials (8 already finished)" in capsys.readouterr().out
     assert "all 120 images" in Path("run/report/c_accuracy.csv").read_text()
     assert "all 120 images" in Path("run/report/c_accuracy.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more"),
+    [
+        (
+            {"epochs": 200, "milestones": [160, 180]},
+            "; momentum 0.9; weight decay 0.0005; learning rate times 0.1 at epochs 160, 180; training images padded "
+            "by 4 pixels and cropped at random, flipped at random",
+        ),
+        (
+            {"epochs": 2, "optimizer": "adam", "crop_padding": 0, "flip": False},
+            "; weight decay 0.0005; training images as they are",
+        ),
+        (
+            {"epochs": 90, "warmup_epochs": 5, "random_resized_crop": {}, "flip": False},
+            "; momentum 0.9; weight decay 0.0005; learning rate from 0 in 5 epochs at the start; training images "
+            "cropped and resized at random",
+        ),
+        ({"epochs": 90, "key_of_a_later_version": 1}, ""),
+    ],
+)
+def test_the_page_says_the_whole_recipe(recipe: dict[str, object], more: str) -> None:
+    entry = suite().model_copy(update={"settings": {"recipe": recipe}})
+    assert dict(facts(entry, []))["Recipe"] == entry.recipe + more

@@ -12,6 +12,7 @@ from harness.report.formats import cell
 from harness.report.published import published
 from harness.results.manifest import SuiteEntry
 from harness.results.records import TRAINING_PHASES, CycleRecord
+from harness.settings import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +111,7 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
     if not published(suite.dataset, suite.model):
         found.append(("Published values", "none known of this network and data"))
     halves = [("Selection, training", named)] if (named := _halves(suite)) else []
-    long = [*halves, ("Initial images", _initial(suite, records)), ("Recipe", suite.recipe)]
+    long = [*halves, ("Initial images", _initial(suite, records)), ("Recipe", _recipe(suite))]
     if not records:
         return found + long
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
@@ -134,6 +135,35 @@ def _initial(suite: SuiteEntry, records: Sequence[CycleRecord]) -> str:
     more = "" if len(suite.seeds) < 2 else " and seeds" if has_one_initial_set(suite) else ", another for each seed"
     own = any("its own initial set" in warning for r in records for warning in r.warnings)
     return f"drawn at random, one set for all methods{more}" + ("; warnings name methods with their own" if own else "")
+
+
+def _recipe(suite: SuiteEntry) -> str:
+    """Return the recipe, with what its short form leaves out."""
+    try:
+        recipe = Recipe(**suite.settings["recipe"])
+    except (KeyError, TypeError, ValueError):  # run.json of an earlier version has none, that of a later one other keys
+        return suite.recipe
+    epochs = f"epoch{'s' * (len(recipe.milestones) > 1)} {', '.join(map(str, recipe.milestones))}"
+    rates = [f"times {recipe.gamma:g} at {epochs}"] if recipe.milestones else []
+    rates += [f"from 0 in {counted(recipe.warmup_epochs, 'epoch')} at the start"] if recipe.warmup_epochs else []
+    parts = [
+        *([f"momentum {recipe.momentum:g}"] if recipe.optimizer == "sgd" else []),
+        f"weight decay {recipe.weight_decay:g}",
+        *([f"learning rate {', '.join(rates)}"] if rates else []),
+        f"training images {_augmented(recipe)}",
+    ]
+    return f"{suite.recipe}; {'; '.join(parts)}"
+
+
+def _augmented(recipe: Recipe) -> str:
+    """Return what happens to training images."""
+    cropped = ""
+    if recipe.random_resized_crop:
+        cropped = "cropped and resized at random"
+    elif recipe.crop_size or recipe.crop_padding:
+        padded = f"padded by {counted(recipe.crop_padding, 'pixel')} and " if recipe.crop_padding else ""
+        cropped = f"{padded}cropped at random"
+    return ", ".join(filter(None, [cropped, "flipped at random" if recipe.flip else ""])) or "as they are"
 
 
 def _halves(suite: SuiteEntry) -> str:
