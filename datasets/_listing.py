@@ -95,6 +95,8 @@ def listed(folder: Path, suffixes: Collection[str]) -> Listing:
         below = []
         for entry in entries(here):
             found = kind(entry, tuple(suffixes))
+            if not found and _is_folder(entry):
+                _count_hidden(entry, tuple(suffixes), listing.left_out)
             if found == "folder":
                 below.append((here / entry.name, above | {identity}))
             elif found == "image":
@@ -104,6 +106,13 @@ def listed(folder: Path, suffixes: Collection[str]) -> Listing:
         left += reversed(below)
     listing.paths = images
     return listing
+
+
+def _count_hidden(folder: os.DirEntry[str], suffixes: tuple[str, ...], left_out: Counter[str]) -> None:
+    """Count what looks like an image below a hidden or system folder; links are not followed."""
+    for _, _, names in os.walk(folder.path):
+        if count := sum(name.lower().endswith(suffixes) for name in names):
+            left_out["hidden"] += count
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -138,10 +147,15 @@ def kind(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> str:
     return "image" if looks_like_image else Path(name).suffix.lower() or "without a suffix"
 
 
-def loose(folder: Path) -> Counter[str]:
-    """Count the files that lie next to the folders of the classes."""
-    files = [entry for entry in entries(folder) if not is_system(entry.name) and not _is_folder(entry)]
-    return Counter({"in no folder of a class": len(files)} if files else {})
+def loose(folder: Path, suffixes: Collection[str]) -> Counter[str]:
+    """Count the files that lie next to the folders of the classes, and the images below hidden folders there."""
+    found = Counter[str]()
+    for entry in entries(folder):
+        if not is_system(entry.name):
+            found["in no folder of a class"] += not _is_folder(entry)
+        elif _is_folder(entry):
+            _count_hidden(entry, tuple(suffixes), found)
+    return +found
 
 
 def extra_folders(folder: Path, read: Iterable[str]) -> str:
@@ -154,7 +168,8 @@ def extra_folders(folder: Path, read: Iterable[str]) -> str:
 
 def splits_differ(test: list[str], before: ValidationInfo) -> list[str]:
     """Check the names of the splits of the test set against those of the pool, as a validator of the key ``test``."""
-    splits = [Path(split) for split in (*before.data.get("train", []), *test)]  # ./train is train
+    splits = [Path(os.path.normpath(split)) for split in (*before.data.get("train", []), *test)]  # ./train is train
     if twice := {split for split in splits if splits.count(split) > 1}:
-        raise ValueError(f"the split {str(min(twice))!r} occurs twice in train and test")
+        written = f"train: [{', '.join(before.data.get('train', []))}], test: [{', '.join(test)}]"
+        raise ValueError(f"the split {str(min(twice))!r} occurs twice in train and test, got {written}")
     return test

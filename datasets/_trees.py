@@ -16,7 +16,7 @@ from harness.data import pixels
 from harness.data.dataset import balanced
 from harness.data.paths import Names, Paths
 from harness.data.pixels import FORMATS
-from harness.errors import BadFile, DataMissing, gathered, readable
+from harness.errors import BadFile, DataMissing, gathered, most_similar, readable
 
 from ._listing import Listing, counted, extra_folders, folders, is_folder, listed, loose
 
@@ -153,7 +153,7 @@ def read_tree(
             if not class_names(folder / name):
                 raise DataMissing(
                     f"{folder} has no folder {name}/ with one folder for each class; {layout}"
-                    f"{_other_names(folder, key, {*train, *test})}"
+                    f"{_other_names(folder, key, name, {*train, *test})}"
                 )
     classes = classes or class_names(folder / train[0])
     if len(classes) < 2:
@@ -170,7 +170,9 @@ def read_tree(
             every, left_out = found.pop(0)
             for paths, listed_paths in zip(by_class, every, strict=True):
                 paths.append(listed_paths)
-            notes.append(Listing(Paths.joined(folder, every), left_out + loose(folder / name)).note(f"{name}/"))
+            notes.append(
+                Listing(Paths.joined(folder, every), left_out + loose(folder / name, suffixes)).note(f"{name}/")
+            )
         splits.append(Paths.joined(folder, [paths for each in by_class for paths in each]))
         numbers = [sum(map(len, each)) for each in by_class]
         splits.append(np.repeat(np.arange(len(classes), dtype=np.int64), numbers))
@@ -196,7 +198,7 @@ def _of_classes(
     if lacking := sorted(set(classes) - set(present)):
         what = "class" if len(lacking) == 1 else "classes"
         problems.append(f"{part} lacks the {what} {_some(lacking)}; put images of each in a folder of its name there")
-    found, left_out = list[Paths](), Counter[str]()
+    found, left_out, empty = list[Paths](), Counter[str](), list[str]()
     for name in classes:
         listing = listed(part / name, suffixes) if name in present else Listing()
         found.append(Paths.of(listing.paths, folder))  # now: of a million images, no list is made
@@ -204,16 +206,19 @@ def _of_classes(
         if name in present and not listing.paths:
             allowed = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
             there = f"; what is there is not read: {listing.kinds}" if listing.left_out else ""
-            problems.append(f"{part / name} has no image; put at least one there ({allowed}){there}")
+            empty.append(f"{part / name} has no image; put at least one there ({allowed}){there}")
+    if empty:
+        problems.append(pixels.some(empty))
     if problems:
         raise DataMissing("; ".join(problems))
     return found, left_out
 
 
-def _other_names(folder: Path, key: str, known: set[str]) -> str:
+def _other_names(folder: Path, key: str, missing: str, known: set[str]) -> str:
     """Return a hint at folders that may be the split that is missing, or ""."""
     others = [name for name in folders(folder) if name not in known and class_names(folder / name)]
-    return f"; it has {', '.join(f'{name}/' for name in others[:5])}: set {key}: [{others[0]}]" if others else ""
+    there = ", ".join(f"{name}/" for name in others[:5])
+    return f"; it has {there}: set {key}: [{most_similar(missing, others)}]" if others else ""
 
 
 def _some(classes: Sequence[str]) -> str:

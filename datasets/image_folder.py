@@ -32,7 +32,11 @@ class ImageFolder(Dataset):
             ["train"], min_length=1, max_length=LONGEST_LIST, description="folders that form the pool"
         )
         test: list[str] = Field(
-            ["test"], min_length=1, max_length=LONGEST_LIST, description="folders that form the test set, such as [val]"
+            ["test"],
+            min_length=1,
+            max_length=LONGEST_LIST,
+            validate_default=True,
+            description="folders that form the test set, such as [val]",
         )
         skip_unreadable: bool = Field(
             False, description="leave out images that can't be decoded, and note which, instead of refusing to run"

@@ -183,7 +183,7 @@ class ImageNet(Dataset):
         """Return the training images of each class, and a note on what was left out."""
         name = self._found(TRAIN, "ILSVRC2012_img_train.tar")
         part, expected, total = self._folder / name, dict(self._meta.values()), len(self._classes)
-        present, left_out = {*folders(part)}, loose(part)
+        present, left_out = {*folders(part)}, loose(part, (".jpeg",))
         images: list[Paths] = []
         absent, numbers = [], []
         for wnid in self._classes:
@@ -218,7 +218,7 @@ class ImageNet(Dataset):
         part = self._folder / name
         present, wrong = {*folders(part)} & {*wnids()}, list[str]()
         if present:
-            left_out = loose(part)
+            left_out = loose(part, (".jpeg",))
             images = [
                 _images(part, name, wnid, TEST_NAME, left_out) if wnid in present else [] for wnid in self._classes
             ]

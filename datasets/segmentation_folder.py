@@ -17,7 +17,7 @@ from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedDa
 from harness.data.files import IGNORED, MOST_CLASSES, MULTIPLE, UNKNOWN, Files, common_size
 from harness.data.paths import Names, Paths
 from harness.data.pixels import FORMATS
-from harness.errors import BadFile, DataMissing, expanded, gathered, reason
+from harness.errors import BadFile, DataMissing, expanded, gathered, most_similar, reason
 from harness.settings import LONGEST_LIST, LONGEST_NAME, Pixel, Side, Spread
 
 from ._listing import Listing, counted, entries, is_folder, is_system, listed, splits_differ
@@ -60,7 +60,11 @@ class SegmentationFolder(Dataset):
             ["train"], min_length=1, max_length=LONGEST_LIST, description="splits that form the pool"
         )
         test: list[str] = Field(
-            ["test"], min_length=1, max_length=LONGEST_LIST, description="splits that form the test set"
+            ["test"],
+            min_length=1,
+            max_length=LONGEST_LIST,
+            validate_default=True,
+            description="splits that form the test set",
         )
         scale: Scale = Field(1.0, description="resize images by this factor; test labels keep their own size")
         size: list[Side] | None = Field(
@@ -254,6 +258,8 @@ class SegmentationFolder(Dataset):
         images = found.paths if settings.lists is None else self._from_list(split, folder, found)
         names = [str(path.relative_to(folder).with_suffix("")) + settings.label_suffix for path in images]
         used = [exact.get(name) or any_case.get(name.lower()) or labels / name for name in names]
+        if not {*used} & {*maps.paths}:
+            self._check_suffix(images[0], maps.paths)
         if shared := [
             f"{other} and {image.name} have the same label map, {label}: remove one of the images"
             for image, label in zip(images, used, strict=True)
@@ -269,6 +275,15 @@ class SegmentationFolder(Dataset):
             self._notes.append(f"{settings.labels.replace(SPLIT, split)}: left out: {files} ({maps.kinds})")
         return Pairs(Paths.of(images, self._folder), Paths.of(used, self._folder))
 
+    def _check_suffix(self, image: Path, maps: Sequence[Path]) -> None:
+        """Raise DataMissing if a label map has an image's name and another suffix than ``label_suffix``."""
+        if fitting := [path for path in maps if path.name.startswith(image.stem)]:
+            found = min(fitting, key=lambda path: len(path.name))
+            raise DataMissing(
+                f"{image} has no label map {image.stem}{self.settings.label_suffix}, but there is {found}: set "
+                f"label_suffix: {found.name[len(image.stem) :]}"
+            )
+
     def _other_splits(self, pattern: str, split: str) -> str:
         """Return a hint at what may be the split that is missing, or ""."""
         path, settings = Path(pattern), self.settings
@@ -280,7 +295,7 @@ class SegmentationFolder(Dataset):
             name for name in fitting if name and not is_system(name) and name not in settings.train + settings.test
         ]
         key = "train" if split in settings.train else "test"
-        return f"; there is {', '.join(others[:5])}: set {key}: [{others[0]}]" if others else ""
+        return f"; there is {', '.join(others[:5])}: set {key}: [{most_similar(split, others)}]" if others else ""
 
     def _note(self, listing: Listing, where: str) -> None:
         self._notes += [note] if (note := listing.note(where)) else []

@@ -11,7 +11,7 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
@@ -56,7 +56,13 @@ def gathered(works: Iterable[Callable[[], Result]]) -> list[Result]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports wrong arguments like all other user errors: as one sentence, without the usage text."""
+    """Reports wrong arguments like all other user errors: as one sentence, without the usage text.
+
+    An option has one name: --f is not --force.
+    """
+
+    def __init__(self, *arguments: Any, **keys: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **keys})
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
@@ -267,6 +273,11 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     close = get_close_matches(word, options, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{hint} allowed: {', '.join(options)}" if options else ""
+
+
+def most_similar(word: str, options: Sequence[str]) -> str:
+    """Return the option that is most similar to a word, or the first one."""
+    return next(iter(get_close_matches(word, options, n=1, cutoff=0.0)), options[0])
 
 
 def died(code: int | None) -> str:

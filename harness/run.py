@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from harness.config.load import load_config
 from harness.config.only import is_override, only
-from harness.errors import Parser, Stopped, answered, in_utf8
+from harness.errors import Parser, Stopped, answered, in_utf8, readable
 from harness.results import lock
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
@@ -141,7 +141,9 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
         finished = runner.finished_suites(benchmark)
         grid = expand(benchmark, planning=True, finished=finished)
         if options.resume:
-            print(*(f"{note}\n" for note in runner.lost(benchmark, full_trials(benchmark, grid))), sep="", end="")
+            notes = runner.lost(benchmark, full_trials(benchmark, grid))
+            notes += [] if options.accept_changes else runner.refused(benchmark, grid)
+            print(*(f"{readable(note)}\n" for note in notes), sep="", end="")
         print(plan.text(benchmark, grid))
         return 0
     if options.check_data:

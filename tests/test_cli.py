@@ -109,7 +109,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "tab": (("  epochs: 2", "\tepochs: 2"), [], "c.yaml:4: not valid YAML: found character '\\t' that cannot start"),
     "control": (("epochs: 2", "epochs: \x01"), [], "c.yaml:4: not valid YAML: special characters are not allowed"),
     "date": (("digits", "2020-13-45"), [], "c.yaml:1: dataset: '2020-13-45' can't be read: month must be in 1..12"),
-    "alias of itself": ("recipe: &a\n  b: *a\n", [], "c.yaml: not valid YAML: values are nested too deeply"),
+    "alias of itself": ("recipe: &a\n  b: *a\n", [], "c.yaml:2: not valid YAML: values are nested too deeply"),
     "two documents": ("a: 1\n---\nb: 2\n", [], "c.yaml:2: not valid YAML: expected a single document in the stream"),
     "empty": ("# nothing\n", [], f"c.yaml:1: {EMPTY}the file is empty"),
     "list": ("- 1\n- 2\n", [], f"c.yaml:1: {EMPTY}got [1, 2]"),

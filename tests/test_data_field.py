@@ -271,8 +271,11 @@ SYSTEM = ["__MACOSX", ".ipynb_checkpoints", "@eaDir", "lost+found", ".git", "$RE
 def test_14_system_folders_are_no_classes(base: Path, name: str) -> None:
     (base / "train" / name).mkdir()
     save(base / "train" / "cat" / name / "copy.png", pictures(1)[0])
-    assert images(base).info().num_classes == 2
-    assert images(base).info().num_train == 12
+    info = images(base).info()
+    assert (info.num_classes, info.num_train) == (2, 12)
+    assert info.notes == ("train/: 12 images; left out: 1 file (1 hidden)",)
+    save(base / "train" / name / "below" / "it.png", pictures(1)[0])
+    assert images(base).info().notes == ("train/: 12 images; left out: 2 files (2 hidden)",)
 
 
 def test_15_splits_have_names(base: Path) -> None:
@@ -282,6 +285,9 @@ def test_15_splits_have_names(base: Path) -> None:
     assert named.info().num_test == 4 and len(named.load().test_images) == 4
     (base / "train").rename(base / "training")
     refuses(images(base, test=["val"]).info, "has no folder train/", "it has training/: set train: [training]")
+    (base / "training").rename(base / "train")
+    (base / "other" / "cat").mkdir(parents=True)
+    refuses(images(base, test=["vall"]).info, "has no folder vall/", "it has other/, val/: set test: [val]")
 
 
 def test_15_several_splits_form_one(base: Path) -> None:
@@ -291,6 +297,26 @@ def test_15_several_splits_form_one(base: Path) -> None:
     data = images(base, train=["train", "extra"]).load()
     assert data.train_labels.tolist() == [0] * 8 + [1] * 8
     assert next(name for name in data.names if "extra" in name) == "extra/cat/0000.png" == data.names[6]
+
+
+@pytest.mark.parametrize("train", [["train", "test"], ["train", "train"], ["train", "train/"], ["train", "x/../test"]])
+def test_15_a_split_that_occurs_twice_is_a_mistake_also_if_test_is_not_written(
+    base: Path, train: list[str], capsys: Any
+) -> None:
+    for dataset in ({}, {"name": "segmentation_folder", "image_size": None, "classes": ["a", "b"]}):
+        path = Path(config(base, train=train, **dataset))
+        path.write_text(path.read_text().replace("  image_size: null\n", ""))
+        assert main([str(path), "--check-data"]) == 2
+        assert (
+            f" occurs twice in train and test, got train: [{', '.join(train)}], test: [test]" in capsys.readouterr().err
+        )
+
+
+def test_11_empty_classes_are_not_named_without_end(base: Path) -> None:
+    for part in ("train", "test"):
+        for number in range(200):
+            (base / part / f"c{number}").mkdir()
+    assert len(refuses(images(base).info, "train/c0 has no image", "and 190 more")) < 5000
 
 
 @pytest.mark.parametrize("names", [["train"], []])
@@ -974,9 +1000,10 @@ def test_34_label_suffix(tmp_path: Path, suffix: str) -> None:
     for path in (root / "labels").rglob("*.png"):
         Image.open(path).save(path.with_name(path.stem + suffix))
         path.unlink()
-    refuses(
-        own(root).info, "4 of 8 files can't be used: ", "labels/train/000.png is missing: it must hold the labels of"
-    )
+    if suffix.endswith(".png"):
+        refuses(own(root).info, "train/000.png has no label map 000.png", f"000{suffix}: set label_suffix: {suffix}")
+    else:
+        refuses(own(root).info, "4 of 8 files can't be used: ", "labels/train/000.png is missing: it must hold the")
     assert (whole(own(root, label_suffix=suffix).load().train_labels) == before).all()
 
 

@@ -101,10 +101,10 @@ MERGED = "\n".join(["x-0: &x0 {a: 1}", *(f"x-{i}: &x{i} {{<<: [*x{i - 1}, *x{i -
     [
         (BOMB, r"c\.yaml:\d+: a config has at most 20000 values"),
         (MERGED, r"c\.yaml:\d+: a config has at most 20000 values"),
-        ("x-a: &a [*a]\n" + CONFIG, r"c\.yaml: not valid YAML: values are nested too deeply"),
-        ("x-a: &a {<<: *a}\n" + CONFIG, r"c\.yaml: not valid YAML: values are nested too deeply"),
+        ("x-a: &a [*a]\n" + CONFIG, r"c\.yaml:1: not valid YAML: values are nested too deeply"),
+        ("x-a: &a {<<: *a}\n" + CONFIG, r"c\.yaml:1: not valid YAML: values are nested too deeply"),
         ("[" * 5000, r"c\.yaml:1: not valid YAML: values are nested too deeply"),
-        ("- " * 5000, r"c\.yaml: not valid YAML: values are nested too deeply"),
+        ("- " * 5000, r"c\.yaml:1: not valid YAML: values are nested too deeply"),
         (CONFIG + "title: !!python/object:os.system {a: 1}\n", r"c\.yaml:8: title: the tag .* is not allowed"),
         (CONFIG + "title: !!python/name:os.system\n", r"c\.yaml:8: not valid YAML: could not determine a constructor"),
         (CONFIG + "title: !!binary aGk=\n", r"c\.yaml:8: title: binary values are not allowed"),
@@ -365,6 +365,32 @@ def test_what_is_no_file_in_the_place_of_one_of_a_run(
     if name == "run.json":
         code, printed = answer("out", command=harness.report.__main__.main)
         assert code == 2 and printed.startswith("error: out/run.json: not the manifest of a run: ")
+
+
+@pytest.mark.parametrize("name", ["cycle_001.json", "state_000.pt", "records.jsonl", "trial.json"])
+def test_a_folder_in_the_place_of_a_file_of_a_trial(name: str, answer: Answer) -> None:
+    path = Path("out", "trials", "x.s0", name)
+    path.mkdir(parents=True)
+    for options in ([], ["--plan"], ["--resume"]):
+        code, printed = answer("c.yaml", "where.output=out", *options)
+        assert code == 2 and printed.endswith(f"{path} is a folder, where a run has a file; move it away")
+
+
+def test_the_report_says_what_is_in_the_place_of_the_trials(answer: Answer) -> None:
+    Path("out").mkdir()
+    Path("out", "run.json").write_text(json.dumps({"name": "n", "suites": [GOOD]}))
+    Path("out", "trials").touch()
+    code, printed = answer("out", command=harness.report.__main__.main)
+    assert code == 2 and printed.endswith("out/trials is a file, where a run has a folder; move it away")
+    Path("out", "run.json").write_text(json.dumps({"name": "n", "suites": [GOOD, GOOD]}))
+    code, printed = answer("out", command=harness.report.__main__.main)
+    assert code == 2 and printed.endswith("not the manifest of a run: the suite 's' occurs twice")
+
+
+@pytest.mark.parametrize("option", ["--resum", "--f", "--chec"])
+def test_an_option_has_one_name(option: str, answer: Answer) -> None:
+    code, printed = answer("c.yaml", option)
+    assert code == 2 and f"unrecognized arguments: {option}" in printed
 
 
 GOOD = {"name": "s", "title": "t", "dataset": "d", "model": "m", "recipe": "r", "methods": ["a"], "seeds": [0]}

@@ -864,7 +864,7 @@ RECORDED = {
 def nasty_run(folder: Path) -> Path:
     """Write a run whose names, titles, classes, warnings and recorded conditions are all hostile."""
     suites, records = [], []
-    for number, name in enumerate(["a b", "a_b", "A_B", "a/b", "..", "", *NASTY]):
+    for number, name in enumerate(["a b", "a_b", "A_B", "a/c", "./.", "", *NASTY]):
         trials = {f"s{number}m{i}": {"method": method, "seed": 0} for i, method in enumerate(NASTY)}
         suites.append(suite(name=name, title=name, methods=NASTY, seeds=[0], labelled=[100, 200], trials=trials))
         for trial, entry in trials.items() if number in (0, 1, 2, 13) else ():

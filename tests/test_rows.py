@@ -311,6 +311,12 @@ def test_a_method_edited_between_two_seeds_is_refused(
     (tmp_path / "plugins" / "_shared.py").write_text("SIGN = -1\n")
     forget()
     capsys.readouterr()
+    assert go("--resume", "--plan", seeds=[0, 1, 2], **own) == 0
+    assert (
+        "--resume refuses suite c, Own: its finished cycles were computed with other code of" in capsys.readouterr().out
+    )
+    assert go("--resume", "--plan", "--accept-changes", seeds=[0, 1, 2], **own) == 0
+    assert "--resume refuses" not in capsys.readouterr().out
     assert go("--resume", seeds=[0, 1, 2], **own) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "suite c, Own: its finished cycles were computed with other code of" in error
@@ -319,6 +325,9 @@ def test_a_method_edited_between_two_seeds_is_refused(
     assert go("--resume", "--accept-changes", seeds=[0, 1, 2], **own) == 0
     said = flat(capsys.readouterr().out)
     (one, other) = [name for name in rows(tmp_path) if name.startswith("Own [code ")]
+    for ending in ("txt", "md", "tex"):  # a table that is read alone
+        table = next((tmp_path / "run" / "report").glob(f"*_accuracy.{ending}")).read_text()
+        assert "the rows have different seeds" in flat(table)
     assert rows(tmp_path) == {"Ran": 3, one: 2, other: 1}
     assert f"so that their means differ by these, too: Ran: 0, 1, 2; {one}: 0, 1; {other}: 2." in said
     assert set(load(tmp_path / "run")["method"]) == {"Ran", one, other}, "a notebook can't average them either"

@@ -121,7 +121,8 @@ class Source:
             line = f":{text.count(chr(10), 0, error.position) + 1}"
             raise UserError(f"{self.path}{line}: not valid YAML: {error.reason}") from None
         except RecursionError:
-            raise UserError(f"{self.path}: not valid YAML: values are nested too deeply") from None
+            deepest = max(self.lines.values(), default=1)
+            raise UserError(f"{self.path}:{deepest}: not valid YAML: values are nested too deeply") from None
 
     def _read(self, node: yaml.Node, path: tuple[str, ...]) -> Any:
         """Return the value of a node, and store its line and those of all values inside."""

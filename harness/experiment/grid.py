@@ -238,6 +238,12 @@ def _check_size(suite: Suite, info: DatasetInfo) -> None:
                 f"{suite.at(f'recipe.{key}')}: is for datasets that label images, but {suite.dataset.name} labels "
                 "pixels; remove it"
             )
+    height, width = recipe.crop_size or info.size
+    if recipe.crop_padding >= min(height, width) and not recipe.random_resized_crop:
+        raise UserError(
+            f"{suite.at('recipe.crop_padding')}: must be smaller than the crops of {suite.dataset.name}, {height} x "
+            f"{width} pixels, or some would be nothing but padding, got {recipe.crop_padding}"
+        )
     # a random resized crop may be larger than the image
     padded = (None if recipe.random_resized_crop else recipe.crop_size), recipe.crop_padding
     for key, (crop, padding) in {"crop_size": padded, "center_crop": (recipe.center_crop, 0)}.items():

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Protocol
 
 from harness import registry
@@ -29,6 +28,7 @@ from harness.networks import names
 from harness.report.captions import counted
 from harness.report.write import write
 from harness.results import within
+from harness.results.layout import check_places, check_trials
 from harness.results.manifest import Manifest, full_data_row, leaving
 from harness.results.progress import here
 from harness.results.provenance import versions
@@ -124,7 +124,8 @@ def finished_suites(benchmark: Benchmark) -> set[str]:
 def check_output(output: Path, resume: bool) -> None:
     """Raise UserError if the results folder holds results but --resume is not given."""
     try:
-        _check_kinds(output)
+        check_places(output, "where.output: ")
+        check_trials(output, "where.output: ")
         has_results = (output / "run.json").is_file()
     except OSError as error:
         raise UserError(f"where.output: {output!s:.200} can't be written to: {error.strerror}") from None
@@ -138,7 +139,8 @@ def check_output(output: Path, resume: bool) -> None:
 def check_plan(output: Path) -> None:
     """Raise UserError if the results folder can't be made or written to; it is not made here."""
     try:
-        _check_kinds(output)
+        check_places(output, "where.output: ")
+        check_trials(output, "where.output: ")
         nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
         if not nearest.is_dir():
             raise UserError(f"where.output: {output} can't be made: {nearest} is a file")
@@ -146,23 +148,6 @@ def check_plan(output: Path) -> None:
             raise UserError(f"where.output: {output} can't be written to: {nearest} is not yours to write to")
     except OSError as error:
         raise UserError(f"where.output: {output!s:.200} can't be made: {error.strerror}") from None
-
-
-def _check_kinds(output: Path) -> None:
-    """Raise UserError if a folder of a run is a file, or the other way round."""
-    places = {
-        "folder": ("trials", "shared", "report", "logs", "ray", "track"),
-        "file": ("run.json", "config.yaml", "logs/ray.log", "track.csv"),
-    }
-    for expected, parts in places.items():
-        for path in (output / part for part in parts):
-            try:
-                mode = path.stat().st_mode  # once: another run may remove it
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            kind = "folder" if S_ISDIR(mode) else "file" if S_ISREG(mode) else "pipe or a device"
-            if kind != expected:
-                raise UserError(f"where.output: {path} is a {kind}, where a run has a {expected}; move it away")
 
 
 def run(
@@ -332,12 +317,23 @@ def _end(output: Path, grid: Grid, left: Grid, store: RunStore, display: Display
     return 1 if left.units or display.failures else 0
 
 
+def refused(benchmark: Benchmark, grid: Grid) -> list[str]:
+    """Return a sentence if --resume will refuse to go on, as far as that is known before the data is read."""
+    earlier, store = open_run(benchmark.output)
+    if earlier is None:
+        return []
+    entries = manifest(benchmark, grid).with_earlier(earlier)
+    changed = changed_rows(benchmark, entries, left_to_run(grid, store), store, None)
+    return [f"--resume refuses {changed[0]}{and_more(changed)}; see --accept-changes"] if changed else []
+
+
 def changed_rows(
-    benchmark: Benchmark, entries: Manifest, left: Grid, run: RunStore, data: dict[str, LoadedData]
+    benchmark: Benchmark, entries: Manifest, left: Grid, run: RunStore, data: dict[str, LoadedData] | None
 ) -> list[str]:
     """Return a sentence for each suite, and each of its rows, that the units would continue under other conditions.
 
-    ``data``: by suite. The device counts only where this process knows it, i.e. not on a cluster that it joins.
+    ``data``: by suite; None: it is not read, and not compared. The device counts only where this process knows it, i.e.
+    not on a cluster that it joins.
     """
     units = {unit.trial.id: unit for unit in left.units if not unit.shared}
     changes: dict[str, dict[str, str]] = defaultdict(dict)
@@ -362,7 +358,8 @@ def changed_rows(
         ]
         device = _device(benchmark.where) if finished else ""
         for method, was, code in finished:
-            now = conditions(data[first.suite].fingerprint, code, versions(), first.trial.recipe.precision, device)
+            fingerprint = was["data"] if data is None else data[first.suite].fingerprint
+            now = conditions(fingerprint, code, versions(), first.trial.recipe.precision, device)
             for name in differing(was, now):
                 own = name.startswith(OWN_CODE)
                 if (own and method not in running) or (name == "device" and not now[name]):

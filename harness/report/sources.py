@@ -12,6 +12,7 @@ from harness.errors import UserError
 from harness.report import index
 from harness.report.quality import at_last_budget
 from harness.report.rows import kept_apart
+from harness.results.layout import check_places
 from harness.results.manifest import Manifest, SuiteEntry
 from harness.results.records import CycleRecord
 from harness.results.source import Source, SourceSuite
@@ -118,6 +119,7 @@ def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
     has no valid run.json.
     """
     manifest, store, reading = Manifest.read(run_dir).readable(), RunStore(run_dir), Reading(index_folder)
+    check_places(run_dir, stores_only=True)
     suites = [kept_apart(suite, with_matrices(reading.records(store, suite), store)) for suite in manifest.suites]
     reading.end()
     if any(len(records) >= index.FEWEST for _, records in suites):

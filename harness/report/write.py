@@ -157,14 +157,14 @@ def _write_suite(
     width = terminal_width()
     printed = ["\n".join(wrapped(note, width) for note in notes), wrapped(source, width)]
     marked = ["\n".join(f"- {markdown(note)}" for note in notes) + "\n", f"{markdown(source)}\n"]
+    apart = differing_seeds(suite, records)
     for table in tables:
         stem = own_file_name(f"{suite.name}_{table.name}", used, table.numbers)
-        text, part = _write_table(table, stem, source, files, width)
+        text, part = _write_table(table, stem, " ".join([*apart, source]), files, width)
         printed.append(text)
         marked.append(part)
         if table.curves:
-            seeds = "".join(f" {note}" for note in differing_seeds(suite, records))
-            caption = f"{curves_note(suite, table.curves.differences)} {provenance(suite, records)}{seeds}"
+            caption = " ".join([curves_note(suite, table.curves.differences), provenance(suite, records), *apart])
             curves = learning_curves(
                 table.numbers[""],
                 suite.methods,

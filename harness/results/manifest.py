@@ -160,6 +160,9 @@ class Manifest(BaseModel):
                 raise NoManifest(
                     f"{path}: not the manifest of a run: folders: {name!r:.100} is not trials/ID or shared/KEY"
                 )
+        names = [suite.name for suite in manifest.suites]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise NoManifest(f"{path}: not the manifest of a run: the suite {twice[0]!r:.100} occurs twice")
         for suite in manifest.suites:
             for trial in (*suite.trials, *suite.full_data):
                 if not FOLDER.fullmatch(f"trials/{trial}") or UNPRINTABLE.search(trial):
