@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gpu
+import grid
 import pytest
 import torch
 
@@ -54,6 +55,14 @@ def test_the_part_on_ray_ends_without_a_gpu(tmp_path: Path) -> None:
     code, steps = small(tmp_path, "ray")
     assert code == 0
     assert [row["unit"] for row in steps["ray: 10 000 images"]["rows"]] == ["s"] * 4
+
+
+@pytest.mark.long
+@pytest.mark.ray
+def test_the_state_of_tune_grows_by_at_most_15_kb_a_trial(capsys: pytest.CaptureFixture[str]) -> None:
+    grid.main(["--trials", "20", "--seconds", "0.05", "--workers", "2"])
+    *_, kilobytes, _ = capsys.readouterr().out.splitlines()[-1].split()
+    assert 5 < float(kilobytes) < 15
 
 
 @pytest.mark.long

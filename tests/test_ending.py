@@ -76,7 +76,7 @@ class Run:
         """Return what was printed; nothing of it may be a traceback or a dump of Ray's."""
         out, err = self.process.communicate(timeout=400)
         assert self.process.returncode == code, out[-3000:] + err[-3000:]
-        for word in ("Traceback", "raylet", "(pid", "state-dump", "SIGABRT", ".cc:"):
+        for word in ("Traceback", "raylet", "(pid", "state-dump", "*** SIG", ".cc:"):
             assert word not in out + err, out + err
         return out, err
 
@@ -322,8 +322,65 @@ def test_a_stopped_trial_is_shown_and_restarted(tmp_path: Path, expected: dict[s
     run.kill("trial", signal.SIGSTOP)
     out, _ = run.end(0)
     assert outcomes(run.output) == expected
-    assert "STALLED, without progress for " in out and "; it is restarted after 20 s" in out
+    assert "STALLED, without progress for " in out and "; its process is ended after 20 s" in out
     assert "it stalled, and its process was ended; it goes on from its last checkpoint or finished cycle" in out
+
+
+CRASHING = '''
+"""Dies of a signal, as a library would let it."""
+
+import os
+
+from harness import Acquisition
+
+
+class Crashing(Acquisition):
+    """Aborts."""
+
+    def describe(self, network, batch, prepared):
+        """Describe nothing."""
+        os.abort()
+'''
+CRASHED = "methods={Crash: crashing, Ran: random}"
+SHORTER = "protocol.cycles=2", "recipe.epochs=2"
+
+
+def crashing(folder: Path, *arguments: str) -> Run:
+    """Start a run with a method that dies of SIGABRT."""
+    (folder / "crashing.py").write_text(CRASHING)
+    return Run(
+        folder, f"plugins=[{folder / 'crashing.py'}]", CRASHED, "protocol.cycles=2", "recipe.epochs=2", *arguments
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_process_that_dies_of_a_signal_is_told_as_such(tmp_path: Path) -> None:
+    run = crashing(tmp_path, "where.retries=1")
+    out, err = run.end(1)
+    log = next((run.output / "logs").glob("*crashing*.log"))
+    assert f"Crash / seed 0: its process died of SIGABRT; the traceback is in {log}; it goes on from" in out
+    end = f": its process died of SIGABRT more often than where.retries allows; the traceback is in {log}"
+    assert f"FAILED{end}" in out and f"Crash / seed 0{end}" in err, "when it happens, and in the summary"
+    assert log.read_text().startswith("Fatal Python error: Aborted") and "crashing.py" in log.read_text()
+    assert "1 of 2 trials" in out, "the other one goes on"
+
+
+@pytest.mark.long
+def test_a_crash_in_process_is_named_when_the_run_goes_on(tmp_path: Path) -> None:
+    ended = crashing(tmp_path, "where.trials=in_process").process
+    ended.communicate(timeout=100)
+    assert ended.returncode == -signal.SIGABRT
+    log = next((tmp_path / "run" / "logs").glob("*crashing*.log"))
+    assert "crashing.py" in log.read_text()
+    again = crashing(tmp_path, "where.trials=in_process", "--resume").process
+    out, _ = again.communicate(timeout=100)
+    assert f"SIGABRT ended its process; where it was is in {log} until it runs again" in out
+    run = Run(
+        tmp_path, "where.trials=in_process", "methods={Ran: random}", "protocol.cycles=2", "recipe.epochs=2", "--resume"
+    )
+    run.end(0)
+    assert not [*(tmp_path / "run" / "logs").glob("*random*.log")], "no empty log stays"
 
 
 HUNGRY = '''

@@ -174,8 +174,8 @@ class Display:
         elif event == "stalled":
             self.stalled.add(number)
             self.say(
-                f"{unit.name}: STALLED, without progress for {duration(values['seconds'])}; it is restarted after "
-                f"{duration(values['limit'])}"
+                f"{unit.name}: STALLED, without progress for {duration(values['seconds'])}; its process is ended "
+                f"after {duration(values['limit'])}"
             )
         elif event == "failed":
             self._end(number)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import NonFiniteLoss, NotReproduced, StorageError, UserError
+from harness.experiment import crash
 from harness.experiment.display import TRACEBACK_IN
 from harness.faults import PluginFault
 from harness.results.lock import LockLost
@@ -37,11 +38,26 @@ def execute(
     It fails if the code on this machine is not that of the process that started the run, and by any exception of its
     own: a retry would repeat it. The traceback goes to logs/ in the folder of the run. Exceptions of the types ``lost``
     are raised, because a retry may help, and LockLost. With ``start`` the workers of the scorer are started before
-    anything is timed.
+    anything is timed. If a signal ends the process, the log has its stack.
     """
-    log = run.folder / "logs" / f"{unit.trial.sharing_key if unit.shared else unit.trial.id}.log"
+    log = crash.log_of(unit, run.folder)
     with suppress(OSError):  # what else can't be written says so
         log.unlink(missing_ok=True)
+    with crash.noted(log):
+        return _execute(unit, data, run, placement, report, scorer, start, lost, log)
+
+
+def _execute(
+    unit: Unit,
+    data: LoadedData,
+    run: RunStore,
+    placement: Placement,
+    report: Report,
+    scorer: Scorer | None,
+    start: bool,
+    lost: tuple[type[BaseException], ...],
+    log: Path,
+) -> str | None:
     if different := [part for part, hash_ in unit.code.items() if unit.trial.code.get(part) != hash_]:
         return f"the code of {' and '.join(different)} has changed on this machine since the run started"
     try:
@@ -56,7 +72,7 @@ def execute(
     except PluginFault as error:
         return _logged(str(error), error.trace, log)
     except (NonFiniteLoss, NotReproduced, UserError) as error:
-        return str(error)
+        return _logged(str(error), traceback.format_exc(), log)
     except Exception as error:  # nothing that ends one trial may end the others
         first = next(iter(str(error).strip().splitlines()), "")
         return _logged(f"{type(error).__name__}: {first:.200}", traceback.format_exc(), log)

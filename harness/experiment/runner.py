@@ -16,7 +16,7 @@ from harness import registry
 from harness.config.suite import Benchmark, Suite
 from harness.data import dataset, prepared
 from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered, readable
-from harness.experiment import data_check
+from harness.experiment import crash, data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, check_methods, every_trial, full_trials, manifest, seen
 from harness.experiment.notify import outcome
@@ -203,6 +203,8 @@ def run(
     for unit in left.units:
         stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
         finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
+        if signal := crash.signal_in(log := crash.log_of(unit, output)):
+            notes.append(f"{unit.name}: {signal} ended its process; where it was is in {log} until it runs again")
         notes += [*stored.problems(finished[-1]), *within.problems(stored.folder)]
         if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: states are large, so only theirs are read
             notes += stored.state_problems()

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import PLAIN, RayLost, StorageError, UserError, died
-from harness.experiment.display import duration
+from harness.experiment import crash
+from harness.experiment.display import TRACEBACK_IN, duration
 from harness.experiment.runner import left_to_run
 from harness.on_ray import before
 from harness.on_ray.beats import BEAT, PROGRESS, Stalled, Watch, progress_name
@@ -43,7 +44,7 @@ HEEDED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.S
 """Signals that the process that started the driver heeds for it."""
 STALLED = "it stalled, and its process was ended"
 STALLED_TOO_OFTEN = "it stalled for where.stalled_after seconds, more often than where.retries allows"
-TOO_OFTEN = "its process died more often than where.retries allows"
+TOO_OFTEN = " more often than where.retries allows"
 
 
 def prepare(where: Where) -> None:
@@ -212,11 +213,10 @@ class _Driver:
                     if event == "refused":
                         raise StorageError(details["refusal"])
                     if event == "dead":
-                        why = STALLED_TOO_OFTEN if number in self.stopped else TOO_OFTEN
-                        self.dead.append((time.monotonic(), units[number], why))
+                        self.dead.append((time.monotonic(), units[number], self._why(units[number], number, True)))
                     else:
-                        if event == "retry" and number in self.stopped:
-                            details = {"cause": STALLED}
+                        if event == "retry":
+                            details = {"cause": self._why(units[number], number, False)}
                         self.display(event, units[number], details)
                     if event in ("retry", "dead"):
                         self.stopped.discard(number)
@@ -225,6 +225,18 @@ class _Driver:
                         shown.discard(number)
             self._release(ENDING)
             self._look(pipe, units, where, shown)
+
+    def _why(self, unit: Unit, number: int, too_often: bool) -> str:
+        """Return why the process of a unit has ended, with the name of the log that says more."""
+        log = crash.log_of(unit, self.output)
+        signal_ = crash.signal_in(log)
+        if number in self.stopped:
+            said = STALLED_TOO_OFTEN if too_often else STALLED
+        else:
+            said = f"its process died{f' of {signal_}' if signal_ else ''}{TOO_OFTEN if too_often else ''}"
+        if signal_:
+            return f"{said}{TRACEBACK_IN}{log}"
+        return f"{said}; Ray's own words are in {self.log}" if too_often else said
 
     def _release(self, after: float) -> None:
         """Show the units whose processes died too often, once it is clear that Ray itself has not died with them."""

@@ -6,8 +6,9 @@ import logging
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -255,4 +256,7 @@ def _nothing() -> None:
 
 
 def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGABRT)  # its log then says where it was, unless it is stopped
+        time.sleep(1.0)
+        os.kill(pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ finished cycle, and the state of Tune is never restored.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -117,7 +118,9 @@ def _run_unit(
     began = time.time()
 
     def report(record: CycleRecord) -> None:
-        tune.report({**cycle_values(record, progress.here.expected), "began": began})
+        # one text: Tune keeps statistics of each number of each trial, which took most of its state
+        values = json.dumps({**cycle_values(record, progress.here.expected), "began": began})
+        tune.report({"cycle": record.cycle, "values": values})
 
     node = ray.get_runtime_context().get_node_id()
     try:
@@ -172,8 +175,8 @@ class _Listen(tune.Callback):
             self._notify("failed", trial, result)
         elif "refusal" in result:
             self._notify("refused", trial, result)
-        elif "labelled" in result:  # a cycle
-            self._notify("cycle", trial, result)
+        elif "values" in result:
+            self._notify("cycle", trial, {**result, **json.loads(result["values"])})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._notify("end", trial, {})

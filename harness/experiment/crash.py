@@ -1,0 +1,56 @@
+"""What is left of a process that a signal ends, such as one that a library crashes: the signal, and where it was."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.experiment.grid import Unit
+
+SIGNALS = {
+    "Aborted": "SIGABRT",
+    "Bus error": "SIGBUS",
+    "Floating point exception": "SIGFPE",
+    "Illegal instruction": "SIGILL",
+    "Segmentation fault": "SIGSEGV",
+}
+"""Python's words for a signal -> its name."""
+FATAL = "Fatal Python error: "
+
+
+def log_of(unit: Unit, folder: Path) -> Path:
+    """Return where the full text of a unit's failure is, in the folder of the run."""
+    return folder / "logs" / f"{unit.trial.sharing_key if unit.shared else unit.trial.id}.log"
+
+
+@contextmanager
+def noted(log: Path) -> Iterator[None]:
+    """Let Python write its stack into a log if a signal ends this process; without any, no empty log stays."""
+    before = faulthandler.is_enabled()
+    with ExitStack() as opened:
+        with suppress(OSError):  # what must be written says why it can't be
+            log.parent.mkdir(parents=True, exist_ok=True)
+            faulthandler.enable(opened.enter_context(log.open("wb")))
+        try:
+            yield
+        finally:
+            faulthandler.disable()
+            if before and sys.__stderr__ is not None:  # Ray enables it
+                with suppress(OSError, ValueError, RuntimeError):
+                    faulthandler.enable(sys.__stderr__)
+    with suppress(OSError):
+        if not log.stat().st_size:
+            log.unlink()
+
+
+def signal_in(log: Path) -> str:
+    """Return the name of the signal that a log of a process says has ended it, or ''."""
+    with suppress(OSError, UnicodeDecodeError):
+        first = log.read_text().partition("\n")[0]
+        return SIGNALS.get(first.removeprefix(FATAL).strip(), "")
+    return ""
