@@ -264,6 +264,7 @@ def test_the_first_step_of_a_training_is_start_up() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.alone  # it compares seconds
 def test_in_a_real_run_it_is_within_a_factor_of_one_and_a_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings, scoring and tests of a small run, by the clock of this machine."""
     monkeypatch.setattr(publish, "TICK", 0.2)
