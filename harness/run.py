@@ -15,6 +15,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a traceback out of an import would say nothing
+
+# ruff: isort: split
 from harness.config.load import load_config
 from harness.config.only import is_override, only
 from harness.errors import Parser, Stopped, answered, in_utf8, readable

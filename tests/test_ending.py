@@ -510,7 +510,8 @@ class Shown:
     """What a display would show of sixteen trials."""
 
     def __init__(self) -> None:
-        self.units: Any = [SimpleNamespace(name="u", number=number) for number in range(16)]
+        trials = [SimpleNamespace(id=f"t{number}") for number in range(16)]
+        self.units: Any = [SimpleNamespace(name="u", trial=trial, shared=False) for trial in trials]
         self.running: dict[int, Any] = {}
         self.reached, self.failed, self.said = [0] * 16, set[int](), list[str]()
         self.lock, self.look = threading.RLock(), None

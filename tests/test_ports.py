@@ -111,6 +111,10 @@ def test_all_ports_of_a_local_run_are_on_the_loopback_address(tmp_path: Path) ->
         assert session.parent.parent.stat().st_mode & 0o777 == 0o700, "nobody else reaches the session"
         out = said + run.communicate()[0]
         assert run.returncode == 0, out
+        end = time.monotonic() + 10
+        while (left := processes_with(str(temporary))) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not left, "Ray's agents end with it"
     finally:
         run.kill()
         shutil.rmtree(temporary, ignore_errors=True)

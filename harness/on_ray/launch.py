@@ -336,12 +336,14 @@ def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], wher
 
     numbers = {id(unit): number for number, unit in enumerate(units)}
     pipe.send(("say", session.start(where)))
+    ours = session.agents()
     try:
         signal.signal(signal.SIGTERM, _leave)  # Ray's own handler aborts
         for note in session.check(where, units, output, data):
             pipe.send(("say", note))
         pipe.send(("begin",))
         earlier = pipe.recv()
+        ours |= session.agents()
         trials.run(
             units,
             data,
@@ -352,9 +354,10 @@ def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], wher
             lambda slots: pipe.send(("slots", slots)),
             earlier,
         )
+        ours |= session.agents()
         pipe.send(("finished",))
     finally:
-        session.stop()
+        session.stop(ours)
 
 
 class _Steps:
