@@ -231,12 +231,11 @@ class _Driver:
         log = crash.log_of(unit, self.output)
         signal_ = crash.signal_in(log)
         if number in self.stopped:
-            said = STALLED_TOO_OFTEN if too_often else STALLED
+            said, elsewhere = STALLED_TOO_OFTEN if too_often else STALLED, ""
         else:
             said = f"its process died{f' of {signal_}' if signal_ else ''}{TOO_OFTEN if too_often else ''}"
-        if signal_:
-            return f"{said}{TRACEBACK_IN}{log}"
-        return f"{said}; Ray's own words are in {self.log}" if too_often else said
+            elsewhere = f"; Ray's own words are in {self.log}" if too_often else ""
+        return f"{said}{TRACEBACK_IN}{log}" if signal_ else said + elsewhere
 
     def _release(self, after: float) -> None:
         """Show the units whose processes died too often, once it is clear that Ray itself has not died with them."""
