@@ -166,6 +166,14 @@ def extra_folders(folder: Path, read: Iterable[str]) -> str:
     return f"not read: {shown}" if extra else ""
 
 
+def once(splits: list[str]) -> list[str]:
+    """Check that no split occurs twice, as a validator of the key ``train``: ./a and a are one."""
+    paths = [os.path.normpath(split) for split in splits]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise ValueError(f"the split {twice[0]!r} occurs twice, got [{', '.join(splits)}]")
+    return splits
+
+
 def splits_differ(test: list[str], before: ValidationInfo) -> list[str]:
     """Check the names of the splits of the test set against those of the pool, as a validator of the key ``test``."""
     splits = [Path(os.path.normpath(split)) for split in (*before.data.get("train", []), *test)]  # ./train is train

@@ -16,7 +16,7 @@ from harness.data import pixels
 from harness.data.dataset import balanced
 from harness.data.paths import Names, Paths
 from harness.data.pixels import FORMATS
-from harness.errors import BadFile, DataMissing, gathered, most_similar, readable
+from harness.errors import BadFile, DataMissing, gathered, most_similar_first, readable
 
 from ._listing import Listing, counted, extra_folders, folders, is_folder, listed, loose
 
@@ -198,17 +198,20 @@ def _of_classes(
     if lacking := sorted(set(classes) - set(present)):
         what = "class" if len(lacking) == 1 else "classes"
         problems.append(f"{part} lacks the {what} {_some(lacking)}; put images of each in a folder of its name there")
-    found, left_out, empty = list[Paths](), Counter[str](), list[str]()
+    found, left_out = list[Paths](), Counter[str]()
+    empty, there = list[str](), Counter[str]()
     for name in classes:
         listing = listed(part / name, suffixes) if name in present else Listing()
         found.append(Paths.of(listing.paths, folder))  # now: of a million images, no list is made
         left_out += listing.left_out
         if name in present and not listing.paths:
-            allowed = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
-            there = f"; what is there is not read: {listing.kinds}" if listing.left_out else ""
-            empty.append(f"{part / name} has no image; put at least one there ({allowed}){there}")
+            empty.append(name)
+            there += listing.left_out
     if empty:
-        problems.append(pixels.some(empty))
+        allowed = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
+        none = f"{part / empty[0]} has no image" if len(empty) == 1 else f"{part} has no image of {_some(empty)}"
+        unread = f"; what is there is not read: {Listing(left_out=there).kinds}" if there else ""
+        problems.append(f"{none}; put at least one there ({allowed}){unread}")
     if problems:
         raise DataMissing("; ".join(problems))
     return found, left_out
@@ -217,8 +220,9 @@ def _of_classes(
 def _other_names(folder: Path, key: str, missing: str, known: set[str]) -> str:
     """Return a hint at folders that may be the split that is missing, or ""."""
     others = [name for name in folders(folder) if name not in known and class_names(folder / name)]
+    others = most_similar_first(missing, others)
     there = ", ".join(f"{name}/" for name in others[:5])
-    return f"; it has {there}: set {key}: [{most_similar(missing, others)}]" if others else ""
+    return f"; it has {there}: set {key}: [{others[0]}]" if others else ""
 
 
 def _some(classes: Sequence[str]) -> str:

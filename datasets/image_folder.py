@@ -14,7 +14,7 @@ from harness.data.prepared import looked_over
 from harness.errors import expanded
 from harness.settings import LONGEST_LIST, Side
 
-from ._listing import splits_differ
+from ._listing import once, splits_differ
 from ._trees import SKIP, Tree, described, mean_and_std_of, read_tree
 
 
@@ -41,6 +41,11 @@ class ImageFolder(Dataset):
         skip_unreadable: bool = Field(
             False, description="leave out images that can't be decoded, and note which, instead of refusing to run"
         )
+
+        @field_validator("train")
+        @classmethod
+        def _occurs_once(cls, train: list[str]) -> list[str]:
+            return once(train)
 
         @field_validator("test")
         @classmethod

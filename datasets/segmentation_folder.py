@@ -17,10 +17,10 @@ from harness.data.dataset import Dataset, DatasetInfo, DatasetSettings, LoadedDa
 from harness.data.files import IGNORED, MOST_CLASSES, MULTIPLE, UNKNOWN, Files, common_size
 from harness.data.paths import Names, Paths
 from harness.data.pixels import FORMATS
-from harness.errors import BadFile, DataMissing, expanded, gathered, most_similar, reason
+from harness.errors import BadFile, DataMissing, expanded, gathered, most_similar_first, reason
 from harness.settings import LONGEST_LIST, LONGEST_NAME, Pixel, Side, Spread
 
-from ._listing import Listing, counted, entries, is_folder, is_system, listed, splits_differ
+from ._listing import Listing, counted, entries, is_folder, is_system, listed, once, splits_differ
 from ._maps import Pairs, Scale, as_files, checked, classes_occur, in_words, resized, share_note
 from ._trees import mean_and_std
 
@@ -114,6 +114,11 @@ class SegmentationFolder(Dataset):
             if not suffix.lower().endswith(LOSSLESS):
                 raise ValueError(f"must end in {', '.join(LOSSLESS[:-1])} or {LOSSLESS[-1]}, got {suffix!r}")
             return suffix
+
+        @field_validator("train")
+        @classmethod
+        def _occurs_once(cls, train: list[str]) -> list[str]:
+            return once(train)
 
         @field_validator("test")
         @classmethod
@@ -294,8 +299,9 @@ class SegmentationFolder(Dataset):
         others = [
             name for name in fitting if name and not is_system(name) and name not in settings.train + settings.test
         ]
+        others = most_similar_first(split, others)
         key = "train" if split in settings.train else "test"
-        return f"; there is {', '.join(others[:5])}: set {key}: [{most_similar(split, others)}]" if others else ""
+        return f"; there is {', '.join(others[:5])}: set {key}: [{others[0]}]" if others else ""
 
     def _note(self, listing: Listing, where: str) -> None:
         self._notes += [note] if (note := listing.note(where)) else []

@@ -275,9 +275,10 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f"{hint} allowed: {', '.join(options)}" if options else ""
 
 
-def most_similar(word: str, options: Sequence[str]) -> str:
-    """Return the option that is most similar to a word, or the first one."""
-    return next(iter(get_close_matches(word, options, n=1, cutoff=0.0)), options[0])
+def most_similar_first(word: str, options: Sequence[str]) -> list[str]:
+    """Return options in their order, those that are similar to a word first."""
+    close = get_close_matches(word, options, n=3, cutoff=0.5)
+    return [*dict.fromkeys([*close, *options])]
 
 
 def died(code: int | None) -> str:

@@ -70,7 +70,7 @@ def _execute(
     except lost:
         raise
     except PluginFault as error:
-        return _logged(str(error), error.trace, log)
+        return _logged(str(error), error.trace or traceback.format_exc(), log)
     except (NonFiniteLoss, NotReproduced, UserError) as error:
         return _logged(str(error), traceback.format_exc(), log)
     except Exception as error:  # nothing that ends one trial may end the others
