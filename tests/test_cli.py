@@ -1138,7 +1138,7 @@ def test_a_gpu_that_is_not_there_is_refused_on_ray(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(before, "prepare", lambda where: None)
     monkeypatch.setattr(session, "start", lambda where: "Ray: a cluster of CPUs")
-    monkeypatch.setattr(session, "stop", lambda: None)
+    monkeypatch.setattr(session, "stop", lambda ours: None)
     monkeypatch.setattr(session, "nodes", lambda: nodes)
     write(tmp_path, VALID.replace("dataset: digits", "dataset: {name: digits, limit: 120, test_limit: 40}"))
     assert run.main(["c.yaml", "where.device=cuda", "where.trials=ray"]) == 2
