@@ -376,6 +376,12 @@ def test_a_folder_in_the_place_of_a_file_of_a_trial(name: str, answer: Answer) -
         assert code == 2 and printed.endswith(f"{path} is a folder, where a run has a file; move it away")
 
 
+def test_what_a_file_manager_adds_to_a_run_stops_nothing(answer: Answer) -> None:
+    Path("out", "trials", "x.s0", "@eaDir").mkdir(parents=True)
+    Path("out", "trials", ".DS_Store").touch()
+    assert answer("c.yaml", "where.output=out", "--plan")[0] == 0
+
+
 def test_the_report_says_what_is_in_the_place_of_the_trials(answer: Answer) -> None:
     Path("out").mkdir()
     Path("out", "run.json").write_text(json.dumps({"name": "n", "suites": [GOOD]}))

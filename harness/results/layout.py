@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -15,6 +16,8 @@ PLACES = {
 }
 
 
+OWN_FILES = re.compile(r"trial\.json|records\.jsonl|[a-z_]+_[0-9]{3,9}\.(json|pt|npz)")
+"""The files of a trial."""
 STORES = ("trials", "shared")
 """Where records are."""
 
@@ -28,14 +31,16 @@ def check_places(run_dir: Path, key: str = "", stores_only: bool = False) -> Non
 
 
 def check_trials(run_dir: Path, key: str = "") -> None:
-    """Raise UserError, which starts with ``key``, if a trial's folder is a file, or holds another folder."""
+    """Raise UserError, which starts with ``key``, if a folder has the name of a file of a trial.
+
+    What file managers and disk stations add to folders, such as .DS_Store and @eaDir, is nobody's business.
+    """
     for part in STORES:
         with suppress(FileNotFoundError), os.scandir(run_dir / part) as trials:
-            for trial in trials:
-                _check(Path(trial.path), trial.stat().st_mode, "folder", key)
+            for trial in (trial for trial in trials if trial.is_dir()):
                 with os.scandir(trial.path) as files:
                     for file in files:
-                        if file.is_dir():
+                        if OWN_FILES.fullmatch(file.name) and file.is_dir():
                             _check(Path(file.path), file.stat().st_mode, "file", key)
 
 
