@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,47 +40,29 @@ def execute(
     anything is timed. If a signal ends the process, the log has its stack.
     """
     log = crash.log_of(unit, run.folder)
-    with suppress(OSError):  # what else can't be written says so
-        log.unlink(missing_ok=True)
     with crash.noted(log):
-        return _execute(unit, data, run, placement, report, scorer, start, lost, log)
-
-
-def _execute(
-    unit: Unit,
-    data: LoadedData,
-    run: RunStore,
-    placement: Placement,
-    report: Report,
-    scorer: Scorer | None,
-    start: bool,
-    lost: tuple[type[BaseException], ...],
-    log: Path,
-) -> str | None:
-    if different := [part for part, hash_ in unit.code.items() if unit.trial.code.get(part) != hash_]:
-        return f"the code of {' and '.join(different)} has changed on this machine since the run started"
-    try:
-        if start and scorer is not None:
-            scorer.start()
-        learner = ActiveLearner(unit.trial, data, placement, scorer)
-        (run_shared if unit.shared else run_trial)(learner, run, unit.suite, unit.method, report)
-    except (LockLost, StorageError):
-        raise
-    except lost:
-        raise
-    except PluginFault as error:
-        return _logged(str(error), error.trace or traceback.format_exc(), log)
-    except (NonFiniteLoss, NotReproduced, UserError) as error:
-        return _logged(str(error), traceback.format_exc(), log)
-    except Exception as error:  # nothing that ends one trial may end the others
-        first = next(iter(str(error).strip().splitlines()), "")
-        return _logged(f"{type(error).__name__}: {first:.200}", traceback.format_exc(), log)
+        if different := [part for part, hash_ in unit.code.items() if unit.trial.code.get(part) != hash_]:
+            return f"the code of {' and '.join(different)} has changed on this machine since the run started"
+        try:
+            if start and scorer is not None:
+                scorer.start()
+            learner = ActiveLearner(unit.trial, data, placement, scorer)
+            (run_shared if unit.shared else run_trial)(learner, run, unit.suite, unit.method, report)
+        except (LockLost, StorageError):
+            raise
+        except lost:
+            raise
+        except PluginFault as error:
+            return _logged(str(error), error.trace or traceback.format_exc(), log)
+        except (NonFiniteLoss, NotReproduced, UserError) as error:
+            return _logged(str(error), traceback.format_exc(), log)
+        except Exception as error:  # nothing that ends one trial may end the others
+            first = next(iter(str(error).strip().splitlines()), "")
+            return _logged(f"{type(error).__name__}: {first:.200}", traceback.format_exc(), log)
     return None
 
 
 def _logged(sentence: str, trace: str, log: Path) -> str:
-    """Write a traceback, if there is one, to the log; return the sentence with the name of the log."""
-    if not trace:
-        return sentence
+    """Write a traceback to the log; return the sentence with the name of the log."""
     write_atomically(log, trace.encode())
     return f"{sentence}{TRACEBACK_IN}{log}"
