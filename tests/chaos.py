@@ -3,8 +3,8 @@
 Each kill hits, at a random moment or just after a finished cycle, one of: a trial, a scoring worker, Ray's driver, the
 run itself, the raylet, the GCS; or it stops one of them for good (SIGSTOP); or memory fills up until Ray's memory
 monitor kills a worker. A run that a kill ended is resumed. At the end the selections and metrics must be those of
-one undisturbed process, no temporary file may be left, and at least half of the kills must have come after finished
-cycles.
+one undisturbed process, no temporary file may be left, at least half of the kills must have come after finished
+cycles, and every kind of kill must have hit.
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ def chaos(seed: int, kills: int, work: Path) -> tuple[Counter[str], int]:
             process = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, **monitor})
             while process.poll() is None and done.total() < kills:
                 _wait(process, folder, draw)
-                kind, finished = draw.choice(list(KINDS)), cycles(folder)
+                kind = min(draw.sample(list(KINDS), 3), key=lambda kind: done[kind])  # what is rarely there comes up
+                finished = cycles(folder)
                 if process.poll() is None and _kill(kind, process.pid, limit, draw):
                     done[kind] += 1
                     late += finished > 0
@@ -169,6 +170,7 @@ def chaos(seed: int, kills: int, work: Path) -> tuple[Counter[str], int]:
         assert not list(folder.rglob("*.tmp")), f"{folder}: a temporary file is left"
         assert "Traceback" not in Path(log.name).read_text(), log.name
     assert 2 * late >= done.total(), f"only {late} of {done.total()} kills came after finished cycles"
+    assert kills < 5 * len(KINDS) or done.keys() == KINDS.keys(), f"never killed: {KINDS.keys() - done.keys()}"
     return done, late
 
 

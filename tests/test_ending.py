@@ -604,6 +604,33 @@ def test_a_stall_is_told_as_one(
     assert driven(act, Where(retries=0, stalled_after=2.0)).values == values
 
 
+def test_a_process_that_dies_while_it_starts_costs_a_retry_only(driven: Callable[..., Shown], tmp_path: Path) -> None:
+    """Tune gives such a trial up at once, with retries left."""
+
+    def act(pipe: Any, many: int) -> None:
+        _begin(pipe, many)
+        again = tmp_path / "again"
+        if not again.exists():
+            again.touch()
+            pipe.send(("event", "retry", 3, {}))
+            pipe.send(("event", "dead", 3, {}))
+        pipe.send(("finished",))
+
+    shown = driven(act, Where(retries=2))
+    assert shown.said[0] == "retry u" and shown.said[1].startswith("the process of u died while it started; Ray is st")
+    assert len(shown.said) == 2 and not shown.failed
+
+
+def test_a_process_that_dies_too_often_has_failed(driven: Callable[..., Shown]) -> None:
+    def act(pipe: Any, many: int) -> None:
+        _begin(pipe, many)
+        for event in ("retry", "retry", "dead"):
+            pipe.send(("event", event, 3, {}))
+        pipe.send(("finished",))
+
+    assert driven(act, Where(retries=2)).said == ["retry u", "retry u", "failed u"]
+
+
 def test_a_unit_that_failed_is_not_run_again_but_another_of_its_name_is(driven: Callable[..., Shown]) -> None:
     def act(pipe: Any, many: int) -> None:
         _begin(pipe, many)

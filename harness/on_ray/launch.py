@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from multiprocessing import get_context, parent_process
@@ -102,6 +103,10 @@ class _Driver:
         """When, which and why units ended: their processes died, or stalled, more often than where.retries."""
         self.stopped: set[int] = set()
         """The numbers of units that stalled: their processes are killed, and do not die by themselves."""
+        self.retries: Counter[int] = Counter()
+        """How often Tune has started the process of each unit again, by its number."""
+        self.unborn: list[str] = []
+        """The names of units that Tune gave up with retries left: it does so if a process dies while it starts."""
 
     def run(self, units: list[Unit], where: Where) -> str | None:
         """Run the units; return None, or why the driver ended before them. Raises UserError."""
@@ -117,6 +122,8 @@ class _Driver:
         self.memory_full = False
         self.dead.clear()
         self.stopped.clear()
+        self.retries.clear()
+        self.unborn.clear()
         ours, its = get_context("fork").Pipe()
         child: Any = get_context("fork").Process(target=_drive, args=(its, ours, units, self.data, where, self.output))
         with warnings.catch_warnings():
@@ -207,15 +214,18 @@ class _Driver:
                     return f"Ray has failed ({values[0]})"
                 elif kind == "finished":
                     self._release(0.0)
-                    return None
+                    return f"the process of {self.unborn[0]} died while it started" if self.unborn else None
                 elif kind == "event" and self.display is not None:
                     event, number, details = values
                     if event == "refused":
                         raise StorageError(details["refusal"])
-                    if event == "dead":
+                    if event == "dead" and self.retries[number] < where.retries:
+                        self.unborn.append(units[number].name)
+                    elif event == "dead":
                         self.dead.append((time.monotonic(), units[number], self._why(units[number], number, True)))
                     else:
                         if event == "retry":
+                            self.retries[number] += 1
                             details = {"cause": self._why(units[number], number, False)}
                         self.display(event, units[number], details)
                     if event in ("retry", "dead"):
