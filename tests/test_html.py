@@ -90,6 +90,11 @@ def problems(browser: Any) -> tuple[list[Any], set[str]]:
     return browser.get_log("browser"), {url for url in urls if not url.startswith("data:")}
 
 
+def page_of(*sections: html.Section) -> str:
+    """Return the page of these suites."""
+    return html.page("run", [*map(html.describe, sections)])
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of random numbers with metrics of images and of label maps."""
@@ -439,7 +444,7 @@ def test_the_curves_have_a_line_of_all_training_images(browser: Any, tmp_path: P
         ("with", suite_tables(suite(), records, full=full)),
         ("without", suite_tables(suite(), records)),
     ):
-        (tmp_path / f"{name}.html").write_text(html.page("run", [html.Section(suite(), records, "", tables=tables)]))
+        (tmp_path / f"{name}.html").write_text(page_of(html.Section(suite(), records, "", tables=tables)))
     look(browser, tmp_path / "with.html", 1400, LIGHT)
     line = "const line = document.querySelector('svg.plot > .full'); return [line.getBBox().width, line.getBBox().y]"
     width, height = browser.execute_script(line)
@@ -488,7 +493,7 @@ def test_pictures_are_in_the_page_up_to_a_limit(report: Path, monkeypatch: pytes
     assert page.count("data:image/png;base64,") == 1 and "left out" not in page
     picture = html.Picture("digits_selected_0_Ran.png", "Ran", "caption", b"x" * 40)
     monkeypatch.setattr(html, "PICTURE_BYTES", 100)
-    less = html.page("run", [html.Section(suite(), [], "state", pictures=[picture] * 3)])
+    less = page_of(html.Section(suite(), [], "state", pictures=[picture] * 3))
     assert less.count("data:image/png") == 2 and less.count("left out") == less.count("is <bdi>digits_selected_0") == 1
 
 
@@ -581,7 +586,7 @@ def test_the_overview_of_suites_says_what_can_be_claimed() -> None:
         html.Section(e, of, "", tables=suite_tables(e, of), compared=[c for c in compared if c.suite == e.name])
         for e, of in found
     ]
-    start = unescape(html.page("run", sections)).partition("</nav>")[0]
+    start = unescape(page_of(*sections)).partition("</nav>")[0]
     said = [" ".join(re.sub("<[^>]+>", " ", item).split()) for item in re.findall("<li>(.*?)</li>", start, re.S)]
     assert said[0].endswith("±1.00 %. It can't be claimed that DAST-AL and Ran differ.")
     assert said[1].endswith("It can't be claimed that DAST-AL is better than another method: they are not compared.")
@@ -591,7 +596,7 @@ def test_the_overview_of_suites_says_what_can_be_claimed() -> None:
 def test_the_page_has_all_versions_and_commits() -> None:
     """Those of merged runs differ, and so may those of one run."""
     records = [record("Ran", 0, c, 0.5, versions={"torch": f"2.{c}"}, commit=f"c{c}") for c in (1, 0, 1)]
-    page = re.sub("<wbr>|</?bdi>", "", html.page("x", [html.Section(suite(), records, "", source="of it")]))
+    page = re.sub("<wbr>|</?bdi>", "", page_of(html.Section(suite(), records, "", source="of it")))
     versions = re.findall(r"<dt>(torch|commit)</dt>\s*<dd>(.*?)</dd>", page)
     assert versions == [("torch", "2.0/2.1"), ("commit", "c0/c1")]
 
@@ -599,7 +604,7 @@ def test_the_page_has_all_versions_and_commits() -> None:
 def test_a_picture_that_is_left_out_leaves_its_place_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "PICTURE_BYTES", 70)
     pictures = [html.Picture(f"{n}.png", "h", "c", bytes(n)) for n in (40, 50, 30)]
-    page = html.page("x", [html.Section(suite(), [record("Ran", 0, 0, 0.5)], "", pictures=pictures)])
+    page = page_of(html.Section(suite(), [record("Ran", 0, 0, 0.5)], "", pictures=pictures))
     assert page.count("data:image/png") == 2 and "50.png" in page
 
 

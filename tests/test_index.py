@@ -127,7 +127,7 @@ def test_the_page_shows_the_true_images(tmp_path: Path, files: list[str]) -> Non
     for folder in (run / "index", None):
         ((entry, records),) = one(run, folder).suites
         first = html.first_selections(entry, records, RunStore(run))
-        page = html.page("x", [html.Section(entry, records, "", first=first)])
+        page = html.page("x", [html.describe(html.Section(entry, records, "", first=first))])
         names = [name.replace("\x1b", "\\x1b") for name in files] or ["25247", "14"]
         assert ", ".join(names) in " ".join(page.split()), folder
         assert ("best first: files in" if files else "best first: indices in") in page

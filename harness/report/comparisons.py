@@ -153,25 +153,32 @@ def reference_of(suite: SuiteEntry) -> str:
 
 
 def comparisons(suites: Sequence[tuple[SuiteEntry, Sequence[CycleRecord]]]) -> list[Comparison]:
-    """Return the comparisons of a report, each method of a suite with its reference, if they have common seeds.
+    """Return the comparisons of a report, each method of a suite with its reference, if they have common seeds."""
+    return together([suite for suite, _ in suites], [c for suite, records in suites for c in alone(suite, records)])
 
-    Those of a run that have no result yet count as the others do: a claim must not vanish once they have one.
+
+def alone(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Comparison]:
+    """Return the comparisons of a suite, whose p-values are not yet adjusted for those of other suites."""
+    if (key := compared_metric(records)) is None:
+        return []
+    found, by_method, reference = [], areas(suite, records, key), reference_of(suite)
+    for method in others_of(suite):
+        if common := sorted({*by_method.get(method, {})} & {*by_method.get(reference, {})}):
+            differences = {seed: by_method[method][seed] - by_method[reference][seed] for seed in common}
+            primary = [method, reference] == suite.primary
+            found.append(
+                Comparison(suite.name, METRICS[key], method, reference, differences, primary, suite.equal_within)
+            )
+    return found
+
+
+def together(suites: Sequence[SuiteEntry], found: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons of all suites of a report, adjusted.
+
+    Those that have no result yet count as the others do: a claim must not vanish once they have one.
     """
-    found, planned = [], 0
-    for suite, records in suites:
-        planned += sum([method, reference_of(suite)] != suite.primary for method in others_of(suite))
-        key = compared_metric(records)
-        if key is None:
-            continue
-        by_method, reference = areas(suite, records, key), reference_of(suite)
-        for method in others_of(suite):
-            if common := sorted({*by_method.get(method, {})} & {*by_method.get(reference, {})}):
-                differences = {seed: by_method[method][seed] - by_method[reference][seed] for seed in common}
-                primary = [method, reference] == suite.primary
-                found.append(
-                    Comparison(suite.name, METRICS[key], method, reference, differences, primary, suite.equal_within)
-                )
-    return adjusted(found, {suite.name for suite, _ in suites if suite.primary}, planned)
+    planned = sum([method, reference_of(suite)] != suite.primary for suite in suites for method in others_of(suite))
+    return adjusted(found, {suite.name for suite in suites if suite.primary}, planned)
 
 
 def others_of(suite: SuiteEntry) -> list[str]:

@@ -143,9 +143,11 @@ BOLD = {"github": "**{}**", "latex_raw": r"\textbf{{{}}}"}
 
 def csv(numbers: pd.DataFrame) -> str:
     """Return a long table as CSV; a text that a spreadsheet would take for a formula starts with an apostrophe."""
-    texts = [c for c in numbers.columns if numbers[c].dtype.kind not in "iufb"]
-    safe = {c: {text: no_formula(text) for text in numbers[c].unique() if isinstance(text, str)} for c in texts}
-    shown = {c: [safe[c].get(value, value) for value in numbers[c]] for c in texts}
+    shown = {}
+    for column in (c for c in numbers.columns if numbers[c].dtype.kind not in "iufb"):
+        safe = {text: no_formula(text) for text in numbers[column].unique() if isinstance(text, str)}
+        if any(text != value for text, value in safe.items()):
+            shown[column] = [safe.get(value, value) for value in numbers[column]]
     return numbers.assign(**shown).to_csv(index=False)
 
 

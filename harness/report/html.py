@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import isfinite
@@ -82,29 +82,24 @@ class Section:
     """See ``first_selections``."""
 
 
-def readings(sections: Iterable[Section]) -> dict[str, str]:
-    """Return term -> meaning, of all tables."""
-    return {term: text for section in sections for table in section.tables for term, text in table.reading.items()}
-
-
 def page(
     name: str,
-    sections: Sequence[Section],
+    described: Sequence[dict[str, Any]],
     notes: Sequence[str] = (),
     over: tuple[Table, Sequence[str]] | None = None,
     terms: Mapping[str, str] | None = None,
 ) -> str:
     """Return the page of a run with this name; equal arguments give equal pages.
 
-    ``notes``: sentences about the report as a whole; ``over``: the table over suites, and its claims; ``terms``: those
-    to explain, by default of all sections.
+    ``described``: see ``describe``; ``notes``: sentences about the report as a whole; ``over``: the table over suites,
+    and its claims; ``terms``: those to explain, term -> meaning.
     """
     return _template().render(
         name=name,
         notes=notes,
-        sections=[*_shown(sections)],
+        sections=[*_with_pictures(described)],
         over=over and {**_table(over[0]), "claims": over[1]},
-        terms=readings(sections) if terms is None else terms,
+        terms=terms or {},
         megabytes=PICTURE_BYTES // 10**6,
     )
 
@@ -120,30 +115,34 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html")
 
 
-def _shown(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
-    """Yield what the template shows of each suite."""
+def describe(section: Section) -> dict[str, Any]:
+    """Return what the template shows of a suite, without its records; of a picture only which one it is."""
+    return {
+        "section": replace(section, records=(), tables=(), compared=()),
+        "lead": lead(section.suite, section.records, section.tables, section.compared),
+        "facts": facts(section.suite, section.records),
+        "tables": [
+            {**_table(table), "chart": _chart(section.suite, table)}
+            for table in sorted(section.tables, key=lambda table: table.name.startswith("seconds"))
+        ],
+        "selected": _selected(section.first),
+        "versions": _versions(section.records),
+    }
+
+
+def _with_pictures(described: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield what the template shows of each suite, with the pictures that the page has room for."""
     room = PICTURE_BYTES
-    for section in sections:
+    for shown in described:
         pictures = []
-        for picture in section.pictures:
+        for picture in shown["section"].pictures:
             size = [int.from_bytes(picture.png[start : start + 4], "big") for start in (16, 20)]  # in its header
             data = None
             if len(picture.png) <= room:
                 room -= len(picture.png)
                 data = f"data:image/png;base64,{b64encode(picture.png).decode()}"
             pictures.append({"shown": picture, "data": data, "size": size})
-        yield {
-            "section": section,
-            "lead": lead(section.suite, section.records, section.tables, section.compared),
-            "facts": facts(section.suite, section.records),
-            "tables": [
-                {**_table(table), "chart": _chart(section.suite, table)}
-                for table in sorted(section.tables, key=lambda table: table.name.startswith("seconds"))
-            ],
-            "selected": _selected(section.first),
-            "pictures": pictures,
-            "versions": _versions(section.records),
-        }
+        yield {**shown, "pictures": pictures}
 
 
 def _versions(records: Sequence[CycleRecord]) -> dict[str, str]:
@@ -159,7 +158,7 @@ def _table(table: Table) -> dict[str, Any]:
     """Return what the template shows of a table."""
     return {
         "heading": _heading(table),
-        "table": table,
+        "table": without_numbers(table),
         "columns": [(name, _meaning(name, table)) for name in table.shown.columns],
         "rows": [
             [(text, sort_key(text), (row, column) in table.bold) for column, text in enumerate(cells)]
@@ -167,6 +166,11 @@ def _table(table: Table) -> dict[str, Any]:
         ],
         "chart": None,
     }
+
+
+def without_numbers(table: Table) -> Table:
+    """Return a table without what only its files have."""
+    return replace(table, numbers={}, curves=None)
 
 
 def _heading(table: Table) -> str:

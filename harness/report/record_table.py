@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.report.quality import OVERALL, overall
 from harness.report.selection import class_entropy
@@ -31,8 +31,28 @@ def sorted_records(suites: Iterable[tuple[SuiteEntry, Sequence[CycleRecord]]]) -
     return found
 
 
-def record_table(suites: Iterable[tuple[SuiteEntry, Sequence[CycleRecord]]]) -> pd.DataFrame:
-    """Return a table with a row per suite, method, seed and cycle.
+class Columns(NamedTuple):
+    """The columns that depend on the records: sorted metrics, and classes with an IoU."""
+
+    metrics: list[str]
+    classes: list[str]
+
+    @classmethod
+    def of(cls, records: Sequence[CycleRecord]) -> Columns:
+        """Return those of some records."""
+        return cls(metric_keys(records), [*dict.fromkeys(name for r in records for name in r.per_class)])
+
+    @classmethod
+    def together(cls, found: Sequence[Columns]) -> Columns:
+        """Return those of all suites of a report."""
+        classes = dict.fromkeys(name for each in found for name in each.classes)
+        return cls(sorted({key for each in found for key in each.metrics}), [*classes])
+
+
+def record_table(
+    suites: Iterable[tuple[SuiteEntry, Sequence[CycleRecord]]], columns: Columns | None = None
+) -> pd.DataFrame:
+    """Return a table with a row per suite, method, seed and cycle; ``columns``: by default those of the records.
 
     The report's tables follow from it, apart from published values, the gains with another network, the overlap of two
     selections and what the test metrics of single classes are. Metrics, the IoU of each class and class entropy are in
@@ -42,7 +62,7 @@ def record_table(suites: Iterable[tuple[SuiteEntry, Sequence[CycleRecord]]]) -> 
     import pandas as pd
 
     records = sorted_records(suites)
-    metrics, classes = metric_keys(records), dict.fromkeys(name for r in records for name in r.per_class)
+    metrics, classes = columns or Columns.of(records)
     none = [None] * len(OVERALL)
     qualities = ([*overall(r).values()] if r.confusion or r.calibration else none for r in records)
     quality = [*zip(*qualities, strict=True)] or [()] * len(OVERALL)

@@ -46,7 +46,8 @@ class Reading:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self._used: set[str] = set()
+        self.used: set[str] = set()
+        """The names of the index files that were read."""
 
     def records(self, store: RunStore, suite: SuiteEntry) -> list[CycleRecord]:
         """Return the finished records of a suite, with the methods' names and the ids of its entry."""
@@ -58,22 +59,22 @@ class Reading:
             ]
         known = index.Index(self.folder, store.folder, suite.name)
         records: list[CycleRecord] = []
-        with _without_collector():
+        with without_collector():
             for trial, entry in suite.trials.items():
                 found = known.records(store.trial(trial), trial, entry.method)[: len(suite.labelled)]
                 records += [_shown(record, entry.method, trial) for record in found]
         known.save()
-        self._used.add(known.path.name)
+        self.used.add(known.path.name)
         return records
 
     def end(self) -> None:
         """Remove what the index holds of suites that were not read."""
         if self.folder is not None:
-            index.sweep(self.folder, self._used)
+            index.sweep(self.folder, self.used)
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
+def without_collector() -> Iterator[None]:
     """Keep Python's collector from looking through all records again and again while they are made."""
     enabled = gc.isenabled()
     gc.disable()
@@ -118,10 +119,17 @@ def one(run_dir: Path, index_folder: Path | None = None) -> Sources:
     A method whose records must not be averaged has several names: see harness.report.rows. Raises UserError if RUN_DIR
     has no valid run.json.
     """
-    manifest, store, reading = Manifest.read(run_dir).readable(), RunStore(run_dir), Reading(index_folder)
+    manifest, reading = Manifest.read(run_dir).readable(), Reading(index_folder)
     check_places(run_dir, stores_only=True)
-    suites = [kept_apart(suite, with_matrices(reading.records(store, suite), store)) for suite in manifest.suites]
+    found = of_manifest(manifest, run_dir, reading)
     reading.end()
+    return found
+
+
+def of_manifest(manifest: Manifest, run_dir: Path, reading: Reading) -> Sources:
+    """Return what the report of a run with this manifest is made of: see ``one``."""
+    store = RunStore(run_dir)
+    suites = [kept_apart(suite, with_matrices(reading.records(store, suite), store)) for suite in manifest.suites]
     if any(len(records) >= index.FEWEST for _, records in suites):
         gc.freeze()  # Python's collector would look through all of them again and again
     selected_by, damaged = replayed(run_dir)

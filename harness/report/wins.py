@@ -6,7 +6,7 @@ this report, and it has to hold for AUBC over all pairs of the suite (Holm) befo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -20,6 +20,7 @@ from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
 
 
@@ -39,20 +40,26 @@ class Pair:
     """Budgets at which the better one has a p of at most 5 %; 0 if adjusted is above 5 %."""
 
 
-def pairs(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Pair]:
-    """Return all pairs of methods with common seeds, each once, in the order of the methods."""
+def differences(suite: SuiteEntry, records: Sequence[CycleRecord]) -> dict[tuple[str, str], npt.NDArray[np.float64]]:
+    """Return the differences, [seeds, budgets] in points, of all pairs of methods with common seeds, each once."""
     key = compared_metric(records)
     found = curves(suite, records, key) if key else {}
     methods = [method for method in suite.methods if method in found]
-    differences = {}
-    for row, column in combinations(methods, 2):
-        if common := sorted({*found[row]} & {*found[column]}):
-            differences[row, column] = np.array([found[row][s] for s in common]) - [found[column][s] for s in common]
-    by_area = [statistics.area(suite.labelled, values) for values in differences.values()]
+    return {
+        (row, column): np.array([found[row][s] for s in common]) - [found[column][s] for s in common]
+        for row, column in combinations(methods, 2)
+        if (common := sorted({*found[row]} & {*found[column]}))
+    }
+
+
+def pairs(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Pair]:
+    """Return all pairs of methods with common seeds, each once, in the order of the methods."""
+    found = differences(suite, records)
+    by_area = [statistics.area(suite.labelled, values) for values in found.values()]
     ps = [statistics.p_differ(values) for values in by_area]
     holm = statistics.holm([*ps, *[1.0] * (planned(suite) - len(ps))])
     result = []
-    for (names, values), area, p, adjusted in zip(differences.items(), by_area, ps, holm, strict=False):
+    for (names, values), area, p, adjusted in zip(found.items(), by_area, ps, holm, strict=False):
         mean, wins = float(area.mean()), 0
         if adjusted <= statistics.LEVEL:
             same = values[:, values.mean(0) * mean > 0]
@@ -66,19 +73,18 @@ def planned(suite: SuiteEntry) -> int:
     return comb(len(suite.methods), 2)
 
 
-def too_few(suite: SuiteEntry, found: Sequence[Pair]) -> int:
-    """Return how many seeds a win matrix needs if it has fewer; 0 if it has enough, or no pairs."""
+def too_few(suite: SuiteEntry, seeds: Collection[int]) -> int:
+    """Return how many seeds a win matrix needs if all its pairs have fewer; 0 if not. ``seeds``: of each pair."""
     level = statistics.LEVEL / max(planned(suite), 1)
-    enough = all(statistics.smallest_p(n) > level for n in {pair.n for pair in found})
-    return statistics.seeds_for(level) if found and enough else 0
+    return statistics.seeds_for(level) if seeds and all(statistics.smallest_p(n) > level for n in {*seeds}) else 0
 
 
 def no_matrix(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[str]:
     """Return a sentence if the seeds of a suite can't fill a win matrix of more than one pair."""
-    found = pairs(suite, records)
-    if len(found) < 2 or not (needed := too_few(suite, found)):
+    seeds = [len(values) for values in differences(suite, records).values()]
+    if len(seeds) < 2 or not (needed := too_few(suite, seeds)):
         return []
-    most = counted(max(pair.n for pair in found), "seed")
+    most = counted(max(seeds), "seed")
     return [f"{most} can't fill a win matrix of {planned(suite)} pairs of methods; {needed} seeds can."]
 
 
@@ -105,7 +111,7 @@ def win_table(
     import pandas as pd
 
     found = pairs(suite, records)
-    if len(found) < 2 or too_few(suite, found):
+    if len(found) < 2 or too_few(suite, [pair.n for pair in found]):
         return None
     differing = [pair for pair in found if pair.adjusted <= statistics.LEVEL]
     won = {(p.row, p.column) if p.mean > 0 else (p.column, p.row): p.wins for p in differing}
