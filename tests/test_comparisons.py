@@ -148,8 +148,8 @@ def test_the_level_of_others_that_wait_is_said() -> None:
     assert [c.adjusted for c in found[1:]] == [8 / 1024] * 4
     assert claims(found)[1].text == (
         "B, C, D, E: 10 seeds can't show a difference to Ran among 4 comparisons: the smallest possible p is 0.002, "
-        "and it must be at most 0.00063 as the primary comparison is not significant; 12 seeds can, or 8 once the "
-        "primary one is."
+        "and it must be at most 0.00063 as the primary comparison is not significant; 12 seeds can, or 8 once it is "
+        "significant."
     )
     (_, alone) = claims(compared(weak, [*strong[:9], -1.0], primary=True))
     assert re.search(

@@ -336,7 +336,7 @@ def test_what_is_not_shown_over_suites_is_said() -> None:
     waiting = [replace(c, alpha=BEFORE) for c in found]
     assert claims_over_suites(waiting)[0].text.endswith(
         "is 0.12, and it must be at most 0.0013 as the primary comparison is not significant; 11 seeds over all suites "
-        "can, or 7 once the primary one is."
+        "can, or 7 once it is significant."
     )
     equal = [replace(c, differences=dict(enumerate([1.0, -1.0] * 6)), adjusted=1.0) for c in found]
     assert claims_over_suites(equal)[0].text.endswith(

@@ -13,6 +13,7 @@ import pytest
 from test_report import METHODS, all_records, record, row, run_dir, suite, tables
 
 from harness import run
+from harness.report.captions import uncommitted
 from harness.report.formats import NOTHING
 from harness.report.lead import facts
 from harness.report.selection import class_entropy, jaccard, selection_table
@@ -137,7 +138,7 @@ def test_the_seconds_until_the_reference_ends() -> None:
     assert row(table, "Ran") == {"labelled": "400", "seconds": "69.0"}
     assert row(table, "Ran+") == {"labelled": "200", "seconds": "45.5"}
     assert row(table, "DAST-AL") == {"labelled": "not reached", "seconds": "not reached"}
-    assert "is at 70.50, the last accuracy (%) of Ran" in table.caption
+    assert "mean accuracy (%) is at least 70.50, the last one of Ran" in table.caption
     gap = [replace(r, seconds=r.seconds | {"train": None}) if (r.method, r.cycle) == ("Ran", 1) else r for r in records]
     cells = row(tables(gap)["accuracy_reached"], "Ran")
     assert cells == {"labelled": "400", "seconds": "not timed"}, "not 45.5: a cycle before took some time"
@@ -222,8 +223,8 @@ def test_full_data_is_added_to_a_run_and_changes_nothing_else(
     [
         (
             {"epochs": 200, "milestones": [160, 180]},
-            "; momentum 0.9; weight decay 0.0005; learning rate times 0.1 at epochs 160, 180; training images padded "
-            "by 4 pixels and cropped at random, flipped at random",
+            "; momentum 0.9; weight decay 0.0005; learning rate times 0.1 after 160 and 180 epochs; training images "
+            "padded by 4 pixels and cropped at random, flipped at random",
         ),
         (
             {"epochs": 2, "optimizer": "adam", "crop_padding": 0, "flip": False},
@@ -240,3 +241,11 @@ def test_full_data_is_added_to_a_run_and_changes_nothing_else(
 def test_the_page_says_the_whole_recipe(recipe: dict[str, object], more: str) -> None:
     entry = suite().model_copy(update={"settings": {"recipe": recipe}})
     assert dict(facts(entry, []))["Recipe"] == entry.recipe + more
+
+
+def test_changes_that_no_commit_holds_are_warned_of() -> None:
+    records = [record("Ran", s, 0, 0.5, commit=commit) for s, commit in enumerate(("a1", "b2+changes", "b2+changes"))]
+    assert uncommitted(records) == [
+        "WARNING: the code had changes that no commit holds (b2+changes): keep these changes with the results."
+    ]
+    assert uncommitted(records[:1]) == []

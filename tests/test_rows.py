@@ -756,5 +756,6 @@ def test_rows_with_different_seeds_say_so() -> None:
     suite = suite_of("A", "B")
     assert differing_seeds(suite, [*both("A", 0), *both("B", 0)]) == []
     assert differing_seeds(suite, [*both("A", 0), *both("A", 1), *both("B", 0)]) == [
-        "WARNING: the rows have different seeds, so that their means differ by these, too: A: 0, 1; B: 0."
+        "WARNING: the rows have different seeds, so that their means differ by these, too: A: 0, 1; B: 0. "
+        "Differences to the reference are those of common seeds."
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from harness.errors import readable
 from harness.report.statistics import BEFORE, LEVEL, POWER
 from harness.results.manifest import SuiteEntry
-from harness.results.records import CycleRecord
+from harness.results.records import CHANGED, CycleRecord
 from harness.results.store import RunStore
 
 BANDS = 6  # methods of a plot whose bands, and lines between differences, can be told apart
@@ -152,7 +152,19 @@ def differing_seeds(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[s
     if len(methods) < 2:
         return []
     parts = [f"{', '.join(names)}: {', '.join(map(str, seeds))}" for seeds, names in methods.items()]
-    return [f"WARNING: the rows have different seeds, so that their means differ by these, too: {'; '.join(parts)}."]
+    return [
+        f"WARNING: the rows have different seeds, so that their means differ by these, too: {'; '.join(parts)}. "
+        "Differences to the reference are those of common seeds."
+    ]
+
+
+def uncommitted(records: Sequence[CycleRecord]) -> list[str]:
+    """Return a warning if the code had changes that no commit holds."""
+    if not (found := sorted({r.commit for r in records if r.commit.endswith(CHANGED)})):
+        return []
+    return [
+        f"WARNING: the code had changes that no commit holds ({', '.join(found)}): keep these changes with the results."
+    ]
 
 
 def mixtures(records: Sequence[CycleRecord]) -> list[str]:

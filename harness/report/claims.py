@@ -89,7 +89,7 @@ def seeds_that_can(c: Comparison, where: str = "") -> str:
     text = f"{statistics.seeds_for(c.level)} seeds{where} can"
     if c.alpha >= statistics.LEVEL:
         return text
-    return f"{text}, or {statistics.seeds_for(c.level * statistics.LEVEL / c.alpha)} once the primary one is"
+    return f"{text}, or {statistics.seeds_for(c.level * statistics.LEVEL / c.alpha)} once it is significant"
 
 
 def foreseen(

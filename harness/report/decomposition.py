@@ -45,10 +45,10 @@ def decomposition_caption(suite: SuiteEntry) -> str:
     """Return what the columns of the table are."""
     reference = reference_of(suite)
     return (
-        f"Parts of the gain in AUBC over {reference}, in points, over the seeds. split by: the row that has the "
-        f"method's training and the acquisition of {reference}; none: the suite has no such row, and the gain is not "
-        f"split. training: that row minus {reference}; auxiliary: the same, of a method that trains parameters or "
-        "networks in addition to the target, such as a loss module; selection: the method minus that row. The parts "
+        f"Parts of the gain in AUBC over {reference}, in points, over the seeds; not tested. split by: the row that "
+        f"has the method's training and the acquisition of {reference}; none: the suite has no such row, and the gain "
+        f"is not split. training: that row minus {reference}; auxiliary: the same, of a method that trains parameters "
+        "or networks in addition to the target, such as a loss module; selection: the method minus that row. The parts "
         "add up to the gain before rounding."
     )
 

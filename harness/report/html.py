@@ -35,7 +35,7 @@ PICTURE_BYTES = 4_000_000
 """Bytes of all pictures in the page; pictures beyond it are named instead."""
 SELECTED_SHOWN = 10  # images of a method
 HEADINGS = {
-    "comparisons": "Differences by seed",
+    "comparisons": "Differences to the reference",
     "speed_up": "Speed-up",
     "wins": "Win matrix",
     "decomposition": "Parts of the gain",
@@ -112,7 +112,15 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["words"] = _words
     return environment.get_template("report.html")
+
+
+def _words(values: Any) -> str:
+    """Return settings as text: 'name isda, strength 0.5, weights (a 1, b 2)'."""
+    if not isinstance(values, Mapping):
+        return str(values)
+    return ", ".join(f"{k} ({_words(v)})" if isinstance(v, Mapping) else f"{k} {_words(v)}" for k, v in values.items())
 
 
 def describe(section: Section) -> dict[str, Any]:

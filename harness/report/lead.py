@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from harness.report import statistics
 from harness.report.captions import counted, differing_seeds, distinct, has_one_initial_set, is_finished, progress
-from harness.report.comparisons import Comparison, kind_of, reference_of
+from harness.report.claims import among, waits
+from harness.report.comparisons import Comparison, kind_of, reference_of, shown_p
 from harness.report.formats import cell
 from harness.report.published import published
 from harness.results.manifest import SuiteEntry
@@ -26,7 +28,7 @@ CAN = {
     "better": "It can be claimed that {0} is better than {1}.",
     "worse": "It can be claimed that {0} is worse than {1}.",
     "equal": "It can be claimed that {0} equals {1} within {2:g} points.",
-    "open": "It can't be claimed that {0} and {1} differ.",
+    "open": "It can't be claimed that {0} and {1} differ: {3}.",
 }
 
 
@@ -62,7 +64,9 @@ def lead(
     if len(ranked) > 1 and ranked[1]["method"] != other:
         gaps.append(f"{_above(best['mean'] - ranked[1]['mean'])} {ranked[1]['method']} (the next, not tested)")
     if comparison is not None:
-        said = CAN[kind_of(comparison)].format(comparison.method, comparison.reference, comparison.margin or 0)
+        said = CAN[kind_of(comparison)].format(
+            comparison.method, comparison.reference, comparison.margin or 0, _why_not(comparison)
+        )
         sentences.append(said)
     elif len(ranked) > 1:
         sentences.append(
@@ -73,21 +77,32 @@ def lead(
     if so_far:  # then few methods may have reached the most labelled images
         sentences.append(f"Unfinished: {progress(suite, records)}.")
     else:
-        sentences += _at_the_end(table.numbers[""], areas, suite.methods, metric)
+        sentences += _at_the_end(table, areas, suite.methods, reference)
     return sentences
 
 
-def _at_the_end(numbers: pd.DataFrame, areas: pd.DataFrame, methods: Sequence[str], metric: str) -> list[str]:
-    """Return which methods have the highest mean at the most labelled images, if those of AUBC are others."""
+def _why_not(comparison: Comparison) -> str:
+    """Return why a comparison claims nothing."""
+    if statistics.smallest_p(seeds := len(comparison.values)) > comparison.level:
+        return f"{counted(seeds, 'seed')} can't show it{among(comparison)}"
+    return f"p = {shown_p(comparison.adjusted)}{waits(comparison, comparison.alpha, 'which')}"
+
+
+def _at_the_end(table: Table, areas: pd.DataFrame, methods: Sequence[str], reference: str) -> list[str]:
+    """Return which methods have the highest mean at the most labelled images, if there are several of both."""
+    assert table.curves is not None
+    if len(areas) < 2:
+        return []
+    numbers, differences = table.numbers[""], table.curves.differences
     numbers = numbers[numbers["method"].isin(methods)]
     last = numbers[numbers["labelled"] == numbers["labelled"].max()]
-    highest = last["mean"].max()
+    highest, most = last["mean"].max(), int(last["labelled"].iloc[0])
     first = last["method"][last["mean"] == highest].tolist()
-    if areas.empty or areas["method"][areas["mean"] == areas["mean"].max()].tolist() == first:
-        return []
     shown = ", ".join(map(str, first[:TIED])) + (f" and {len(first) - TIED} more" if len(first) > TIED else "")
-    end = counted(int(last["labelled"].iloc[0]), "labelled image")
-    return [f"At {end} the highest mean {metric} is {highest:.2f} %: {shown}."]
+    by_seed = differences[(differences["labelled"] == most) & (differences["method"] == first[0])]
+    gap = f", {_above(by_seed['mean'].iloc[0], 'points ')} {reference} (not tested)" if len(by_seed) else ""
+    end = counted(most, "labelled image")
+    return [f"At {end} the highest mean {table.curves.metric} is {highest:.2f} %: {shown}{gap}."]
 
 
 def _above(difference: float, unit: str = "") -> str:
@@ -105,6 +120,7 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
         ("Methods", str(len(suite.methods))),
         ("Seeds", seeds if suite.seeds else "0"),
         *([("Primary comparison", " minus ".join(suite.primary))] if suite.primary else []),
+        *([("Reference", reference_of(suite))] if suite.trials and not suite.primary else []),
         ("Training images", "not known" if suite.pool is None else str(suite.pool)),
         ("Labelled images", _budgets(suite.labelled)),
     ]
@@ -143,8 +159,9 @@ def _recipe(suite: SuiteEntry) -> str:
         recipe = Recipe(**suite.settings["recipe"])
     except (KeyError, TypeError, ValueError):  # run.json of an earlier version has none, that of a later one other keys
         return suite.recipe
-    epochs = f"epoch{'s' * (len(recipe.milestones) > 1)} {', '.join(map(str, recipe.milestones))}"
-    rates = [f"times {recipe.gamma:g} at {epochs}"] if recipe.milestones else []
+    *most, last = map(str, recipe.milestones or [0])
+    epochs = f"{', '.join(most)} and {last} epochs" if most else counted(int(last), "epoch")
+    rates = [f"times {recipe.gamma:g} after {epochs}"] if recipe.milestones else []
     rates += [f"from 0 in {counted(recipe.warmup_epochs, 'epoch')} at the start"] if recipe.warmup_epochs else []
     parts = [
         *([f"momentum {recipe.momentum:g}"] if recipe.optimizer == "sgd" else []),

@@ -20,6 +20,7 @@ from harness.report.captions import (
     provenance,
     record_warnings,
     timing_note,
+    uncommitted,
 )
 from harness.report.cautions import cautions
 from harness.report.claims import claims, not_compared
@@ -136,6 +137,7 @@ def _with_records(
         *differing_seeds(suite, records),
         *full_data_notes(suite, full),
         *mixtures([*records, *full]),
+        *uncommitted([*records, *full]),
         *index.left_out(records),
         *record_warnings(records),
         *not_compared(suite, records, compared),

@@ -64,6 +64,7 @@ def wide_reaching(numbers: pd.DataFrame) -> pd.DataFrame:
 def reaching_caption(numbers: pd.DataFrame, key: str, reference: str) -> str:
     """Return what the table says."""
     return (
-        f"Labelled images and seconds until the mean curve is at {numbers['level'][0]:.2f}, the last {percent(key)} of "
-        f"{reference}: training, scoring and selection of all cycles until then (total), mean over seeds."
+        f"First number of labelled images at which the mean {percent(key)} is at least {numbers['level'][0]:.2f}, the "
+        f"last one of {reference}, and the seconds of training, scoring and selection until then (mean over seeds); "
+        "speed-up has numbers in between."
     )

@@ -11,6 +11,7 @@ from harness import __version__
 from harness.errors import UserError
 from harness.lazy import torch
 from harness.registry import ROOT
+from harness.results.records import CHANGED
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "ray")
 
@@ -42,7 +43,7 @@ def commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        changes = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        changes = CHANGED if git("status", "--porcelain", "--untracked-files=no") else ""
         return git("rev-parse", "--short=12", "HEAD") + changes
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -18,6 +18,9 @@ tests/test_stored.py), because a trial's id is a hash of the settings that diffe
 UNKNOWN = "unknown"
 """A condition that an earlier schema version did not record."""
 
+CHANGED = "+changes"
+"""The end of a commit that does not hold all of the code."""
+
 OWN_CODE = ("code of training", "code of acquisition")
 """The conditions that belong to a method, and not to its whole suite."""
 
