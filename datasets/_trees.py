@@ -16,7 +16,7 @@ from harness.data import pixels
 from harness.data.dataset import balanced
 from harness.data.paths import Names, Paths
 from harness.data.pixels import FORMATS
-from harness.errors import BadFile, DataMissing, gathered, most_similar_first, readable
+from harness.errors import BadFile, DataMissing, expanded, gathered, most_similar_first, readable
 
 from ._listing import Listing, counted, extra_folders, folders, is_folder, listed, loose
 
@@ -145,6 +145,7 @@ def read_tree(
 
     Without ``classes``, they are those of the first folder of ``train``; the other folders must have the same.
     """
+    train, test = ([str(expanded(name)) for name in names] for names in (train, test))
     layout = "expected: train/<class>/<image> and test/<class>/<image>"
     if not is_folder(folder):
         raise DataMissing(f"there is no folder {folder}; {layout} in it")

@@ -242,7 +242,9 @@ class SegmentationFolder(Dataset):
     def _of_split(self, split: str) -> Pairs:
         """List all images of a split, and where their label maps are or should be."""
         settings, suffix = self.settings, self.settings.label_suffix.lower()
-        folder, labels = (self._folder / key.replace(SPLIT, split) for key in (settings.images, settings.labels))
+        folder, labels = (
+            self._folder / expanded(key.replace(SPLIT, split)) for key in (settings.images, settings.labels)
+        )
         if not is_folder(folder):
             raise DataMissing(
                 f"there is no folder {folder}; expected: {settings.images.replace(SPLIT, '<split>')}/<name>.png or "
@@ -291,7 +293,7 @@ class SegmentationFolder(Dataset):
 
     def _other_splits(self, pattern: str, split: str) -> str:
         """Return a hint at what may be the split that is missing, or ""."""
-        path, settings = Path(pattern), self.settings
+        path, settings = expanded(pattern), self.settings
         depth = next(index for index, part in enumerate(path.parts) if SPLIT in part)
         folder, (before, after) = self._folder.joinpath(*path.parts[:depth]), path.parts[depth].split(SPLIT, 1)
         names = [entry.name for entry in entries(folder)] if is_folder(folder) else []
@@ -309,7 +311,7 @@ class SegmentationFolder(Dataset):
     def _from_list(self, split: str, folder: Path, found: Listing) -> list[Path]:
         """Return the images that the list of a split names, in its order. Raises DataMissing."""
         assert self.settings.lists is not None
-        path = self._folder / self.settings.lists.replace(SPLIT, split)
+        path = self._folder / expanded(self.settings.lists.replace(SPLIT, split))
         try:
             if path.exists() and not path.is_file():
                 raise DataMissing(f"{path} is no file: it must name one image a line")

@@ -188,7 +188,7 @@ UNPRINTABLE = re.compile(
 def expanded(path: str | Path) -> Path:
     """Return a path that a user wrote, with ``~`` as the home folder. Raises UserError if there is none."""
     try:
-        return Path(path).expanduser()
+        return Path(path).expanduser() if str(path).startswith("~") else Path(path)
     except RuntimeError:
         raise UserError(f"{path}: there is no home folder {Path(path).parts[0]}") from None
 

@@ -1130,7 +1130,7 @@ def test_34_two_images_with_one_label_map_are_refused(tmp_path: Path) -> None:
     refuses(own(root).info, "train/001.png and 001.tif have the same label map", "remove one of the images")
 
 
-def test_34_folders_elsewhere(tmp_path: Path, base: Path) -> None:
+def test_34_folders_elsewhere(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder(tmp_path / "mine")
     before = own(root).load().fingerprint
     (root / "images").rename(tmp_path / "pictures")
@@ -1139,6 +1139,15 @@ def test_34_folders_elsewhere(tmp_path: Path, base: Path) -> None:
     (base / "train").rename(tmp_path / "training")
     assert images(base, train=["../training"]).load().names[0] == "../training/cat/0000.png"
     assert images(base, train=[f"{tmp_path}/training"]).load().names[0] == f"{tmp_path}/training/cat/0000.png"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.txt").write_text("000\n")
+    data = own(root, images="~/pictures/{split}", labels="~/mine/labels/{split}", lists="~/{split}.txt").load()
+    assert data.names == (f"{tmp_path}/pictures/train/000.png",)
+    refuses(
+        own(root, images="~/pictures/{split}", train=["trian"]).info, f"there is no folder {tmp_path}/pictures/trian"
+    )
+    assert images(base, train=["~/training"]).load().names[0] == f"{tmp_path}/training/cat/0000.png"
 
 
 def test_35_label_suffixes_in_any_case(tmp_path: Path) -> None:
