@@ -102,13 +102,19 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 def test_signals_end_a_run_alike(tmp_path: Path, number: signal.Signals, trials: str) -> None:
     run = Run(tmp_path, f"where.trials={trials}")
     run.wait_for(1)
+    started = processes(run.process.pid)
+    assert ("trial" in started.values()) is (trials == "ray")
     run.process.send_signal(number)
     began = time.time()
     out, err = run.end(128 + number)
     assert time.time() - began < 60
     assert err == f"stopped by {number.name}; finished cycles are kept, add --resume to continue\n"
     assert "of 8 cycles finished." in out and "All tables and pictures" in out
-    assert not run.find("trial") and not run.find("raylet"), "no process is left"
+    while (
+        left := [kind for pid, kind in started.items() if Path(f"/proc/{pid}").exists()]
+    ) and time.time() < began + 60:
+        time.sleep(0.1)
+    assert not left, "of the processes of the run"
 
 
 @pytest.mark.long
@@ -363,6 +369,44 @@ def test_a_process_that_dies_of_a_signal_is_told_as_such(tmp_path: Path) -> None
     end = f": its process died of SIGABRT more often than where.retries allows; the traceback is in {log}"
     assert f"FAILED{end}" in out and f"Crash / seed 0{end}" in err, "when it happens, and in the summary"
     assert log.read_text().startswith("Fatal Python error: Aborted") and "crashing.py" in log.read_text()
+    assert "1 of 2 trials" in out, "the other one goes on"
+
+
+ELSEWHERE = '''
+"""Needs a package that the machines of the workers lack."""
+
+import sys
+
+from harness import Acquisition
+
+if sys.argv[0].endswith("default_worker.py"):
+    import that_is_only_here
+
+
+class Elsewhere(Acquisition):
+    """Describes nothing."""
+
+    def describe(self, network, batch, prepared):
+        """Describe nothing."""
+        return {}
+'''
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_plugin_that_a_worker_can_t_import_fails_once_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    plugin = f"plugins=[{tmp_path / 'elsewhere.py'}]"
+    run = Run(tmp_path, plugin, "methods={Elsewhere: elsewhere, Ran: random}", *SHORTER, "where.retries=5")
+    out, err = run.end(1)
+    first, like_it, last = err.splitlines()
+    reason = "method 'elsewhere' can't be imported: elsewhere.py:9: No module named 'that_is_only_here'"
+    before, _, log = first.partition("; the traceback is in ")
+    assert before == f"FAILED: grid / first cycle of 2 methods (cross_entropy) / seed 0: {reason}"
+    assert like_it == "FAILED like it: grid / Elsewhere / seed 0" and last.startswith(
+        "Not finished: 1 trial and 1 shared"
+    )
+    assert Path(log).read_text().startswith("Traceback") and "died" not in out + err
     assert "1 of 2 trials" in out, "the other one goes on"
 
 

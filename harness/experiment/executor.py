@@ -54,12 +54,16 @@ def execute(
             raise
         except PluginFault as error:
             return _logged(str(error), error.trace or traceback.format_exc(), log)
-        except (NonFiniteLoss, NotReproduced, UserError) as error:
-            return _logged(str(error), traceback.format_exc(), log)
         except Exception as error:  # nothing that ends one trial may end the others
-            first = next(iter(str(error).strip().splitlines()), "")
-            return _logged(f"{type(error).__name__}: {first:.200}", traceback.format_exc(), log)
+            return failed(error, log)
     return None
+
+
+def failed(error: Exception, log: Path) -> str:
+    """Return the sentence on an exception that is being handled, and write its traceback to the log."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    ours = isinstance(error, NonFiniteLoss | NotReproduced | UserError)
+    return _logged(str(error) if ours else f"{type(error).__name__}: {first:.200}", traceback.format_exc(), log)
 
 
 def _logged(sentence: str, trace: str, log: Path) -> str:

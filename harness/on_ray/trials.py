@@ -73,11 +73,25 @@ class Order(Searcher):
         """Do nothing: the state of Tune is never restored."""
 
 
-def _run_unit(
+def _run_unit(config: dict[str, Any], folder: str, **given: Any) -> None:
+    """Run one unit in its Tune actor. What fails once would fail again: it is reported, so that Tune does not retry."""
+    with importing():
+        from harness.experiment import executor
+
+    try:
+        _work(config, folder=folder, **given)
+    except ray.exceptions.RayError:  # a retry may help
+        raise
+    except Exception as error:  # also what goes wrong before the unit runs, such as the import of a plug-in
+        log = Path(folder) / "logs" / f"{config['trial']}.log"
+        tune.report({"cycle": -1, "failure": executor.failed(error, log)})
+
+
+def _work(
     config: dict[str, Any],
     plugins: registry.Luggage,
     known: dict[str, Any],
-    units: bytes,
+    units: list[bytes],
     data: dict[str, Any],
     folder: str,
     where: Where,
@@ -87,7 +101,7 @@ def _run_unit(
     """Run one unit in its Tune actor, which writes only as long as the run holds its folder."""
     registry.unpack(plugins)
     code.known.update(known)
-    unit: Unit = pickle.loads(units)[config["unit"]]
+    unit: Unit = pickle.loads(units[config["unit"]])
     share = shares[unit.exclusive]
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(share.threads))  # default: all cores
     with importing():
@@ -225,7 +239,7 @@ def run(
     parameters = {
         "plugins": registry.luggage(),
         "known": code.known,
-        "units": pickle.dumps(units),  # unpickled only where the plug-ins are unpacked
+        "units": [*map(pickle.dumps, units)],  # one by one: a plug-in that a worker can't import fails only its trials
         "data": {suite: put[id(loaded)] for suite, loaded in data.items()},
         "folder": str(folder.resolve()),
         "where": where,
