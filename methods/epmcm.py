@@ -70,6 +70,12 @@ class EPMCM(Acquisition):
             return self
 
         @model_validator(mode="after")
+        def _samples_need_the_sampled_form(self) -> Any:
+            if self.form != "sampled" and self.samples != type(self).model_fields["samples"].default:
+                raise ValueError(f"samples: {self.samples} needs form: sampled, form: {self.form} draws none")
+            return self
+
+        @model_validator(mode="after")
         def _pixels_need_the_closed_form(self) -> Any:
             if self.resolution == "image" and self.form != "closed":
                 raise ValueError("resolution: image needs form: closed")

@@ -486,7 +486,8 @@ def test_a_loop_without_steps_is_noted(cls: type[Any], note: str | None, plugged
 
 def test_what_an_acquisition_needs_is_given(plugged: Plug) -> None:
     method, lowered = methods.method_of("epmcm", {})
-    assert (method.training.name, method.acquisition.name, lowered) == ("isda", "epmcm", {"samples": 8})
+    assert (method.training.name, method.acquisition.name, lowered) == ("isda", "epmcm", {})
+    assert methods.method_of("epmcm", {"form": "sampled"})[1] == {"samples": 8}
     assert methods.method_of("epmcm", {"statistics": "fresh"})[0].training.name == "cross_entropy"
     assert [half.name for half in (lambda m: (m.training, m.acquisition))(methods.method_of("ads", {})[0])] == [
         "ads"

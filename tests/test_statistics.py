@@ -551,6 +551,8 @@ def test_running_statistics_need_a_training_that_collects_them() -> None:
     for wrong in ({"statistics": "fresh"}, {"form": "sampled"}):
         with pytest.raises(ValueError, match="pseudo_labels"):
             epmcm.EPMCM.Settings(pseudo_labels=True, **wrong)
+    with pytest.raises(ValueError, match="samples: 7 needs form: sampled, form: closed draws none"):
+        epmcm.EPMCM.Settings(samples=7)
     with pytest.raises(ValueError, match="resolution: image needs form: closed"):
         epmcm.EPMCM.Settings(resolution="image", form="sampled")
 
