@@ -26,7 +26,7 @@ from harness.config.load import load_config
 from harness.config.suite import PluginSpec, Trial
 from harness.data.dataset import LoadedData
 from harness.errors import UserError
-from harness.experiment import runner
+from harness.experiment import executor, runner
 from harness.experiment.display import Failure
 from harness.experiment.grid import Grid, Unit, expand
 from harness.faults import PluginFault
@@ -94,6 +94,27 @@ def test_a_wrong_method_fails_with_a_sentence_and_the_others_go_on(
     assert failures == [("suite / Bad / seed 3", f"{wrong.expected}; the traceback is in {trace}")]
     assert "Traceback" not in "".join(capfd.readouterr())
     assert len(store.trial(good.id).records()) == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room\nfor more"), KeyError("x"), RuntimeError()])
+def test_an_exception_of_no_plug_in_fails_its_trial_alone(
+    error: Exception, folder: Path, digits: LoadedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_trial(cycles=2), make_trial(cycles=2, seed=4)
+    original = executor.run_trial
+
+    def run_trial(learner: Any, *given: Any) -> None:
+        if learner.trial.id == first.id:
+            raise error
+        original(learner, *given)
+
+    monkeypatch.setattr(executor, "run_trial", run_trial)
+    failures, store = run(folder, digits, unit_of(first, "One"), unit_of(second, "Other"))
+    (failure,) = failures
+    sentence, _, trace = failure.cause.partition("; the traceback is in ")
+    first_line = str(error).partition("\n")[0]
+    assert failure.unit == "suite / One / seed 3" and sentence == f"{type(error).__name__}: {first_line}"
+    assert Path(trace).read_text().startswith("Traceback") and len(store.trial(second.id).records()) == 2
 
 
 @pytest.mark.parametrize("wrong", METHODS, ids=ids)

@@ -15,14 +15,19 @@ import pytest
 import torch
 import yaml
 from conftest import a_record, flat
+from matplotlib.text import Text
 from PIL import Image
+from test_report import all_records, run_dir
+from test_report import suite as entry_of
 
 from harness import load, registry, run
 from harness.config import suite as suite_module
 from harness.experiment import runner
+from harness.registry import ROOT
+from harness.report import plots
 from harness.report.captions import differing_seeds
 from harness.report.rows import kept_apart
-from harness.report.write import read
+from harness.report.write import read, write
 from harness.results import code
 from harness.results.code import APART, DECIDING, code_of, harness_code, without_docstrings
 from harness.results.manifest import Manifest, SuiteEntry
@@ -759,3 +764,48 @@ def test_rows_with_different_seeds_say_so() -> None:
         "WARNING: the rows have different seeds, so that their means differ by these, too: A: 0, 1; B: 0. "
         "Differences to the reference are those of common seeds."
     ]
+
+
+def test_the_picture_says_that_rows_have_different_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = []
+    original = plots.learning_curves
+
+    def learning_curves(*arguments: Any, **keys: Any) -> Any:
+        figure = original(*arguments, **keys)
+        captions.append(" ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text)))
+        return figure
+
+    monkeypatch.setattr(plots, "learning_curves", learning_curves)
+    records = [r for r in all_records() if (r.method, r.seed) != ("Ran+", 2)]
+    write(run_dir(tmp_path / "run", records, [entry_of()]))
+    write(run_dir(tmp_path / "same", all_records(), [entry_of()]))
+    assert "the rows have different seeds" in captions[0] and "Ran+: 0, 1" in captions[0]
+    assert "different seeds" not in captions[1]
+
+
+@pytest.mark.parametrize("module", ["harness/trial.py", "harness/learning/fit.py", "harness/networks/network.py"])
+def test_a_module_of_the_harness_that_decides_results_counts(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__"))
+    before = hash_now()
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    assert hash_now() == before
+    path = tmp_path / module
+    path.write_text(f"# a comment\n{path.read_text()}")
+    assert hash_now() == before
+    path.write_text(f"{path.read_text()}\nEDITED = True\n")
+    assert hash_now() != before
+    aside = tmp_path / "harness" / "report" / "lead.py"  # decides no result
+    after = hash_now()
+    aside.write_text(f"{aside.read_text()}\nEDITED = True\n")
+    assert hash_now() == after
+
+
+def hash_now() -> str:
+    """Return the hash of the harness's files as they are now, and keep none."""
+    harness_code.cache_clear()
+    try:
+        return harness_code()
+    finally:
+        harness_code.cache_clear()
