@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chaos import SMALL, cycles, outcomes
 from conftest import make_trial
 from PIL import Image
 from test_ray import GUARD
@@ -699,3 +700,20 @@ def test_a_node_that_differs_is_named_before_anything_starts(differs: str, tmp_p
         _, error = refused(command(tmp_path, RAY_ADDRESS=joined.address, **joined.token))
         assert re.match(told, error), error
         assert not (tmp_path / "runs" / "g" / "run.json").exists()
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_node_that_is_lost_during_a_run_costs_its_trials_a_retry(lost: int, tmp_path: Path) -> None:
+    """Whichever of the two it is: one of them is the driver's own."""
+    (tmp_path / "g.yaml").write_text(f"{SMALL}\nmethods: {{Ran: random, Margin: margin}}\nseeds: [0, 1]\n")
+    finished(command(tmp_path, "where.trials=in_process", "where.output=whole"))
+    with cluster(tmp_path, {}, {}) as joined:
+        process = command(tmp_path, "where.output=run", RAY_ADDRESS=joined.address, **joined.token)
+        wait_for(lambda: cycles(tmp_path / "run") >= 2)
+        os.killpg(joined.nodes[lost].pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out[-3000:] + err[-3000:]
+    assert "4 of 4 trials and 16 of 16 cycles finished" in out and "Traceback" not in out + err
+    assert outcomes(tmp_path / "run") == outcomes(tmp_path / "whole")
