@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationInfo
 
-from harness.errors import DataMissing, reason
+from harness.errors import DataMissing, UserError, expanded, reason
 
 SYSTEM = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
 """Folders and files that operating systems and disk stations add, in lower case; those with a leading dot as well."""
@@ -166,9 +167,15 @@ def extra_folders(folder: Path, read: Iterable[str]) -> str:
     return f"not read: {shown}" if extra else ""
 
 
+def _normal(split: str) -> str:
+    with suppress(UserError):  # that there is no such home is said when it is looked for
+        split = str(expanded(split))
+    return os.path.normpath(split)  # ./train is train
+
+
 def once(splits: list[str]) -> list[str]:
     """Check that no split occurs twice, as a validator of the key ``train``: ./a and a are one."""
-    paths = [os.path.normpath(split) for split in splits]
+    paths = [_normal(split) for split in splits]
     if twice := [path for path in paths if paths.count(path) > 1]:
         raise ValueError(f"the split {twice[0]!r} occurs twice, got [{', '.join(splits)}]")
     return splits
@@ -176,7 +183,7 @@ def once(splits: list[str]) -> list[str]:
 
 def splits_differ(test: list[str], before: ValidationInfo) -> list[str]:
     """Check the names of the splits of the test set against those of the pool, as a validator of the key ``test``."""
-    splits = [Path(os.path.normpath(split)) for split in (*before.data.get("train", []), *test)]  # ./train is train
+    splits = [Path(_normal(split)) for split in (*before.data.get("train", []), *test)]
     if twice := {split for split in splits if splits.count(split) > 1}:
         written = f"train: [{', '.join(before.data.get('train', []))}], test: [{', '.join(test)}]"
         raise ValueError(f"the split {str(min(twice))!r} occurs twice in train and test, got {written}")

@@ -290,7 +290,6 @@ def unpack(given: Luggage) -> None:
     global _carried
     if _carried == given or not (given.files or given.added):
         return
-    _carried = given
     digest = hashlib.sha256(repr(sorted(given.files.items())).encode()).hexdigest()[:16]
     folder = private_folder("harness-plugins") / digest
     if not folder.is_dir():
@@ -308,3 +307,4 @@ def unpack(given: Luggage) -> None:
     for module in given.added.values():
         package = module.split(".")[0]
         _package(package, folder / package)
+    _carried = given

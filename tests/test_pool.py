@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
@@ -883,3 +884,66 @@ def test_memory_of_a_batch_is_used_again_only_once_nothing_refers_to_it() -> Non
     assert [first.tolist() for first in firsts] == array[::3].tolist(), "one that keeps a part of each"
     places = {batch.data_ptr() for batch in Streamed(array, torch.device("cpu")).ahead(torch.arange(20).split(2))}
     assert len(places) <= AHEAD + 2, "one that keeps none"
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of all memory of batches that is made."""
+    sizes: list[int] = []
+    original = rows._Block.__init__
+
+    def init(self: rows._Block, size: int) -> None:
+        sizes.append(size)
+        original(self, size)
+
+    monkeypatch.setattr(rows._Block, "__init__", init)
+    monkeypatch.setattr(rows, "_spare", [])
+    return sizes
+
+
+def loop(array: np.ndarray[Any, Any], size: int) -> Iterator[torch.Tensor]:
+    return Streamed(array, CPU).ahead(torch.arange(len(array)).split(size))
+
+
+def test_memory_of_batches_is_used_again_by_later_loops(made: list[int]) -> None:
+    array = np.arange(4000).reshape(1000, 4)
+    for _ in range(5):
+        for number, batch in enumerate(loop(array, 10)):
+            assert batch[0, 0] == 40 * number
+    assert len(made) <= AHEAD + 1
+    pairs = zip(loop(array, 10), loop(array[:, 0] * 2, 10), strict=True)
+    firsts = [(int(one[0, 0]), int(other[0])) for one, other in pairs]
+    assert firsts == [(40 * number, 80 * number) for number in range(100)]
+    assert len(made) <= 2 * (AHEAD + 2), "two loops at once"
+
+
+def test_a_small_batch_does_not_keep_the_memory_of_a_large_one(made: list[int]) -> None:
+    array = np.zeros((1000, 100))
+    [*loop(array, 500)]
+    kept = [Streamed(array, CPU)[torch.tensor([i])] for i in range(20)]
+    assert max(made[-20:]) == kept[0].nbytes and len(made) >= 20
+
+
+def test_no_more_memory_is_kept_than_stated(made: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "KEPT_BYTES", 1000)
+    [*loop(np.zeros((1000, 10)), 5)]
+    assert sum(block.memory.nbytes for block in rows._spare) <= 1000 and rows._spare
+
+
+def test_a_loop_that_ends_while_memory_is_looked_for_does_no_harm(made: list[int]) -> None:
+    """Python's collector may end an abandoned loop anywhere."""
+    array = np.arange(4000).reshape(1000, 4)
+    [*loop(array, 10)]
+    original = rows._Block.fits
+    left = loop(array, 10)
+    next(left)
+
+    def fits(self: rows._Block, size: int) -> bool:
+        left.close()
+        return original(self, size)
+
+    rows._Block.fits = fits  # type: ignore[method-assign]
+    try:
+        assert torch.cat([*loop(array, 10)]).tolist() == array.tolist()
+    finally:
+        rows._Block.fits = original  # type: ignore[method-assign]

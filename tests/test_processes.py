@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +139,53 @@ def test_the_processes_end_with_the_one_that_started_them(run: Path) -> None:
         for worker in suites.workers:
             worker.join(20)
         assert [worker.exitcode for worker in suites.workers] == [1, 1]
+
+
+def test_a_process_that_dies_between_the_steps_is_one_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several(monkeypatch)
+    original = processes.Processes.look
+
+    def look(self: processes.Processes) -> Any:
+        found = original(self)
+        for worker in self.workers:
+            worker.kill()
+            worker.join()
+        return found
+
+    monkeypatch.setattr(processes.Processes, "look", look)
+    with pytest.raises(UserError, match=r"^a process that made the report has ended with signal 9, SIGKILL$"):
+        write(run)
+
+
+def test_processes_that_can_t_be_started_are_one_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several(monkeypatch)
+
+    def fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(UserError, match=r"can't be started \(Resource temporarily unavailable\)"):
+        write(run)
+
+
+def test_processes_end_with_the_process_that_is_killed(run: Path) -> None:
+    """Also while they work, and with answers that nobody reads."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from harness.report import part, processes; "
+        "from harness.results.manifest import Manifest; run = Path(sys.argv[1]); "
+        "part.look = lambda *given: time.sleep(60)\n"
+        "with processes.started(Manifest.read(run), run, run / 'index', run / 'report', 2) as suites:\n"
+        "    print(*(worker.pid for worker in suites.workers), flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(pids) == 2
+    process.kill()
+    assert process.stderr.read() == "", "it ends once they have ended, because they hold it, too"
+    process.wait()
+    ends = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < ends
+        time.sleep(0.1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,11 @@ COPIED_BYTES = 2**26
 """Bytes per step when a whole dataset is copied to a device; limits the host memory."""
 
 AHEAD = 2
-"""Batches that are decoded in advance while another one is in use; limits the memory."""
+"""Batches that are being decoded while a loop waits for the first of them; limits the memory. While one is in use, the
+next one is decoded."""
+
+KEPT_BYTES = 2**29
+"""Bytes of memory of batches that are kept between two loops."""
 
 AT_ONCE = 16
 """Largest number of rows that a thread decodes at a time."""
@@ -65,27 +71,63 @@ def _free_memory(device: torch.device) -> int:
     return max(0, min(free, int(own)))
 
 
-class _Memory:
-    """Memory of a loop's batches on the CPU. That of a batch which nothing refers to any more is used for another one.
+class _Block:
+    """Memory of a batch; it is free once nothing refers to the batch any more."""
 
-    Fresh memory is slow: the system clears its pages, one by one, which takes a tenth of the time that decoding takes.
+    def __init__(self, size: int) -> None:
+        self.memory = np.empty(size, np.uint8)
+        self.batch: Callable[[], Any] = lambda: None
+
+    def lend(self, shape: tuple[int, ...], kind: Any) -> torch.Tensor:
+        """Return a tensor of the shape in this memory, whose content is arbitrary."""
+        lent = self.memory[: math.prod(shape) * np.dtype(kind).itemsize].view(kind).reshape(shape)
+        self.batch = weakref.ref(lent)  # the tensor, and each part of it, holds this object
+        return torch.from_numpy(lent)
+
+    def fits(self, size: int) -> bool:
+        """Return whether it is free, and not so large that a small batch would keep much of it from others."""
+        return self.batch() is None and size <= self.memory.nbytes <= 4 * size
+
+
+_spare: list[_Block] = []
+"""Memory of loops of this process that have ended. Each access is one step, because any thread may end a loop."""
+
+
+class _Memory:
+    """Memory of a loop's batches on the CPU. That of a batch which is not used any more is used for another one.
+
+    Fresh memory is slow: the system clears its pages, one by one, which takes a tenth of the time that decoding takes,
+    and several times that on a virtual machine that gives free memory back. So a loop begins with that of earlier ones.
     """
 
     def __init__(self) -> None:
-        self.kept: list[tuple[np.ndarray[Any, Any], weakref.ref[Any]]] = []
-        """Memory, and the part of it that is the memory of a batch, as long as that is in use."""
+        self.blocks: list[_Block] = []
 
     def rows(self, shape: tuple[int, ...], kind: Any) -> torch.Tensor:
         """Return a tensor of the shape, whose content is arbitrary; all shapes must differ only in their length."""
-        for at, (memory, batch) in enumerate(self.kept):
-            if batch() is None and len(memory) >= shape[0]:
-                del self.kept[at]
-                break
-        else:
-            memory = np.empty(shape, kind)
-        lent = memory[: shape[0]]  # the tensor, and each part of it, holds this object
-        self.kept = [*self.kept[-AHEAD - 1 :], (memory, weakref.ref(lent))]
-        return torch.from_numpy(lent)
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        own = next((block for block in self.blocks if block.batch() is None and block.memory.nbytes >= size), None)
+        if own is not None:
+            self.blocks.remove(own)
+        block = own or self._spare(size) or _Block(size)
+        self.blocks = [*self.blocks[-AHEAD - 1 :], block]
+        return block.lend(shape, kind)
+
+    @staticmethod
+    def _spare(size: int) -> _Block | None:
+        for block in sorted(_spare, key=lambda block: block.memory.nbytes):
+            if block.fits(size):
+                with suppress(ValueError):  # another loop has it
+                    _spare.remove(block)
+                    return block
+        return None
+
+    def end(self) -> None:
+        """Leave the memory to later loops, up to KEPT_BYTES."""
+        _spare.extend(self.blocks)
+        while sum(block.memory.nbytes for block in [*_spare]) > KEPT_BYTES:
+            with suppress(IndexError):
+                _spare.pop(0)
 
 
 class Streamed:
@@ -119,12 +161,14 @@ class Streamed:
             waiting = deque(self._begun(part, pool, memory) for part in islice(parts, AHEAD))
             while waiting:
                 rows, works = waiting.popleft()
-                waiting.extend(self._begun(part, pool, memory) for part in islice(parts, 1))
                 for work in works:
                     work.result()
                 yield rows.to(self.device, non_blocking=True)
+                del rows  # so that the memory of AHEAD + 1 batches is enough
+                waiting.extend(self._begun(part, pool, memory) for part in islice(parts, 1))
         finally:
             pool.shutdown(cancel_futures=True)
+            memory.end()
 
     def _begun(
         self, indices: torch.Tensor, pool: ThreadPoolExecutor, memory: _Memory

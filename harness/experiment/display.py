@@ -171,6 +171,11 @@ class Display:
             self._cycle(number, values)
         elif event == "retry":
             self.say(f"{unit.name}: {values['cause']}; it goes on from its last checkpoint or finished cycle")
+        elif event == "waiting":
+            self.running.pop(number, None)
+            self.stalled.discard(number)
+            self.estimate.wait(number)
+            self.say(f"{unit.name}: {values['cause']}, while it started; it starts again after the others")
         elif event == "stalled":
             self.stalled.add(number)
             self.say(

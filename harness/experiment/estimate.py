@@ -150,6 +150,10 @@ class Estimate:
         self._forget(number)
         self.changed = now
 
+    def wait(self, number: int) -> None:
+        """Note that a unit does not run, and starts again later."""
+        self._forget(number)
+
     def restart(self) -> None:
         """Note that all running units have ended, and run again."""
         for number in [*self.running]:

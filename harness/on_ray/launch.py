@@ -221,6 +221,7 @@ class _Driver:
                         raise StorageError(details["refusal"])
                     if event == "dead" and self.retries[number] < where.retries:
                         self.unborn.append(units[number].name)
+                        self.display("waiting", units[number], {"cause": self._why(units[number], number, False)})
                     elif event == "dead":
                         self.dead.append((time.monotonic(), units[number], self._why(units[number], number, True)))
                     else:

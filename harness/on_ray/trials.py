@@ -59,7 +59,7 @@ class Order(Searcher):
             if unit.after not in self.pending:
                 del self.waiting[number]
                 self.running[trial_id] = number
-                return {"unit": number, "trial": unit.trial.id}
+                return {"unit": number, "trial": unit.trial.sharing_key if unit.shared else unit.trial.id}
         return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -73,18 +73,29 @@ class Order(Searcher):
         """Do nothing: the state of Tune is never restored."""
 
 
-def _run_unit(config: dict[str, Any], folder: str, **given: Any) -> None:
-    """Run one unit in its Tune actor. What fails once would fail again: it is reported, so that Tune does not retry."""
+def _run_unit(config: dict[str, Any], folder: str, holding: lock.Lock | None, **given: Any) -> None:
+    """Run one unit in its Tune actor, which writes only as long as the run holds its folder.
+
+    What fails once would fail again: it is reported, so that Tune does not retry.
+    """
     with importing():
         from harness.experiment import executor
 
     try:
-        _work(config, folder=folder, **given)
-    except ray.exceptions.RayError:  # a retry may help
-        raise
-    except Exception as error:  # also what goes wrong before the unit runs, such as the import of a plug-in
-        log = Path(folder) / "logs" / f"{config['trial']}.log"
-        tune.report({"cycle": -1, "failure": executor.failed(error, log)})
+        lock.work_under(holding)
+        try:
+            _work(config, folder=folder, **given)
+        except (ray.exceptions.RayError, OSError, MemoryError):  # a retry may help, on another node or later
+            raise
+        except (lock.LockLost, StorageError):
+            raise
+        except Exception as error:  # also what goes wrong before the unit runs, such as the import of a plug-in
+            log = Path(folder) / "logs" / f"{config['trial']}.log"
+            tune.report({"cycle": -1, "failure": executor.failed(error, log)})
+    except lock.LockLost as error:
+        tune.report({"cycle": -1, "failure": str(error)})
+    except StorageError as error:
+        tune.report({"cycle": -1, "refusal": str(error)})
 
 
 def _work(
@@ -96,9 +107,8 @@ def _work(
     folder: str,
     where: Where,
     shares: dict[bool, Resources],
-    holding: lock.Lock | None,
 ) -> None:
-    """Run one unit in its Tune actor, which writes only as long as the run holds its folder."""
+    """Run one unit; see ``_run_unit``."""
     registry.unpack(plugins)
     code.known.update(known)
     unit: Unit = pickle.loads(units[config["unit"]])
@@ -139,7 +149,6 @@ def _work(
     node = ray.get_runtime_context().get_node_id()
     try:
         with beating(beat, node), progress.written(Path(folder) / PROGRESS / progress_name(unit)):
-            lock.work_under(holding)
             run, loaded = RunStore(Path(folder)), ray.get(data[unit.suite])
             failure = execute(
                 unit,
@@ -153,10 +162,6 @@ def _work(
             )
         if failure is not None:  # a retry would fail in the same way: reported once, so that Tune does not retry
             tune.report({"cycle": -1, "failure": failure})
-    except lock.LockLost as error:
-        tune.report({"cycle": -1, "failure": str(error)})
-    except StorageError as error:
-        tune.report({"cycle": -1, "refusal": str(error)})
     finally:
         if scorer is not None:
             scorer.close()

@@ -118,6 +118,8 @@ def _template() -> jinja2.Template:
 
 def _words(values: Any) -> str:
     """Return settings as text: 'name isda, strength 0.5, weights (a 1, b 2)'."""
+    if isinstance(values, list | tuple):
+        return f"[{', '.join(map(_words, values))}]"
     if not isinstance(values, Mapping):
         return str(values)
     return ", ".join(f"{k} ({_words(v)})" if isinstance(v, Mapping) else f"{k} {_words(v)}" for k, v in values.items())

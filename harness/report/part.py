@@ -31,7 +31,7 @@ from harness.report.curves import full_data_notes, full_records
 from harness.report.files import Files, write_table
 from harness.report.formats import csv, file_name, markdown, own_file_name, terminal_width, wrapped
 from harness.report.html import Picture, Section, describe, first_selections, without_numbers
-from harness.report.record_table import Columns, record_table
+from harness.report.record_table import Columns, record_table, sorted_records
 from harness.report.sources import Sources
 from harness.report.transfer import transfer
 from harness.report.wins import no_matrix
@@ -72,7 +72,7 @@ class Part:
 
 def look(suite: SuiteEntry, records: Sequence[CycleRecord], store: RunStore) -> Look:
     """Return what the parts of other suites need of a suite."""
-    every = [*records, *full_records(suite, store)]
+    every = sorted_records([(suite, [*records, *full_records(suite, store)])])
     return Look(suite, alone(suite, records), Columns.of(every))
 
 

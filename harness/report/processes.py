@@ -6,22 +6,24 @@ writes their parts, one after the other. So the memory holds the records of as m
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from harness.data.host import processors
-from harness.errors import StorageError, UserError, died
+from harness.errors import StorageError, UserError, died, reason
 from harness.report import part
 from harness.report.comparisons import Comparison
 from harness.report.files import Files
@@ -35,17 +37,22 @@ from harness.results.manifest import Manifest
 from harness.results.records import CycleRecord
 
 MANY = 100_000
-"""Records from which on a report is made in several processes."""
+"""Cycles of all trials from which on a report is made in several processes."""
 MOST = 4
 """Processes at most: each holds the records of a suite, and what its tables need."""
 
+ENDING = 5.0
+"""Seconds that a process may take to end."""
+HEEDED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Signals that the process that started the others heeds, and then ends them."""
 USED = ("harness.report.plots", "jinja2", "pandas", "scipy.stats", "tabulate")
 """What the processes would import each."""
 
 
 def number_of_processes(manifest: Manifest) -> int:
     """Return in how many processes the report of a run is best made; 1: in this one."""
-    if sum(len(suite.trials) * len(suite.labelled) for suite in manifest.suites) < MANY:
+    few = sum(len(suite.trials) * len(suite.labelled) for suite in manifest.suites) < MANY
+    if few or not sys.platform.startswith("linux") or current_process().daemon:  # that can't have children
         return 1
     stems = [file_name(f"{suite.name}_").casefold() for suite in manifest.suites]
     if any(one.startswith(other) for at, one in enumerate(stems) for other in stems[:at] + stems[at + 1 :]):
@@ -71,8 +78,11 @@ class Processes:
 
     def write(self, compared: Sequence[Comparison], columns: Columns, files: Files) -> list[Part]:
         """Write the files of all suites; return their parts."""
-        for pipe in self.pipes:
-            pipe.send((compared, columns))
+        for pipe, worker in zip(self.pipes, self.workers, strict=True):
+            try:
+                pipe.send((compared, columns))
+            except OSError:
+                raise _ended(worker) from None
         found: list[list[Part]] = []
         for parts, used, refused in self._answers():
             found.append(parts)
@@ -86,11 +96,15 @@ class Processes:
             try:
                 answer = pipe.recv()
             except (EOFError, OSError):
-                worker.join()
-                raise UserError(f"a process that made the report has ended with {died(worker.exitcode)}") from None
+                raise _ended(worker) from None
             if isinstance(answer, BaseException):
                 raise answer
             yield answer
+
+
+def _ended(worker: Any) -> UserError:
+    worker.join(ENDING)
+    return UserError(f"a process that made the report has ended with {died(worker.exitcode)}")
 
 
 @contextmanager
@@ -106,18 +120,26 @@ def started(manifest: Manifest, run_dir: Path, index_folder: Path, folder: Path,
             pipes.append(ours)
             share = manifest.model_copy(update={"suites": manifest.suites[first::number]})
             given = (its, [*pipes], share, run_dir, index_folder, folder)
-            workers.append(context.Process(target=_work, args=given, daemon=True))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads: none are needed
-                workers[-1].start()
-            its.close()
+            worker = context.Process(target=_work, args=given, daemon=True)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads: none are needed
+                    worker.start()
+            except OSError as error:
+                raise UserError(f"the processes that make the report can't be started ({reason(error)})") from None
+            finally:
+                its.close()
+            workers.append(worker)
         yield Processes(pipes, workers, index_folder)
     finally:
+        for pipe in pipes:
+            pipe.close()
         for worker in workers:
             worker.terminate()
-        for worker, pipe in zip(workers, pipes, strict=False):
+        for worker in workers:
+            worker.join(ENDING)
+            worker.kill()
             worker.join()
-            pipe.close()
 
 
 def _in_turn(shares: Sequence[Sequence[Any]]) -> Iterator[Any]:
@@ -137,9 +159,10 @@ def _work(
     """Be one of the processes: look at the suites of a manifest, then write their parts."""
     for other in others:
         other.close()  # else this process would never see that the one that started it has ended
-    for number in (signal.SIGINT, signal.SIGHUP):  # they end the process that started this one, which ends it
-        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in HEEDED:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         reading, files = Reading(index_folder), Files(folder)
         held: list[tuple[Sources, bytes]] = []
@@ -157,10 +180,18 @@ def _work(
             of_suite = [comparison for comparison in compared if comparison.suite == seen.suite.name]
             parts.append(part.write(seen.suite, _unpacked(packed), of_suite, columns, sources, files))
         pipe.send((parts, files.used, files.refused))
-    except (EOFError, BrokenPipeError):  # the process that started this one has ended
-        sys.exit(1)
     except (UserError, StorageError, LockLost) as error:
-        pipe.send(error)
+        with suppress(ConnectionError):
+            pipe.send(error)
+    except (EOFError, ConnectionError):  # the process that started this one has ended
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _packed(records: list[CycleRecord]) -> bytes:
