@@ -208,7 +208,7 @@ def _gallery(pictures: SelectedImages, title: str, caption: str) -> Figure:
         label, predicted = int(pictures.labels[number]), int(pictures.predictions[number])
         right = label == predicted
         text = classes[label] if right else f"{classes[label]}\nnot {classes[predicted]}"
-        axes.set_title(text, fontsize=7, color="black" if right else COLOURS[1])
+        axes.set_title(text, fontsize=7, color="black" if right else COLOURS[1], y=1.0)  # else its place is searched
         below = [f"image {pictures.indices[number]}"]
         if pictures.scores is not None:
             below.append(f"score {pictures.scores[number]:.3g}")

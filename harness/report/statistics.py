@@ -167,8 +167,6 @@ def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> flo
     ``sd`` is that of the differences. It is simulated for up to FEW seeds, and where only the FEW_SETS most extreme
     signs are significant; else it is the power of the paired t-test, which the exact test comes close to.
     """
-    from scipy.stats import nct, t
-
     if smallest_p(seeds) > level:
         return 0.0
     if sd == 0:
@@ -177,8 +175,10 @@ def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> flo
     count = int(level * (1 + TIES) * 2.0 ** min(seeds - 1, 99))
     if seeds <= FEW or count <= FEW_SETS:
         return float(np.searchsorted(_critical(seeds, count), [effect, -effect]).sum()) / SIMULATED  # of both signs
-    bound, shift = t.ppf(1 - level / 2, seeds - 1), effect * sqrt(seeds)
-    above, below = nct.sf(bound, seeds - 1, shift), nct.cdf(-bound, seeds - 1, shift)
+    from scipy.special import nctdtr
+
+    bound, shift = student(level, seeds - 1), effect * sqrt(seeds)
+    above, below = 1 - nctdtr(seeds - 1, shift, bound), nctdtr(seeds - 1, shift, -bound)
     return float(np.nan_to_num(above, nan=1.0) + np.nan_to_num(below, nan=0.0))  # NaN: 1 and 0 up to rounding
 
 
@@ -252,15 +252,20 @@ def labels_needed(labelled: ArrayLike, curve: ArrayLike, value: float) -> float:
     return inf
 
 
+def student(level: float, freedom: int) -> float:
+    """Return the two-sided quantile of Student's t, as scipy.stats does, whose import takes half a second."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - level / 2))
+
+
 def interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float, float]:
     """Return (mean, lower, upper bound) of values [n] by Student's t; the bounds are infinite for one value."""
-    from scipy.stats import t
-
     found = np.asarray(values, np.float64)
     mean = float(found.mean())
     if len(found) < 2:
         return mean, -inf, inf
-    half = float(t.ppf(1 - level / 2, len(found) - 1) * found.std(ddof=1) / sqrt(len(found)))
+    half = float(student(level, len(found) - 1) * found.std(ddof=1) / sqrt(len(found)))
     return mean, mean - half, mean + half
 
 
@@ -291,12 +296,10 @@ def labels_interval(
     significantly apart from 0 by Student's t: the interval of Fieller (1954, J. R. Stat. Soc. B 16). It needs no
     crossing in any single seed. A bound beyond the first or last budget is infinite; so are both for one seed.
     """
-    from scipy.stats import t
-
     budgets, apart = np.asarray(labelled, np.float64), np.asarray(values)[:, None] - np.asarray(curves, np.float64)
     if len(apart) < 2:
         return -inf, inf
-    factor = float(t.ppf(1 - level / 2, len(apart) - 1)) ** 2 / len(apart)
+    factor = student(level, len(apart) - 1) ** 2 / len(apart)
 
     def excess(differences: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what is at most 0 where the mean is not apart from 0; along a segment it is quadratic."""

@@ -67,12 +67,10 @@ class Beside:
         It is t x sd x sqrt(1/n + 1/m) with the published sd and n, our number m of seeds, and Student's t for 1 - level
         and n - 1 degrees of freedom: the prediction interval of the mean of m further trials.
         """
-        from scipy.stats import t
-
         n, sd = self.published.n, self.published.sd
         if n < 2 or isnan(sd):
             return nan
-        return float(t.ppf(1 - level / 2, n - 1)) * sd * sqrt(1 / n + 1 / len(self.ours))
+        return statistics.student(level, n - 1) * sd * sqrt(1 / n + 1 / len(self.ours))
 
     @cached_property
     def p(self) -> float:
