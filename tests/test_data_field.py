@@ -331,6 +331,16 @@ def test_15_a_wrong_name_is_a_mistake_in_the_config(base: Path, names: list[str]
     assert f"field.yaml:5: dataset.test: {problem}" in capsys.readouterr().err
 
 
+def test_15_a_split_in_the_home_folder_is_one_however_it_is_written(
+    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(base.parent))
+    here = f"{base.parent}/elsewhere"
+    for train, test in ((["~/elsewhere"], [here]), ([here, "~/elsewhere"], ["test"])):
+        assert main([config(base, train=train, test=test)]) == 2
+        assert f"the split '{here}' occurs twice" in capsys.readouterr().err
+
+
 def test_18_one_class_is_refused_before_a_run(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("train", "test"):
         shutil.rmtree(base / part / "dog")

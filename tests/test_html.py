@@ -533,6 +533,12 @@ def test_the_page_names_who_leads_at_the_end_if_others_lead_over_the_budgets() -
     highest = "At 400 labelled images the highest mean accuracy is 40.00 %: DAST-AL"
     assert at_the_end(same) == [f"{highest}, 20.00 points above Ran (not tested)."]
     assert at_the_end([r for r in same if r.method == "Ran"]) == [], "it is in the table"
+    first = [r for r in same if r.cycle == 0]
+    trials = {r.trial: {"method": r.method, "seed": 0} for r in first}
+    one = suite(labelled=suite().labelled[:1], trials=trials)
+    said = lead.lead(one, first, suite_tables(one, first), [])
+    assert "mean accuracy at 100 labelled images" in said[0], "so that the end is said already"
+    assert not [text for text in said if text.startswith("At ")]
 
 
 def at_the_end(records: list[CycleRecord]) -> list[str]:
