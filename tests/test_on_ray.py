@@ -20,6 +20,7 @@ from local_ray import ROWS, WIDTH, remote, replace_ray
 from harness import registry
 from harness.data.dataset import LoadedData
 from harness.errors import UserError
+from harness.experiment import crash
 from harness.experiment.display import cycle_values
 from harness.experiment.grid import Unit
 from harness.faults import PluginFault
@@ -132,8 +133,9 @@ def units() -> list[Unit]:
 
 
 def number(suggested: dict[str, Any]) -> int:
-    """Return the number of the suggested unit, whose trial has its id."""
-    assert suggested["trial"] == units()[suggested["unit"]].trial.id
+    """Return the number of the suggested unit, whose trial has the name of its log."""
+    unit = units()[suggested["unit"]]
+    assert f"{suggested['trial']}.log" == crash.log_of(unit, Path()).name
     return int(suggested["unit"])
 
 

@@ -548,9 +548,9 @@ def test_a_few_batches_are_decoded_ahead_and_no_more() -> None:
     batches = torch.arange(20).split(2)
     for number, rows in enumerate(take(Streamed(slow, CPU), batches)):
         assert rows[0, 0, 0, 0] == 2 * number
-        expected, deadline = min(20, 2 * (number + 1 + AHEAD)), time.monotonic() + 30
+        expected, deadline = min(20, 2 * (number + AHEAD)), time.monotonic() + 30
         while len(slow.decoded) < expected and time.monotonic() < deadline:
-            time.sleep(0.001)  # while the first is in use the others are decoded
+            time.sleep(0.001)  # while it is in use the next one is decoded
         time.sleep(0.05)
         assert sorted(slow.decoded) == list(range(expected))
 
