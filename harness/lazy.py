@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -33,12 +34,17 @@ else:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Disable garbage collection in a ``with`` block of large imports, which makes them a quarter faster."""
-    collecting = gc.isenabled()
+    """Disable garbage collection in a ``with`` block of large imports, which makes them a quarter faster.
+
+    What has been imported stays: the collector never looks at it again, which would take 0.3 s each time.
+    """
+    collecting, before = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
+        if len(sys.modules) > before:  # else garbage of earlier work, such as a network, would stay
+            gc.freeze()
         if collecting:
             gc.enable()
 

@@ -119,6 +119,20 @@ def test_what_seeds_can_show() -> None:
     assert statistics.smallest_difference(0.0, 6) == 0.0
 
 
+@given(st.lists(st.integers(-9, 9).map(float), min_size=1, max_size=7).map(sorted), st.data())
+def test_the_sets_of_values_that_are_tried_have_the_lowest_means(values: list[float], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 2 ** len(values) - 1))
+    every = np.array([*product([False, True], repeat=len(values))])[1:]
+    tried = np.array(statistics._lowest_sets(len(values), count))
+    means, found = (sorted(sets @ values / sets.sum(1)) for sets in (every, tried))
+    assert found[:count] == means[:count] and len({*map(tuple, tried)}) == len(tried)
+
+
+def test_few_of_all_sets_are_tried() -> None:
+    assert statistics._lowest_sets(12, 1) == [[True] + [False] * 11], "the smallest value alone"
+    assert len(statistics._lowest_sets(12, 20)) < 200 < len(statistics._lowest_sets(12, 102)) < 2**12 / 3
+
+
 def test_power_is_how_often_the_exact_test_finds_a_difference() -> None:
     random = np.random.default_rng(0)
     for difference, seeds in ((1.5, 6), (1.5, 10), (0.8, 15)):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness.lazy import importing
 from harness.report import index, verdict
 from harness.report.captions import (
     curves_note,
@@ -124,7 +125,8 @@ def _with_records(
     source_suite: SourceSuite | None = None,
 ) -> tuple[str, str, Section]:
     """Write the files of a suite that has records; return (printed text, its part of report.md, of report.html)."""
-    from harness.report.plots import learning_curves, picture, selected_grid
+    with importing():
+        from harness.report.plots import learning_curves, picture, selected_grid
 
     folder, used = files.folder, files.used
     full, beside = full_records(suite, store), verdict.beside(suite, records)

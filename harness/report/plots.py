@@ -196,27 +196,37 @@ def selected_grid(pictures: SelectedImages, title: str, caption: str) -> Figure:
 def _gallery(pictures: SelectedImages, title: str, caption: str) -> Figure:
     """Return a figure of images in rows of IN_ROW, each with its class, and the predicted class where that is wrong."""
     count, rows = len(pictures.indices), -(-len(pictures.indices) // IN_ROW)
-    figure = Figure(figsize=(11, 2.15 * rows + 1.0), layout="constrained")
-    grid = figure.subplots(rows, IN_ROW, squeeze=False).ravel()
+    width, top, row = 11.0, 0.75, 2.05  # inches, as all below
+    height = top + row * rows + 0.3
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))  # one for all images: a system of axes for each takes ten times as long
+    axes.set_axis_off()
+    cell, side = width / IN_ROW, 1.2
     classes = [_cut(readable(name)) for name in pictures.classes]
-    for number, axes in enumerate(grid):
-        axes.set_axis_off()
-        if number >= count:
-            continue
+    for number in range(count):
         image = pictures.images[number]
-        axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", interpolation="nearest")
+        x, y = cell * (number % IN_ROW + 0.5), top + row * (number // IN_ROW) + side / 2
+        half = [side / 2 * length / max(image.shape[:2]) for length in (image.shape[1], -image.shape[0])]
+        axes.imshow(
+            image.squeeze(-1) if image.shape[-1] == 1 else image,
+            cmap="gray",
+            interpolation="nearest",
+            extent=(x - half[0], x + half[0], y - half[1], y + half[1]),
+        )
         label, predicted = int(pictures.labels[number]), int(pictures.predictions[number])
         right = label == predicted
         text = classes[label] if right else f"{classes[label]}\nnot {classes[predicted]}"
-        axes.set_title(text, fontsize=7, color="black" if right else COLOURS[1], y=1.0)  # else its place is searched
+        colour = "black" if right else COLOURS[1]
+        axes.text(x, y + half[1] - 0.04, text, ha="center", va="bottom", fontsize=7, color=colour)
         below = [f"image {pictures.indices[number]}"]
         if pictures.scores is not None:
             below.append(f"score {pictures.scores[number]:.3g}")
         if pictures.files:
             below.append(_cut(readable(pictures.files[number]), from_end=True))
-        axes.text(0.5, -0.04, "\n".join(below), transform=axes.transAxes, ha="center", va="top", fontsize=7)
-    figure.suptitle(fill(title, 100))
-    figure.supxlabel(fill(caption, 150), fontsize=7, color=GREY)
+        axes.text(x, y - half[1] + 0.05, "\n".join(below), ha="center", va="top", fontsize=7)
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    axes.text(width / 2, 0.1, fill(title, 100), ha="center", va="top", fontsize=12)
+    axes.text(width / 2, height - 0.05, fill(caption, 150), ha="center", va="bottom", fontsize=7, color=GREY)
     return figure
 
 

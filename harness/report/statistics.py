@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from itertools import combinations, product
+from itertools import combinations
 from math import comb, inf, sqrt
 from typing import TYPE_CHECKING
 
@@ -155,10 +155,40 @@ def _critical(seeds: int, count: int) -> NDArray[np.float64]:
     """
     few = min(seeds, count)
     lowest = np.sort(np.random.default_rng(0).standard_normal((SIMULATED, seeds)), 1)[:, :few]
-    sets = np.array([*product([0.0, 1.0], repeat=few)])[1:].T
+    sets = np.array(_lowest_sets(few, count), np.float64).T
     sets /= sets.sum(0)
-    parts = np.array_split(lowest, 50)  # which fit into the processor's cache
+    parts = np.array_split(lowest, -(-SIMULATED * sets.shape[1] // 12_000))  # small arrays need no new pages of memory
     return np.sort(-np.concatenate([np.partition(part @ sets, count - 1)[:, count - 1] for part in parts]))
+
+
+def _lowest_sets(size: int, count: int) -> list[list[bool]]:
+    """Return the sets of ``size`` sorted values, as rows of bool, whose mean can be among the ``count`` lowest.
+
+    A set's mean does not rise if one of its values is replaced by the next smaller one, if its largest is left out, or
+    if the value next to its smallest one is added. So a set from which these steps lead to ``count`` others is not
+    needed, nor is one from which they lead to such a set.
+    """
+    position: dict[int, int] = {}  # set, a bit for each value -> its place in the result
+    below: dict[int, int] = {}  # set -> the sets that the steps lead to, a bit for each place
+
+    def mean(bits: int) -> float:
+        """Return the mean of the values' ranks, which each step lowers."""
+        return sum(i for i in range(size) if bits >> i & 1) / bits.bit_count()
+
+    for bits in sorted(range(1, 2**size), key=mean):
+        steps = [bits - (1 << i) + (1 << i - 1) for i in range(1, size) if bits >> i & 1 and not bits >> i - 1 & 1]
+        if bits & (bits - 1):
+            steps.append(bits - (1 << bits.bit_length() - 1))
+        if not bits & 1:
+            steps.append(bits | (bits & -bits) >> 1)
+        if any(step not in below for step in steps):
+            continue
+        reached = 0
+        for step in steps:
+            reached |= below[step] | 1 << position[step]
+        if reached.bit_count() < count:
+            position[bits], below[bits] = len(position), reached
+    return [[bool(bits >> i & 1) for i in range(size)] for bits in position]
 
 
 def power(difference: float, sd: float, seeds: int, level: float = LEVEL) -> float:
