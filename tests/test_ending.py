@@ -590,7 +590,7 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sho
         monkeypatch.setattr(launch, "_drive", drive)
         monkeypatch.setattr(launch, "left_to_run", lambda grid, store: grid)
         given: Any = SimpleNamespace(output=tmp_path, where=where), SimpleNamespace(units=shown.units)
-        begin: Any = lambda: shown  # noqa: E731
+        begin: Any = lambda devices: shown  # noqa: E731
         launch.run(*given, {}, begin)
         return shown
 
@@ -599,7 +599,7 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sho
 
 def _begin(pipe: Any, many: int) -> None:
     pipe.send(("say", "Ray"))
-    pipe.send(("begin",))
+    pipe.send(("begin", set()))
     pipe.recv()
     for number in range(many):
         pipe.send(("event", "start", number, {}))
@@ -610,7 +610,7 @@ def test_the_driver_is_given_how_many_trials_have_ended(driven: Callable[..., Sh
 
     def act(pipe: Any, many: int) -> None:
         pipe.send(("say", "Ray"))
-        pipe.send(("begin",))
+        pipe.send(("begin", set()))
         pipe.send(("event", "failed", 0, {"failure": str(pipe.recv())}))
         pipe.send(("finished",))
 

@@ -331,6 +331,7 @@ def node(hostname: str, number: int) -> dict[str, Any]:
         "NodeID": f"{number:056x}",
         "NodeManagerHostname": hostname,
         "NodeManagerAddress": f"10.0.0.{number}",
+        "Resources": {"GPU": 1.0} if number == 2 else {},
     }
 
 
@@ -364,8 +365,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return changes
 
 
-def checked(tmp_path: Path) -> list[str]:
-    """Check the nodes for a run with files of data and weights."""
+def checked(tmp_path: Path, gpus: bool = False, names: int = 0) -> Any:
+    """Check the nodes for a run with files of data and weights; return the notes, or the names of GPUs."""
     from harness.on_ray import node_check
 
     (tmp_path / "a.png").write_bytes(b"123")
@@ -373,7 +374,7 @@ def checked(tmp_path: Path) -> list[str]:
     torch.save({}, tmp_path / "w.pt")
     trial = make_trial(weights=str(tmp_path / "w.pt"))
     data: Any = {"s": SimpleNamespace(decoded=[files])}
-    return node_check.check([Unit(trial, "s", "Ran", False, False, None, [], [])], tmp_path, data)
+    return node_check.check([Unit(trial, "s", "Ran", False, False, None, [], [])], tmp_path, data, gpus)[names]
 
 
 def test_equal_nodes_pass(nodes: dict[str, Any], tmp_path: Path) -> None:
@@ -473,6 +474,17 @@ def test_a_node_that_died_is_left_out(died: str, nodes: dict[str, Any], tmp_path
         checked(tmp_path)
 
 
+def test_the_gpus_of_nodes_that_have_some_are_named(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert checked(tmp_path, names=1) == set(), "no trial runs on one"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert checked(tmp_path, gpus=True, names=1) == {"H100"}
+
+
 def test_a_node_that_does_not_answer_is_told(
     nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -566,8 +578,11 @@ class Cluster:
 
 
 @contextmanager
-def cluster(tmp_path: Path, *nodes: dict[str, str], head: str = "") -> Iterator[Cluster]:
-    """Start a head, which holds no trial, and nodes with two processors. ``head``: code that its process runs first."""
+def cluster(tmp_path: Path, *nodes: dict[str, str], head: str = "", gpus: int = 0) -> Iterator[Cluster]:
+    """Start a head, which holds no trial, and nodes with two processors and GPUs, as far as Ray knows.
+
+    ``head``: code that its process runs first.
+    """
     port, token = free_port(), {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     address = f"127.0.0.1:{port}"
     with ExitStack() as stack:
@@ -578,7 +593,7 @@ def cluster(tmp_path: Path, *nodes: dict[str, str], head: str = "") -> Iterator[
             first = (
                 ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
                 if not number
-                else [f"--address={address}", "--num-cpus=2"]
+                else [f"--address={address}", "--num-cpus=2", f"--num-gpus={gpus}"]
             )
             start = f"import sys, ray; {head if not number else ''}\nfrom ray.scripts.scripts import main; main()"
             process = subprocess.Popen(
@@ -700,6 +715,27 @@ def test_a_node_that_differs_is_named_before_anything_starts(differs: str, tmp_p
         _, error = refused(command(tmp_path, RAY_ADDRESS=joined.address, **joined.token))
         assert re.match(told, error), error
         assert not (tmp_path / "runs" / "g" / "run.json").exists()
+
+
+@pytest.mark.long
+@pytest.mark.ray
+def test_a_run_goes_on_on_a_cluster_with_other_devices_only_if_told_to(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(f"{SMALL}\nmethods: {{Ran: random}}\nseeds: [0]\n")
+    finished(command(tmp_path, "where.trials=in_process", "where.output=run", "protocol.cycles=2"))
+    (tmp_path / "gpu").mkdir()
+    fake = "import torch\ntorch.cuda.is_available = lambda: True\ntorch.cuda.get_device_name = lambda: 'H100'\n"
+    (tmp_path / "gpu" / "sitecustomize.py").write_text(fake)
+    node = {"PYTHONPATH": f"{tmp_path / 'gpu'}{os.pathsep}{ROOT}"}
+    longer = ("where.output=run", "protocol.cycles=3", "--resume")
+    with cluster(tmp_path, node, gpus=1) as joined:
+        _, error = refused(command(tmp_path, *longer, RAY_ADDRESS=joined.address, **joined.token))
+        assert "its finished cycles were computed with other device (cpu, now H100)" in error
+        assert cycles(tmp_path / "run") == 2
+    for folder in tmp_path.glob("node*"):
+        shutil.rmtree(folder)
+    with cluster(tmp_path, {}) as joined:
+        out = finished(command(tmp_path, *longer, RAY_ADDRESS=joined.address, **joined.token))
+        assert "1 of 1 trial and 3 of 3 cycles finished" in out, "on the same kind of device"
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,13 +43,17 @@ if TYPE_CHECKING:
     from harness.results.records import CycleRecord
 
 
+Begin = Callable[[Collection[str]], Display]
+"""Begins a run, once all is checked. It gets the names of the devices of a cluster that was joined; none otherwise."""
+
+
 class OnRay(Protocol):
     """What runs units on Ray: harness.on_ray.launch, which is given, so that nothing here imports Ray."""
 
     def prepare(self, where: Where) -> None:
         """Raise UserError if Ray can't be had."""
 
-    def run(self, benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> None:
+    def run(self, benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Begin) -> None:
         """Run the units."""
 
 
@@ -186,16 +190,21 @@ def run(
     grid = replace(grid, info={name: with_notes(info, data.get(name)) for name, info in grid.info.items()})
     entries = manifest(benchmark, grid)
     notes = []
+
+    def accepted(devices: Collection[str] = ()) -> list[str]:
+        """Return a sentence for each row with other conditions. Raises UserError unless they are accepted."""
+        changed = changed_rows(benchmark, entries, left, store, data, devices) if earlier is not None else []
+        if changed and not accept_changes:
+            raise UserError(
+                f"{output}: {changed[0]}{and_more(changed)}; undo the change, set another where.output, or add "
+                "--accept-changes, which keeps such rows apart in the tables"
+            )
+        return changed
+
     if earlier is not None:
         entries = entries.with_earlier(earlier)
         notes = leaving(earlier, entries)
-        if changed := changed_rows(benchmark, entries, left, store, data):
-            if not accept_changes:
-                raise UserError(
-                    f"{output}: {changed[0]}{and_more(changed)}; undo the change, set another where.output, or add "
-                    "--accept-changes, which keeps such rows apart in the tables"
-                )
-            notes += changed
+    changed = accepted()
     notes += lost(benchmark, full_trials(benchmark, grid))
     notes += slow(benchmark.where, left)
     asked = {key: len(suite.labelled) for suite in (earlier.suites if earlier else []) for key in suite.trials}
@@ -209,11 +218,12 @@ def run(
         if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: states are large, so only theirs are read
             notes += stored.state_problems()
 
-    def begin() -> Display:
-        """Write config.yaml and run.json, and return the display; called after all checks for user errors."""
+    def begin(devices: Collection[str]) -> Display:
+        """Write config.yaml and run.json, and return the display; called after all other checks for user errors."""
+        said = [*notes, *(accepted(devices) if devices else changed)]
         write_atomically(output / "config.yaml", whole.written().encode())
         write_atomically(output / "run.json", entries.packed())
-        for note in notes:
+        for note in said:
             print(readable(note))  # it may name what a run.json from elsewhere holds
         done = f" ({len(grid.units) - len(left.units)} already finished)" if len(grid.units) != len(left.units) else ""
         for name, info in grid.info.items():
@@ -250,16 +260,16 @@ def _run_units(
     data: dict[str, LoadedData],
     store: RunStore,
     ray: OnRay,
-    begin: Callable[[], Display],
+    begin: Begin,
     command: Sequence[str],
 ) -> tuple[Ticker, Display, BaseException | None]:
     """Run the units; return their display, which is closed, and what ended them early. Raises what comes before it."""
     display: Display | None = None
     ticker: Ticker | None = None
 
-    def displayed() -> Display:
+    def displayed(devices: Collection[str] = ()) -> Display:
         nonlocal display, ticker
-        display = begin()
+        display = begin(devices)
         ticker = Ticker(display, benchmark.output, command)
         return display
 
@@ -330,12 +340,17 @@ def refused(benchmark: Benchmark, grid: Grid) -> list[str]:
 
 
 def changed_rows(
-    benchmark: Benchmark, entries: Manifest, left: Grid, run: RunStore, data: dict[str, LoadedData] | None
+    benchmark: Benchmark,
+    entries: Manifest,
+    left: Grid,
+    run: RunStore,
+    data: dict[str, LoadedData] | None,
+    devices: Collection[str] = (),
 ) -> list[str]:
     """Return a sentence for each suite, and each of its rows, that the units would continue under other conditions.
 
-    ``data``: by suite; None: it is not read, and not compared. The device counts only where this process knows it, i.e.
-    not on a cluster that it joins.
+    ``data``: by suite; None: it is not read, and not compared. ``devices``: of the cluster that was joined; before, and
+    on no cluster, the device counts only where this process knows it.
     """
     units = {unit.trial.id: unit for unit in left.units if not unit.shared}
     changes: dict[str, dict[str, str]] = defaultdict(dict)
@@ -358,13 +373,14 @@ def changed_rows(
             if not run.trial(unit.trial.id).records()  # it takes a shared first cycle over, whoever trained it
             for record in run.shared(unit.trial.sharing_key).records()
         ]
-        device = _device(benchmark.where) if finished else ""
+        known = devices or ({_device(benchmark.where)} - {""} if finished else ())
+        device = " or ".join(sorted(known))
         for method, was, code in finished:
             fingerprint = was["data"] if data is None else data[first.suite].fingerprint
             now = conditions(fingerprint, code, versions(), first.trial.recipe.precision, device)
             for name in differing(was, now):
                 own = name.startswith(OWN_CODE)
-                if (own and method not in running) or (name == "device" and not now[name]):
+                if (own and method not in running) or (name == "device" and (not known or was.get(name) in known)):
                     continue
                 where = f"suite {suite.name}, {method}" if own else f"suite {suite.name}"
                 changes[where][name] = f"{name} ({was.get(name, UNKNOWN)}, now {now.get(name, UNKNOWN)})"

@@ -15,7 +15,6 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from harness.data.dataset import LoadedData
     from harness.experiment.display import Display
     from harness.experiment.grid import Grid, Unit
+    from harness.experiment.runner import Begin
     from harness.results.progress import Progress
     from harness.settings import Where
 
@@ -55,7 +55,7 @@ def prepare(where: Where) -> None:
     before.prepare(where)
 
 
-def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Callable[[], Display]) -> None:
+def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Begin) -> None:
     """Run the units on Ray, after ``prepare``. ``begin`` is called once Ray has started; its display shows it all.
 
     If Ray dies it is started again, as long as that brings another finished cycle or where.retries are left. After a
@@ -90,7 +90,7 @@ def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Ca
 class _Driver:
     """Ray's driver, seen from the process that has started it."""
 
-    def __init__(self, benchmark: Benchmark, data: dict[str, LoadedData], begin: Callable[[], Display]) -> None:
+    def __init__(self, benchmark: Benchmark, data: dict[str, LoadedData], begin: Begin) -> None:
         self.output, self.data, self.begin = benchmark.output, data, begin
         self.log = self.output / "logs" / "ray.log"
         self.watch = Watch(self.output / "ray" / "beats")
@@ -190,7 +190,7 @@ class _Driver:
                     print(*values, flush=True)
                 elif kind == "begin":
                     if self.display is None:
-                        self.display = self.begin()
+                        self.display = self.begin(*values)
                         self.display.look = self._seen
                     pipe.send(self.display.ended())
                 elif kind == "slots" and self.display is not None:
@@ -349,9 +349,10 @@ def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], wher
     ours = session.agents()
     try:
         signal.signal(signal.SIGTERM, _leave)  # Ray's own handler aborts
-        for note in session.check(where, units, output, data):
+        notes, devices = session.check(where, units, output, data)
+        for note in notes:
             pipe.send(("say", note))
-        pipe.send(("begin",))
+        pipe.send(("begin", devices))
         earlier = pipe.recv()
         ours |= session.agents()
         trials.run(

@@ -46,8 +46,9 @@ class Difference(NamedTuple):
 def look(wanted: dict[str, Any]) -> Facts:
     """Return what this process sees. It runs on nodes without a harness, too, so it refers to nothing of this module.
 
-    ``wanted``: ``packages``; ``files``, kind -> paths; ``folder`` (of the results) and ``seen``, a file in it; and,
-    pickled, ``plugins``, ``known`` code, and ``trials`` in which each plug-in of the run occurs.
+    ``wanted``: ``packages``; ``files``, kind -> paths; ``folder`` (of the results) and ``seen``, a file in it; ``gpu``,
+    whether to name the node's GPU; and, pickled, ``plugins``, ``known`` code, and ``trials`` in which each plug-in of
+    the run occurs.
     """
     import pickle
     import platform
@@ -86,15 +87,23 @@ def look(wanted: dict[str, Any]) -> Facts:
                 size = f"has {weights.path.stat().st_size} bytes" if weights else "is missing"
                 found["weights"][f"pretrained of {trial.model.name}"] = size
         found["commit"] = {"harness": provenance.commit()}
+        if wanted["gpu"]:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides all GPUs from a task that reserves none
+            import torch
+
+            found["gpu"] = {"name": torch.cuda.get_device_name() if torch.cuda.is_available() else ""}
     except Exception as error:  # whatever another version of the harness, or none, raises
         found["failure"] = {"harness": f"{type(error).__name__}: {error}".splitlines()[0]}
     return found
 
 
-def check(units: list[Unit], folder: Path, data: dict[str, LoadedData]) -> list[str]:
-    """Compare each living node with this process; return a note for each that does not answer.
+def check(
+    units: list[Unit], folder: Path, data: dict[str, LoadedData], gpus: bool = False
+) -> tuple[list[str], set[str]]:
+    """Compare each living node with this process; return a note for each that does not answer, and the names of GPUs.
 
-    Raises UserError, which names the first node that differs, how, and the others that differ.
+    ``gpus``: whether trials run on GPUs; without, no names are returned. Raises UserError, which names the first node
+    that differs, how, and the others that differ.
     """
     folder = folder.resolve()
     with ExitStack() as stack:
@@ -108,16 +117,17 @@ def check(units: list[Unit], folder: Path, data: dict[str, LoadedData]) -> list[
             "files": {"data": _sampled(data), "weights": _weights(units)},
             "folder": str(folder),
             "seen": file.name,
+            "gpu": False,
             "plugins": pickle.dumps(registry.Luggage()),  # here they are known
             "trials": pickle.dumps(_distinct(units)),
             "known": pickle.dumps({}),
         }
         ours = look(wanted)
         wanted |= {"plugins": pickle.dumps(registry.luggage()), "known": pickle.dumps(code.known)}
-        answers, notes = _ask(wanted)
+        answers, notes = _ask(wanted, gpus)
     wrong = [(node, found) for node, theirs in answers if (found := _difference(ours, theirs))]
     if not wrong:
-        return notes
+        return notes, {theirs["gpu"]["name"] for _, theirs in answers if "gpu" in theirs} - {""}
     first, *others = wrong
     more = ""
     if others:
@@ -149,14 +159,17 @@ def _weights(units: list[Unit]) -> list[str]:
     return sorted(paths)
 
 
-def _ask(wanted: dict[str, Any]) -> tuple[list[tuple[str, Facts]], list[str]]:
-    """Return ((node, what it sees) of each, a note for each node that does not answer). Names may occur twice."""
+def _ask(wanted: dict[str, Any], gpus: bool) -> tuple[list[tuple[str, Facts]], list[str]]:
+    """Return ((node, what it sees) of each, a note for each node that does not answer). Names may occur twice.
+
+    ``gpus``: whether nodes that have a GPU name it.
+    """
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes may have another harness, or none
     try:
-        task: Any = ray.remote(num_cpus=0, max_retries=0)(look)
+        task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(look)  # it may see other GPUs than a trial
         asked = {
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                wanted
+                {**wanted, "gpu": gpus and node["Resources"].get("GPU", 0) > 0}
             ): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
             for node in ray.nodes()
             if node["Alive"]

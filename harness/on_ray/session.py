@@ -249,14 +249,19 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def check(where: Where, units: list[Unit], folder: Path, data: dict[str, LoadedData]) -> list[str]:
-    """Check that the cluster can hold each unit and that its nodes see what this process sees; return notes.
+def check(where: Where, units: list[Unit], folder: Path, data: dict[str, LoadedData]) -> tuple[list[str], set[str]]:
+    """Check that the cluster can hold each unit and that its nodes see what this process sees.
 
-    Raises UserError, which names the first node that differs.
+    Return notes, and the names of the devices that trials run on, as in records; none for a local Ray, whose device
+    this machine has. Raises UserError, which names the first node that differs.
     """
     for exclusive in {unit.exclusive for unit in units}:
         resources(where, exclusive, nodes())
-    return node_check.check(units, folder, data) if where.cluster() else []
+    if not where.cluster():
+        return [], set()
+    gpus = where.device != "cpu" and any(node.get("GPU", 0) for node in nodes())
+    notes, names = node_check.check(units, folder, data, gpus)
+    return notes, names if gpus else {"cpu"}
 
 
 def kill(node: str, pid: int) -> None:
