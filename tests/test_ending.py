@@ -54,6 +54,7 @@ class Run:
             env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | environment,
             cwd=ROOT,
             preexec_fn=_heed,
+            start_new_session=True,
         )
 
     def wait_for(self, count: int) -> None:
@@ -115,6 +116,33 @@ def test_signals_end_a_run_alike(tmp_path: Path, number: signal.Signals, trials:
     ) and time.time() < began + 60:
         time.sleep(0.1)
     assert not left, "of the processes of the run"
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["imports", "Ray's start", "trials"])
+def test_ctrl_c_reaches_the_whole_group_at_any_moment(tmp_path: Path, moment: str) -> None:
+    """As a terminal sends it: to every process of the command's group."""
+    run = Run(tmp_path)
+    if moment == "imports":
+        time.sleep(0.1)
+    elif moment == "trials":
+        run.wait_for(1)
+    else:
+        while not run.find("GCS"):
+            assert run.process.poll() is None
+    started = processes(run.process.pid)
+    assert ("trial" in started.values()) is (moment == "trials")
+    os.killpg(run.process.pid, signal.SIGINT)
+    _, err = run.end(-signal.SIGINT if moment == "imports" else 128 + signal.SIGINT)
+    ended = "stopped by SIGINT; finished cycles are kept, add --resume to continue\n"
+    assert err == ("" if moment == "imports" else ended)
+    deadline = time.time() + 60
+    while left := [kind for pid, kind in started.items() if Path(f"/proc/{pid}").exists()]:
+        assert time.time() < deadline, left
+        time.sleep(0.1)
+    run.process = Run(tmp_path, *(["--resume"] if cycles(run.output) else [])).process
+    run.end(0)
 
 
 @pytest.mark.long
