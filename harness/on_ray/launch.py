@@ -10,17 +10,16 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
-import warnings
 from collections import Counter
 from contextlib import nullcontext, suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import forked
 from harness.errors import PLAIN, RayLost, StorageError, UserError, died
 from harness.experiment import crash
 from harness.experiment.display import TRACEBACK_IN, duration
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
 ENDING = 15.0
 """Seconds that Ray's driver may take to end when it is asked to, or when the processes of its trials have died."""
-HEEDED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""Signals that the process that started the driver heeds for it."""
 STALLED = "it stalled, and its process was ended"
 STALLED_TOO_OFTEN = "it stalled for where.stalled_after seconds, more often than where.retries allows"
 TOO_OFTEN = " more often than where.retries allows"
@@ -126,10 +123,8 @@ class _Driver:
         self.unborn.clear()
         ours, its = get_context("fork").Pipe()
         child: Any = get_context("fork").Process(target=_drive, args=(its, ours, units, self.data, where, self.output))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads: none of ours hold locks
-            with self.display.lock if self.display else nullcontext():  # its thread may hold what the child needs
-                child.start()
+        with self.display.lock if self.display else nullcontext():  # its thread may hold what the child needs
+            forked.start(child)
         its.close()
         try:
             return self._listen(ours, child, units, where)
@@ -290,10 +285,7 @@ def _drive(
     """Be Ray's driver: run the units, and tell the parent process all that happens."""
     others.close()
     os.setsid()  # a terminal sends Ctrl-C to the parent only
-    for number in HEEDED:
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    forked.begin()  # the local Ray ends by itself once this process has died, and a cluster ends the trials
     sys.stdout.flush()
     sys.stderr.flush()
     with (output / "logs" / "ray.log").open("ab", buffering=0) as log:
@@ -328,18 +320,6 @@ def _named(error: BaseException) -> str:
     return name if own else f"{name}: {error}".splitlines()[0][:200]
 
 
-def _leave(number: int, frame: Any) -> None:
-    raise SystemExit
-
-
-def _end_with_parent() -> None:
-    """Die as soon as the parent has died; the local Ray then ends by itself, and a cluster ends the trials."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], where: Where, output: Path) -> None:
     """Start or join Ray, run the units, and leave it. Raises UserError, and what Ray raises."""
     from harness.on_ray import session, trials
@@ -348,7 +328,7 @@ def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], wher
     pipe.send(("say", session.start(where)))
     ours = session.agents()
     try:
-        signal.signal(signal.SIGTERM, _leave)  # Ray's own handler aborts
+        signal.signal(signal.SIGTERM, forked.leave)  # Ray's own handler aborts
         notes, devices = session.check(where, units, output, data)
         for note in notes:
             pipe.send(("say", note))

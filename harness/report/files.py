@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.errors import StorageError, readable
 from harness.report.captions import in_text, reading
 from harness.report.contents import Table
-from harness.report.formats import as_text, csv, formatted, latex, markdown, wrapped
+from harness.report.formats import as_text, csv, formatted, latex, markdown, named, wrapped
 from harness.results.store import write_atomically
 
 
@@ -47,4 +47,4 @@ def write_table(table: Table, stem: str, source: str, files: Files, width: int) 
     if table.printed:
         return f"{wrapped(table.caption, width)}\n\n{as_text(table.shown, width)}".rstrip(), part
     heading = table.caption.partition(":")[0].removesuffix(".")
-    return f"{heading}: {files.folder / stem}.txt", f"[{markdown(heading)}]({stem}.md)\n"
+    return named(heading, f"{files.folder / stem}.txt", width), f"[{markdown(heading)}]({stem}.md)\n"

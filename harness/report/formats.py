@@ -173,6 +173,12 @@ def _keys_first(shown: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return shown[[*keys, *shown.columns.drop(keys)]], len(keys)
 
 
+def named(heading: str, path: str, width: int) -> str:
+    """Return ``heading: path``, on two lines if it is wider than the terminal: a path is never cut."""
+    line = f"{heading}: {path}"
+    return line if len(line) <= width else f"{wrapped(f'{heading}:', width)}\n{path}"
+
+
 def wrapped(text: str, width: int = WIDTH) -> str:
     """Return text in lines of at most ``width`` columns; a longer word, such as a path, stays whole."""
     return terminal.wrapped(text, width)

@@ -6,22 +6,19 @@ writes their parts, one after the other. So the memory holds the records of as m
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
 import sys
-import threading
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
-from multiprocessing import current_process, get_context, parent_process
+from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from harness import forked
 from harness.data.host import processors
 from harness.errors import StorageError, UserError, died, reason
 from harness.report import part
@@ -43,8 +40,6 @@ MOST = 4
 
 ENDING = 5.0
 """Seconds that a process may take to end."""
-HEEDED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""Signals that the process that started the others heeds, and then ends them."""
 USED = ("harness.report.plots", "jinja2", "pandas", "scipy.stats", "tabulate")
 """What the processes would import each."""
 
@@ -122,9 +117,7 @@ def started(manifest: Manifest, run_dir: Path, index_folder: Path, folder: Path,
             given = (its, [*pipes], share, run_dir, index_folder, folder)
             worker = context.Process(target=_work, args=given, daemon=True)
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads: none are needed
-                    worker.start()
+                forked.start(worker)
             except OSError as error:
                 raise UserError(f"the processes that make the report can't be started ({reason(error)})") from None
             finally:
@@ -159,10 +152,7 @@ def _work(
     """Be one of the processes: look at the suites of a manifest, then write their parts."""
     for other in others:
         other.close()  # else this process would never see that the one that started it has ended
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in HEEDED:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    forked.begin()
     try:
         reading, files = Reading(index_folder), Files(folder)
         held: list[tuple[Sources, bytes]] = []
@@ -185,13 +175,6 @@ def _work(
             pipe.send(error)
     except (EOFError, ConnectionError):  # the process that started this one has ended
         sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _packed(records: list[CycleRecord]) -> bytes:

@@ -16,7 +16,7 @@ from harness.report.captions import in_text
 from harness.report.comparisons import Comparison, together
 from harness.report.contents import Table, explained
 from harness.report.files import Files, write_table
-from harness.report.formats import csv, markdown, own_file_name, terminal_width, wrapped
+from harness.report.formats import csv, markdown, named, own_file_name, terminal_width, wrapped
 from harness.report.html import page
 from harness.report.over_suites import NAME, OverSuites, claims_over_suites, over_suites, over_suites_table
 from harness.report.part import Look, Part
@@ -125,8 +125,8 @@ def _written(
     files.write("report.html", page(name, [each.described for each in parts], notes, over, terms).encode())
     files.write("report.md", ("\n\n".join(marked) + "\n").encode())
     if files.refused is None:
-        printed.append(f"The same as a page: {files.folder / 'report.html'}")
-        printed.append(f"All tables and pictures: {files.folder / 'report.md'}")
+        printed.append(named("The same as a page", str(files.folder / "report.html"), width))
+        printed.append(named("All tables and pictures", str(files.folder / "report.md"), width))
     text = "\n\n".join(printed)
     if show is not None:
         show(text)
