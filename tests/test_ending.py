@@ -120,6 +120,17 @@ def test_signals_end_a_run_alike(tmp_path: Path, number: signal.Signals, trials:
 
 @pytest.mark.ray
 @pytest.mark.long
+def test_a_run_that_is_extended_on_ray_equals_a_long_one(
+    tmp_path: Path, expected: dict[str, list[dict[str, object]]]
+) -> None:
+    Run(tmp_path, "protocol.cycles=2").end(0)
+    run = Run(tmp_path, "--resume")
+    out, _ = run.end(0)
+    assert "8 of 8 cycles finished" in out and outcomes(run.output) == expected
+
+
+@pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["imports", "Ray's start", "trials"])
 def test_ctrl_c_reaches_the_whole_group_at_any_moment(tmp_path: Path, moment: str) -> None:
     """As a terminal sends it: to every process of the command's group."""
@@ -564,6 +575,30 @@ def test_a_worker_beats_for_the_trial_that_waits_for_it(tmp_path: Path, fast: No
     assert path.stat().st_mtime > 0 and path.read_text() == written
 
 
+def test_a_look_for_a_heartbeat_costs_next_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one core at most a thousandth: a look each BEAT seconds, below a hundred frames."""
+    looks, spent = 200, list[float]()
+
+    def measured(path: Path, thread: int, ended: threading.Event) -> None:
+        turns = iter([False] * looks + [True])
+        began = time.thread_time()
+        beat(path, thread, SimpleNamespace(wait=lambda seconds: next(turns)))  # type: ignore[arg-type]
+        spent.append(time.thread_time() - began)
+
+    def below(frames: int) -> None:
+        if frames:
+            below(frames - 1)
+        else:
+            with beating(tmp_path / "0", "node"):
+                while not spent:
+                    time.sleep(0.01)
+
+    beat = beats._beat
+    monkeypatch.setattr(beats, "_beat", measured)
+    below(100)
+    assert spent[0] / looks < beats.BEAT / 1000
+
+
 def test_a_file_system_that_fails_shows_no_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stale(path: object) -> None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
@@ -715,6 +750,27 @@ def test_a_unit_that_failed_is_not_run_again_but_another_of_its_name_is(driven: 
 
     shown = driven(act, Where())
     assert [line.partition(";")[0] for line in shown.said] == ["failed u", "Ray has failed (Ray)", "end u"]
+
+
+@pytest.mark.parametrize(
+    ("retries", "problem"),
+    [(0, "Ray's driver has made no progress for "), (1, "Ray has not started again within 2 s")],
+)
+def test_a_ray_that_hangs_is_ended(
+    retries: int, problem: str, driven: Callable[..., Shown], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While trials run, and, where it may start again, while it starts."""
+
+    def act(pipe: Any, many: int) -> None:
+        if not (tmp_path / "again").exists():
+            (tmp_path / "again").touch()
+            _begin(pipe, many)
+        time.sleep(60)
+
+    monkeypatch.setattr(launch, "BEAT", 0.5)
+    monkeypatch.setattr(launch.before, "START_SECONDS", 2.0)
+    with pytest.raises(RayLost, match=f"^{problem}"):
+        driven(act, Where(retries=retries, stalled_after=1.0))
 
 
 @pytest.mark.parametrize(

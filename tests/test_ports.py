@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +32,7 @@ def processes_with(mark: str) -> list[int]:
 
 
 def listening(pids: list[int]) -> set[tuple[str, int, str]]:
-    """Return (address, port, name of the process) of each TCP socket of these processes that listens."""
+    """Return (address, port, name of the process) of each socket of these processes that waits for others."""
     sockets: dict[str, str] = {}
     for pid in pids:
         try:
@@ -41,10 +42,12 @@ def listening(pids: list[int]) -> set[tuple[str, int, str]]:
         except OSError:
             continue
     found = set()
-    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+    for family, table in product((socket.AF_INET, socket.AF_INET6), ("tcp", "udp")):
+        version = "6" if family == socket.AF_INET6 else ""
+        waits = "0A" if table == "tcp" else "07"
+        for line in Path(f"/proc/net/{table}{version}").read_text().splitlines()[1:]:
             words = line.split()
-            if words[3] == "0A" and (name := sockets.get(f"socket:[{words[9]}]")):
+            if words[3] == waits and (name := sockets.get(f"socket:[{words[9]}]")):
                 address, _, port = words[1].partition(":")
                 raw = b"".join(bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8))
                 found.add((socket.inet_ntop(family, raw), int(port, 16), name))
@@ -84,7 +87,8 @@ def test_what_is_open_is_said(address: str, mode: str, said: str, monkeypatch: p
 @pytest.mark.ray
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="sockets are listed in /proc")
 def test_all_ports_of_a_local_run_are_on_the_loopback_address(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "where": {"device": "cpu"}}))
+    scored = {"methods": {"Entropy": "entropy"}, "where": {"device": "cpu", "scoring": "ray_data", "cpus_per_trial": 1}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, **scored}))
     temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # short, for Ray's sockets
     mark = {"HOME": str(tmp_path), "RAY_TMPDIR": str(temporary)}
     run = subprocess.Popen(

@@ -30,7 +30,11 @@ from harness.data.dataset import DatasetInfo
 from harness.errors import DataMissing, UserError
 from harness.networks.building import build
 from harness.networks.names import spec
+from harness.on_ray.beats import Watch
+from harness.prepare import main as prepare
+from harness.report import index
 from harness.report.__main__ import main as report
+from harness.results import progress
 from harness.results.manifest import Manifest
 from harness.results.pictures import SelectedImages
 from harness.results.store import RunStore
@@ -171,6 +175,30 @@ def test_no_file_of_a_results_folder_runs_commands(kind: str, done: Path, tmp_pa
         if kind == "state_002.pt" and form == "torch":
             next((folder / "out").rglob(kind)).unlink()
             assert main([str(folder / "c.yaml"), f"where.output={folder / 'out'}", "--resume"]) == 0
+
+
+def test_no_index_lock_or_heartbeat_runs_commands(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run or its report leaves beside the results: whoever reads it goes on without it."""
+    folder = tmp_path / "out"
+    shutil.copytree(done / "out", folder)
+    monkeypatch.setattr(index, "FEWEST", 0)
+    monkeypatch.setattr(index, "YOUNG", -(10**9))
+    assert report([str(folder)]) == 0
+    (kept,) = (folder / "index").iterdir()
+    for data in forms(tmp_path / "ran").values():
+        kept.write_bytes(data)
+        harmless(tmp_path / "ran", lambda: report([str(folder)]))
+        (folder / "lock.1").write_bytes(data)
+        harmless(tmp_path / "ran", lambda: status([str(folder)]))
+        harmless(tmp_path / "ran", lambda: main([str(done / "c.yaml"), f"where.output={folder}", "--resume"]))
+        for path in folder.glob("lock.*"):
+            path.unlink()
+        (tmp_path / "beats").mkdir(exist_ok=True)
+        (tmp_path / "beats" / "0").write_bytes(data)
+        assert Watch(tmp_path / "beats").stalled(-1) == []
+        (tmp_path / "progress").write_bytes(data)
+        assert progress.read(tmp_path / "progress") is None
+        assert not (tmp_path / "ran").exists(), "the payload ran"
 
 
 @pytest.mark.parametrize("name", ["trials/..", "trials/../../x", "/etc", "trials/a/b", "shared/.", "elsewhere/x", ""])
@@ -326,6 +354,25 @@ def test_no_cache_runs_commands(data: Callable[[Path], Any], tmp_path: Path, cac
         dataset.examine()
         assert dataset.load().fingerprint == expected
         assert not (tmp_path / "ran").exists(), "the payload ran"
+
+
+def test_no_prepared_images_run_commands(tmp_path: Path, cache: Path) -> None:
+    image_tree(tmp_path / "data")
+    values = {**CONFIG, "dataset": {"name": "image_folder", "folder": "mine", "image_size": 8}}
+    values |= {
+        "model": {"name": "resnet_small", "width": 4},
+        "protocol": {"initial": 2, "budget": 1, "cycles": 1, "start": "warm"},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    given = [str(tmp_path / "c.yaml"), f"where.data={tmp_path / 'data'}", f"where.prepared={tmp_path / 'kept'}"]
+    assert prepare(given) == 0
+    files = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert files
+    for number, data in enumerate(forms(tmp_path / "ran").values()):
+        for path in files:
+            path.write_bytes(data)
+        harmless(tmp_path / "ran", lambda: prepare(["--list", "--folder", str(tmp_path / "kept")]))
+        harmless(tmp_path / "ran", lambda n=number: main([*given, f"where.output={tmp_path / str(n)}"]))  # type: ignore[misc]
 
 
 def test_an_image_is_only_of_the_formats_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,7 +239,8 @@ class _Driver:
         if number in self.stopped:
             said, elsewhere = STALLED_TOO_OFTEN if too_often else STALLED, ""
         else:
-            said = f"its process died{f' of {signal_}' if signal_ else ''}{TOO_OFTEN if too_often else ''}"
+            how = f"of {signal_}" if signal_ else "without a trace, as by SIGKILL"
+            said = f"its process died {how}{TOO_OFTEN if too_often else ''}"
             elsewhere = f"; Ray's own words are in {self.log}" if too_often else ""
         return f"{said}{TRACEBACK_IN}{log}" if signal_ else said + elsewhere
 
