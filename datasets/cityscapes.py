@@ -57,6 +57,12 @@ MEAN = (0.290101, 0.328081, 0.286964)  # as in the code of DRN (info.json of its
 STD = (0.182954, 0.186566, 0.184475)
 
 
+TRAIN_IDS = (
+    ", so these look like trainIds, to which the official scripts convert them: put the *_gtFine_labelIds.png of "
+    "gtFine_trainvaltest there again"
+)
+
+
 class Cityscapes(Dataset):
     """Reads the official folders leftImg8bit/ and gtFine/ in where.data/cityscapes, sorted by city and file name."""
 
@@ -101,6 +107,11 @@ class Cityscapes(Dataset):
 
     def _ids(self) -> Counter[int]:
         train, test = checked(self._splits, KNOWN, False, (HEIGHT, WIDTH), _hint)
+        if max(train | test) < len(IDS):
+            raise DataMissing(
+                f"{self._folder / 'gtFine'}: no label map holds an id above {len(IDS) - 1}, such as 23 of the sky"
+                f"{TRAIN_IDS}"
+            )
         classes_occur(train, TABLE, tuple(IDS))
         return train + test
 
@@ -153,10 +164,7 @@ def _hint(ids: Collection[int]) -> str:
     """Return what wrong ids may come from."""
     if UNLABELLED_TRAIN_ID not in ids:
         return ""
-    return (
-        "; no official labelIds hold 255, so these look like trainIds, to which the official scripts convert them: "
-        "put the *_gtFine_labelIds.png of gtFine_trainvaltest there again"
-    )
+    return f"; no official labelIds hold 255{TRAIN_IDS}"
 
 
 def write_cityscapes(root: Path, train: int, test: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -33,6 +34,15 @@ from harness.settings import Protocol, Recipe
 from harness.trial import ActiveLearner, Report, run_shared, run_trial
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def never_hangs() -> Iterator[None]:
+    """End the tests with a traceback if one waits for a pipe or walks in a circle."""
+    faulthandler.dump_traceback_later(60, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
 
 HALF = Recipe(epochs=1, precision="bfloat16")
 """How most runs have their networks run."""

@@ -5,7 +5,6 @@ The numbers are those of the reports: 1 to 24 images, 28 to 38 label maps, 41 CI
 
 from __future__ import annotations
 
-import faulthandler
 import io
 import json
 import os
@@ -13,9 +12,10 @@ import re
 import shutil
 import struct
 import subprocess
+import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +29,7 @@ import yaml
 from PIL import Image, PngImagePlugin
 from test_datasets import archive, cifar, make, official, pictures, save, write_tree
 from test_segmentation_data import folder, own, whole
+from test_start import MAPS
 
 import harness
 from harness.data import dataset as contract
@@ -51,14 +52,6 @@ def remembers_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(remembered, "SETTLED_SECONDS", 0)
     monkeypatch.setattr(remembered, "_entries", {})
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def never_hangs() -> Iterator[None]:
-    """End the tests with a traceback if one waits for a pipe or walks in a circle."""
-    faulthandler.dump_traceback_later(60, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
@@ -894,11 +887,14 @@ def test_28_an_id_that_does_not_exist(city: Path) -> None:
     assert "trainIds" not in message
 
 
-def test_28_few_pixels_with_a_class_are_noted(city: Path, tmp_path: Path) -> None:
-    """Maps of trainIds without a pixel of 255 hold only ids that exist."""
+def test_28_train_ids_are_refused_also_if_all_of_their_ids_exist(city: Path) -> None:
+    """As those of maps without a pixel that is ignored."""
     changed_ids(city, np.where(cityscapes.TABLE == 255, 0, cityscapes.TABLE).astype(np.uint8))
-    (note,) = make("cityscapes", city).load().notes
-    assert re.fullmatch(r"only \d+% of the pixels of the label maps have a class", note)
+    for call in (make("cityscapes", city).load, make("cityscapes", city).examine):
+        refuses(call, "gtFine: no label map holds an id above 18, such as 23 of the sky, so these look like trainIds")
+
+
+def test_28_few_pixels_with_a_class_are_noted(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine")
     assert own(root).load().notes == ()
     ids = np.full((16, 24), 7, np.uint8)
@@ -947,6 +943,25 @@ def test_32_whatever_is_wrong_with_label_maps_is_named_at_once(hook: str, tmp_pa
         f"{labels / '005.png'} is 24 x 8 pixels, but its image 005.png is 24 x 16",
         f"{labels / '006.png'} holds the id 9",
     )
+
+
+def test_32_the_command_ends_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "data" / "mine", sizes=[(16, 24)] * 12)
+    save(root / "labels" / "train" / "005.png", np.full((16, 24), 9, np.uint8))
+    maps = {"name": "segmentation_folder", "folder": "mine", "classes": ["a", "b", "c"], "ignore": 7}
+    (tmp_path / "c.yaml").write_text(
+        yaml.safe_dump({**yaml.safe_load(MAPS), "dataset": maps, "model": {"name": "drn_small", "width": 4}})
+    )
+    given = [str(tmp_path / "c.yaml"), f"where.data={tmp_path / 'data'}", f"where.output={tmp_path / 'out'}"]
+    assert main(given) == 2 and not (tmp_path / "out").exists()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "005.png holds the id 9; allowed: 0..2, 7 (7 is ignored)" in error
+
+
+def test_32_files_are_read_in_parallel() -> None:
+    """Each of four waits until all have begun."""
+    together = threading.Barrier(4)
+    assert [*remembered.in_threads(lambda item: (together.wait(10), item)[1], range(4))] == [0, 1, 2, 3]
 
 
 def test_32_all_images_of_other_sizes_are_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from test_data_field import refuses
 from test_datasets import make
+from test_security import instead
 
 from harness.data import prepared
 from harness.data.dataset import DataRoot, facts
@@ -375,6 +376,16 @@ def test_the_kinds_of_images_of_the_real_set_are_read(tree: Path) -> None:
     assert (rows[2] == rows[2][..., :1]).all() and np.abs(rows[3] - expected).mean() < 4, "turned as EXIF says"
     found = " ".join(dataset(tree).examine())
     assert "JPEG RGB" in found and "JPEG CMYK (1)" in found and "PNG RGB (1)" in found and "JPEG L (1)" in found
+
+
+@pytest.mark.usefixtures("never_hangs")
+@pytest.mark.parametrize("kind", ["*META*", "*TRUTH*", "train/*/*", "val/*"])
+def test_a_pipe_a_device_or_a_loop_is_a_sentence(kind: str, tree: Path) -> None:
+    named = {"*META*": f"**/{imagenet.META}", "*TRUTH*": f"**/{imagenet.TRUTH}"}
+    path = next(tree.glob(named.get(kind, kind)))
+    for _ in instead(path):
+        refuses(lambda: dataset(tree).load().fingerprint, str(tree))
+    assert dataset(tree).load().fingerprint
 
 
 def test_a_broken_image_is_named(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

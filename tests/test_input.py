@@ -17,11 +17,13 @@ import torch
 import harness
 import harness.check
 import harness.list
+import harness.replay
 import harness.report.__main__
 import harness.run
+import harness.status
 from harness import registry
 from harness.config.load import load_config
-from harness.data import host, rows
+from harness.data import host, prepared, rows
 from harness.data.dataset import DataRoot
 from harness.errors import DataMissing, UserError, check_platform, expanded, readable
 from harness.learning import process
@@ -254,6 +256,15 @@ def test_the_home_folder_is_expanded_wherever_a_path_is_given(home: Path, answer
     assert code == 2 and printed.startswith(f"error: {home / 'runs' / 'x'}: not the results folder of a run")
     with pytest.raises(UserError, match=re.escape(f"{home / 'runs' / 'x'}: not the results folder")):
         harness.load("~/runs/x")
+    kept = prepared.place("~/kept")
+    assert kept is not None and kept.folder == home / "kept"
+    replay = harness.replay.main
+    code, printed = answer("~/runs/x", command=harness.status.main)
+    assert code == 2 and str(home / "runs" / "x") in printed
+    code, printed = answer("~/runs/x", "--export", "~/sets", command=replay)
+    assert code == 2 and str(home / "runs" / "x") in printed
+    code, printed = answer("~/c.yaml", "--indices", "~/none.csv", command=replay)
+    assert code == 2 and str(home / "none.csv") in printed
     assert not Path("~").exists()
 
 

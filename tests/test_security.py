@@ -340,6 +340,35 @@ def test_no_data_run_commands(data: Callable[[Path], Any], tmp_path: Path, cache
         path.write_bytes(before)
 
 
+def instead(path: Path) -> Iterator[str]:
+    """Put a pipe, a device and a link to itself in the place of a file, one after the other; then the file again."""
+    before = path.read_bytes()
+    for name, target in (("pipe", None), ("device", "/dev/zero"), ("loop", path.name)):
+        path.unlink()
+        path.symlink_to(target) if target else os.mkfifo(path)
+        yield name
+    path.unlink()
+    path.write_bytes(before)
+
+
+@pytest.mark.usefixtures("never_hangs")
+@pytest.mark.parametrize("data", [image_tree, label_maps, cityscapes, cifar_tree, cifar_generated])
+def test_no_data_are_a_pipe_a_device_or_a_loop(data: Callable[[Path], Any], tmp_path: Path, cache: Path) -> None:
+    """They are left out and counted, or refused in a sentence."""
+    dataset = data(tmp_path / "data")
+    files = sorted(path for path in (tmp_path / "data").rglob("*") if path.is_file())
+    for path in {(path.parent.parent if path.suffix == ".png" else path): path for path in files}.values():
+        for name in instead(path):
+            again = type(dataset)(dataset.settings, dataset.data_root)
+            try:
+                notes = again.info().notes
+                _ = again.load().fingerprint
+            except UserError as error:
+                assert "\n" not in str(error)
+            else:
+                assert any("left out" in note for note in notes) or path.name == "GENERATED", (name, path)
+
+
 @pytest.mark.parametrize("data", [image_tree, label_maps])
 def test_no_cache_runs_commands(data: Callable[[Path], Any], tmp_path: Path, cache: Path) -> None:
     dataset = data(tmp_path / "data")
