@@ -283,20 +283,22 @@ def test_a_limit_on_the_size_of_files_is_an_error_and_no_death(tmp_path: Path) -
 
 
 @pytest.mark.long
-def test_a_small_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trials", ["in_process", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_small_disk(trials: str, tmp_path: Path) -> None:
+    on = f"where.trials={trials}"
     mount = tmp_path / "disk"
     mount.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(mount)], capture_output=True).returncode:
         pytest.skip("only root can mount")
     try:
-        ended = real(tmp_path, mount / "run")
+        ended = real(tmp_path, mount / "run", on)
         assert ended.returncode == 1 and "Report of run c" in ended.stdout, ended
         assert ": can't be written: No space left on device; free space" in ended.stderr.splitlines()[-1]
         assert not list(mount.rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=9m", str(mount)], check=True)
-        assert real(tmp_path, mount / "run", "--resume").returncode == 0
+        assert real(tmp_path, mount / "run", "--resume", on).returncode == 0
         subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
-        ended = real(tmp_path, mount / "run", "--resume")
+        ended = real(tmp_path, mount / "run", "--resume", on)
         assert ended.returncode == 2
         assert ended.stderr == f"error: where.output: {mount}/run can't be written to: Read-only file system\n"
     finally:

@@ -144,13 +144,18 @@ def test_a_pipe_that_nobody_reads_ends_quietly(command: str, tmp_path: Path) -> 
 
 
 @pytest.mark.long
-def test_a_run_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trials", ["in_process", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(trials: str, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     config = written(tmp_path, methods={"Ran": "random"})
     words = [sys.executable, "-m", "harness.run", str(config), f"where.output={tmp_path / 'run'}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words.append(f"where.trials={trials}")
     assert subprocess.run(words, stdout=write, stderr=write, env=environment).returncode == 0
+    for command in ("report", "status"):
+        words = [sys.executable, "-m", f"harness.{command}", str(tmp_path / "run")]
+        assert subprocess.run(words, stdout=write, stderr=write, env=environment).returncode == 0
     os.close(write)
     assert list(harness.load(tmp_path / "run")["cycle"]) == [0, 1]
 

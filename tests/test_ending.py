@@ -371,6 +371,49 @@ def test_a_stopped_trial_is_shown_and_restarted(tmp_path: Path, expected: dict[s
     assert "it stalled, and its process was ended; it goes on from its last checkpoint or finished cycle" in out
 
 
+WAITING = '''
+"""Waits forever, the first time."""
+
+import threading
+from pathlib import Path
+
+from harness import Training
+
+BEFORE = Path("FOLDER") / "before"  # the file itself is unpacked elsewhere on a worker
+
+
+class Waiting(Training):
+    """Cross-entropy."""
+
+    def fit(self, cycle):
+        """Wait for a lock that nobody releases, then train."""
+        if not BEFORE.exists():
+            BEFORE.touch()
+            lock = threading.Lock()
+            lock.acquire()
+            lock.acquire()
+        return super().fit(cycle)
+'''
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_trial_that_waits_for_a_lock_is_shown_and_restarted(tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(
+        WAITING.replace("Path(__file__).with_name", f"Path({str(tmp_path)!r}).joinpath")
+    )
+    methods = "methods={W: {training: waiting, acquisition: random}}"
+    run = Run(tmp_path, f"plugins=[{tmp_path / 'waiting.py'}]", methods, "protocol.cycles=2", "where.stalled_after=20")
+    deadline = time.time() + 120
+    logs: list[str] = []
+    while run.process.poll() is None and time.time() < deadline:
+        logs += [path.read_text() for path in run.output.glob("logs/*.s0.*.log")]
+        time.sleep(0.2)
+    out, _ = run.end(0)
+    assert "STALLED, without progress for " in out and "it stalled, and its process was ended" in out
+    assert any("waiting.py" in log and "in fit" in log for log in logs), "where it was is in its log until it goes on"
+
+
 CRASHING = '''
 """Dies of a signal, as a library would let it."""
 

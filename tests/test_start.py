@@ -519,8 +519,8 @@ def refused(process: subprocess.Popen[str], within: float = 60.0) -> tuple[str, 
     began = time.monotonic()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 2 and time.monotonic() - began < within, out + err
-    assert "Traceback" not in out + err and err.rstrip().splitlines()[-1].startswith("error: "), out + err
-    return out, err.rstrip().splitlines()[-1]
+    assert "Traceback" not in out + err and err.startswith("error: ") and err.count("\n") == 1, out + err
+    return out, err.rstrip()
 
 
 def finished(process: subprocess.Popen[str]) -> str:
