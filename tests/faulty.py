@@ -125,6 +125,10 @@ class Disk:
         del self.opened[file]
         os.close(file)
 
+    def fstat(self, file: int) -> os.stat_result:
+        self._living()
+        return os.fstat(file)
+
     def read(self, file: int, size: int) -> bytes:
         self._living()
         return os.read(file, size)

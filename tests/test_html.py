@@ -351,7 +351,7 @@ def from_elsewhere(rows: list[dict[str, str]]) -> dict[tuple[str, ...], str]:
         cells |= {("decomposition", method, "split by"): "Ran+", ("decomposition", method, "training"): NOTHING}
         parts = {"gain": values, "auxiliary": gains["Ran+"]}  # its training has parameters of its own
         parts["selection"] = [a - b for a, b in zip(values, gains["Ran+"], strict=True)]
-        cells |= {("decomposition", method, part): spread(found) for part, found in parts.items()}
+        cells |= {("decomposition", method, part): f"+{spread(found)}" for part, found in parts.items()}
         # the source's curves are equal, apart from 20 points at the last of three budgets of one seed
         before = [20 / 4 * (method == "DAST-AL" and seed == 3) for seed in range(7)]
         for head, found in (("selected: vgg", before), ("trained now: resnet18_cifar_projection", values)):

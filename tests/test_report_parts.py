@@ -40,8 +40,8 @@ def test_the_parts_of_a_gain_add_up_at_each_seed() -> None:
     cells = row(table, "DAST-AL")
     expected = {"gain": (10.0, 4.0), "training": (3.0, 2.0), "selection": (7.0, 2.0)}
     for part, values in expected.items():
-        assert cells[part] == f"{statistics.mean(values):.2f}±{statistics.stdev(values):.2f}"
-    assert row(table, "Ran+")["selection"] == "0.00±0.00"
+        assert cells[part] == f"{statistics.mean(values):+.2f}±{statistics.stdev(values):.2f}"
+    assert row(table, "Ran+")["selection"] == "+0.00±0.00"
     assert list(table.shown["method"]) == ["Ran+", "DAST-AL"]
     assert [row(table, method)["split by"] for method in ("Ran+", "DAST-AL")] == ["Ran+", "Ran+"]
 
@@ -66,12 +66,12 @@ def test_the_training_of_a_module_is_an_auxiliary_part() -> None:
     names = ("gain", "training", "auxiliary", "selection")
     parts = {method: [cells[name].split("±")[0] for name in names] for method, cells in whole.items()}
     assert parts == {
-        "Ran+": ["3.00", "3.00", NOTHING, "0.00"],
-        "DAST-AL": ["10.00", "3.00", NOTHING, "7.00"],
-        "LL4AL": ["8.00", NOTHING, "1.00", "7.00"],
-        "LL4AL's training": ["1.00", NOTHING, "1.00", "0.00"],
-        "ADS": ["12.00", NOTHING, NOTHING, NOTHING],
-        "LC": ["4.00", "0.00", NOTHING, "4.00"],
+        "Ran+": ["+3.00", "+3.00", NOTHING, "+0.00"],
+        "DAST-AL": ["+10.00", "+3.00", NOTHING, "+7.00"],
+        "LL4AL": ["+8.00", NOTHING, "+1.00", "+7.00"],
+        "LL4AL's training": ["+1.00", NOTHING, "+1.00", "+0.00"],
+        "ADS": ["+12.00", NOTHING, NOTHING, NOTHING],
+        "LC": ["+4.00", "+0.00", NOTHING, "+4.00"],
     }
     assert [cells["split by"] for cells in whole.values()] == ["Ran+", "Ran+", *["LL4AL's training"] * 2, "none", "Ran"]
     assert "none: the suite has no such row" in table.reading["parts of the gain"]

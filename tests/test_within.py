@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+import tracemalloc
 from collections import OrderedDict, deque, namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -815,6 +816,20 @@ def test_a_content_that_lacks_parts_is_no_state(content: Any, tmp_path: Path) ->
     file = Within(tmp_path, "cycle", 3, {})
     file.write(content)
     assert file.read() == (None, f"{file.path} is no state of a cycle")
+
+
+def test_a_state_is_read_without_a_copy_of_its_file(tmp_path: Path) -> None:
+    file = Within(tmp_path, "cycle", 0, {})
+    content = dict.fromkeys(within.PARTS, None) | {"stage": {"weights": torch.arange(2_000_000.0)}}
+    file.write(content)
+    tracemalloc.start()  # sees bytes, and no tensors
+    try:
+        found, said = file.read()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert said == "" and found is not None and found["stage"]["weights"].equal(content["stage"]["weights"])
+    assert peak < 1.2 * file.path.stat().st_size
 
 
 def test_states_of_finished_cycles_are_swept(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def decomposition_table(suite: SuiteEntry, records: Sequence[CycleRecord], key: 
 
 def wide_decomposition(suite: SuiteEntry, numbers: pd.DataFrame) -> pd.DataFrame:
     """Return the wide table of text, with the row that splits the gain of each method."""
-    shown, middles = wide(numbers, ["method"], "quantity"), between(suite)
+    shown, middles = wide(numbers, ["method"], "quantity", "+"), between(suite)
     names = [middles[method] or "none" for method in shown["method"]]
     shown.insert(1, "split by", names)
     return shown

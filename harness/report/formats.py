@@ -28,22 +28,22 @@ SEEDS_SHOWN = 5  # in the table of comparisons
 NOTHING = "\N{EN DASH}"  # in cells without a value
 
 
-def cell(mean: float, std: float, decimals: int = 2) -> str:
-    """Return, for example, '81.20±0.31', or '81.20' if std is NaN, which means one seed."""
+def cell(mean: float, std: float, decimals: int = 2, sign: str = "") -> str:
+    """Return, for example, '81.20±0.31', or '81.20' if std is NaN, which means one seed; ``sign``: '+' to show it."""
     spread = "" if std != std else f"±{std:,.{decimals}f}"
-    return f"{mean:,.{decimals}f}{spread}"
+    return f"{mean:{sign},.{decimals}f}{spread}"
 
 
-def wide(numbers: pd.DataFrame, rows: list[str], columns: str) -> pd.DataFrame:
+def wide(numbers: pd.DataFrame, rows: list[str], columns: str, sign: str = "") -> pd.DataFrame:
     """Return a long table as a wide table of text: a column for each value of ``columns``, and n, the number of seeds.
 
     n is the highest number of seeds in the row; a cell with fewer has '(n=...)'. If ``rows`` is the method alone,
-    methods without results get a row too.
+    methods without results get a row too. ``sign``: see ``cell``.
     """
     most = numbers.groupby(rows, observed=True)["n"].transform("max")
     names = numbers[columns].tolist()
     text = [
-        cell(mean, std, DECIMALS.get(name, 2)) + (f" (n={n})" if n < row else "")
+        cell(mean, std, DECIMALS.get(name, 2), sign) + (f" (n={n})" if n < row else "")
         for name, mean, std, n, row in zip(names, numbers["mean"], numbers["std"], numbers["n"], most, strict=True)
     ]
     shown = numbers.assign(text=text).pivot(index=rows, columns=columns, values="text")

@@ -71,9 +71,11 @@ def read(path: Path, most: int | None = None) -> bytes:
     file = os.open(no_pipe(path), os.O_RDONLY)
     try:
         parts, size = [], 0
-        while part := os.read(file, 2**24 if most is None else min(2**24, most - size)):
+        left = os.fstat(file).st_size + 1  # so that one part holds it all, and no copy is made
+        while part := os.read(file, left if most is None else min(left, most - size)):
             parts.append(part)
             size += len(part)
+            left = max(left - len(part), 2**16)
         return b"".join(parts)
     finally:
         os.close(file)

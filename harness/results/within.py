@@ -48,7 +48,7 @@ class Within:
 
         try:
             # only tensors and numbers: a results folder may come from anywhere, and a pickle could run commands
-            content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            content = torch.load(_Reader(payload), map_location="cpu", weights_only=True)
             whole = isinstance(content, dict) and {*content} >= PARTS
         except Exception:  # torch raises many kinds
             whole = False
@@ -70,6 +70,33 @@ class Within:
         with disk.answering(self.path, "removed"):
             if disk.exists(self.path):
                 disk.remove(self.path)
+
+
+class _Reader(io.RawIOBase):
+    """A file in memory that is not copied, as BytesIO copies a part of bytes: a state may be large."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data, self.at = data, 0
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return that its position can be set."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set and return the position, counted as io does."""
+        self.at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: len(self.data)}[whence])
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the position on; return the number of bytes."""
+        part = self.data[self.at : self.at + len(buffer)]
+        buffer[: len(part)] = part
+        self.at += len(part)
+        return len(part)
 
 
 def _parts(data: bytes) -> tuple[dict[str, Any] | None, memoryview | None]:
