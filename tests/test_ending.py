@@ -754,6 +754,30 @@ def test_a_stall_is_told_as_one(
     assert driven(act, Where(retries=0, stalled_after=2.0)).values == values
 
 
+def test_a_results_folder_that_does_not_answer_is_told_once(
+    driven: Callable[..., Shown], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its process then waits, as for a file server that is gone, and goes on afterwards."""
+
+    def act(pipe: Any, many: int) -> None:
+        _begin(pipe, many)
+        time.sleep(1.0)
+        pipe.send(("finished",))
+
+    def waits(self: Watch, longer_than: float) -> list[beats.Stalled]:
+        if not waited:
+            waited.append(True)
+            time.sleep(2.0)
+        return []
+
+    waited: list[bool] = []
+    monkeypatch.setattr(launch, "BEAT", 0.2)
+    monkeypatch.setattr(Watch, "stalled", waits)
+    driven(act, Where(retries=0, stalled_after=2.0))
+    told = capsys.readouterr().err
+    assert re.fullmatch(rf"{re.escape(str(tmp_path))} has not answered for \d+ s: its file system hangs; .*\n", told)
+
+
 def test_a_process_that_dies_while_it_starts_costs_a_retry_only(driven: Callable[..., Shown], tmp_path: Path) -> None:
     """Tune gives such a trial up at once, with retries left."""
 

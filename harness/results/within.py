@@ -48,7 +48,8 @@ class Within:
 
         try:
             # only tensors and numbers: a results folder may come from anywhere, and a pickle could run commands
-            content = torch.load(_Reader(payload), map_location="cpu", weights_only=True)
+            file: Any = _Reader(payload)
+            content = torch.load(file, map_location="cpu", weights_only=True)
             whole = isinstance(content, dict) and {*content} >= PARTS
         except Exception:  # torch raises many kinds
             whole = False
