@@ -29,8 +29,9 @@ def begin() -> None:
 
 
 def leave(number: int, frame: Any) -> None:
-    """Handle a signal: raise SystemExit."""
-    raise SystemExit
+    """Handle a signal: raise SystemExit, once."""
+    signal.signal(number, signal.SIG_IGN)  # what cleans up is not interrupted
+    raise SystemExit(128 + number)
 
 
 def _end_with_parent() -> None:

@@ -39,7 +39,7 @@ torch.set_num_threads(1)
 @pytest.fixture
 def never_hangs() -> Iterator[None]:
     """End the tests with a traceback if one waits for a pipe or walks in a circle."""
-    faulthandler.dump_traceback_later(60, exit=True)
+    faulthandler.dump_traceback_later(300, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
 

@@ -891,7 +891,9 @@ def test_28_train_ids_are_refused_also_if_all_of_their_ids_exist(city: Path) -> 
     """As those of maps without a pixel that is ignored."""
     changed_ids(city, np.where(cityscapes.TABLE == 255, 0, cityscapes.TABLE).astype(np.uint8))
     for call in (make("cityscapes", city).load, make("cityscapes", city).examine):
-        refuses(call, "gtFine: no label map holds an id above 18, such as 23 of the sky, so these look like trainIds")
+        refuses(
+            call, "gtFine/train: no label map holds an id above 19, such as 23 of the sky, so these look like trainIds"
+        )
 
 
 def test_28_few_pixels_with_a_class_are_noted(tmp_path: Path) -> None:

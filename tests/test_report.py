@@ -583,6 +583,8 @@ def test_the_printed_report_has_the_width_of_the_terminal(
     )
     widest = max(len(line) for line in printed.splitlines() if str(folder) not in line)
     assert columns - 20 < widest <= columns
+    wider = [line for line in printed.splitlines() if len(line) > columns]
+    assert all(line.startswith(str(folder)) for line in wider), "a path has a line of its own"
 
 
 def test_whole_report(tmp_path: Path) -> None:

@@ -471,7 +471,7 @@ def test_another_kind_of_device_is_refused(
     go: Go, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert go() == 0
-    monkeypatch.setattr(runner, "_device", lambda where: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(runner, "_devices", lambda where: {"NVIDIA H100 80GB HBM3"})
     assert go("--resume", seeds=[0, 1]) == 2
     assert "with other device (cpu, now NVIDIA H100 80GB HBM3);" in capsys.readouterr().err
 

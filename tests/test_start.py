@@ -263,10 +263,10 @@ def test_an_address_is_a_cluster_unless_it_says_local(monkeypatch: pytest.Monkey
     for value in ("local", " local ", ""):
         monkeypatch.setenv("RAY_ADDRESS", value)
         assert Where().cluster() is None
-    assert runner._device(Where(device="cpu")) == "cpu", "a changed device is noticed"
+    assert runner._devices(Where(device="cpu")) == {"cpu"}, "a changed device is noticed"
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert Where().cluster() == ("head:6379", "RAY_ADDRESS")
-    assert runner._device(Where(device="cpu")) == ""
+    assert runner._devices(Where(device="cpu")) == set()
 
 
 def test_a_slow_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +331,7 @@ def node(hostname: str, number: int) -> dict[str, Any]:
         "NodeID": f"{number:056x}",
         "NodeManagerHostname": hostname,
         "NodeManagerAddress": f"10.0.0.{number}",
-        "Resources": {"GPU": 1.0} if number == 2 else {},
+        "Resources": ({"CPU": 4.0}, {"CPU": 4.0, "GPU": 2.0}, {"GPU": 1.0})[number - 1],
     }
 
 
@@ -365,7 +365,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return changes
 
 
-def checked(tmp_path: Path, gpus: bool = False, names: int = 0) -> Any:
+def checked(tmp_path: Path, least: float | None = None, names: int = 0) -> Any:
     """Check the nodes for a run with files of data and weights; return the notes, or the names of GPUs."""
     from harness.on_ray import node_check
 
@@ -374,7 +374,7 @@ def checked(tmp_path: Path, gpus: bool = False, names: int = 0) -> Any:
     torch.save({}, tmp_path / "w.pt")
     trial = make_trial(weights=str(tmp_path / "w.pt"))
     data: Any = {"s": SimpleNamespace(decoded=[files])}
-    return node_check.check([Unit(trial, "s", "Ran", False, False, None, [], [])], tmp_path, data, gpus)[names]
+    return node_check.check([Unit(trial, "s", "Ran", False, False, None, [], [])], tmp_path, data, least)[names]
 
 
 def test_equal_nodes_pass(nodes: dict[str, Any], tmp_path: Path) -> None:
@@ -462,11 +462,15 @@ def test_a_commit_that_is_not_known_is_no_difference(nodes: dict[str, Any], tmp_
     assert checked(tmp_path) == []
 
 
-@pytest.mark.parametrize("died", ["TaskUnschedulableError", "NodeDiedError", "WorkerCrashedError"])
-def test_a_node_that_died_is_left_out(died: str, nodes: dict[str, Any], tmp_path: Path) -> None:
+def ray_exceptions() -> Any:
     import ray.exceptions
 
-    error = getattr(ray.exceptions, died)
+    return ray.exceptions
+
+
+@pytest.mark.parametrize("died", ["TaskUnschedulableError", "NodeDiedError", "WorkerCrashedError"])
+def test_a_node_that_died_is_left_out(died: str, nodes: dict[str, Any], tmp_path: Path) -> None:
+    error = getattr(ray_exceptions(), died)
     nodes["beta"] = error("it has died") if died != "WorkerCrashedError" else error()
     assert checked(tmp_path) == ["note: node beta (10.0.0.2) has died, and is left out"]
     nodes["alpha"] = nodes["gamma"] = nodes["beta"]
@@ -474,15 +478,58 @@ def test_a_node_that_died_is_left_out(died: str, nodes: dict[str, Any], tmp_path
         checked(tmp_path)
 
 
-def test_the_gpus_of_nodes_that_have_some_are_named(
+def test_the_gpus_of_nodes_that_can_hold_a_trial_are_named(
     nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    def gives(*names: str) -> Callable[[dict[str, Any]], None]:
+        return lambda facts: facts["gpus"].update(dict.fromkeys(names, "")) if "gpus" in facts else None
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    nodes |= {"alpha": gives("H100"), "beta": gives("A100", "T4"), "gamma": gives("V100")}
     assert checked(tmp_path, names=1) == set(), "no trial runs on one"
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
-    assert checked(tmp_path, gpus=True, names=1) == {"H100"}
+    assert checked(tmp_path, least=2, names=1) == {"A100", "T4"}, "alpha has no GPU, and gamma no processor"
+    nodes["alpha"] = ray_exceptions().NodeDiedError("it has died")
+    assert checked(tmp_path, least=2, names=1) == set(), "the devices are not known"
+
+
+@pytest.mark.parametrize(
+    ("keys", "resumed", "expected"),
+    [
+        ({}, True, ({"H100"}, 1)),
+        ({}, False, (set(), None)),
+        ({"gpus_per_trial": 0}, True, ({"cpu"}, None)),
+        ({"device": "cpu"}, True, ({"cpu"}, None)),
+    ],
+)
+def test_devices_are_asked_for_where_trials_have_some_and_records_may_name_others(
+    keys: Any, resumed: bool, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.on_ray import session
+
+    asked: list[float | None] = []
+
+    def check(units: Any, folder: Any, data: Any, least: float | None = None) -> tuple[list[str], set[str]]:
+        asked.append(least)
+        return [], set() if least is None else {"H100"}
+
+    monkeypatch.setattr(session.node_check, "check", check)
+    monkeypatch.setattr(session, "nodes", lambda: [{"CPU": 4.0, "GPU": 1.0}])
+    if resumed:
+        (tmp_path / "run.json").touch()
+    units = [Unit(make_trial(), "s", "Ran", False, False, None, [], [])]
+    _, devices = session.check(Where(trials="ray", address="h:1", cpus_per_trial=1, **keys), units, tmp_path, {})
+    assert (devices, asked[0]) == expected
+
+
+def test_a_trial_without_a_gpu_runs_on_the_cpu_beside_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("harness.learning.process.chosen_device", lambda requested: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", ["T4", "H100"].__getitem__)
+    assert runner._devices(Where(trials="ray")) == {"T4", "H100"}
+    assert runner._devices(Where(trials="in_process")) == {"H100"}
+    assert runner._devices(Where(trials="ray", gpus_per_trial=0)) == {"cpu"}
 
 
 def test_a_node_that_does_not_answer_is_told(
@@ -750,7 +797,7 @@ def test_a_run_goes_on_on_a_cluster_with_other_devices_only_if_told_to(tmp_path:
     (tmp_path / "g.yaml").write_text(f"{SMALL}\nmethods: {{Ran: random}}\nseeds: [0]\n")
     finished(command(tmp_path, "where.trials=in_process", "where.output=run", "protocol.cycles=2"))
     (tmp_path / "gpu").mkdir()
-    fake = "import torch\ntorch.cuda.is_available = lambda: True\ntorch.cuda.get_device_name = lambda: 'H100'\n"
+    fake = "import torch\ntorch.cuda.device_count = lambda: 1\ntorch.cuda.get_device_name = lambda number: 'H100'\n"
     (tmp_path / "gpu" / "sitecustomize.py").write_text(fake)
     node = {"PYTHONPATH": f"{tmp_path / 'gpu'}{os.pathsep}{ROOT}"}
     longer = ("where.output=run", "protocol.cycles=3", "--resume")

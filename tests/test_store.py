@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 import torch
 from conftest import a_record, make_trial, outcomes, run, same, state_of
 
+from harness import forked
 from harness.config.suite import Trial
 from harness.data.dataset import LoadedData
 from harness.errors import NotReproduced
+from harness.results import disk
 from harness.results.records import SCHEMA_VERSION, CycleRecord
-from harness.results.store import RunStore, TrialStore, _body, _sha256
+from harness.results.store import RunStore, TrialStore, _body, _sha256, write_atomically
 
 
 def record(cycle: int, **changes: Any) -> CycleRecord:
@@ -120,6 +123,24 @@ def test_other_damage_to_the_last_cycle(store: TrialStore, damage: str) -> None:
     assert finished == 3
     assert state is not None
     assert same(state["network"], weights(2)["network"])
+
+
+def test_a_signal_that_ends_the_process_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(temporary: Path, path: Path) -> None:
+        assert temporary.exists()
+        forked.leave(signal.SIGUSR2, None)
+
+    before = signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setattr(disk, "move", ended)
+    try:
+        with pytest.raises(SystemExit):
+            write_atomically(tmp_path / "a", b"x")
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN, "another one interrupts nothing"
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove"])

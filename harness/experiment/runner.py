@@ -19,6 +19,7 @@ from harness.errors import DataMissing, RayLost, StorageError, UserError, gather
 from harness.experiment import crash, data_check
 from harness.experiment.display import Display, Listener, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, check_methods, every_trial, full_trials, manifest, seen
+from harness.experiment.holding import gpus_per_trial
 from harness.experiment.notify import outcome
 from harness.experiment.publish import Ticker
 from harness.experiment.scores import Scores
@@ -349,8 +350,8 @@ def changed_rows(
 ) -> list[str]:
     """Return a sentence for each suite, and each of its rows, that the units would continue under other conditions.
 
-    ``data``: by suite; None: it is not read, and not compared. ``devices``: of the cluster that was joined; before, and
-    on no cluster, the device counts only where this process knows it.
+    ``data``: by suite; None: it is not read, and not compared. ``devices``: the names of the devices of the joined
+    cluster. Without them the devices of this machine count, and none if a cluster is still to be joined.
     """
     units = {unit.trial.id: unit for unit in left.units if not unit.shared}
     changes: dict[str, dict[str, str]] = defaultdict(dict)
@@ -373,7 +374,7 @@ def changed_rows(
             if not run.trial(unit.trial.id).records()  # it takes a shared first cycle over, whoever trained it
             for record in run.shared(unit.trial.sharing_key).records()
         ]
-        known = devices or ({_device(benchmark.where)} - {""} if finished else ())
+        known = devices or (_devices(benchmark.where) if finished else ())
         device = " or ".join(sorted(known))
         for method, was, code in finished:
             fingerprint = was["data"] if data is None else data[first.suite].fingerprint
@@ -405,15 +406,19 @@ def slow(where: Where, left: Grid) -> list[str]:
     ]
 
 
-def _device(where: Where) -> str:
-    """Return the name of the device that trials run on, as in records, or '' if this process can't know it."""
-    if where.trials == "ray" and where.cluster():
-        return ""
+def _devices(where: Where) -> set[str]:
+    """Return the names of the devices that trials may run on, as in records; none if this process can't know them."""
+    on_ray = where.trials == "ray"
+    if on_ray and where.cluster():
+        return set()
     import torch
 
     from harness.learning.process import chosen_device
 
-    return torch.cuda.get_device_name() if chosen_device(where.device) == "cuda" else "cpu"
+    if chosen_device(where.device) != "cuda" or not gpus_per_trial(where, False, True):
+        return {"cpu"}
+    numbers = range(torch.cuda.device_count()) if on_ray else [torch.cuda.current_device()]
+    return {torch.cuda.get_device_name(number) for number in numbers}
 
 
 def and_more(sentences: list[str]) -> str:

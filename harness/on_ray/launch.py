@@ -44,6 +44,7 @@ ENDING = 15.0
 STALLED = "it stalled, and its process was ended"
 STALLED_TOO_OFTEN = "it stalled for where.stalled_after seconds, more often than where.retries allows"
 TOO_OFTEN = " more often than where.retries allows"
+NO_TRACE = ", without a trace, as by SIGKILL"
 
 
 def prepare(where: Where) -> None:
@@ -103,8 +104,8 @@ class _Driver:
         """The numbers of units that stalled: their processes are killed, and do not die by themselves."""
         self.retries: Counter[int] = Counter()
         """How often Tune has started the process of each unit again, by its number."""
-        self.turns = 0
-        """How often this process has looked at what happens."""
+        self.looks = 0
+        """How often a look into the results folder has begun or ended; odd: it looks."""
         self.unborn: list[str] = []
         """The names of units that Tune gave up with retries left: it does so if a process dies while it starts."""
 
@@ -155,12 +156,19 @@ class _Driver:
                 return f"; Ray's own words are in {self.log}"
         return ""
 
+    def _forget_words(self) -> None:
+        """Remove Ray's own words of this run: they add nothing to ours."""
+        with suppress(OSError):
+            os.truncate(self.log, self.earlier)
+
     def _oversee(self, limit: float, over: threading.Event) -> None:
-        """Say if this process waits for the results folder for more than ``limit`` seconds: else nobody would."""
-        seen, silent = self.turns, 0.0
+        """Say if a look into the results folder takes more than ``limit`` seconds: else nobody would."""
+        seen, silent = self.looks, 0.0
         while not over.wait(BEAT):
-            seen, silent, before = self.turns, silent + BEAT if self.turns == seen else 0.0, silent
-            if before <= limit < silent:
+            looks, earlier = self.looks, silent
+            silent = silent + BEAT if looks == seen and looks % 2 else 0.0
+            seen = looks
+            if earlier <= limit < silent:
                 print(  # whoever waits may hold the lock of the display
                     f"{self.output} has not answered for {duration(silent)}: its file system hangs; the run goes on as "
                     "soon as it answers",
@@ -170,7 +178,7 @@ class _Driver:
 
     def _listen(self, pipe: Connection, child: Any, units: list[Unit], where: Where) -> str | None:
         over = threading.Event()
-        threading.Thread(target=self._oversee, args=(where.stalled_after / 2, over), daemon=True).start()
+        threading.Thread(target=self._oversee, args=(max(where.stalled_after / 2, 2 * BEAT), over), daemon=True).start()
         try:
             return self._heed(pipe, child, units, where)
         finally:
@@ -180,7 +188,6 @@ class _Driver:
         silent, shown = 0.0, set[int]()
         began, started = time.monotonic(), False
         while True:
-            self.turns += 1
             try:
                 told = pipe.recv() if pipe.poll(1.0 if not started else BEAT) else None
             except (EOFError, OSError):
@@ -210,15 +217,18 @@ class _Driver:
                     print(*values, flush=True)
                 elif kind == "begin":
                     if self.display is None:
-                        self.display = self.begin(*values)
+                        try:
+                            self.display = self.begin(*values)
+                        except UserError:
+                            self._forget_words()
+                            raise
                         self.display.look = self._seen
                     pipe.send(self.display.ended())
                 elif kind == "slots" and self.display is not None:
                     self.display.estimate.slots = values[0]
                 elif kind == "refused":
                     if self.display is None:
-                        with suppress(OSError):  # Ray's own words add nothing to ours
-                            os.truncate(self.log, self.earlier)
+                        self._forget_words()
                         raise UserError(*values)
                     return str(*values)
                 elif kind == "disk":
@@ -255,7 +265,9 @@ class _Driver:
                         self.watch.end(number)
                         shown.discard(number)
             self._release(ENDING)
+            self.looks += 1
             self._look(pipe, units, where, shown)
+            self.looks += 1
 
     def _why(self, unit: Unit, number: int, too_often: bool) -> str:
         """Return why the process of a unit has ended, with the name of the log that says more."""
@@ -264,8 +276,8 @@ class _Driver:
         if number in self.stopped:
             said, elsewhere = STALLED_TOO_OFTEN if too_often else STALLED, ""
         else:
-            how = f"of {signal_}" if signal_ else "without a trace, as by SIGKILL"
-            said = f"its process died {how}{TOO_OFTEN if too_often else ''}"
+            often = TOO_OFTEN if too_often else ""
+            said = f"its process died of {signal_}{often}" if signal_ else f"its process died{often}{NO_TRACE}"
             elsewhere = f"; Ray's own words are in {self.log}" if too_often else ""
         return f"{said}{TRACEBACK_IN}{log}" if signal_ else said + elsewhere
 

@@ -46,9 +46,9 @@ class Difference(NamedTuple):
 def look(wanted: dict[str, Any]) -> Facts:
     """Return what this process sees. It runs on nodes without a harness, too, so it refers to nothing of this module.
 
-    ``wanted``: ``packages``; ``files``, kind -> paths; ``folder`` (of the results) and ``seen``, a file in it; ``gpu``,
-    whether to name the node's GPU; and, pickled, ``plugins``, ``known`` code, and ``trials`` in which each plug-in of
-    the run occurs.
+    ``wanted``: ``packages``; ``files``, kind -> paths; ``folder`` (of the results) and ``seen``, a file in it;
+    ``gpus``, whether to name the node's GPUs; and, pickled, ``plugins``, ``known`` code, and ``trials`` in which each
+    plug-in of the run occurs.
     """
     import pickle
     import platform
@@ -87,23 +87,23 @@ def look(wanted: dict[str, Any]) -> Facts:
                 size = f"has {weights.path.stat().st_size} bytes" if weights else "is missing"
                 found["weights"][f"pretrained of {trial.model.name}"] = size
         found["commit"] = {"harness": provenance.commit()}
-        if wanted["gpu"]:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides all GPUs from a task that reserves none
+        if wanted["gpus"]:
             import torch
 
-            found["gpu"] = {"name": torch.cuda.get_device_name() if torch.cuda.is_available() else ""}
+            found["gpus"] = {torch.cuda.get_device_name(number): "" for number in range(torch.cuda.device_count())}
     except Exception as error:  # whatever another version of the harness, or none, raises
         found["failure"] = {"harness": f"{type(error).__name__}: {error}".splitlines()[0]}
     return found
 
 
 def check(
-    units: list[Unit], folder: Path, data: dict[str, LoadedData], gpus: bool = False
+    units: list[Unit], folder: Path, data: dict[str, LoadedData], least: float | None = None
 ) -> tuple[list[str], set[str]]:
     """Compare each living node with this process; return a note for each that does not answer, and the names of GPUs.
 
-    ``gpus``: whether trials run on GPUs; without, no names are returned. Raises UserError, which names the first node
-    that differs, how, and the others that differ.
+    ``least``: the GPUs are named of nodes with so many processors, which can hold a trial; None: of no node. If a node
+    does not answer, there are no names. Raises UserError, which names the first node that differs, how, and the others
+    that differ.
     """
     folder = folder.resolve()
     with ExitStack() as stack:
@@ -117,17 +117,17 @@ def check(
             "files": {"data": _sampled(data), "weights": _weights(units)},
             "folder": str(folder),
             "seen": file.name,
-            "gpu": False,
+            "gpus": False,
             "plugins": pickle.dumps(registry.Luggage()),  # here they are known
             "trials": pickle.dumps(_distinct(units)),
             "known": pickle.dumps({}),
         }
         ours = look(wanted)
         wanted |= {"plugins": pickle.dumps(registry.luggage()), "known": pickle.dumps(code.known)}
-        answers, notes = _ask(wanted, gpus)
+        answers, notes = _ask(wanted, least)
     wrong = [(node, found) for node, theirs in answers if (found := _difference(ours, theirs))]
     if not wrong:
-        return notes, {theirs["gpu"]["name"] for _, theirs in answers if "gpu" in theirs} - {""}
+        return notes, set() if notes else {name for _, theirs in answers for name in theirs.get("gpus", {})}
     first, *others = wrong
     more = ""
     if others:
@@ -159,17 +159,17 @@ def _weights(units: list[Unit]) -> list[str]:
     return sorted(paths)
 
 
-def _ask(wanted: dict[str, Any], gpus: bool) -> tuple[list[tuple[str, Facts]], list[str]]:
+def _ask(wanted: dict[str, Any], least: float | None) -> tuple[list[tuple[str, Facts]], list[str]]:
     """Return ((node, what it sees) of each, a note for each node that does not answer). Names may occur twice.
 
-    ``gpus``: whether nodes that have a GPU name it.
+    ``least``: see ``check``.
     """
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes may have another harness, or none
     try:
-        task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(look)  # it may see other GPUs than a trial
+        task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(look)  # a trial there would see all GPUs
         asked = {
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                {**wanted, "gpu": gpus and node["Resources"].get("GPU", 0) > 0}
+                {**wanted, "gpus": least is not None and _holds_gpu_trials(node["Resources"], least)}
             ): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
             for node in ray.nodes()
             if node["Alive"]
@@ -192,6 +192,10 @@ def _ask(wanted: dict[str, Any], gpus: bool) -> tuple[list[tuple[str, Facts]], l
     if not answers:
         raise UserError(f"no node of the cluster answers; {'; '.join(note.removeprefix('note: ') for note in notes)}")
     return answers, notes
+
+
+def _holds_gpu_trials(node: dict[str, float], least: float) -> bool:
+    return node.get("GPU", 0) > 0 and node.get("CPU", 0) >= least
 
 
 def _difference(ours: Facts, theirs: Facts) -> Difference | None:

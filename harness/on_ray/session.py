@@ -252,16 +252,18 @@ def nodes() -> list[dict[str, float]]:
 def check(where: Where, units: list[Unit], folder: Path, data: dict[str, LoadedData]) -> tuple[list[str], set[str]]:
     """Check that the cluster can hold each unit and that its nodes see what this process sees.
 
-    Return notes, and the names of the devices that trials run on, as in records; none for a local Ray, whose device
-    this machine has. Raises UserError, which names the first node that differs.
+    Return notes, and the names of the devices that trials may run on, as in records; none for a local Ray, whose
+    device this machine has, and where a node does not answer. Raises UserError, which names the first node that
+    differs.
     """
-    for exclusive in {unit.exclusive for unit in units}:
-        resources(where, exclusive, nodes())
+    found = [resources(where, exclusive, nodes()) for exclusive in {unit.exclusive for unit in units}]
     if not where.cluster():
         return [], set()
-    gpus = where.device != "cpu" and any(node.get("GPU", 0) for node in nodes())
-    notes, names = node_check.check(units, folder, data, gpus)
-    return notes, names if gpus else {"cpu"}
+    if not any(share.gpus for share in found):
+        return node_check.check(units, folder, data)[0], {"cpu"}
+    resumed = (folder / "run.json").exists()  # else no record names a device
+    least = min(share.cpus for share in found)
+    return node_check.check(units, folder, data, least if resumed else None)
 
 
 def kill(node: str, pid: int) -> None:

@@ -176,7 +176,7 @@ def _keys_first(shown: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 def named(heading: str, path: str, width: int) -> str:
     """Return ``heading: path``, on two lines if it is wider than the terminal: a path is never cut."""
     line = f"{heading}: {path}"
-    return line if len(line) <= width else f"{wrapped(f'{heading}:', width)}\n{path}"
+    return line if terminal.columns(line) <= width else f"{wrapped(f'{heading}:', width)}\n{path}"
 
 
 def wrapped(text: str, width: int = WIDTH) -> str:

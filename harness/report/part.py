@@ -30,7 +30,7 @@ from harness.report.contents import Table, suite_tables
 from harness.report.costs import cost_claims
 from harness.report.curves import full_data_notes, full_records
 from harness.report.files import Files, write_table
-from harness.report.formats import csv, file_name, markdown, own_file_name, terminal_width, wrapped
+from harness.report.formats import csv, file_name, markdown, named, own_file_name, terminal_width, wrapped
 from harness.report.html import Picture, Section, describe, first_selections, without_numbers
 from harness.report.record_table import Columns, record_table, sorted_records
 from harness.report.sources import Sources
@@ -196,7 +196,8 @@ def _with_records(
             shown.append(Picture(f"{stem}.png", heading, caption, drawn))
             marked.append(f"![{markdown(heading)}]({stem}.png)\n")
     if pictures:
-        printed.append(f"The first selected images: {folder / file_name(f'{suite.name}_selected')}_*.png")
+        place = f"{folder / file_name(f'{suite.name}_selected')}_*.png"
+        printed.append(named("The first selected images", place, terminal_width()))
     first = first_selections(suite, records, store)
     section = Section(suite, records, state, source, tables, compared, claimed, warnings, shown, first)
     return "\n\n".join(printed), "\n".join(marked), section

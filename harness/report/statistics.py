@@ -157,7 +157,7 @@ def _critical(seeds: int, count: int) -> NDArray[np.float64]:
     lowest = np.sort(np.random.default_rng(0).standard_normal((SIMULATED, seeds)), 1)[:, :few]
     sets = np.array(_lowest_sets(few, count), np.float64).T
     sets /= sets.sum(0)
-    parts = np.array_split(lowest, -(-SIMULATED * sets.shape[1] // 12_000))  # small arrays need no new pages of memory
+    parts = np.array_split(lowest, -(-SIMULATED * sets.shape[1] // 12_000))  # parts this small use memory again
     return np.sort(-np.concatenate([np.partition(part @ sets, count - 1)[:, count - 1] for part in parts]))
 
 

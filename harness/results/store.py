@@ -62,10 +62,11 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
             disk.write(temporary, data)
             lock.check(path)  # a disk may have kept this process waiting for minutes
             disk.move(temporary, path)
-        except (OSError, lock.LockLost):
+        except BaseException as error:  # also a signal that ends this process
             with suppress(OSError):  # the folder may be a file
                 disk.remove(temporary)
-            lock.check(path)  # another run removes the files of this one
+            if isinstance(error, OSError):
+                lock.check(path)  # another run removes the files of this one
             raise
 
 
