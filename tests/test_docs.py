@@ -286,6 +286,12 @@ def test_every_method_is_described() -> None:
     assert [name for name in registry.names("methods") if f"\n## {name}\n" not in text] == []
 
 
+def test_the_greedy_core_set_is_said_to_be_a_shortcut_of_its_authors() -> None:
+    """Their code also runs the mixed-integer program; the page, which is made from the method's head, says so."""
+    said = flat((DOCS / "methods.md").read_text().partition("\n## core_set\n")[2].partition("\n## ")[0])
+    assert "The selection is only greedy. The authors' code also runs the robust mixed-integer program" in said
+
+
 @pytest.mark.parametrize("path", [*PAGES, *ROOT.glob("*.md"), ROOT / "results" / "README.md"], ids=lambda p: p.name)
 def test_links_lead_to_files(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_datasets import write_tree
 
 import harness
 import harness.check
@@ -527,8 +528,9 @@ def test_peak_memory_is_in_bytes_without_proc(monkeypatch: pytest.MonkeyPatch, p
     assert process.peak_memory(torch.device("cpu"))["host"] == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("data", ["drawn", "files"])
 def test_a_run_goes_on_without_what_only_linux_has(
-    answer: Answer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: str, answer: Answer, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def sysconf(name: str) -> int:
         return {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096, "SC_NPROCESSORS_ONLN": 2}[name]
@@ -547,6 +549,11 @@ def test_a_run_goes_on_without_what_only_linux_has(
     monkeypatch.setattr(Path, "write_text", closed(Path.write_text))
     monkeypatch.setattr(sys, "platform", "darwin")
     overrides = ["recipe.epochs=1", "dataset.limit=100", "dataset.test_limit=20", "protocol.cycles=2"]
+    if data == "files":
+        write_tree(home / "data" / "mine", ["a", "b"], train=40, test=4, size=8)
+        monkeypatch.setenv("HARNESS_CACHE", str(home / "cache"))
+        overrides += ["dataset={name: image_folder, folder: mine, image_size: 8}", f"where.data={home / 'data'}"]
+        overrides = [text for text in overrides if "limit" not in text]
     assert harness.run.main(["c.yaml", *overrides, "where.output=out"]) == 0
     printed = capsys.readouterr()
     assert printed.err.startswith("note: the harness is tested on Linux, not on macOS\n")
