@@ -28,6 +28,7 @@ from harness.experiment.grid import Unit
 from harness.learning.contract import Acquisition, Training
 from harness.registry import ROOT
 from harness.results.manifest import Manifest
+from harness.results.progress import Progress
 from harness.results.records import SCHEMA_VERSION, CycleRecord
 from harness.results.store import RunStore
 from harness.settings import Where
@@ -845,6 +846,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     clock = Clock()
     monkeypatch.setattr(display, "time", clock)
+    monkeypatch.setattr(display, "here", Progress())  # that of this process may be of another test
     return clock
 
 
@@ -1063,7 +1065,7 @@ def test_a_run_in_parts_then_as_a_whole(
     assert "runs/c already holds results; add --resume" in capsys.readouterr().err
     assert run.main(["c.yaml", "--resume", "--only", "method=Ran,LC", "seed=0"]) == 0
     second = capsys.readouterr().out
-    assert "To run: 1 trial and 1 shared first cycle (1 already finished)" in second
+    assert "To run: 1 trial and 1 shared first cycle (1 trial already finished)" in second
     assert "c / LC / seed 0: cycle 2/2" in second
     written = (tmp_path / "runs" / "c" / "run.json").read_bytes()
     raw, manifest = json.loads(written), Manifest.model_validate_json(written)

@@ -307,6 +307,8 @@ def test_ray_is_started_again(tmp_path: Path, slowly: dict[str, list[dict[str, o
     out, _ = run.end(0)
     assert outcomes(run.output) == slowly
     assert out.count("Ray is started again (restart 1 of 2 without another finished cycle)") == 1
+    cause = "driver ended with signal 9, SIGKILL" if what == "Ray's driver" else f"{what} has ended"
+    assert f"Ray has died (its {cause})" in out and "as by SIGKILL" not in out
     assert (run.output / "logs" / "ray.log").exists()
 
 
@@ -380,7 +382,9 @@ def test_a_stopped_trial_is_shown_and_restarted(tmp_path: Path, expected: dict[s
     out, _ = run.end(0)
     assert outcomes(run.output) == expected
     assert "STALLED, without progress for " in out and "; its process is ended after 20 s" in out
-    assert "it stalled, and its process was ended; it goes on from its last checkpoint or finished cycle" in out
+    assert (
+        "it stalled for 20 s, and its process was ended; it goes on from its last checkpoint or finished cycle" in out
+    )
 
 
 WAITING = '''
@@ -422,7 +426,10 @@ def test_a_trial_that_waits_for_a_lock_is_shown_and_restarted(tmp_path: Path) ->
                 logs.append(path.read_text())
         time.sleep(0.2)
     out, _ = run.end(0)
-    assert "STALLED, without progress for " in out and "it stalled, and its process was ended" in out
+    assert (
+        "STALLED, without progress for " in out
+        and "it stalled for 20 s, and its process was ended, at waiting.py:" in out
+    )
     assert any("waiting.py" in log and "in fit" in log for log in logs), "where it was is in its log until it goes on"
 
 
@@ -459,8 +466,12 @@ def test_a_process_that_dies_of_a_signal_is_told_as_such(tmp_path: Path) -> None
     run = crashing(tmp_path, "where.retries=1")
     out, err = run.end(1)
     log = next((run.output / "logs").glob("*crashing*.log"))
-    assert f"Crash / seed 0: its process died of SIGABRT; the traceback is in {log}; it goes on from" in out
-    end = f": its process died of SIGABRT more often than where.retries allows; the traceback is in {log}"
+    assert (
+        f"Crash / seed 0: its process died of SIGABRT, at crashing.py:14; the traceback is in {log}; it goes on from"
+        in out
+    )
+    often = "more often than where.retries (1) allows, at crashing.py:14"
+    end = f": its process died of SIGABRT {often}; the traceback is in {log}"
     assert f"FAILED{end}" in out and f"Crash / seed 0{end}" in err, "when it happens, and in the summary"
     assert log.read_text().startswith("Fatal Python error: Aborted") and "crashing.py" in log.read_text()
     assert "1 of 2 trials" in out, "the other one goes on"
@@ -745,11 +756,14 @@ def test_a_full_memory_halves_the_trials_down_to_one(driven: Callable[..., Shown
     ]
 
 
+STALLED = "it stalled for 2 s, and its process was ended"
+
+
 @pytest.mark.parametrize(
     ("event", "values"),
     [
-        ("retry", {"cause": "it stalled, and its process was ended"}),
-        ("dead", {"failure": "it stalled for where.stalled_after seconds, more often than where.retries allows"}),
+        ("retry", {"cause": STALLED}),
+        ("dead", {"failure": f"{STALLED}, more often than where.retries (0) allows"}),
     ],
 )
 def test_a_stall_is_told_as_one(

@@ -24,7 +24,7 @@ import harness.run
 import harness.status
 from harness import registry
 from harness.config.load import load_config
-from harness.data import host, prepared, rows
+from harness.data import host, prepared, remembered, rows
 from harness.data.dataset import DataRoot
 from harness.errors import DataMissing, UserError, check_platform, expanded, readable
 from harness.learning import process
@@ -230,7 +230,9 @@ def test_control_characters_of_a_message_are_written_out(answer: Answer) -> None
 # ----------------------------------------------------------------------------------------------------------- paths
 
 
-def test_the_home_folder_is_expanded_wherever_a_path_is_given(home: Path, answer: Answer) -> None:
+def test_the_home_folder_is_expanded_wherever_a_path_is_given(
+    home: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "own").mkdir()
     (home / "own" / "mine.py").write_text("import harness\nclass Mine(harness.Acquisition):\n    pass\n")
     (home / "data" / "set" / "train" / "a").mkdir(parents=True)
@@ -257,6 +259,8 @@ def test_the_home_folder_is_expanded_wherever_a_path_is_given(home: Path, answer
     assert code == 2 and printed.startswith(f"error: {home / 'runs' / 'x'}: not the results folder of a run")
     with pytest.raises(UserError, match=re.escape(f"{home / 'runs' / 'x'}: not the results folder")):
         harness.load("~/runs/x")
+    monkeypatch.setenv("HARNESS_CACHE", "~/cache")
+    assert remembered.cache_folder() == home / "cache"
     kept = prepared.place("~/kept")
     assert kept is not None and kept.folder == home / "kept"
     replay = harness.replay.main

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-BASE = {"errors", "file_settings", "faults", "lazy", "messages", "private", "seeds", "settings", "registry"}
+BASE = {"errors", "file_settings", "faults", "forked", "lazy", "messages", "private", "seeds", "settings", "registry"}
 PLUGINS = {"methods", "datasets"}
 ALLOWED = {
     "results": {*BASE, "results"},

@@ -380,7 +380,7 @@ def test_selected_images_are_drawn(tmp_path: Path) -> None:
         store.trial(trial).pictures_path.write_bytes(selected(scored).packed())
     store.trial("Ran-0").pictures_path.write_bytes(b"damaged")
     printed = write(folder)
-    assert f"The first selected images: {folder}/report/digits_selected_*.png" in printed
+    assert re.search(rf"The first selected images:\s{re.escape(str(folder))}/report/digits_selected_\*\.png\n", printed)
     markdown = (folder / "report" / "report.md").read_text()
     links = re.findall(r"!\[(.*?): the first selected images\]\((.*?)\)", markdown)
     assert links == [("Ran", "digits_selected_0_Ran.png"), ("DAST-AL", "digits_selected_2_DAST-AL.png")]

@@ -238,6 +238,7 @@ NOT_DECIDING = {
     "harness.experiment",
     "harness.faults",
     "harness.file_settings",
+    "harness.forked",
     "harness.lazy",
     "harness.learning.pictures",
     "harness.list",
@@ -610,7 +611,7 @@ def test_a_new_seed_or_method_computes_only_what_is_new(
     capsys.readouterr()
     assert go("--resume", methods={**CONFIG["methods"], "Entropy": "entropy"}, seeds=[0, 1]) == 0
     # the first cycle of seed 0 is shared with the new method; that of seed 1 is new
-    assert "To run: 4 trials and 1 shared first cycle (3 already finished)" in capsys.readouterr().out
+    assert "To run: 4 trials and 1 shared first cycle (2 trials already finished)" in capsys.readouterr().out
     assert before.items() <= {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*_00*")}.items()
 
 
@@ -639,11 +640,11 @@ def test_a_changed_config_says_which_rows_leave_the_tables(
     assert go() == 0
     assert go("--resume", recipe={**CONFIG["recipe"], "epochs": 2}) == 0
     said = capsys.readouterr().out
-    assert "suite c: 2 trials leave its tables, because recipe.epochs was 1, now 2\n" in said
+    assert "suite c: 2 trials leave its tables (Ran, LC), because recipe.epochs was 1, now 2\n" in said
     changed = {"Ran": "random", "LC": {"acquisition": "least_confidence", "training": "isda"}}
     assert go("--resume", recipe={**CONFIG["recipe"], "epochs": 2}, methods=changed) == 0
     said = capsys.readouterr().out
-    assert "suite c: 1 trial leaves its tables, because LC: training.name was cross_entropy, now isda\n" in said
+    assert "suite c: 1 trial leaves its tables (LC), because LC: training.name was cross_entropy, now isda\n" in said
 
 
 @pytest.mark.long
@@ -653,7 +654,8 @@ def test_another_precision_continues_no_trial(go: Go, tmp_path: Path, capsys: py
     before = {path: path.read_bytes() for path in (tmp_path / "run" / "trials").rglob("*") if path.is_file()}
     assert go("--resume", recipe={**CONFIG["recipe"], "precision": "bfloat16"}) == 0
     said = capsys.readouterr().out
-    assert "suite c: 2 trials leave its tables, because recipe.precision was float32, now bfloat16\n" in said
+    why = "because recipe.precision was the default, now bfloat16"
+    assert f"suite c: 2 trials leave its tables (Ran, LC), {why}\n" in said
     assert before and all(path.read_bytes() == data for path, data in before.items())
     assert {r.precision for _, records in read(tmp_path / "run")[1] for r in records} == {"bfloat16"}
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from harness.data.host import Said
 from harness.data.paths import Paths
-from harness.errors import BadFile, no_pipe, reason
+from harness.errors import BadFile, expanded, no_pipe, reason
 
 SETTLED_SECONDS = 2.0
 """A file whose status changed later is not remembered: it could change again without a change of its times."""
@@ -55,7 +55,7 @@ _kept_old: set[str] = set()
 def cache_folder() -> Path:
     """Return the folder of the entries, $HARNESS_CACHE or in the user's caches. It may be removed at any time."""
     if given := os.environ.get("HARNESS_CACHE"):
-        return Path(given)
+        return expanded(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "deep-al-harness"
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import faulthandler
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.registry import ROOT, is_installed
 
 if TYPE_CHECKING:
     from harness.experiment.grid import Unit
@@ -21,6 +24,7 @@ SIGNALS = {
 }
 """Python's words for a signal -> its name."""
 FATAL = "Fatal Python error: "
+FRAME = re.compile(r'^  File "([^"]+)", line (\d+) in ', re.MULTILINE)
 
 
 def log_of(unit: Unit, folder: Path) -> Path:
@@ -46,6 +50,16 @@ def noted(log: Path) -> Iterator[None]:
     with suppress(OSError):
         if not log.stat().st_size:
             log.unlink()
+
+
+def place_in(log: Path) -> str:
+    """Return the file and line, such as 'own.py:11', where a log says that a user's own code was, or ''."""
+    with suppress(OSError, UnicodeDecodeError):
+        for path, line in FRAME.findall(log.read_text()):
+            file = Path(path)
+            if file.is_absolute() and not is_installed(file) and not file.is_relative_to(ROOT / "harness"):
+                return f"{file.name}:{line}"
+    return ""
 
 
 def signal_in(log: Path) -> str:

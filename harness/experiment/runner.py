@@ -226,7 +226,8 @@ def run(
         write_atomically(output / "run.json", entries.packed())
         for note in said:
             print(readable(note))  # it may name what a run.json from elsewhere holds
-        done = f" ({len(grid.units) - len(left.units)} already finished)" if len(grid.units) != len(left.units) else ""
+        over = len([unit for unit in grid.units if not unit.shared]) - len([u for u in left.units if not u.shared])
+        done = f" ({counted(over, 'trial')} already finished)" if over else ""
         for name, info in grid.info.items():
             print(*(f"suite {name}: {note}" for note in info.notes), sep="\n", end="\n" if info.notes else "")
         print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)

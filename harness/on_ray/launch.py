@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 ENDING = 15.0
 """Seconds that Ray's driver may take to end when it is asked to, or when the processes of its trials have died."""
-STALLED = "it stalled, and its process was ended"
-STALLED_TOO_OFTEN = "it stalled for where.stalled_after seconds, more often than where.retries allows"
-TOO_OFTEN = " more often than where.retries allows"
-NO_TRACE = ", without a trace, as by SIGKILL"
 
 
 def prepare(where: Where) -> None:
@@ -70,7 +66,7 @@ def run(benchmark: Benchmark, grid: Grid, data: dict[str, LoadedData], begin: Be
         limit = max(1, len(running) // 2)
         if driver.memory_full and len(running) == 1:
             remedy = "it needs a machine with more memory, or smaller batches"
-            display("failed", running[0], {"failure": f"{cause}, which ran alone: {remedy}"})
+            display("failed", running[0], {"failure": f"{cause}, which ran alone: {remedy}{driver.words()}"})
         elif driver.memory_full and (where.max_concurrent is None or limit < where.max_concurrent):
             where = where.model_copy(update={"max_concurrent": limit})  # halving ends by itself: it is no try
             display.restart(f"{cause}; Ray is started again, with {limit} of {len(running)} trials at once")
@@ -95,6 +91,9 @@ class _Driver:
         self.watch = Watch(self.output / "ray" / "beats")
         self.display: Display | None = None
         self.units: list[Unit] = []
+        self.where = benchmark.where
+        self.servers: dict[str, int] = {}
+        """The processes of a local Ray, by name: GCS and raylet."""
         self.memory_full = False
         self.earlier = 0
         """Bytes of Ray's own words of earlier runs."""
@@ -115,7 +114,7 @@ class _Driver:
             return None
         self.watch.clear()
         progress.clear(self.output / PROGRESS)
-        self.units = units
+        self.units, self.where, self.servers = units, where, {}
         with disk.answering(self.log):
             self.log.parent.mkdir(exist_ok=True)
             self.log.touch()
@@ -195,6 +194,8 @@ class _Driver:
                 if self.display is None:
                     how = died(child.exitcode)
                     raise UserError(f"Ray could not be started ({how}){self.words()}") from None
+                if gone := self._gone():
+                    return f"Ray has died (its {gone} has ended)"
                 return f"Ray has died (its driver ended with {died(child.exitcode)})"
             if not started and time.monotonic() - began > before.START_SECONDS:
                 child.kill()
@@ -215,6 +216,8 @@ class _Driver:
                 if kind == "say":
                     started = True
                     print(*values, flush=True)
+                elif kind == "servers":
+                    self.servers = values[0]
                 elif kind == "begin":
                     if self.display is None:
                         try:
@@ -271,15 +274,24 @@ class _Driver:
 
     def _why(self, unit: Unit, number: int, too_often: bool) -> str:
         """Return why the process of a unit has ended, with the name of the log that says more."""
-        log = crash.log_of(unit, self.output)
-        signal_ = crash.signal_in(log)
+        log, where = crash.log_of(unit, self.output), self.where
+        signal_, place = crash.signal_in(log), crash.place_in(log)
+        often = f" more often than where.retries ({where.retries}) allows" if too_often else ""
+        elsewhere = f"; Ray's own words are in {self.log}" if too_often else ""
         if number in self.stopped:
-            said, elsewhere = STALLED_TOO_OFTEN if too_often else STALLED, ""
+            often = often and f", {often.strip()}"
+            said, elsewhere = f"it stalled for {where.stalled_after:g} s, and its process was ended{often}", ""
+        elif signal_:
+            said = f"its process died of {signal_}{often}"
+        elif gone := self._gone():
+            said = f"its process died{often}, as Ray's {gone} has"
         else:
-            often = TOO_OFTEN if too_often else ""
-            said = f"its process died of {signal_}{often}" if signal_ else f"its process died{often}{NO_TRACE}"
-            elsewhere = f"; Ray's own words are in {self.log}" if too_often else ""
-        return f"{said}{TRACEBACK_IN}{log}" if signal_ else said + elsewhere
+            said = f"its process died{often}, without a trace, as by SIGKILL"
+        return f"{said}{place and f', at {place}'}{TRACEBACK_IN}{log}" if signal_ else said + elsewhere
+
+    def _gone(self) -> str:
+        """Return which process of a local Ray has ended: 'GCS', 'raylet' or ''."""
+        return next((name for name, pid in self.servers.items() if not forked.is_alive(pid)), "")
 
     def _release(self, after: float) -> None:
         """Show the units whose processes died too often, once it is clear that Ray itself has not died with them."""
@@ -364,6 +376,7 @@ def _work(pipe: Connection, units: list[Unit], data: dict[str, LoadedData], wher
 
     numbers = {id(unit): number for number, unit in enumerate(units)}
     pipe.send(("say", session.start(where)))
+    pipe.send(("servers", session.servers()))
     ours = session.agents()
     try:
         signal.signal(signal.SIGTERM, forked.leave)  # Ray's own handler aborts

@@ -74,6 +74,7 @@ def start(where: Where) -> str:
             except Exception as again:
                 raise _not_started(again) from None
             missing = "; install ray[default] for dashboard and metrics"
+    Path(context.address_info["session_dir"]).chmod(0o700)
     return "\n".join(filter(None, (_about_dashboard(context, missing), _about_ports(context))))
 
 
@@ -188,6 +189,12 @@ def _said(error: BaseException | None) -> str:
 def agents() -> set[int]:
     """Return the agents of the Ray that this process has started."""
     return {agent for raylet in _children(os.getpid(), b"raylet") for agent in _children(raylet, b"Agent")}
+
+
+def servers() -> dict[str, int]:
+    """Return the GCS and the raylet of the Ray that this process has started, as far as they can be found."""
+    found = {"GCS": _children(os.getpid(), b"gcs_server"), "raylet": _children(os.getpid(), b"raylet/raylet")}
+    return {name: pids[0] for name, pids in found.items() if pids}
 
 
 def stop(ours: Collection[int]) -> None:

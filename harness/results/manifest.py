@@ -229,6 +229,10 @@ def _renamed(old: SuiteEntry, new: SuiteEntry) -> dict[str, str]:
     return {was: str(*now) for was, now in names.items() if len(now) == 1 and now.isdisjoint({was, None})}
 
 
+SHOWN = 5
+"""Rows that a sentence names."""
+
+
 def leaving(earlier: Manifest, merged: Manifest) -> list[str]:
     """Return a sentence for each suite of which trials leave the tables, with what changed.
 
@@ -238,13 +242,15 @@ def leaving(earlier: Manifest, merged: Manifest) -> list[str]:
     sentences = []
     for old in earlier.suites:
         new = after[old.name]
-        count = len(old.trials.keys() - new.trials.keys())
+        gone = [entry.method for trial, entry in old.trials.items() if trial not in new.trials]
         changed = changes(old.settings, new.settings)
         for method in [method for method in old.methods if method in new.halves]:
             changed += [f"{method}: {change}" for change in changes(old.halves[method], new.halves[method])]
-        if count:
-            trials = "1 trial leaves" if count == 1 else f"{count} trials leave"
-            sentences.append(f"suite {old.name}: {trials} its tables, because {'; '.join(changed)}")
+        if gone:
+            trials = "1 trial leaves" if len(gone) == 1 else f"{len(gone)} trials leave"
+            rows = [*dict.fromkeys(gone)]
+            named = ", ".join(rows[:SHOWN]) + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+            sentences.append(f"suite {old.name}: {trials} its tables ({named}), because {'; '.join(changed)}")
         renamed = _renamed(old, new)
         moved = Counter((e.method, new.trials[t].method) for t, e in old.trials.items() if t in new.trials)
         for (was, now), count in moved.items():

@@ -224,8 +224,10 @@ class TrialStore:
         states = [*self._states(len(finished) - 1)]
         if any(_sha256(data) == finished[-1].state for _, data in states):
             return []
-        path, what = (states[0][0], "damaged") if states else (self._path("state", len(finished) - 1, "pt"), "lost")
-        return [f"{path} is {what}: its cycle, and each before it up to one with its state, is computed again"]
+        path = self._path("state", len(finished) - 1, "pt")
+        absent = f"{path} is not there, as only the last {KEPT_STATES} are kept"
+        what = f"{states[0][0]} is damaged" if states else absent
+        return [f"{what}: its cycle, and each before it up to one with its state, is computed again"]
 
     def save_state(self, cycle: int, state: dict[str, Any], late: bool = False) -> str:
         """Write the state after a cycle; return the SHA-256 of the file, for ``commit``.
