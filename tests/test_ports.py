@@ -113,7 +113,6 @@ def test_all_ports_of_a_local_run_are_on_the_loopback_address(tmp_path: Path) ->
         assert answer(port, "") == 401 and answer(port, token.read_text()) == 200
         (session,) = temporary.glob("ray-*/s/session_2*")
         assert session.parent.parent.stat().st_mode & 0o777 == 0o700, "nobody else reaches the session"
-        assert session.stat().st_mode & 0o777 == 0o700
         out = said + run.communicate()[0]
         assert run.returncode == 0, out
         end = time.monotonic() + 10

@@ -94,6 +94,7 @@ class _Driver:
         self.where = benchmark.where
         self.servers: dict[str, int] = {}
         """The processes of a local Ray, by name: GCS and raylet."""
+        self.gone = ""
         self.memory_full = False
         self.earlier = 0
         """Bytes of Ray's own words of earlier runs."""
@@ -114,7 +115,7 @@ class _Driver:
             return None
         self.watch.clear()
         progress.clear(self.output / PROGRESS)
-        self.units, self.where, self.servers = units, where, {}
+        self.units, self.where, self.servers, self.gone = units, where, {}, ""
         with disk.answering(self.log):
             self.log.parent.mkdir(exist_ok=True)
             self.log.touch()
@@ -194,7 +195,7 @@ class _Driver:
                 if self.display is None:
                     how = died(child.exitcode)
                     raise UserError(f"Ray could not be started ({how}){self.words()}") from None
-                if gone := self._gone():
+                if child.exitcode is not None and child.exitcode >= 0 and (gone := self._gone()):  # else it was killed
                     return f"Ray has died (its {gone} has ended)"
                 return f"Ray has died (its driver ended with {died(child.exitcode)})"
             if not started and time.monotonic() - began > before.START_SECONDS:
@@ -267,6 +268,7 @@ class _Driver:
                     if event in ("failed", "dead", "end", "retry"):
                         self.watch.end(number)
                         shown.discard(number)
+            self._gone()
             self._release(ENDING)
             self.looks += 1
             self._look(pipe, units, where, shown)
@@ -290,8 +292,9 @@ class _Driver:
         return f"{said}{place and f', at {place}'}{TRACEBACK_IN}{log}" if signal_ else said + elsewhere
 
     def _gone(self) -> str:
-        """Return which process of a local Ray has ended: 'GCS', 'raylet' or ''."""
-        return next((name for name, pid in self.servers.items() if not forked.is_alive(pid)), "")
+        """Return which process of a local Ray has ended first: 'GCS', 'raylet' or ''; the others follow it."""
+        self.gone = self.gone or next((name for name, pid in self.servers.items() if not forked.is_alive(pid)), "")
+        return self.gone
 
     def _release(self, after: float) -> None:
         """Show the units whose processes died too often, once it is clear that Ray itself has not died with them."""

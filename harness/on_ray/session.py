@@ -74,7 +74,6 @@ def start(where: Where) -> str:
             except Exception as again:
                 raise _not_started(again) from None
             missing = "; install ray[default] for dashboard and metrics"
-    Path(context.address_info["session_dir"]).chmod(0o700)
     return "\n".join(filter(None, (_about_dashboard(context, missing), _about_ports(context))))
 
 
