@@ -7,7 +7,6 @@ import signal
 import threading
 import warnings
 from multiprocessing import parent_process
-from pathlib import Path
 from typing import Any
 
 LEFT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
@@ -27,14 +26,6 @@ def begin() -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process runs, where there is a /proc: it may have ended, and wait for its parent to see it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def leave(number: int, frame: Any) -> None:

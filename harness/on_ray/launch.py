@@ -27,7 +27,7 @@ from harness.experiment.display import TRACEBACK_IN, duration
 from harness.experiment.runner import left_to_run
 from harness.on_ray import before
 from harness.on_ray.beats import BEAT, PROGRESS, Stalled, Watch, progress_name
-from harness.results import disk, progress
+from harness.results import disk, lock, progress
 from harness.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ class _Driver:
 
     def _gone(self) -> str:
         """Return which process of a local Ray has ended first: 'GCS', 'raylet' or ''; the others follow it."""
-        self.gone = self.gone or next((name for name, pid in self.servers.items() if not forked.is_alive(pid)), "")
+        self.gone = self.gone or next((name for name, pid in self.servers.items() if not lock.is_alive(pid)), "")
         return self.gone
 
     def _release(self, after: float) -> None:

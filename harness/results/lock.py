@@ -271,6 +271,10 @@ def _age(path: Path) -> float:
         disk.remove(now)
 
 
+ENDED = ("Z", "X")
+"""States of a process that has ended, in the kernel's words."""
+
+
 def _alive(holder: Holder) -> bool | None:
     """Return whether the process of a lock runs, or None if that can't be known here."""
     if not holder.machine or holder.machine != _machine():
@@ -282,7 +286,13 @@ def _alive(holder: Holder) -> bool | None:
     except PermissionError:  # another user's
         pass
     found = _status(holder.pid)
-    return found[0] not in ("Z", "X") and found[1] == holder.birth if found and holder.birth else None
+    return found[0] not in ENDED and found[1] == holder.birth if found and holder.birth else None
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs, where there is a /proc; one that has ended may wait for its parent to see it."""
+    found = _status(pid)
+    return found is not None and found[0] not in ENDED
 
 
 def _status(pid: int) -> tuple[str, str] | None:
