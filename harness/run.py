@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a traceback out of an import would say nothing
@@ -23,6 +23,9 @@ from harness.config.load import load_config
 from harness.config.only import is_override, only
 from harness.errors import Parser, Stopped, answered, in_utf8, readable
 from harness.results import lock
+
+if TYPE_CHECKING:
+    from harness.config.suite import Benchmark
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 PATIENCE = 1.0
@@ -97,7 +100,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 if a trial failed or is unfinished, 2 for a user error."""
     words = sys.argv[1:] if arguments is None else arguments
-    return answered(lambda: ended(lambda: _run(_arguments(arguments), words)))
+    return answered(lambda: ended(lambda: _run(_arguments(arguments), words, guarded=arguments is None)))
 
 
 def ended(work: Callable[[], int]) -> int:
@@ -127,8 +130,11 @@ def _stop(number: int, frame: Any) -> None:
     raise Stopped(number)
 
 
-def _run(options: argparse.Namespace, words: list[str]) -> int:
-    """Do what the command line, of these words, asks for; return the exit code. Raises UserError."""
+def _run(options: argparse.Namespace, words: list[str], guarded: bool) -> int:
+    """Do what the command line, of these words, asks for; return the exit code. Raises UserError.
+
+    ``guarded``: this process is that of the command, which must have the last word.
+    """
     if options.schema:
         from harness.config.schema import SCHEMAS
 
@@ -155,17 +161,32 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
 
         return data_check.check(benchmark)
     from harness import tracking
+
+    tracking.check(benchmark.where.track)
+    work = partial(_work, whole, benchmark, options, words)
+    if guarded and benchmark.where.trials == "in_process":  # on Ray, harness.on_ray.launch guards
+        from harness.experiment import guard
+
+        return guard.guarded(work, benchmark.where)
+    return work()
+
+
+def _work(
+    whole: Benchmark, benchmark: Benchmark, options: argparse.Namespace, words: list[str], again: bool = False
+) -> int:
+    """Run the benchmark, a part of the whole one; ``again``: go on with what a process before this one has begun."""
     from harness.experiment import runner
+    from harness.experiment.grid import expand
     from harness.experiment.notify import Notice, announced
     from harness.on_ray import launch
 
-    tracking.check(benchmark.where.track)
-    finished = runner.finished_suites(benchmark) if options.resume else set()
+    resume, force = options.resume or again, options.force and not again
+    finished = runner.finished_suites(benchmark) if resume else set()
     expand(benchmark, finished=finished)  # cheap checks come before creating the folder and downloading
-    if options.force:  # before anything is taken from another run
-        runner.check_output(benchmark.output, options.resume)
-    with lock.held(benchmark.output, options.force):
-        runner.check_output(benchmark.output, options.resume)
+    if force:  # before anything is taken from another run
+        runner.check_output(benchmark.output, resume)
+    with lock.held(benchmark.output, force):
+        runner.check_output(benchmark.output, resume)
         grid = expand(benchmark, fetch=True, finished=finished)
         notice = Notice(benchmark.where.notify, benchmark.name, benchmark.output)
         work = partial(runner.run, whole, benchmark, grid, launch, options.accept_changes, words, notice.send)

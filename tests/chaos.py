@@ -91,7 +91,7 @@ def _kind(pid: int, top: int, line: str) -> str:
     if line.startswith("ray::"):
         return "scoring worker" if "Worker" in line else "" if "IDLE" in line or "Agent" in line else "trial"
     if "harness.run" in line:
-        return "Ray's driver"
+        return "child" if "trials=in_process" in line or "trials: in_process" in line else "Ray's driver"
     return "raylet" if "raylet/raylet" in line.split(" ")[0] else "GCS" if "gcs_server" in line.split(" ")[0] else ""
 
 

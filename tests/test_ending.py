@@ -21,9 +21,10 @@ import pytest
 from chaos import SMALL, cycles, outcomes, processes
 
 from harness.errors import RayLost, StorageError, UserError, died
-from harness.experiment import runner
+from harness.experiment import beat, guard, runner
 from harness.on_ray import beats, launch
 from harness.on_ray.beats import Watch, beating
+from harness.results import lock
 from harness.settings import Where
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +78,10 @@ class Run:
     def kill(self, kind: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to one process of a kind."""
         os.kill(self.find(kind)[0], number)
+
+    def of_trials(self) -> str:
+        """Return the kind of the process in which trials run."""
+        return "trial" if self.find("trial") else "child"
 
     def end(self, code: int) -> tuple[str, str]:
         """Return what was printed; nothing of it may be a traceback or a dump of Ray's."""
@@ -373,12 +378,17 @@ def test_a_folder_that_is_moved_away_is_one_sentence(tmp_path: Path) -> None:
     assert cycles(run.output) == 24
 
 
-@pytest.mark.ray
+TRIALS = pytest.mark.parametrize("trials", [pytest.param("ray", marks=pytest.mark.ray), "in_process"])
+
+
 @pytest.mark.long
-def test_a_stopped_trial_is_shown_and_restarted(tmp_path: Path, expected: dict[str, list[dict[str, object]]]) -> None:
-    run = Run(tmp_path, "where.stalled_after=20")
+@TRIALS
+def test_a_stopped_trial_is_shown_and_restarted(
+    tmp_path: Path, expected: dict[str, list[dict[str, object]]], trials: str
+) -> None:
+    run = Run(tmp_path, f"where.trials={trials}", "where.stalled_after=20")
     run.wait_for(1)
-    run.kill("trial", signal.SIGSTOP)
+    run.kill(run.of_trials(), signal.SIGSTOP)
     out, _ = run.end(0)
     assert outcomes(run.output) == expected
     assert "STALLED, without progress for " in out and "; its process is ended after 20 s" in out
@@ -412,25 +422,18 @@ class Waiting(Training):
 '''
 
 
-@pytest.mark.ray
 @pytest.mark.long
-def test_a_trial_that_waits_for_a_lock_is_shown_and_restarted(tmp_path: Path) -> None:
+@TRIALS
+def test_a_trial_that_waits_for_a_lock_is_shown_and_restarted(tmp_path: Path, trials: str) -> None:
     (tmp_path / "waiting.py").write_text(WAITING.replace("FOLDER", str(tmp_path)))
     methods = "methods={W: {training: waiting, acquisition: random}}"
-    run = Run(tmp_path, f"plugins=[{tmp_path / 'waiting.py'}]", methods, "protocol.cycles=2", "where.stalled_after=20")
-    deadline = time.time() + 120
-    logs: list[str] = []
-    while run.process.poll() is None and time.time() < deadline:
-        for path in run.output.glob("logs/*.s0.*.log"):
-            with suppress(OSError):  # an empty one is removed
-                logs.append(path.read_text())
-        time.sleep(0.2)
+    where = f"where.trials={trials}", "where.stalled_after=20"
+    run = Run(tmp_path, f"plugins=[{tmp_path / 'waiting.py'}]", methods, "protocol.cycles=2", *where)
     out, _ = run.end(0)
-    assert (
-        "STALLED, without progress for " in out
-        and "it stalled for 20 s, and its process was ended, at waiting.py:" in out
-    )
-    assert any("waiting.py" in log and "in fit" in log for log in logs), "where it was is in its log until it goes on"
+    assert "STALLED, without progress for " in out
+    ended = "it stalled for 20 s, and its process was ended, at waiting.py:"
+    log = Path(re.findall(f"{ended}\\d+; the traceback is in (.*); it goes on", out)[0])
+    assert "waiting.py" in log.read_text() and "in fit" in log.read_text(), "although it has gone on since"
 
 
 CRASHING = '''
@@ -460,10 +463,10 @@ def crashing(folder: Path, *arguments: str) -> Run:
     )
 
 
-@pytest.mark.ray
 @pytest.mark.long
-def test_a_process_that_dies_of_a_signal_is_told_as_such(tmp_path: Path) -> None:
-    run = crashing(tmp_path, "where.retries=1")
+@TRIALS
+def test_a_process_that_dies_of_a_signal_is_told_as_such(tmp_path: Path, trials: str) -> None:
+    run = crashing(tmp_path, f"where.trials={trials}", "where.retries=1")
     out, err = run.end(1)
     log = next((run.output / "logs").glob("*crashing*.log"))
     assert (
@@ -516,20 +519,60 @@ def test_a_plugin_that_a_worker_can_t_import_fails_once_with_its_reason(tmp_path
 
 
 @pytest.mark.long
-def test_a_crash_in_process_is_named_when_the_run_goes_on(tmp_path: Path) -> None:
-    ended = crashing(tmp_path, "where.trials=in_process").process
-    ended.communicate(timeout=100)
-    assert ended.returncode == -signal.SIGABRT
+def test_a_crash_is_named_when_the_run_goes_on(tmp_path: Path) -> None:
+    crashing(tmp_path, "where.trials=in_process", "where.retries=0").end(1)
     log = next((tmp_path / "run" / "logs").glob("*crashing*.log"))
     assert "crashing.py" in log.read_text()
-    again = crashing(tmp_path, "where.trials=in_process", "--resume").process
-    out, _ = again.communicate(timeout=100)
-    assert f"SIGABRT ended its process; where it was is in {log} until it runs again" in out
+    out, _ = crashing(tmp_path, "where.trials=in_process", "where.retries=0", "--resume").end(1)
+    assert f"SIGABRT ended its process; where it was is in {log}" in out
+    assert log.read_text().count("Fatal Python error: Aborted") == 2
     run = Run(
         tmp_path, "where.trials=in_process", "methods={Ran: random}", "protocol.cycles=2", "recipe.epochs=2", "--resume"
     )
     run.end(0)
     assert not [*(tmp_path / "run" / "logs").glob("*random*.log")], "no empty log stays"
+
+
+@pytest.mark.long
+def test_a_killed_child_goes_on_and_a_killed_command_ends_it(
+    tmp_path: Path, slowly: dict[str, list[dict[str, object]]]
+) -> None:
+    run = Run(tmp_path, SLOWLY, "where.trials=in_process")
+    run.wait_for(1)
+    run.kill("child")
+    run.wait_for(2)
+    (child,) = run.find("child")
+    run.kill("run")
+    out, err = run.process.communicate(timeout=60)
+    died = "its process died of SIGKILL, as by a full memory; it goes on from its last checkpoint or finished cycle"
+    assert died in out and not err
+    wait_until(lambda: not lock.is_alive(child))
+    run.process = Run(tmp_path, SLOWLY, "where.trials=in_process", "--resume").process
+    run.end(0)
+    assert outcomes(run.output) == slowly
+
+
+@pytest.mark.long
+def test_a_child_that_dies_before_any_trial_is_told(tmp_path: Path) -> None:
+    run = Run(tmp_path, "where.trials=in_process")
+    wait_until(lambda: bool(run.find("child")))
+    run.kill("child", signal.SIGSEGV)
+    _, err = run.end(1)
+    assert err == "stopped: its process died of SIGSEGV while no trial ran; add --resume to continue\n"
+
+
+@pytest.mark.long
+def test_a_child_that_hears_no_signal_is_killed_by_a_second_one(tmp_path: Path) -> None:
+    run = Run(tmp_path, SLOWLY, "where.trials=in_process")
+    run.wait_for(1)
+    run.kill("child", signal.SIGSTOP)
+    run.process.send_signal(signal.SIGINT)
+    time.sleep(guard.PATIENCE + 1)
+    assert run.process.poll() is None
+    run.process.send_signal(signal.SIGINT)
+    run.end(128 + signal.SIGINT)
+    run.process = Run(tmp_path, SLOWLY, "where.trials=in_process", "--resume").process
+    run.end(0)
 
 
 HUNGRY = '''
@@ -579,7 +622,7 @@ def test_a_kill_by_ray_s_memory_monitor_ends_one_trial(tmp_path: Path) -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beats, "BEAT", 0.1)
+    monkeypatch.setattr(beat, "BEAT", 0.1)
 
 
 def _stalls(folder: Path, work: Callable[[], None], in_thread: Callable[[], None] | None = None) -> bool:
@@ -645,10 +688,10 @@ def test_a_look_for_a_heartbeat_costs_next_to_nothing(tmp_path: Path, monkeypatc
     """Of one core at most a thousandth: a look each BEAT seconds, below a hundred frames."""
     looks, spent = 200, list[float]()
 
-    def measured(path: Path, thread: int, ended: threading.Event) -> None:
+    def measured(beaten: Callable[[], None], thread: int, ended: threading.Event) -> None:
         turns = iter([False] * looks + [True])
         began = time.thread_time()
-        beat(path, thread, SimpleNamespace(wait=lambda seconds: next(turns)))  # type: ignore[arg-type]
+        look(beaten, thread, SimpleNamespace(wait=lambda seconds: next(turns)))  # type: ignore[arg-type]
         spent.append(time.thread_time() - began)
 
     def below(frames: int) -> None:
@@ -658,10 +701,10 @@ def test_a_look_for_a_heartbeat_costs_next_to_nothing(tmp_path: Path, monkeypatc
             with beating(tmp_path / "0", "node"):
                 wait_until(lambda: bool(spent))
 
-    beat = beats._beat
-    monkeypatch.setattr(beats, "_beat", measured)
+    look = beat._look
+    monkeypatch.setattr(beat, "_look", measured)
     below(100)
-    assert spent[0] / looks < beats.BEAT / 1000
+    assert spent[0] / looks < beat.BEAT / 1000
 
 
 def test_a_file_system_that_fails_shows_no_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,6 +328,9 @@ def test_a_method_edited_between_two_seeds_is_refused(
     assert error.count("\n") == 1 and "suite c, Own: its finished cycles were computed with other code of" in error
     assert "acquisition own (" in error and "--accept-changes" in error and "Ran" not in error
     assert files == {p: p.read_bytes() for p in (tmp_path / "run").rglob("cycle_*.json")}, "nothing was started"
+    codes = Manifest.read(tmp_path / "run").suites[0].code
+    assert go("--resume", seeds=[0, 1], **own) == 0, "nothing is left to compute"
+    assert Manifest.read(tmp_path / "run").suites[0].code == codes, "the code of what is there"
     assert go("--resume", "--accept-changes", seeds=[0, 1, 2], **own) == 0
     said = flat(capsys.readouterr().out)
     (one, other) = [name for name in rows(tmp_path) if name.startswith("Own [code ")]

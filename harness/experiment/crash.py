@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.experiment.display import TRACEBACK_IN
 from harness.registry import ROOT, is_installed
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ SIGNALS = {
 }
 """Python's words for a signal -> its name."""
 FATAL = "Fatal Python error: "
+AGAIN = "\nIt was started again.\n"
+"""Line of a log between the stack of a process that a signal ended, and what the next one writes."""
 FRAME = re.compile(r'^  File "([^"]+)", line (\d+) in ', re.MULTILINE)
 
 
@@ -34,12 +37,18 @@ def log_of(unit: Unit, folder: Path) -> Path:
 
 @contextmanager
 def noted(log: Path) -> Iterator[None]:
-    """Let Python write its stack into a log if a signal ends this process; without any, no empty log stays."""
+    """Let Python write its stack into a log if a signal ends this process; without any, no empty log stays.
+
+    Stacks of processes before it stay: messages have named the log.
+    """
     before = faulthandler.is_enabled()
     with ExitStack() as opened:
         with suppress(OSError):  # what must be written says why it can't be
             log.parent.mkdir(parents=True, exist_ok=True)
-            faulthandler.enable(opened.enter_context(log.open("wb")))
+            died = log.exists() and log.read_bytes().startswith(FATAL.encode())
+            file = opened.enter_context(log.open("ab" if died else "wb", buffering=0))
+            file.write(AGAIN.encode() if died else b"")
+            faulthandler.enable(file)
         try:
             yield
         finally:
@@ -55,16 +64,27 @@ def noted(log: Path) -> Iterator[None]:
 def place_in(log: Path) -> str:
     """Return the file and line, such as 'own.py:11', where a log says that a user's own code was, or ''."""
     with suppress(OSError, UnicodeDecodeError):
-        for path, line in FRAME.findall(log.read_text()):
+        for path, line in FRAME.findall(_last(log)):
             file = Path(path)
             if file.is_absolute() and not is_installed(file) and not file.is_relative_to(ROOT / "harness"):
                 return f"{file.name}:{line}"
     return ""
 
 
+def at(log: Path) -> str:
+    """Return where a process was when a signal ended it, and the log that says more, or '' if there is none."""
+    place = place_in(log)
+    return f"{place and f', at {place}'}{TRACEBACK_IN}{log}" if signal_in(log) else ""
+
+
 def signal_in(log: Path) -> str:
     """Return the name of the signal that a log of a process says has ended it, or ''."""
     with suppress(OSError, UnicodeDecodeError):
-        first = log.read_text().partition("\n")[0]
+        first = _last(log).partition("\n")[0]
         return SIGNALS.get(first.removeprefix(FATAL).strip(), "")
     return ""
+
+
+def _last(log: Path) -> str:
+    """Return what the last process wrote into a log."""
+    return log.read_text().rpartition(AGAIN)[2]

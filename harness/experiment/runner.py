@@ -16,7 +16,7 @@ from harness import registry
 from harness.config.suite import Benchmark, Suite
 from harness.data import dataset, prepared
 from harness.errors import DataMissing, RayLost, StorageError, UserError, gathered, readable
-from harness.experiment import crash, data_check
+from harness.experiment import crash, data_check, guard
 from harness.experiment.display import Display, Listener, cycle_values, grouped
 from harness.experiment.grid import Grid, Unit, check_methods, every_trial, full_trials, manifest, seen
 from harness.experiment.holding import gpus_per_trial
@@ -91,7 +91,8 @@ def _run_in_process(
 
         here.begin(0)
         display("start", unit, {})
-        failure = execute(unit, data[unit.suite], run, placement, report)
+        with guard.running(unit, run.folder) as given_up:
+            failure = given_up or execute(unit, data[unit.suite], run, placement, report)
         if failure is not None:
             display("failed", unit, {"failure": failure})
         display("end", unit, {})
@@ -203,7 +204,7 @@ def run(
         return changed
 
     if earlier is not None:
-        entries = entries.with_earlier(earlier)
+        entries = entries.with_earlier(earlier, {(unit.suite, unit.method) for unit in left.units})
         notes = leaving(earlier, entries)
     changed = accepted()
     notes += lost(benchmark, full_trials(benchmark, grid))
@@ -214,7 +215,7 @@ def run(
         stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
         finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
         if signal := crash.signal_in(log := crash.log_of(unit, output)):
-            notes.append(f"{unit.name}: {signal} ended its process; where it was is in {log} until it runs again")
+            notes.append(f"{unit.name}: {signal} ended its process; where it was is in {log}")
         notes += [*stored.problems(finished[-1]), *within.problems(stored.folder)]
         if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: states are large, so only theirs are read
             notes += stored.state_problems()
@@ -385,7 +386,8 @@ def changed_rows(
                 if (own and method not in running) or (name == "device" and (not known or was.get(name) in known)):
                     continue
                 where = f"suite {suite.name}, {method}" if own else f"suite {suite.name}"
-                changes[where][name] = f"{name} ({was.get(name, UNKNOWN)}, now {now.get(name, UNKNOWN)})"
+                origin = f" of {left.info[first.suite].source}" if name == "data" else ""
+                changes[where][name] = f"{name} ({was.get(name, UNKNOWN)}, now {now.get(name, UNKNOWN)}{origin})"
     return [
         f"{row}: its finished cycles were computed with other {', '.join(texts.values())}"
         for row, texts in changes.items()

@@ -7,64 +7,43 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
+
+from harness.experiment import beat
 
 if TYPE_CHECKING:
     from harness.experiment.grid import Unit
 
-BEAT = 5.0
-"""Seconds between two looks at a process, or at the files."""
 PROGRESS = "ray/progress"
 """Folder of the files in which units show phase and epoch, in the results folder: see harness.results.progress."""
-BUSY = 0.05
-"""Share of one core above which a process counts as busy; Ray's own threads stay below it."""
 
 
 @contextmanager
 def beating(path: Path, node: str | None) -> Iterator[None]:
     """Write ``path`` as long as this thread makes progress in this block.
 
-    It makes progress if it has moved to another place in the code, or if the process is busy: a thread that waits for a
-    lock, or for a file system that does not answer, does neither, and a stopped process writes nothing at all. A
-    scoring worker, for which its trial waits, gives no ``node``: the file goes on naming the process of the trial.
+    A scoring worker, for which its trial waits, gives no ``node``: the file goes on naming the process of the trial.
     """
     ended = threading.Event()
     if node is not None:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"node": node, "pid": os.getpid()}))
-    threading.Thread(target=_beat, args=(path, threading.get_ident(), ended), daemon=True).start()
+
+    def renew() -> None:
+        with suppress(OSError):  # a run that can't write ends by itself
+            os.utime(path)
+
+    beat.beating(renew, ended)
     try:
         yield
     finally:
         ended.set()
-
-
-def _beat(path: Path, thread: int, ended: threading.Event) -> None:
-    place, used = None, 0.0
-    while not ended.wait(BEAT):
-        now = _place(sys._current_frames().get(thread))
-        busy = time.process_time() - used > BUSY * BEAT
-        if now != place or busy:
-            with suppress(OSError):  # a run that can't write ends by itself
-                os.utime(path)
-        place, used = now, time.process_time()
-
-
-def _place(frame: FrameType | None) -> list[tuple[int, int]]:
-    """Return where a thread is: the code and the instruction of each of its frames."""
-    place = []
-    while frame is not None:
-        place.append((id(frame.f_code), frame.f_lasti))
-        frame = frame.f_back
-    return place
 
 
 def progress_name(unit: Unit) -> str:

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 from harness import forked
 from harness.errors import PLAIN, RayLost, StorageError, UserError, died
 from harness.experiment import crash
-from harness.experiment.display import TRACEBACK_IN, duration
+from harness.experiment.beat import BEAT
+from harness.experiment.display import duration
 from harness.experiment.runner import left_to_run
 from harness.on_ray import before
-from harness.on_ray.beats import BEAT, PROGRESS, Stalled, Watch, progress_name
+from harness.on_ray.beats import PROGRESS, Stalled, Watch, progress_name
 from harness.results import disk, lock, progress
 from harness.results.store import RunStore
 
@@ -277,7 +278,7 @@ class _Driver:
     def _why(self, unit: Unit, number: int, too_often: bool) -> str:
         """Return why the process of a unit has ended, with the name of the log that says more."""
         log, where = crash.log_of(unit, self.output), self.where
-        signal_, place = crash.signal_in(log), crash.place_in(log)
+        signal_ = crash.signal_in(log)
         often = f" more often than where.retries ({where.retries}) allows" if too_often else ""
         elsewhere = f"; Ray's own words are in {self.log}" if too_often else ""
         if number in self.stopped:
@@ -289,7 +290,7 @@ class _Driver:
             said = f"its process died{often}, as Ray's {gone} has"
         else:
             said = f"its process died{often}, without a trace, as by SIGKILL"
-        return f"{said}{place and f', at {place}'}{TRACEBACK_IN}{log}" if signal_ else said + elsewhere
+        return said + (crash.at(log) or elsewhere)
 
     def _gone(self) -> str:
         """Return which process of a local Ray has ended first: 'GCS', 'raylet' or ''; the others follow it."""

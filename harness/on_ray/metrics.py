@@ -15,8 +15,9 @@ from typing import Any
 
 from ray.util.metrics import Gauge
 
+from harness.experiment.beat import BEAT
 from harness.experiment.grid import Unit
-from harness.on_ray.beats import BEAT, Watch
+from harness.on_ray.beats import Watch
 from harness.results.records import METRICS
 
 STATES = ("waiting", "running", "finished", "failed")

@@ -89,9 +89,9 @@ class Lock:
     def create(self) -> bool:
         """Create the file; return whether it was not there. Raises OSError."""
         now = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        birth = (_status(os.getpid()) or ("", ""))[1]
+        pid, birth = _named()
         holder = Holder(
-            host=socket.gethostname(), pid=os.getpid(), started=now, machine=_machine(), birth=birth, token=self.token
+            host=socket.gethostname(), pid=pid, started=now, machine=_machine(), birth=birth, token=self.token
         )
         try:
             disk.write(self.path, holder.model_dump_json().encode(), new=True)
@@ -109,6 +109,21 @@ class Lock:
 
 _held: Lock | None = None
 """The lock that this process checks before each write in its folder."""
+
+
+command: int | None = None
+"""The process that locks name: that of the command, if this one is its only child; None: this process."""
+
+
+def _named() -> tuple[int, str]:
+    """Return the process that locks name, and when it started, in the kernel's words."""
+    pid = command or os.getpid()
+    return pid, (_status(pid) or ("", ""))[1]
+
+
+def _of_earlier_child(holder: Holder | None) -> bool:
+    """Return whether a lock is of a child that the command had before this one."""
+    return holder is not None and command is not None and (holder.pid, holder.birth) == _named()
 
 
 def held_here() -> Lock | None:
@@ -213,7 +228,8 @@ def _take(folder: Path, force: bool) -> Lock:
                             with suppress(OSError, UserError):
                                 holder = _read(path)
                                 disk.remove(path)
-                                print(f"{folder}: taken over from {holder or path}", flush=True)
+                                if not _of_earlier_child(holder):
+                                    print(f"{folder}: taken over from {holder or path}", flush=True)
                         return lock
                     lock.release()
             time.sleep(0.02)
@@ -233,7 +249,7 @@ def _left_behind(folder: Path, number: int, waited: bool) -> bool:
     except FileNotFoundError:
         return False
     alive = _alive(holder) if holder else None
-    if alive is False or (alive is None and age > LEFT_BEHIND):
+    if _of_earlier_child(holder) or alive is False or (alive is None and age > LEFT_BEHIND):
         return True
     if holder is None and not waited:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ class SuiteEntry(BaseModel):
     trials: dict[str, TrialEntry] = Field(description="id of the trial -> its method and seed")
     code: dict[str, dict[str, str]] = Field(
         {},
-        description="for readers: name of the method -> part -> hash of the code at the run's last start; see `code` "
-        "of a record",
+        description="for readers: name of the method -> part -> hash of the code at the last start that computed "
+        "something of it; see `code` of a record",
     )
 
     def every_trial(self) -> dict[str, tuple[TrialEntry, int]]:
@@ -180,11 +181,12 @@ class Manifest(BaseModel):
         """Return the bytes of run.json."""
         return self.model_dump_json(indent=2).encode()
 
-    def with_earlier(self, earlier: Manifest) -> Manifest:
+    def with_earlier(self, earlier: Manifest, running: Collection[tuple[str, str]] | None = None) -> Manifest:
         """Return this manifest with the suites and trials that earlier runs in the same folder added (see --only).
 
         Earlier trials of a suite are kept only if its settings are unchanged and their method's name still stands for
-        the same method, so that no row of a table mixes two experiments.
+        the same method, so that no row of a table mixes two experiments. ``running``: (suite, method) of which anything
+        is left to compute; None: all.
         """
         suites = {suite.name: suite for suite in earlier.suites}
         for suite in self.suites:
@@ -194,15 +196,16 @@ class Manifest(BaseModel):
             elif suite.skipped and not old.skipped:
                 continue  # keep the earlier results although the data is missing now
             elif old.settings == suite.settings:
-                suites[suite.name] = _merged(old, suite)
+                idle = {m for m in suite.code if running is not None and (suite.name, m) not in running}
+                suites[suite.name] = _merged(old, suite, idle)
             else:
                 suites[suite.name] = suite
         folders = {**earlier.folders, **self.folders}
         return self.model_copy(update={"suites": list(suites.values()), "folders": folders})
 
 
-def _merged(old: SuiteEntry, new: SuiteEntry) -> SuiteEntry:
-    """Return the suite ``new`` with the trials of ``old`` whose methods did not change."""
+def _merged(old: SuiteEntry, new: SuiteEntry, idle: Collection[str]) -> SuiteEntry:
+    """Return the suite ``new`` with the trials of ``old`` whose methods did not change; idle ones keep their code."""
     halves = {**old.halves, **new.halves}
     unchanged = {name for name, pair in old.halves.items() if pair == halves[name]}
     kept = {trial: entry for trial, entry in old.trials.items() if entry.method in unchanged} | new.trials
@@ -213,7 +216,7 @@ def _merged(old: SuiteEntry, new: SuiteEntry) -> SuiteEntry:
             "methods": [name for name in dict.fromkeys([*old.methods, *new.methods]) if name not in renamed],
             "halves": halves,
             "seeds": sorted({*old.seeds, *new.seeds}),
-            "code": {**old.code, **new.code},
+            "code": {**old.code, **new.code, **{m: old.code[m] for m in idle if m in old.code}},
             "full_data": {t: seed for t, seed in old.full_data.items() if seed not in again} | new.full_data,
             "trials": kept,
         }
