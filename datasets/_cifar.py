@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from harness.data.dataset import Dataset, DatasetInfo, LoadedData, balanced
-from harness.data.pixels import REPLACE
+from harness.data.pixels import REPLACE, altered
 from harness.errors import DataMissing, reason
 
 from ._trees import Tree, class_names, decode, described, last_of_every, read_tree
@@ -176,11 +176,13 @@ class Cifar(Dataset):
     def load(self) -> LoadedData:
         """Return the images: those of an archive in its order, those of a tree sorted by class and name."""
         names: Sequence[str] = ()
+        notes: list[str] = []
         if folder := self._tree_folder():
             tree = self._tree(folder)
             names = tree.names()
             images, test_images = decode((tree.train_paths, tree.test_paths), SIZE)
             train, test = (images, tree.train_labels), (test_images, tree.test_labels)
+            notes = altered((tree.train_paths, tree.test_paths))
         else:
             self.fetch()
             if self._folder.is_dir():
@@ -188,7 +190,7 @@ class Cifar(Dataset):
             else:
                 train, test = self._read_generated()
             train, test = _kept(*train, self.settings.limit), _kept(*test, self.settings.test_limit)
-        return LoadedData(*train, *test, self.kind.classes, self.kind.mean, self.kind.std, names)
+        return LoadedData(*train, *test, self.kind.classes, self.kind.mean, self.kind.std, names, tuple(notes))
 
     def examine(self) -> list[str]:
         """Decode all images of a tree; those of an archive are known."""

@@ -496,6 +496,53 @@ def test_19_transparency_is_dropped_without_a_raw_warning(base: Path) -> None:
         assert np.abs(whole(data.train_images)[position].astype(int) - [255, 0, 0]).max() <= 2
 
 
+def unlike_the_others(folder: Path) -> list[str]:
+    """Write images that are not read as they are, and return the notes on them, beside 16 others."""
+    Image.fromarray(RAMP).save(folder / "a.png")
+    png(folder / "b.png", np.repeat(RAMP[:, :, None], 3, 2), 2)
+    Image.new("RGBA", (24, 24)).save(folder / "c.png")
+    oriented(folder / "d.jpg", pictures(1, 24)[0], 6)
+    oriented(folder / "e.png", pictures(1, 24)[0], 3)  # behind its pixels
+    frames = [Image.new("L", (24, 24), grey) for grey in (0, 255)]
+    frames[0].save(folder / "f.gif", save_all=True, append_images=frames[1:])
+    return [
+        "2 of 22 images have 16 bits: the high byte is read",
+        "1 of 22 images have an alpha channel: it is dropped, so what is below it is read",
+        "2 of 22 images have an EXIF orientation: it is applied",
+        "1 of 22 images have several frames: the first is read",
+    ]
+
+
+def test_what_is_not_read_as_it_is_is_noted_at_each_start(
+    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, written, opened = unlike_the_others(base / "train" / "cat"), config(base), list[Path]()
+    assert main([written]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"suite field: {note}\n" in printed for note in notes)
+    run = json.loads((base.parent / "out" / "run.json").read_text())
+    assert run["suites"][0]["data_notes"] == notes
+    monkeypatch.setattr(remembered, "_entries", {})  # another process
+    monkeypatch.setattr(pixels, "opened", spied(pixels.opened, opened))
+    assert main([written, "where.output=" + str(base.parent / "again")]) == 0
+    assert f"suite field: {notes[0]}\n" in capsys.readouterr().out and not opened, "no image is read again"
+    assert main([written, "--check-data"]) == 0
+    lines = " ".join(capsys.readouterr().out.split())
+    assert all(lines.count(note) == 1 for note in notes)
+
+
+def test_what_is_not_read_as_it_is_is_noted_of_label_maps_and_of_cifar_s_trees(tmp_path: Path) -> None:
+    root = folder(tmp_path / "mine")
+    Image.new("RGBA", (24, 16)).save(root / "images" / "train" / "000.png")
+    assert own(root).load().altered == [
+        "1 of 4 images have an alpha channel: it is dropped, so what is below it is read"
+    ]
+    write_tree(tmp_path / "cifar10", cifar.CIFAR10.classes, train=1, test=1, size=32)
+    Image.new("RGBA", (32, 32)).save(tmp_path / "cifar10" / "train" / "cat" / "a.png")
+    (note,) = make("cifar10", tmp_path).load().notes
+    assert note.startswith("1 of 21 images have an alpha channel")
+
+
 # ------------------------------------------------------------------------------------------------ 11: all bad at once
 
 

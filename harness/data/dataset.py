@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from harness import seeds
-from harness.data import remembered
+from harness.data import pixels, remembered
 from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files
 from harness.data.paths import Names
 from harness.data.prepared import Place, place
@@ -213,12 +213,28 @@ class LoadedData:
             return count
         return self._counted_copies()
 
+    @cached_property
+    def altered(self) -> list[str]:
+        """Sentences on the images of files that are not read as they are, such as those of 16 bits; none of arrays."""
+        parts = [images for images in (self.train_images, self.test_images) if isinstance(images, Files)]
+        if not parts:
+            return []
+        digests = b"".join(images.digest() for images in parts)
+        key = hashlib.sha256(b"altered" + digests + pixels.reader().encode()).hexdigest()[:32]
+        find = partial(pixels.altered, [images.paths for images in parts])
+        sentences: list[str] = remembered.of_content(key, find, _are_texts)
+        return sentences
+
     def _counted_copies(self) -> int:
         train, test = (
             (images.hashes() if isinstance(images, Files) else _hashes(images)).view("S32").ravel()
             for images in (self.train_images, self.test_images)
         )
         return int(np.isin(test, train).sum())
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _hashes(images: NDArray[Any]) -> NDArray[np.uint8]:

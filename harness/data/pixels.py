@@ -44,6 +44,15 @@ SIDEWAYS = (5, 6, 7, 8)
 WITH_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # what Pillow's getexif reads
 SAMPLE_FORMAT, UNSIGNED = 339, 1  # of TIFF
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+LATE = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Without these bytes a PNG has no orientation, also not behind its pixels."""
+ALTERED = {
+    "deep": "16 bits: the high byte is read",
+    "clear": "an alpha channel: it is dropped, so what is below it is read",
+    "turned": "an EXIF orientation: it is applied",
+    "several": "several frames: the first is read",
+}
+"""What an image may have that is not read as it is."""
 SIZES = 5
 """Sizes that are listed; the others are counted."""
 NAMED = 10
@@ -206,6 +215,30 @@ def looked_at(path: Path, turn: bool) -> dict[str, Any]:
         return {"format": file.format, "mode": file.mode, "size": [height, width], "frames": frames}
 
 
+def altered(parts: Iterable[Iterable[Path]]) -> list[str]:
+    """Return a sentence for each of ALTERED that some images have. Their pixels are not decoded."""
+    found, total = Counter[str](), 0
+    for images in parts:
+        for has in each(images, "altered", _altered):
+            found.update([] if isinstance(has, BadFile) else has)
+            total += 1
+    return [f"{found[key]} of {total} images have {what}" for key, what in ALTERED.items() if found[key]]
+
+
+def _altered(path: Path) -> list[str]:
+    """Return the keys of ALTERED that an image has. Raises BadFile."""
+    with opened(path) as file:
+        has = {
+            "deep": file.mode.startswith("I") or ";16" in str(getattr(file, "tile", "")),  # 16-bit RGB has mode RGB
+            "clear": file.mode in TRANSPARENT,
+            "several": getattr(file, "n_frames", 1) > 1,
+        }
+        if file.format == "PNG" and any(mark in path.read_bytes() for mark in LATE):
+            file.load()
+        has["turned"] = orientation(file) != UPRIGHT
+        return [key for key in ALTERED if has[key]]
+
+
 def counted_ids(path: Path) -> list[list[int]]:
     """Return [id, number of pixels] for each id of a label map. Raises BadFile."""
     return [[value, count] for value, count in enumerate(ids(path).histogram()[:256]) if count]
@@ -229,26 +262,14 @@ def some(bad: Sequence[BadFile | str]) -> str:
 
 
 def in_words(images: Iterable[dict[str, Any]]) -> list[str]:
-    """Return sentences on images that were ``looked_at``: formats, modes, sizes, and what is not read as it is."""
-    found = Counter((i["format"], i["mode"], tuple(i["size"]), i["frames"] > 1) for i in images)
+    """Return sentences on images that were ``looked_at``: formats, modes and sizes."""
     kinds, sizes = Counter[str](), Counter[tuple[int, int]]()
-    deep = clear = several = 0
-    for (file_format, mode, size, has_frames), count in found.items():
-        kinds[f"{file_format} {mode}"] += count
-        sizes[size] += count
-        deep += count * mode.startswith("I")
-        clear += count * (mode in TRANSPARENT)
-        several += count * has_frames
+    for image in images:
+        kinds[f"{image['format']} {image['mode']}"] += 1
+        sizes[tuple(image["size"])] += 1
     shown = ", ".join(f"{w} x {h} ({count})" for (h, w), count in sizes.most_common(SIZES))
     rest = f", and {len(sizes) - SIZES} other sizes" if len(sizes) > SIZES else ""
-    lines = [
+    return [
         "formats and modes: " + ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common()),
         f"width x height: {shown}{rest}",
     ]
-    for count, what in (
-        (deep, "16 bits: the high byte is read"),
-        (clear, "an alpha channel: it is dropped, so what is below it is read"),
-        (several, "several frames: the first is read"),
-    ):
-        lines += [f"{count} of {found.total()} images have {what}"] if count else []
-    return lines

@@ -77,7 +77,7 @@ def counts(info: DatasetInfo) -> str:
 def notes(data: LoadedData) -> list[str]:
     """Return what a user must know of loaded data, a sentence each."""
     copies = f"{data.copies} of {len(data.test_images)} test images are also training images"
-    return [*data.notes, *([copies] if data.copies else [])]
+    return [*data.notes, *data.altered, *([copies] if data.copies else [])]
 
 
 def _of_classes(labels: Any, classes: tuple[str, ...]) -> str:
