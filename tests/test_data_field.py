@@ -507,10 +507,22 @@ def unlike_the_others(folder: Path) -> list[str]:
     frames[0].save(folder / "f.gif", save_all=True, append_images=frames[1:])
     return [
         "2 of 22 images have 16 bits: the high byte is read",
-        "1 of 22 images have an alpha channel: it is dropped, so what is below it is read",
+        "1 of 22 images have transparency: it is dropped, so what is below it is read",
         "2 of 22 images have an EXIF orientation: it is applied",
         "1 of 22 images have several frames: the first is read",
     ]
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "LA", "RGBA", "PA"])
+def test_19_transparency_of_any_kind_is_counted(base: Path, mode: str) -> None:
+    clear = {"P": 0, "L": 0, "RGB": (0, 0, 0)}
+    options = {"transparency": clear[mode]} if mode in clear else {}
+    suffix = ".tif" if mode == "PA" else ".png"
+    Image.new(mode, (24, 24)).save(base / "train" / "cat" / f"a{suffix}", **options)
+    if mode in clear:
+        Image.new(mode, (24, 24)).save(base / "train" / "cat" / "b.png")
+    words = "images have transparency: it is dropped, so what is below it is read"
+    assert images(base).load().altered == [f"1 of {17 + (mode in clear)} {words}"]
 
 
 def test_what_is_not_read_as_it_is_is_noted_at_each_start(
@@ -534,13 +546,11 @@ def test_what_is_not_read_as_it_is_is_noted_at_each_start(
 def test_what_is_not_read_as_it_is_is_noted_of_label_maps_and_of_cifar_s_trees(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine")
     Image.new("RGBA", (24, 16)).save(root / "images" / "train" / "000.png")
-    assert own(root).load().altered == [
-        "1 of 4 images have an alpha channel: it is dropped, so what is below it is read"
-    ]
+    assert own(root).load().altered == ["1 of 4 images have transparency: it is dropped, so what is below it is read"]
     write_tree(tmp_path / "cifar10", cifar.CIFAR10.classes, train=1, test=1, size=32)
     Image.new("RGBA", (32, 32)).save(tmp_path / "cifar10" / "train" / "cat" / "a.png")
     (note,) = make("cifar10", tmp_path).load().notes
-    assert note.startswith("1 of 21 images have an alpha channel")
+    assert note.startswith("1 of 21 images have transparency")
 
 
 # ------------------------------------------------------------------------------------------------ 11: all bad at once

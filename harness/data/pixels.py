@@ -48,7 +48,7 @@ LATE = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 """Without these bytes a PNG has no orientation, also not behind its pixels."""
 ALTERED = {
     "deep": "16 bits: the high byte is read",
-    "clear": "an alpha channel: it is dropped, so what is below it is read",
+    "clear": "transparency: it is dropped, so what is below it is read",
     "turned": "an EXIF orientation: it is applied",
     "several": "several frames: the first is read",
 }
@@ -230,7 +230,7 @@ def _altered(path: Path) -> list[str]:
     with opened(path) as file:
         has = {
             "deep": file.mode.startswith("I") or ";16" in str(getattr(file, "tile", "")),  # 16-bit RGB has mode RGB
-            "clear": file.mode in TRANSPARENT,
+            "clear": file.mode in TRANSPARENT or "transparency" in file.info,  # or a colour is transparent
             "several": getattr(file, "n_frames", 1) > 1,
         }
         if file.format == "PNG" and any(mark in path.read_bytes() for mark in LATE):
