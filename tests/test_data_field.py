@@ -607,7 +607,7 @@ def test_11_check_data_reads_everything_and_runs_nothing(base: Path, capsys: pyt
         "formats and modes: PNG RGB (17), TIFF I;16 (1) width x height: 24 x 24 (18)",
         "1 of 18 images have 16 bits",
         "training images of each class: cat 7, dog 6",
-        "1 of 5 test images are also training images",
+        "1 of 5 test images are also training images, by the bytes of the files",
         f"fingerprint {images(base).load().fingerprint}",
     ):
         assert words in lines
@@ -803,9 +803,12 @@ def test_23_test_images_that_are_also_training_images_are_counted(base: Path, ca
         shutil.copy(base / "train" / "cat" / f"000{number}.png", base / "test" / "dog" / f"copy{number}.png")
     assert images(base).load().copies == 2
     assert main([config(base)]) == 0
-    assert "suite field: 2 of 6 test images are also training images\n" in capsys.readouterr().out
+    assert (
+        "suite field: 2 of 6 test images are also training images, by the bytes of the files\n"
+        in capsys.readouterr().out
+    )
     run = json.loads((base.parent / "out" / "run.json").read_text())
-    assert run["suites"][0]["data_notes"] == ["2 of 6 test images are also training images"]
+    assert run["suites"][0]["data_notes"] == ["2 of 6 test images are also training images, by the bytes of the files"]
 
 
 def test_23_files_are_compared_by_their_bytes(tmp_path: Path) -> None:

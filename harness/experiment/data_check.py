@@ -10,6 +10,7 @@ import numpy as np
 from harness.config.suite import Benchmark, Suite, with_same_data
 from harness.data import dataset, remembered
 from harness.data.dataset import DatasetInfo, LoadedData
+from harness.data.files import Files
 from harness.data.host import in_units
 from harness.errors import UserError
 from harness.experiment.grid import check_fits, check_memory
@@ -76,7 +77,8 @@ def counts(info: DatasetInfo) -> str:
 
 def notes(data: LoadedData) -> list[str]:
     """Return what a user must know of loaded data, a sentence each."""
-    copies = f"{data.copies} of {len(data.test_images)} test images are also training images"
+    by = "bytes of the files" if isinstance(data.test_images, Files) else "pixels"
+    copies = f"{data.copies} of {len(data.test_images)} test images are also training images, by the {by}"
     return [*data.notes, *data.altered, *([copies] if data.copies else [])]
 
 
