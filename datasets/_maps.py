@@ -131,8 +131,8 @@ def checked(
     ``few``: a few label maps of each split are decoded, and all files only if there is something wrong. ``size``: the
     (height, width) that all images must have. Raises DataMissing, which names all files of all splits that are missing,
     can't be decoded, differ in size from their image, or hold ids that are UNKNOWN in the table. ``hint`` says, of all
-    ids, what may be the reason. ``alike``: what to say if images of the first split, the pool, differ in size; "": they
-    may.
+    ids, what may be the reason and what helps. ``alike``: what to say if images of the first split, the pool, differ in
+    size; "": they may.
     """
     found = [pairs.check(table, few, size, bool(alike) and pairs is splits[0]) for pairs in splits]
     if few and any(bad or wrong for _, bad, wrong in found):
@@ -142,9 +142,8 @@ def checked(
     if bad or wrong:
         files = sum(len(pairs.images) + len(pairs.labels) for pairs in splits)
         ids = {i for counts, _, _ in found for i in counts}
-        more = (hint(ids) if wrong else "") + (alike if wrong.keys() & {*splits[0].images} else "")
-        refused = pixels.refused([*bad, *wrong.values()], files, "" if wrong else pixels.REPLACE)
-        raise DataMissing(f"{refused}{more}")
+        remedies = hint(ids) if wrong else pixels.REPLACE, alike if wrong.keys() & {*splits[0].images} else ""
+        raise pixels.refused([*bad, *wrong.values()], files, "; ".join(filter(None, remedies)))
     return [counts for counts, _, _ in found]
 
 

@@ -58,7 +58,7 @@ STD = (0.182954, 0.186566, 0.184475)
 
 
 TRAIN_IDS = (
-    ", so these look like trainIds, to which the official scripts convert them: put the *_gtFine_labelIds.png of "
+    "so these look like trainIds, to which the official scripts convert them: put the *_gtFine_labelIds.png of "
     "gtFine_trainvaltest there again"
 )
 
@@ -112,7 +112,7 @@ class Cityscapes(Dataset):
             if max(ids) <= len(IDS):  # a table may give one more id to what has no class
                 raise DataMissing(
                     f"{self._folder / 'gtFine' / split}: no label map holds an id above {len(IDS)}, such as 23 of the "
-                    f"sky{TRAIN_IDS}"
+                    f"sky, {TRAIN_IDS}"
                 )
         return train + test
 
@@ -165,7 +165,7 @@ def _hint(ids: Collection[int]) -> str:
     """Return what wrong ids may come from."""
     if UNLABELLED_TRAIN_ID not in ids:
         return ""
-    return f"; no official labelIds hold 255{TRAIN_IDS}"
+    return f"no official labelIds hold 255, {TRAIN_IDS}"
 
 
 def write_cityscapes(root: Path, train: int, test: int) -> None:

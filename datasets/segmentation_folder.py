@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated
@@ -183,8 +183,21 @@ class SegmentationFolder(Dataset):
 
     def _checked(self, few: bool = False) -> list[Counter[int]]:
         # padding would affect an image's score
-        alike = "; images of the pool must have the same size; set size: [height, width], to resize and crop them"
-        return checked(self._splits, self._table, few, alike="" if self.settings.size else alike)
+        alike = "set size: [height, width], because images of the pool must have the same size"
+        return checked(self._splits, self._table, few, hint=self._hint, alike="" if self.settings.size else alike)
+
+    def _hint(self, ids: Collection[int]) -> str:
+        """Return what helps against ids without a class."""
+        settings, wrong = self.settings, [i for i in ids if self._table[i] == UNKNOWN]
+        if not wrong:
+            return ""
+        # another ignored id among those of the classes would move their ids
+        free = settings.ignore is None or (settings.ignore not in ids and settings.ignore >= len(settings.classes))
+        if len(wrong) == 1 and free:
+            now = "" if settings.ignore is None else f" instead of {settings.ignore}"
+            return f"set ignore: {wrong[0]}{now} if its pixels do not count, or name its class in classes"
+        one = "one id, which does not count" if settings.ignore is None else f"one id, now {settings.ignore}"
+        return f"name all classes in classes (ignore takes {one}), or change the label maps"
 
     @property
     def _folder(self) -> Path:

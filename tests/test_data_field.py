@@ -936,7 +936,8 @@ def test_28_train_ids_are_refused_for_what_they_are(city: Path) -> None:
     assert right.notes == () and right.train_labels.shape == (2, 1024, 2048)
     changed_ids(city, cityscapes.TABLE)
     for call in (make("cityscapes", city).info, make("cityscapes", city).load, make("cityscapes", city).examine):
-        refuses(call, "gtFine_labelIds.png holds the id 255; allowed: 0..33", "these look like trainIds")
+        message = refuses(call, "gtFine_labelIds.png holds the id 255; allowed: 0..33", "used, no official labelIds")
+        assert 0 < message.index("look like trainIds") < message.index(str(city)), "not at the end of a long list"
 
 
 def test_28_an_id_that_does_not_exist(city: Path) -> None:
@@ -979,10 +980,29 @@ def test_32_a_wrong_id_anywhere_is_found_before_the_start(tmp_path: Path) -> Non
     for number in (5, 7):
         save(root / "labels" / "train" / f"{number:03}.png", np.full((16, 24), 9, np.uint8))
     own(root, limit=2).load()
-    message = refuses(
-        own(root).load, "2 of 48 files can't be used: ", "holds the id 9; allowed: 0..2, 7 (7 is ignored)"
-    )
+    words = "2 of 48 files can't be used, name all classes in classes (ignore takes one id, now 7), or change the "
+    message = refuses(own(root).load, words, "holds the id 9; allowed: 0..2, 7 (7 is ignored)")
     assert "005.png" in message and "007.png" in message
+
+
+@pytest.mark.parametrize(
+    ("found", "ignore", "words"),
+    [
+        ((0, 9), None, "set ignore: 9 if its pixels do not count, or name its class in classes: "),
+        ((0, 9), 255, "set ignore: 9 instead of 255 if its pixels do not count, or name its class in classes: "),
+        ((1, 9), 0, "name all classes in classes (ignore takes one id, now 0), or change the label maps: "),
+        ((0, 8, 9), None, "name all classes in classes (ignore takes one id, which does not count), or change the "),
+        ((7, 9), 7, "name all classes in classes (ignore takes one id, now 7), or change the label maps: "),
+    ],
+)
+def test_32_ignore_is_named_against_a_wrong_id_before_the_files(
+    tmp_path: Path, found: tuple[int, ...], ignore: int | None, words: str
+) -> None:
+    root = folder(tmp_path / "mine")
+    for path in (root / "labels").rglob("*.png"):
+        save(path, np.resize(np.array(found, np.uint8), (16, 24)))
+    message = refuses(own(root, ignore=ignore).load, f"4 of 8 files can't be used, {words}")
+    assert message.index(words) < message.index(str(root))
 
 
 @pytest.mark.parametrize("hook", ["info", "examine", "load"])
@@ -997,7 +1017,7 @@ def test_32_whatever_is_wrong_with_label_maps_is_named_at_once(hook: str, tmp_pa
     save(labels / "006.png", np.full((16, 24), 9, np.uint8))
     refuses(
         getattr(own(root), hook),
-        "8 of 48 files can't be used: ",
+        "8 of 48 files can't be used, name all classes in classes",
         *(f"{path} can't be decoded" for path in (images / "000.png", images / "001.png", images / "003.png")),
         f"{labels / '002.png'} can't be decoded",
         f"{test / '000.png'} can't be decoded",
@@ -1028,11 +1048,17 @@ def test_32_files_are_read_in_parallel() -> None:
 
 def test_32_all_images_of_other_sizes_are_named(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine", sizes=[(16, 24), (16, 32), (16, 24), (8, 24)])
-    refuses(own(root).info, "2 of 16 files can't be used", "001.png is 32 x 16", "003.png is 24 x 8", "; set size")
+    refuses(
+        own(root).info,
+        "2 of 16 files can't be used",
+        "001.png is 32 x 16",
+        "003.png is 24 x 8",
+        "used, set size: [height, width], because images of the pool must have",
+    )
     (root / "images" / "train" / "000.png").write_bytes(b"x")
     (root / "labels" / "test" / "000.png").unlink()
     words = "000.png can't be decoded", "000.png is missing", "003.png is 24 x 8 pixels, but 001.png is 32 x 16"
-    refuses(own(root).info, "4 of 16 files can't be used: ", *words)
+    refuses(own(root).info, "4 of 16 files can't be used, set size: [height, width], because", *words)
 
 
 @pytest.mark.parametrize("lists", [False, True])
@@ -1248,7 +1274,7 @@ def test_35_label_suffixes_in_any_case(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_38_a_pool_of_several_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folder(tmp_path / "mine", sizes=[(32, 48), (64, 32), (40, 40), (48, 64)])
-    refuses(own(root).info, "images of the pool must have the same size; set size: [height, width]")
+    refuses(own(root).info, "used, set size: [height, width], because images of the pool")
     dataset = own(root, size=[32, 40])
     assert dataset.info().size == (32, 40)
     data = dataset.load()

@@ -302,7 +302,7 @@ def test_images_of_the_pool_must_have_one_size_and_those_of_the_test_need_not(tm
     assert data.train_images.shape == (2, 16, 24, 3), "what fills up a test image is no part of the pool's"
     for part in ("images", "labels"):
         shutil.copy(root / part / "test" / "000.png", root / part / "train" / "001.png")
-    message = r"train/001.png is 40 x 9 pixels, but 000.png is 24 x 16; images of the pool must have the same size"
+    message = r"train/001.png is 40 x 9 pixels, but 000.png is 24 x 16: set size: .height, width., because images of"
     with pytest.raises(DataMissing, match=message):
         own(root).info()
 
