@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationInfo
 
-from harness.errors import DataMissing, UserError, expanded, reason
+from harness.errors import DataMissing, UserError, expanded, kind_of, reason
 
 SYSTEM = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
 """Folders and files that operating systems and disk stations add, in lower case; those with a leading dot as well."""
@@ -77,6 +77,12 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError as error:  # a name that is too long, a folder above it that may not be entered
         raise DataMissing(f"{path} can't be read ({reason(error)})") from None
+
+
+def no_folder(path: Path) -> str:
+    """Return the sentence about a folder that is not there, or is none."""
+    kind = kind_of(path)
+    return f"{path} is {kind}, not a folder" if kind else f"there is no folder {path}"
 
 
 def listed(folder: Path, suffixes: Collection[str]) -> Listing:

@@ -18,7 +18,7 @@ from harness.data.paths import Names, Paths
 from harness.data.pixels import FORMATS
 from harness.errors import BadFile, DataMissing, expanded, gathered, most_similar_first, readable
 
-from ._listing import Listing, counted, extra_folders, folders, is_folder, listed, loose
+from ._listing import Listing, counted, entries, extra_folders, folders, is_folder, kind, listed, loose, no_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,13 +148,13 @@ def read_tree(
     train, test = ([str(expanded(name)) for name in names] for names in (train, test))
     layout = "expected: train/<class>/<image> and test/<class>/<image>"
     if not is_folder(folder):
-        raise DataMissing(f"there is no folder {folder}; {layout} in it")
+        raise DataMissing(f"{no_folder(folder)}; {layout} in it")
     for key, names in (("train", train), ("test", test)):
         for name in names:
             if not class_names(folder / name):
                 raise DataMissing(
                     f"{folder} has no folder {name}/ with one folder for each class; {layout}"
-                    f"{_other_names(folder, key, name, {*train, *test})}"
+                    f"{_other_names(folder, key, name, {*train, *test}, suffixes)}"
                 )
     classes = classes or class_names(folder / train[0])
     if len(classes) < 2:
@@ -218,12 +218,20 @@ def _of_classes(
     return found, left_out
 
 
-def _other_names(folder: Path, key: str, missing: str, known: set[str]) -> str:
+def _other_names(folder: Path, key: str, missing: str, known: set[str], suffixes: Collection[str]) -> str:
     """Return a hint at folders that may be the split that is missing, or ""."""
-    others = [name for name in folders(folder) if name not in known and class_names(folder / name)]
+    others = [name for name in folders(folder) if name not in known and _has_images(folder / name, tuple(suffixes))]
     others = most_similar_first(missing, others)
     there = ", ".join(f"{name}/" for name in others[:5])
     return f"; it has {there}: set {key}: [{others[0]}]" if others else ""
+
+
+def _has_images(part: Path, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a folder holds a folder with an image: /dev has folders in folders, too."""
+    try:
+        return any(kind(entry, suffixes) == "image" for name in class_names(part) for entry in entries(part / name))
+    except DataMissing:  # it may not be listed
+        return False
 
 
 def _some(classes: Sequence[str]) -> str:

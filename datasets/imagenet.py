@@ -26,7 +26,7 @@ from harness.data.prepared import looked_over
 from harness.errors import DataMissing, gathered, no_pipe, reason
 from harness.settings import Side
 
-from ._listing import Listing, counted, entries, extra_folders, folders, is_folder, kind, loose
+from ._listing import Listing, counted, entries, extra_folders, folders, is_folder, kind, loose, no_folder
 from ._trees import Tree, described
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class ImageNet(Dataset):
         self._labels_from = "its folders"
         if not is_folder(self._folder):
             raise DataMissing(
-                f"there is no folder {self._folder}: ImageNet's licence requires a registration on its home page; get "
+                f"{no_folder(self._folder)}: ImageNet's licence requires a registration on its home page; get "
                 "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz there and unpack "
                 "them into it, the first two into train/ and val/"
             )

@@ -20,7 +20,7 @@ from harness.data.pixels import FORMATS
 from harness.errors import BadFile, DataMissing, expanded, gathered, most_similar_first, reason
 from harness.settings import LONGEST_LIST, LONGEST_NAME, Pixel, Side, Spread
 
-from ._listing import Listing, counted, entries, is_folder, is_system, listed, once, splits_differ
+from ._listing import Listing, counted, entries, is_folder, is_system, listed, no_folder, once, splits_differ
 from ._maps import Pairs, Scale, as_files, checked, classes_occur, in_words, resized, share_note
 from ._trees import mean_and_std
 
@@ -260,7 +260,7 @@ class SegmentationFolder(Dataset):
         )
         if not is_folder(folder):
             raise DataMissing(
-                f"there is no folder {folder}; expected: {settings.images.replace(SPLIT, '<split>')}/<name>.png or "
+                f"{no_folder(folder)}; expected: {settings.images.replace(SPLIT, '<split>')}/<name>.png or "
                 f".jpg and {settings.labels.replace(SPLIT, '<split>')}/<name>{settings.label_suffix} in {self._folder}"
                 f"{self._other_splits(settings.images, split)}"
             )

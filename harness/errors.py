@@ -201,6 +201,16 @@ def no_pipe(path: Path) -> Path:
     return path
 
 
+def kind_of(path: Path) -> str:
+    """Return what is at a path, such as 'a pipe'; "" if there is nothing. Raises OSError."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asks the process to end."""
 

@@ -279,7 +279,9 @@ def test_15_splits_have_names(base: Path) -> None:
     (base / "train").rename(base / "training")
     refuses(images(base, test=["val"]).info, "has no folder train/", "it has training/: set train: [training]")
     (base / "training").rename(base / "train")
+    (base / "empty" / "cat").mkdir(parents=True)
     (base / "other" / "cat").mkdir(parents=True)
+    shutil.copy(base / "train" / "cat" / "0000.png", base / "other" / "cat")
     refuses(images(base, test=["vall"]).info, "has no folder vall/", "it has val/, other/: set test: [val]")
 
 
@@ -841,6 +843,33 @@ def test_24_a_folder_that_may_not_be_listed_is_a_sentence(
     assert f"{base / place} can't be listed (Permission denied)\n" in capsys.readouterr().err
 
 
+def test_24_a_file_that_may_not_be_read_is_no_broken_image(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = base / "train" / "cat" / "0000.png", Path.open
+
+    def opens(self: Path, *arguments: Any, **keys: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(path))  # root may read every file
+        return read(self, *arguments, **keys)
+
+    monkeypatch.setattr(Path, "open", opens)
+    refuses(images(base).examine, f"{path} can't be read (Permission denied): replace or remove it")
+
+
+def test_24_what_is_no_folder_is_told_as_what_it_is(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(base.parent / "pipe")
+    (base.parent / "file").write_text("")
+    for name, kind in (("pipe", "a pipe"), ("file", "a file")):
+        path = base.parent / name
+        refuses(images(path).info, f"{path} is {kind}, not a folder; expected: train/<class>/<image>")
+        assert main([config(base), f"where.data={path}"]) == 2
+        assert f"where.data: {path} is {kind}; it must be the folder that" in capsys.readouterr().err
+        if not (base / "images").exists():
+            (base / "images").mkdir()
+        path.rename(base / "images" / "train")
+        refuses(own(base).info, f"{base / 'images' / 'train'} is {kind}, not a folder; expected: images/<split>")
+        (base / "images" / "train").unlink()
+
+
 def test_24_of_label_maps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder(tmp_path / "mine")
     denied(root / "labels" / "test", monkeypatch)
@@ -852,7 +881,7 @@ def test_24_a_file_that_vanishes_is_a_sentence(tmp_path: Path) -> None:
     data = own(root).load()
     (root / "images" / "train" / "001.png").unlink()
     refuses(lambda: data.fingerprint, "001.png can't be read (No such file or directory)")
-    with pytest.raises(DataMissing, match=r"001\.png can't be decoded \(No such file"):
+    with pytest.raises(DataMissing, match=r"001\.png can't be read \(No such file"):
         whole(data.train_images)
 
 

@@ -24,7 +24,7 @@ from harness.data import pixels, remembered
 from harness.data.files import IGNORED, MOST_CLASSES, UNKNOWN, Files
 from harness.data.paths import Names
 from harness.data.prepared import Place, place
-from harness.errors import DataMissing, UserError, expanded, readable, reason
+from harness.errors import DataMissing, UserError, expanded, kind_of, readable, reason
 from harness.faults import PluginFault, WrongData, call, check_signature, described, fault, make, name_of
 from harness.settings import ImageCount, Strict
 
@@ -58,8 +58,8 @@ class DataRoot:
         written = data or os.environ.get("HARNESS_DATA") or "data"
         root = expanded(written)
         try:
-            if root.exists() and not root.is_dir():
-                raise UserError(f"where.data: {written} is a file; it must be the folder that holds all datasets")
+            if (kind := kind_of(root)) not in ("", "a folder"):
+                raise UserError(f"where.data: {written} is {kind}; it must be the folder that holds all datasets")
         except OSError as error:
             raise UserError(f"where.data: {written:.200}: {reason(error)}") from None
         return cls(root, download, place(prepared))

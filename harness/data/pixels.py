@@ -97,7 +97,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError:  # its own message is the path again
         raise BadFile(f"{path} can't be decoded (no image, or of a kind that is not read)") from None
     except Exception as problem:  # PIL's decoders raise many kinds of errors for a broken file
-        raise BadFile(f"{path} can't be decoded ({reason(problem)})") from problem
+        by_system = isinstance(problem, OSError) and problem.errno is not None
+        raise BadFile(f"{path} can't be {'read' if by_system else 'decoded'} ({reason(problem)})") from problem
 
 
 def orientation(file: Image.Image) -> int:
