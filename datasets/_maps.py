@@ -63,7 +63,7 @@ class Pairs:
         bad: dict[Path, BadFile] = {}
         wrong = {
             label: BadFile(
-                f"{label} is {'no file' if label.exists() else 'missing'}: it must hold the labels of {image}"
+                label, f"is {'no file' if label.exists() else 'missing'}: it must hold the labels of its image"
             )
             for image, label in zip(self.images, self.labels, strict=True)
             if not label.is_file()
@@ -82,20 +82,20 @@ class Pairs:
             its, maps = sizes.get(image), sizes.get(label)
             if first and its and its != sizes[first]:
                 found = f"is {its[1]} x {its[0]} pixels, but {first.name} is {sizes[first][1]} x {sizes[first][0]}"
-                wrong[image] = BadFile(f"{image} {found}")
+                wrong[image] = BadFile(image, found)
             if size and its and tuple(its) != size:
                 found = f"is {its[1]} x {its[0]} pixels, but must be {size[1]} x {size[0]}"
-                wrong[image] = BadFile(f"{image} {found}")
+                wrong[image] = BadFile(image, found)
             if its and maps and its != maps:
-                found = f"is {maps[1]} x {maps[0]} pixels, but its image {image.name} is {its[1]} x {its[0]}"
-                wrong[label] = BadFile(f"{label} {found}")
+                found = f"is {maps[1]} x {maps[0]} pixels, but its image is {its[1]} x {its[0]}"
+                wrong[label] = BadFile(label, found)
         looked_at = self.labels[spaced(len(self.labels), LOOKED_AT if few else None)]
         unknown, total = {*np.flatnonzero(table == UNKNOWN).tolist()}, Counter[int]()
         for label, counts in known(looked_at, "ids", pixels.counted_ids).items():
             ids = dict(counts)
             total.update(ids)
             if ids.keys() & unknown:
-                wrong[label] = BadFile(unknown_id(label, min(ids.keys() & unknown), table))
+                wrong[label] = BadFile(label, unknown_id(min(ids.keys() & unknown), table))
         if not few:
             known(self.images, "image of a map", _looked_at)
         return total, [*bad.values()], wrong
@@ -104,12 +104,12 @@ class Pairs:
         """Return what decoding each image of checked pairs tells."""
         return pixels.known(self.images, "image of a map", _looked_at)
 
-    def unreadable(self) -> list[str]:
-        """Return for each pair why its image or its label map can't be decoded, or ""."""
+    def unreadable(self) -> list[BadFile | None]:
+        """Return for each pair its image or its label map if that can't be decoded, or None."""
         images = pixels.known(self.images, "image of a map", _looked_at)
         labels = pixels.known(self.labels, "ids", pixels.counted_ids)
         return [
-            next((str(found) for found in pair if isinstance(found, BadFile)), "")
+            next((found for found in pair if isinstance(found, BadFile)), None)
             for pair in zip(images, labels, strict=True)
         ]
 

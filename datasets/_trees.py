@@ -69,11 +69,11 @@ class Tree:
             ("training", self.train_paths, self.train_labels),
             ("test", self.test_paths, self.test_labels),
         ):
-            good, bad = np.ones(len(paths), dtype=bool), list[str]()
+            good, bad = np.ones(len(paths), dtype=bool), list[BadFile]()
             for index, found in enumerate(_examined(paths)):
                 if isinstance(found, BadFile):
                     good[index] = False
-                    bad.append(str(found))
+                    bad.append(found)
             for label, class_name in enumerate(self.classes):
                 if not good[labels == label].any():
                     raise DataMissing(
@@ -122,7 +122,7 @@ def described(tree: Tree, remedy: str = SKIP, size: int | None = None) -> list[s
 
 
 def _of_other_size(path: Path, found: Sequence[int], size: int | None) -> BadFile:
-    return BadFile(f"{path} is {found[0]} x {found[1]} pixels, but must be {size} x {size}")
+    return BadFile(path, f"is {found[0]} x {found[1]} pixels, but must be {size} x {size}")
 
 
 def _looked_at(path: Path) -> Any:

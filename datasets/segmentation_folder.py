@@ -343,7 +343,7 @@ class SegmentationFolder(Dataset):
             short[str(Path(name).with_suffix(""))].append(image)
         fitting = [whole.get(name) or short.get(name, []) for name in names]
         if absent := [
-            BadFile(f"{name!r} is not in {folder}") for name, fits in zip(names, fitting, strict=True) if not fits
+            BadFile(repr(name), f"is not in {folder}") for name, fits in zip(names, fitting, strict=True) if not fits
         ]:
             raise DataMissing(f"{path} names images that are not there: {pixels.some(absent)}")
         named: dict[Path, str] = {}

@@ -39,7 +39,14 @@ class StorageError(Exception):
 
 
 class BadFile(DataMissing):
-    """One file that can't be used. The message starts with its path."""
+    """One file that can't be used. The message starts with its path, which the problem goes on from."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        super().__init__(path, problem)  # both, so that it can be pickled
+        self.path, self.problem = str(path), problem
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.problem}"
 
 
 def gathered(works: Iterable[Callable[[], Result]]) -> list[Result]:

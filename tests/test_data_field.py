@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import struct
@@ -35,7 +36,7 @@ import harness
 from harness.data import dataset as contract
 from harness.data import host, pixels, remembered
 from harness.data.dataset import DataRoot, LoadedData
-from harness.errors import DataMissing
+from harness.errors import BadFile, DataMissing
 from harness.experiment import grid
 from harness.run import main
 from harness.settings import Where
@@ -569,14 +570,33 @@ def test_11_all_bad_images_are_named_at_once(base: Path) -> None:
     break_some(broken)
     for call in (images(base).load, images(base).examine):
         words = f"4 of {total} files can't be used, replace or remove them, or set skip_unreadable"
-        refuses(call, words, *(f"{path} can't be decoded" for path in broken))
+        message = refuses(call, words, *map(str, broken))
+        assert message.count("can't be decoded") == 1, "what is wrong with all of them is said once"
 
 
 def test_11_the_first_ten_and_a_count(tmp_path: Path) -> None:
     write_tree(tmp_path / "base", ["cat", "dog"], train=12, test=1, size=24)
     break_some(sorted((tmp_path / "base" / "train" / "cat").iterdir()))
-    message = refuses(images(tmp_path / "base").load, "12 of 26 files can't be used", "; and 2 more")
-    assert message.count("can't be decoded") == 10
+    message = refuses(
+        images(tmp_path / "base").load, "12 of 26 files can't be used", "0004.png and 7 more: can't be decoded ("
+    )
+    assert message.count(".png") == 5
+
+
+def test_11_bad_files_are_told_together_by_what_is_wrong() -> None:
+    def bad(problem: str, *names: str) -> list[BadFile]:
+        return [BadFile(name, problem) for name in names]
+
+    a, b, c, d = bad("is a", *"1234567"), bad("is b", "8"), bad("is c", *"9ABCDE"), bad("is d", "F", "G")
+    assert pixels.some([*a[:2], *b, *a[2:3]]) == "1, 2, 3: is a; 8 is b"
+    assert pixels.some([*a, *b]) == "1, 2, 3, 4, 5 and 2 more: is a; 8 is b"
+    assert (
+        pixels.some([*a, *b, *c, *d])
+        == "1, 2, 3, 4, 5 and 2 more: is a; 8 is b; 9, A, B, C and 2 more: is c; and 2 more"
+    )
+    assert pixels.some([f"text {number}" for number in range(11)]).endswith("text 8; text 9; and 1 more")
+    copied = pickle.loads(pickle.dumps(b[0]))
+    assert (str(copied), copied.problem) == ("8 is b", "is b")
 
 
 def test_11_bad_images_are_left_out_on_request_and_noted(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -584,7 +604,7 @@ def test_11_bad_images_are_left_out_on_request_and_noted(base: Path, capsys: pyt
     break_some([base / "train" / "cat" / f"000{i}.png" for i in (1, 4)])
     dataset = images(base, skip_unreadable=True)
     (note,) = dataset.info().notes
-    assert note.startswith("left out as unreadable: 2 training images: ") and "cat/0004.png can't be decoded" in note
+    assert note.startswith("left out as unreadable: 2 training images: ") and "cat/0004.png: can't be decoded" in note
     data = dataset.load()
     assert dataset.info().num_train == len(data.train_images) == 10
     assert (whole(data.train_images) == np.delete(whole_pool, [1, 4], 0)).all()
@@ -965,7 +985,7 @@ def test_28_train_ids_are_refused_for_what_they_are(city: Path) -> None:
     assert right.notes == () and right.train_labels.shape == (2, 1024, 2048)
     changed_ids(city, cityscapes.TABLE)
     for call in (make("cityscapes", city).info, make("cityscapes", city).load, make("cityscapes", city).examine):
-        message = refuses(call, "gtFine_labelIds.png holds the id 255; allowed: 0..33", "used, no official labelIds")
+        message = refuses(call, "gtFine_labelIds.png: holds the id 255; allowed: 0..33", "used, no official labelIds")
         assert 0 < message.index("look like trainIds") < message.index(str(city)), "not at the end of a long list"
 
 
@@ -1047,11 +1067,10 @@ def test_32_whatever_is_wrong_with_label_maps_is_named_at_once(hook: str, tmp_pa
     refuses(
         getattr(own(root), hook),
         "8 of 48 files can't be used, name all classes in classes",
-        *(f"{path} can't be decoded" for path in (images / "000.png", images / "001.png", images / "003.png")),
-        f"{labels / '002.png'} can't be decoded",
-        f"{test / '000.png'} can't be decoded",
+        f"{images / '000.png'}, {images / '001.png'}, {labels / '002.png'}, {test / '000.png'}: can't be decoded (no ",
+        f"{images / '003.png'} can't be decoded",
         f"{labels / '004.png'} is missing",
-        f"{labels / '005.png'} is 24 x 8 pixels, but its image 005.png is 24 x 16",
+        f"{labels / '005.png'} is 24 x 8 pixels, but its image is 24 x 16",
         f"{labels / '006.png'} holds the id 9",
     )
 
@@ -1109,7 +1128,7 @@ def test_32_a_bad_image_of_a_streamed_pool_is_found_before_the_start(tmp_path: P
     for path in broken:
         path.write_bytes(path.read_bytes()[:-200])
     own(root).info()
-    refuses(own(root).load, "2 of 24 files can't be used", "004.png can't be decoded", "005.png can't be decoded")
+    refuses(own(root).load, "2 of 24 files can't be used", "004.png, ", "005.png: can't be decoded")
     dataset = own(root, skip_unreadable=True)
     assert dataset.info().num_train == 4 == len(whole(dataset.load().train_labels))
     assert dataset.info().notes[0].startswith("left out as unreadable: 2 images: ")
@@ -1150,7 +1169,12 @@ def test_34_label_suffix(tmp_path: Path, suffix: str) -> None:
     if suffix.endswith(".png"):
         refuses(own(root).info, "train/000.png has no label map 000.png", f"000{suffix}: set label_suffix: {suffix}")
     else:
-        refuses(own(root).info, "4 of 8 files can't be used: ", "labels/train/000.png is missing: it must hold the")
+        refuses(
+            own(root).info,
+            "4 of 8 files can't be used: ",
+            "labels/train/000.png, ",
+            "001.png: is missing: it must hold the",
+        )
     assert (whole(own(root, label_suffix=suffix).load().train_labels) == before).all()
 
 
@@ -1190,7 +1214,7 @@ def test_34_list_files_of_pascal_voc(tmp_path: Path) -> None:
     listed = root / "ImageSets" / "Segmentation" / "train.txt"
     Image.open(root / "JPEGImages" / "train_002.jpg").save(root / "JPEGImages" / "1.jpg")  # Python has one "1" only
     for text, problem in (
-        ("train_000\nnone\nnever.jpg\n", "names images that are not there: 'none' is not in"),
+        ("train_000\nnone\nnever.jpg\n", "names images that are not there: 'none', 'never.jpg': is not in"),
         ("train_000\n\ntrain_000\n", "names 'train_000' twice"),
         ("train_000\ntrain_000.jpg\n", "names 'train_000.jpg' twice, before as 'train_000'"),
         (
@@ -1382,7 +1406,7 @@ def test_cifar_s_tree_names_all_bad_files_of_both_splits(tmp_path: Path) -> None
         refuses(
             getattr(make("cifar10", tmp_path), hook),
             "3 of ",
-            *(f"{path} can't be decoded" for path in undecoded),
+            f"{undecoded[0]}, {undecoded[1]}: can't be decoded",
             "frog/0000.png is 40 x 32 pixels, but must be 32 x 32",
         )
 

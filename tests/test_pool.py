@@ -583,7 +583,7 @@ def test_a_bad_file_costs_its_own_shard_only(tmp_path: Path, monkeypatch: pytest
 
     def failing(self: Files, index: int, row: Any) -> None:
         if index == 5:
-            raise BadFile(f"{self.paths[5]} can't be decoded (Input/output error)")
+            raise BadFile(self.paths[5], "can't be decoded (Input/output error)")
         decode(self, index, row)
 
     monkeypatch.setattr(Files, "decode", failing)

@@ -206,7 +206,7 @@ def test_missing_label_map(city: Path) -> None:
     label = city / "cityscapes" / "gtFine" / "val" / "munster" / "munster_000001_000019_gtFine_labelIds.png"
     label.unlink()
     for call in (make("cityscapes", city).info, make("cityscapes", city).load):
-        with pytest.raises(DataMissing, match=rf"{label.name} is missing: it must hold the labels of .*munster_000001"):
+        with pytest.raises(DataMissing, match=rf"{label.name} is missing: it must hold the labels of its image"):
             call()
 
 
@@ -215,8 +215,7 @@ def test_missing_label_map(city: Path) -> None:
     [
         (
             {"leftImg8bit": (1024, 1024)},
-            "zurich_000001_000019_gtFine_labelIds.png is 2048 x 1024 pixels, but its image "
-            "zurich_000001_000019_leftImg8bit.png is 1024 x 1024",
+            "zurich_000001_000019_gtFine_labelIds.png is 2048 x 1024 pixels, but its image is 1024 x 1024",
         ),
         (
             {"leftImg8bit": (512, 1024), "gtFine": (512, 1024)},
@@ -383,7 +382,7 @@ def test_allowed_ids_without_an_ignored_one(tmp_path: Path) -> None:
             "images/test",
             r"there is no folder .*test; expected: images/<split>/<name>\.png or \.jpg and labels/<split>",
         ),
-        ("labels", r"labels.train.000\.png is missing: it must hold the labels of .*000\.png"),
+        ("labels", r"labels.train.000\.png, .*001\.png: is missing: it must hold the labels of its image"),
         ("labels/test/001.png", r"labels.test.001\.png is missing"),
         ("images/train/*", "train has no image"),
     ],
@@ -401,7 +400,7 @@ def test_folders_that_are_not_whole(tmp_path: Path, remove: str, message: str) -
 def test_another_size_and_a_broken_header(tmp_path: Path) -> None:
     root = folder(tmp_path / "mine")
     save(root / "labels" / "test" / "001.png", np.zeros((24, 16), np.uint8))
-    with pytest.raises(DataMissing, match=r"001\.png is 16 x 24 pixels, but its image 001\.png is 24 x 16"):
+    with pytest.raises(DataMissing, match=r"001\.png is 16 x 24 pixels, but its image is 24 x 16"):
         own(root).info()
     (root / "labels" / "test" / "001.png").write_text("broken")
     with pytest.raises(

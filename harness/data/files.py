@@ -134,7 +134,7 @@ class Files:
         values = self._resized(np.asarray(pixels.ids(path)))
         labels = table[values]
         if (labels == UNKNOWN).any():
-            raise BadFile(unknown_id(path, int(values[labels == UNKNOWN].min()), table))
+            raise BadFile(path, unknown_id(int(values[labels == UNKNOWN].min()), table))
         return labels
 
     def _resized(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -181,14 +181,12 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BadFile(f"{path} can't be read ({error.strerror})") from None
+        raise BadFile(path, f"can't be read ({error.strerror})") from None
 
 
-def unknown_id(path: Path, wrong: int, table: NDArray[np.uint8]) -> str:
-    """Return the sentence about a label map with an id that is UNKNOWN in the table."""
+def unknown_id(wrong: int, table: NDArray[np.uint8]) -> str:
+    """Return the problem of a label map with an id that is UNKNOWN in the table."""
     allowed, ignored = np.flatnonzero(table != UNKNOWN), np.flatnonzero(table == IGNORED)
     runs = np.split(allowed, np.flatnonzero(np.diff(allowed) > 1) + 1)
     ranges = ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    return f"{path} holds the id {wrong}; allowed: {ranges}" + (
-        f" ({ignored[0]} is ignored)" if len(ignored) == 1 else ""
-    )
+    return f"holds the id {wrong}; allowed: {ranges}" + (f" ({ignored[0]} is ignored)" if len(ignored) == 1 else "")

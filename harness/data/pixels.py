@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,8 +56,10 @@ ALTERED = {
 """What an image may have that is not read as it is."""
 SIZES = 5
 """Sizes that are listed; the others are counted."""
-NAMED = 10
-"""Bad files that a message names; it counts the others."""
+NOT_PROCESSED = re.compile(r" \(\d+ bytes not processed\)")
+"""What makes the same problem of two files another."""
+NAMED, ALIKE = 10, 5
+"""Bad files that a message names, in all and of those with the same problem; it counts the others."""
 REPLACE = "replace or remove {them}"
 """What helps against bad files."""
 
@@ -95,10 +98,12 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except BadFile:
         raise
     except UnidentifiedImageError:  # its own message is the path again
-        raise BadFile(f"{path} can't be decoded (no image, or of a kind that is not read)") from None
+        raise BadFile(path, "can't be decoded (no image, or of a kind that is not read)") from None
     except Exception as problem:  # PIL's decoders raise many kinds of errors for a broken file
-        by_system = isinstance(problem, OSError) and problem.errno is not None
-        raise BadFile(f"{path} can't be {'read' if by_system else 'decoded'} ({reason(problem)})") from problem
+        why = NOT_PROCESSED.sub("", reason(problem))
+        if isinstance(problem, OSError) and problem.errno is not None:  # the system's own word
+            raise BadFile(path, f"can't be read ({why})") from problem
+        raise BadFile(path, f"can't be decoded ({why})") from problem
 
 
 def orientation(file: Image.Image) -> int:
@@ -167,8 +172,9 @@ def _load_upright(path: Path, file: Image.Image) -> None:
 def _check_upright(path: Path, file: Image.Image) -> None:
     if (found := orientation(file)) != UPRIGHT:
         raise BadFile(
-            f"{path} has the EXIF orientation {found}, so that image and label map may fit as stored or as shown: "
-            "save both upright, without an orientation"
+            path,
+            f"has the EXIF orientation {found}, so that image and label map may fit as stored or as shown: "
+            "save both upright, without an orientation",
         )
 
 
@@ -179,7 +185,7 @@ def _eight_bits(path: Path, file: Image.Image) -> Image.Image:
     signed = file.format == "TIFF" and set(_numbers(getattr(file, "tag_v2", {}).get(SAMPLE_FORMAT))) - {UNSIGNED}
     if file.mode == "F" or signed or (file.mode == "I" and file.format not in ("PNG", "PPM")):
         kind = "floating-point" if file.mode == "F" else "signed" if signed else "32-bit"
-        raise BadFile(f"{path} holds {kind} numbers, whose range is not known: save it with 8 or 16 bits, unsigned")
+        raise BadFile(path, f"holds {kind} numbers, whose range is not known: save it with 8 or 16 bits, unsigned")
     if file.mode.startswith("I"):  # I;16 and its kin; also I for PNG (by older Pillows) and for PGM, as 0..65535
         high = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
         high.info = {key: value for key, value in file.info.items() if key in WITH_ORIENTATION}
@@ -196,7 +202,7 @@ def ids(path: Path) -> Image.Image:
     """Return a decoded label map of mode L or P. Raises BadFile."""
     with opened(path) as file:
         if file.mode not in ("L", "P"):
-            raise BadFile(f"{path} must hold 8-bit class ids in one channel, its mode is {file.mode}")
+            raise BadFile(path, f"must hold 8-bit class ids in one channel, its mode is {file.mode}")
         _load_upright(path, file)
         return file.copy()
 
@@ -257,9 +263,21 @@ def refused(bad: Sequence[BadFile | str], total: int, remedy: str = REPLACE) -> 
 
 
 def some(bad: Sequence[BadFile | str]) -> str:
-    """Return the first ones of many, and a count of the others."""
-    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    return "; ".join(map(str, bad[:NAMED])) + more
+    """Return the first ones of many, those with the same problem together, and a count of the others."""
+    alike: dict[str, list[str]] = {}
+    for each in bad:
+        path, problem = (each.path, each.problem) if isinstance(each, BadFile) else (str(each), "")
+        alike.setdefault(problem or path, []).append(path)
+    texts, named, left = list[str](), 0, len(bad)
+    for problem, paths in alike.items():
+        if named >= NAMED:
+            break
+        shown = paths[: min(ALIKE, NAMED - named)]
+        more = f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else ""
+        what = "" if problem == paths[0] else f" {problem}" if len(paths) == 1 else f": {problem}"
+        texts.append(", ".join(shown) + more + what)
+        named, left = named + len(shown), left - len(paths)
+    return "; ".join([*texts, *([f"and {left} more"] if left else [])])
 
 
 def in_words(images: Iterable[dict[str, Any]]) -> list[str]:

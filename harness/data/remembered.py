@@ -175,9 +175,9 @@ def _stamp(path: str) -> list[int] | BadFile:
     try:
         stat = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        return BadFile(f"{path} can't be read ({reason(error)})")
+        return BadFile(path, f"can't be read ({reason(error)})")
     if not S_ISREG(stat.st_mode):  # a pipe would be waited for
-        return BadFile(f"{path} can't be read (it is no regular file)")
+        return BadFile(path, "can't be read (it is no regular file)")
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
