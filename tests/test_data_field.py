@@ -640,6 +640,33 @@ def test_11_check_data_reads_everything_and_runs_nothing(base: Path, capsys: pyt
     assert "field CAN'T RUN: 2 of 18 files can't be used" in lines and "dog/0005.png" in lines
 
 
+def test_11_a_plan_says_what_check_data_has_found(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written, broken = config(base), [base / "train" / "dog" / f"000{i}.png" for i in (0, 5)]
+    whole_files = [path.read_bytes() for path in broken]
+    break_some(broken)
+
+    def planned(*words: str) -> str:
+        assert main([written, "--plan", *words]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "--check-data has" not in planned()
+    assert main([written, "--check-data"]) == 2
+    capsys.readouterr()
+    words = "--check-data has found bad files, which are as they were: 2 of 16 files can't be used, replace or remove"
+    assert words in planned()
+    assert "--check-data has" not in planned("dataset.skip_unreadable=true"), "they are left out"
+    broken[0].write_bytes(whole_files[0])
+    assert words in planned(), "one is left"
+    broken[1].write_bytes(whole_files[1])
+    assert "--check-data has" not in planned()
+    break_some(broken)
+    main([written, "--check-data"])
+    (file,) = remembered.cache_folder().glob("problem-*")
+    for damaged in ("", "[]", "{}", '{"problem": 1, "files": {}}', '{"problem": "x", "files": [1]}'):
+        file.write_text(damaged)
+        assert "--check-data has" not in planned()
+
+
 def test_11_check_data_respects_only_and_finds_what_is_remembered_wrongly(tmp_path: Path, capsys: Any) -> None:
     root = folder(tmp_path / "mine")
     values = yaml.safe_load(Path(config(tmp_path / "base")).read_text())

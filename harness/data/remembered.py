@@ -46,6 +46,8 @@ _entries: dict[str, dict[str, dict[str, Any]]] = {}
 _forgetting = False
 _found_again: set[str] = set()
 """Folders of which something was found out again."""
+_bad: dict[str, list[int]] = {}
+"""Files that were found to be bad again, with their stamps, until ``keep_problem``."""
 _places: dict[str, int] = {}
 """Folder -> bytes of its file before which the last entries that were asked for ended."""
 _kept_old: set[str] = set()
@@ -66,6 +68,7 @@ def afresh() -> Iterator[None]:
     _entries.clear()
     _found_again.clear()
     _kept_old.clear()
+    _bad.clear()
     _forgetting = True
     try:
         yield
@@ -133,6 +136,8 @@ def _of_some(paths: Sequence[str], folder: str, what: str, find: Callable[[Path]
     written = time.monotonic()
     for position, value in zip(unknown, in_threads(lambda p: _tried(find, Path(paths[p])), unknown), strict=True):
         found[position], stamp, name = value, stamps[position], paths[position].rpartition(os.sep)[2]
+        if _forgetting and isinstance(value, BadFile) and not isinstance(stamp, BadFile):
+            _bad[str(Path(folder, name))] = stamp
         if (
             isinstance(value, BadFile)
             or isinstance(stamp, BadFile)
@@ -160,6 +165,21 @@ def of_content(key: str, find: Callable[[], Any], fits: Callable[[Any], bool]) -
     if not fits(value) and (value := find()) is not None:
         _write(name, [json.dumps({"value": value})])
     return value
+
+
+def keep_problem(key: str, problem: str) -> None:
+    """Remember what is wrong with data, "" if nothing is, while one of the files just found bad is as it was."""
+    _write(f"problem-{key}.json", [json.dumps({"problem": problem, "files": _bad if problem else {}})])
+    _bad.clear()
+
+
+def problem(key: str) -> str:
+    """Return what ``keep_problem`` has remembered, or "" if it does not hold any more."""
+    stored = _read(f"problem-{key}.json")
+    text, files = stored.get("problem"), stored.get("files")
+    if not isinstance(text, str) or not isinstance(files, dict):
+        return ""
+    return text if any(_stamp(path) == stamp for path, stamp in files.items()) else ""
 
 
 def forgetting() -> bool:

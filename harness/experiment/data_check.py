@@ -14,7 +14,7 @@ from harness.data.files import Files
 from harness.data.host import in_units
 from harness.errors import UserError
 from harness.experiment.grid import check_fits, check_memory
-from harness.experiment.plan import wrapped
+from harness.experiment.plan import key_of_data, wrapped
 
 MOST_CLASSES = 20
 """Classes whose numbers of images are listed; of more, the smallest and the largest number are."""
@@ -35,7 +35,9 @@ def _checked(benchmark: Benchmark) -> int:
         try:
             for line in _lines(benchmark, suite):
                 print(wrapped(line, "    "), flush=True)
+            remembered.keep_problem(key_of_data(benchmark, suite), "")
         except UserError as problem:
+            remembered.keep_problem(key_of_data(benchmark, suite), str(problem))
             word = "will be SKIPPED" if suite.optional else "CAN'T RUN"
             print(wrapped(f"{suite.name} {word}: {problem}", "    "))
             code = code if suite.optional else 2

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from hashlib import sha256
 from textwrap import fill
 from typing import Any
 
 from harness.config.suite import Benchmark, Suite
+from harness.data import remembered
+from harness.data.dataset import DataRoot
 from harness.data.host import in_units
 from harness.experiment import holding
 from harness.experiment.grid import Grid, full_trials
@@ -120,6 +124,8 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
             units = [u for u in grid.units if u.suite == suite.name]
             data.append(f"  {holding.sentence(info, where, len(units), suite.exclusive)}")
             data += [f"  {note}" for note in info.notes]
+            if problem := remembered.problem(key_of_data(benchmark, suite)):
+                data.append(f"  --check-data has found bad files, which are as they were: {problem}")
     compared = {suite.name: _compared(suite) for suite in benchmark.suites if suite.name not in grid.skipped}
     others = sum(own for _, _, own in compared.values())
     shows = []
@@ -145,6 +151,12 @@ def text(benchmark: Benchmark, grid: Grid) -> str:
         "\n".join(wrapped(line, "    " if line[0] == " " else "  ") for line in lines) for lines in (shows, data, notes)
     ]
     return "\n\n".join([*(p if "\n" in p else wrapped(p) for p in paragraphs), *lines])
+
+
+def key_of_data(benchmark: Benchmark, suite: Suite) -> str:
+    """Return what stands for the data of a suite where its problem is remembered."""
+    spec = suite.dataset.written(), str(DataRoot.of(benchmark.where.data, False).root.absolute())
+    return sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _compared(suite: Suite) -> tuple[str, str | None, int]:
