@@ -71,6 +71,27 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **keys: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **keys})
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the parsed words. Raises UserError."""
+        self._check_options(args)
+        return super().parse_args(args, namespace)
+
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the parsed words; options may stand between them. Raises UserError."""
+        self._check_options(args)
+        return super().parse_intermixed_args(args, namespace)
+
+    def _check_options(self, args: Sequence[str] | None) -> None:
+        """Raise UserError for an unknown option, which argparse would name after what is missing, or not at all."""
+        words = sys.argv[1:] if args is None else [*args]
+        words = words[: words.index("--")] if "--" in words else words
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in [] if {"-h", "--help"} & {*words} else words:
+            option = word.partition("=")[0]
+            if re.match(r"--?[a-zA-Z]", option) and " " not in option and option not in options:
+                # all options share their dashes, so what is close must share more
+                raise UserError(f"unknown option {option!r}{did_you_mean(option, options, 0.6)}")
+
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         raise UserError(f"{message}; --help lists the options")
@@ -284,10 +305,10 @@ def reason(error: Exception) -> str:
     return next(iter(text.strip().splitlines()), type(error).__name__)
 
 
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+def did_you_mean(word: str, allowed: Iterable[str], cutoff: float = 0.5) -> str:
     """Return "; did you mean 'X'? allowed: A, B", or "; allowed: A, B" if none is similar, or "" if none is allowed."""
     options = sorted(allowed)
-    close = get_close_matches(word, options, n=1, cutoff=0.5)
+    close = get_close_matches(word, options, n=1, cutoff=cutoff)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{hint} allowed: {', '.join(options)}" if options else ""
 

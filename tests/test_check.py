@@ -1048,7 +1048,10 @@ def test_a_file_that_defines_no_plug_in_is_named_with_its_line(
         (["vaal", "iterations"], "iterations: a setting is written KEY=VALUE, e.g. iterations=3"),
         (["vaal", "iterations=[3"], "iterations=[3: not valid YAML: expected ',' or ']'"),
         (["image_folder"], "image_folder (command line): folder: this key is required; write folder=VALUE"),
-        (["vaal", "--kind", "method", "--what"], "unrecognized arguments: --what; --help lists the options"),
+        (
+            ["vaal", "--kind", "method", "--what"],
+            "unknown option '--what'; did you mean '--data'? allowed: --data, --help, ",
+        ),
         ([], "the name of a plug-in is needed, e.g. epmcm; --help lists the options"),
     ],
 )

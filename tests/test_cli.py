@@ -372,7 +372,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
         "recipe.epochs=x (command line): must be a whole number, got 'x'",
     ),
     # the rest of the command line
-    "option": (NO_CHANGE, ["--plann"], "unrecognized arguments: --plann; --help lists the options"),
+    "option": (NO_CHANGE, ["--plann"], "unknown option '--plann'; did you mean '--plan'? allowed: "),
     "only what": (NO_CHANGE, ["--only", "LC"], "--only LC: write suite=..., dataset=..., method=... or seed=..."),
     "only suite": (SUITES, ["--only", "suite=c"], "--only suite=c: no suite is called 'c'; allowed: a, b"),
     "only dataset": (NO_CHANGE, ["--only", "dataset=x"], "--only dataset=x: no dataset is called 'x'; allowed: digits"),

@@ -112,7 +112,7 @@ def test_results_are_made_again_by_one_command(tmp_path: Path) -> None:
         (["quickstrt"], 2, "error: there is no file and no config 'quickstrt'; did you mean 'quickstart'? allowed: "),
         ([], 2, "error: the name of a config is needed, e.g. quickstart; --help lists the options\n"),
         (["quickstart", "recipe.epoch=3"], 2, "error: recipe.epoch=3 (command line): unknown key 'epoch'; did you"),
-        (["quickstart", "--plna"], 2, "error: unrecognized arguments: --plna"),
+        (["quickstart", "--plna"], 2, "error: unknown option '--plna'; did you mean '--plan'? allowed: "),
     ],
 )
 def test_wrong_arguments_of_results_are_answered_like_those_of_a_run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from harness import registry
 from harness.config.load import load_config
 from harness.data import host, prepared, remembered, rows
 from harness.data.dataset import DataRoot
-from harness.errors import DataMissing, UserError, check_platform, expanded, readable
+from harness.errors import DataMissing, UserError, answered, check_platform, expanded, readable
 from harness.learning import process
 
 CONFIG = """\
@@ -206,10 +207,22 @@ def test_a_misspelt_filter_is_named(answer: Answer) -> None:
     )
 
 
-@pytest.mark.parametrize("command", [harness.run, harness.check, harness.list, harness.report.__main__])
-def test_every_command_answers_a_wrong_option_in_one_sentence(answer: Answer, command: Any) -> None:
-    sentence = "error: unrecognized arguments: --nonsense; --help lists the options"
-    assert answer("x", "--nonsense", command=command.main) == (2, sentence)
+COMMANDS = ["run", "check", "list", "report.__main__", "status", "prepare", "replay", "tracking.__main__"]
+
+
+@pytest.mark.parametrize("words", [["--nonsense"], ["--nonsense=3"], ["x", "y", "--nonsense"], ["--nonsense", "x"]])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_names_an_unknown_option_before_what_is_missing(
+    answer: Answer, command: str, words: list[str]
+) -> None:
+    main = importlib.import_module(f"harness.{command}").main
+    code, printed = answer(*words, command=lambda given: answered(lambda: main(given)))
+    assert code == 2 and printed.startswith("error: unknown option '--nonsense'; ") and "allowed: --" in printed
+
+
+def test_a_misspelt_option_of_the_report_is_corrected(answer: Answer) -> None:
+    told = answer("--outptu", "x", command=harness.report.__main__.main)
+    assert told == (2, "error: unknown option '--outptu'; did you mean '--output'? allowed: --help, --output")
 
 
 def test_report_answers_usage_errors_in_one_sentence(answer: Answer) -> None:
@@ -412,7 +425,7 @@ def test_the_report_says_what_is_in_the_place_of_the_trials(answer: Answer) -> N
 @pytest.mark.parametrize("option", ["--resum", "--f", "--chec"])
 def test_an_option_has_one_name(option: str, answer: Answer) -> None:
     code, printed = answer("c.yaml", option)
-    assert code == 2 and f"unrecognized arguments: {option}" in printed
+    assert code == 2 and f"unknown option {option!r}; did you mean" in printed
 
 
 GOOD = {"name": "s", "title": "t", "dataset": "d", "model": "m", "recipe": "r", "methods": ["a"], "seeds": [0]}
