@@ -158,12 +158,34 @@ def test_overrides_are_read_by_the_rules_of_a_config(override: str, problem: str
 # ----------------------------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("name", ["", " ", "a ", "x" * 101])
+@pytest.mark.parametrize("name", ["a ", "x" * 101])
 def test_names_have_a_length(name: str) -> None:
     line = refused(CONFIG.replace("Ran:", f"{json.dumps(name)}:"))
     assert line.startswith(f"c.yaml:5: methods.{name}: the name of a method must have 1 to 100 characters")
     text = f"suites:\n  {json.dumps(name)}: {{}}\n" + CONFIG
     assert refused(text).startswith(f"c.yaml:2: suites.{name}: the name of a suite must have 1 to 100 characters")
+
+
+EMPTY = "the name of an entry is empty; it must have at least one character"
+
+
+@pytest.mark.parametrize("name", ['""', "' '"])
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("Ran: ", "{}: ", "c.yaml:5: methods"),
+        ("epochs: 2", "epochs: 2, {}: 2", "c.yaml:3: recipe"),
+        ("seeds: [0]", "{}: [0]", "c.yaml:6"),
+        ("seeds: [0]", "seeds: [0]\nsuites: {{{}: {{}}}}", "c.yaml:7: suites"),
+        ("seeds: [0]", "seeds: [0]\nsuites: {{a: {{methods: {{{}: random}}}}}}", "c.yaml:7: suites.a.methods"),
+    ],
+)
+def test_an_empty_name_is_said_to_be_empty(old: str, new: str, place: str, name: str) -> None:
+    assert refused(CONFIG.replace(old, new.format(name))) == f"{place}: {EMPTY}"
+
+
+def test_an_empty_name_in_an_override_is_said_to_be_empty() -> None:
+    assert refused(CONFIG, 'methods={"": random}') == f'methods={{"": random}} (command line): {EMPTY}'
 
 
 @pytest.mark.parametrize("name", ["''", "x" * 101])

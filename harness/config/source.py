@@ -167,6 +167,9 @@ class Source:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{self.path}:{line}: a key must be a single word, got a list or a mapping")
             key = str(key_node.value)
+            if not key.strip():
+                place = ": ".join([f"{self.path}:{line}", *([".".join(path)] if path else [])])
+                raise UserError(f"{place}: the name of an entry is empty; it must have at least one character")
             at = f"{self.path}:{line}: {'.'.join((*path, cut(readable(key))))}"
             if UNPRINTABLE.search(key):
                 raise UserError(f"{at}: a key must be printable text, got {shown_value(key)}")
