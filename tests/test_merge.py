@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +18,7 @@ from many_records import packed
 from test_report import METHODS, all_records, record, suite
 
 import harness
+import harness.report.__main__
 from harness.report.__main__ import main
 from harness.report.curves import full_data_notes, full_records
 from harness.report.merge import sources
@@ -359,6 +362,32 @@ def test_folders_that_can_not_be_merged(
     assert main([str(one), str(two)]) == 0
     assert (foreign / "merged_report" / "report.md").exists()
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("file", "Not a directory"),
+        ("file/x", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("full/x", "Read-only file system"),
+    ],
+)
+def test_a_folder_that_can_not_be_written_to_is_named_before_records_are_read(
+    output: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(tmp_path / "a", of(lambda r: r.seed == 0))
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+
+    def temporary(dir: Path) -> Any:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    if output == "full/x":
+        monkeypatch.setattr(harness.report.__main__, "TemporaryFile", temporary)
+    monkeypatch.setattr(harness.report.__main__, "sources", None)
+    sentence = refused(capsys, run, "--output", output)
+    assert sentence == f"--output: {output[:200]} can't be written to: {why}; set --output to another folder"
 
 
 def test_runs_of_one_folder_name_are_told_apart_by_their_paths(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
-from harness.errors import Parser, UserError, answered, expanded, in_utf8
+from harness.errors import Parser, UserError, answered, expanded, in_utf8, reason
 from harness.report.merge import sources
 from harness.report.write import write, write_sources
 
@@ -39,13 +40,21 @@ def _report(arguments: Sequence[str] | None) -> int:
 
 
 def _check(output: Path, runs: Sequence[Path]) -> None:
-    """Raise UserError for a report that would be written into the folder of a run."""
+    """Raise UserError for a report that would be written into the folder of a run, or where nothing can be written."""
     remedy = "set --output to a folder outside of all runs"
     for run in runs:
         if run.resolve() in (output.resolve(), *output.resolve().parents):
             raise UserError(f"{output}: is in the run {run}, which is only read; {remedy}")
-    if (output / "run.json").exists():
-        raise UserError(f"{output}: is the results folder of a run; {remedy}")
+    try:
+        nearest = next(part for part in (output, *output.parents) if part.exists())
+        if (output / "run.json").exists():
+            raise UserError(f"{output}: is the results folder of a run; {remedy}")
+        with TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--output: {output!s:.200} can't be written to: {reason(error)}; set --output to another folder"
+        ) from None
 
 
 if __name__ == "__main__":
