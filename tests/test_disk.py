@@ -300,7 +300,9 @@ def test_a_small_disk(trials: str, tmp_path: Path) -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
         ended = real(tmp_path, mount / "run", "--resume", on)
         assert ended.returncode == 2
-        assert ended.stderr == f"error: where.output: {mount}/run can't be written to: Read-only file system\n"
+        remedy = "mount its disk writable, or set where.output=OTHER_FOLDER"
+        why = f"can't be written to: Read-only file system; {remedy}"
+        assert ended.stderr == f"error: where.output: {mount}/run {why}\n"
     finally:
         subprocess.run(["umount", str(mount)], check=True)
 

@@ -334,12 +334,14 @@ def test_a_folder_or_a_pipe_instead_of_the_lock(tmp_path: Path) -> None:
 @pytest.mark.parametrize("call", ["open", "write"])
 def test_a_folder_that_can_not_be_written_to(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cause = {"open": OSError(errno.EROFS, "Read-only file system"), "write": OSError(errno.ENOSPC, "No space left")}
+    remedy = {"open": "mount its disk writable", "write": "free space on its disk"}
 
     def fail(*_: Any) -> None:
         raise cause[call]
 
     monkeypatch.setattr(lock.os, call, fail)
-    assert refusal(tmp_path) == f"where.output: {tmp_path} can't be written to: {cause[call].strerror}"
+    why = f"can't be written to: {cause[call].strerror}; {remedy[call]}, or set where.output=OTHER_FOLDER"
+    assert refusal(tmp_path) == f"where.output: {tmp_path} {why}"
     monkeypatch.undo()
     assert holder(tmp_path)["pid"] == os.getpid()
 

@@ -234,8 +234,10 @@ def _take(folder: Path, force: bool) -> Lock:
                     lock.release()
             time.sleep(0.02)
     except (OSError, StorageError) as error:
-        problem = reason(error.__cause__ if isinstance(error.__cause__, OSError) else error)
-        raise UserError(f"where.output: {folder} can't be written to: {problem}") from None
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        remedy = disk.REMEDIES.get(getattr(cause, "errno", None) or 0)
+        remedy = f"{remedy}, or set where.output=OTHER_FOLDER" if remedy else "set where.output=OTHER_FOLDER"
+        raise UserError(f"where.output: {folder} can't be written to: {reason(cause)}; {remedy}") from None
 
 
 def _left_behind(folder: Path, number: int, waited: bool) -> bool:
