@@ -28,6 +28,7 @@ from harness.config.load import load_config
 from harness.data import host, prepared, remembered, rows
 from harness.data.dataset import DataRoot
 from harness.errors import DataMissing, UserError, answered, check_platform, expanded, readable
+from harness.experiment import grid
 from harness.learning import process
 
 CONFIG = """\
@@ -221,6 +222,22 @@ def test_an_override_after_only_is_an_override(answer: Answer) -> None:
     assert code == 0 and "1 x 1 = 1" in printed and "5 workers" in printed
     assert f"{(20 + 30 + 40) * 7:,}" in printed, "passes of seven epochs"
     assert answer("--plan", "--only", "method=Ran", "c.yaml")[0] == 0, "the config, too"
+
+
+@pytest.mark.parametrize("words", [["--plan"], ["where.output=out"]])
+def test_more_threads_than_cores_in_one_process_are_refused(
+    answer: Answer, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "processors", lambda: 2)
+    assert answer("c.yaml", *words, "where.cpus_per_trial=3") == (
+        2,
+        "error: where.cpus_per_trial: must be at most 2, the number of cores of this machine that a process may use, "
+        "with where.trials: in_process, got 3; set where.cpus_per_trial=2",
+    )
+    assert not Path("out").exists()
+    assert answer("c.yaml", "--plan", "where.cpus_per_trial=2")[0] == 0
+    on_cluster = ("where.trials=ray", "where.address=head:6379")
+    assert answer("c.yaml", "--plan", "where.cpus_per_trial=3", *on_cluster)[0] == 0, "its cores are not this machine's"
 
 
 def test_a_misspelt_filter_is_named(answer: Answer) -> None:

@@ -11,7 +11,7 @@ from harness import registry
 from harness.config.suite import Benchmark, Suite, Trial
 from harness.data import dataset
 from harness.data.dataset import DatasetInfo
-from harness.data.host import free_memory, in_units
+from harness.data.host import free_memory, in_units, processors
 from harness.errors import DataMissing, UserError
 from harness.experiment.room import check_room
 from harness.learning import boundary
@@ -81,6 +81,7 @@ def expand(benchmark: Benchmark, fetch: bool = False, planning: bool = False, fi
     and DataMissing, which names every suite whose data is not there. Such a suite is skipped instead if it is optional,
     or if ``planning``. ``finished``: names of suites whose data will not be loaded.
     """
+    check_cores(benchmark.where)
     info: dict[str, DatasetInfo] = {}
     skipped: dict[str, str] = {}
     checked: dict[str, DatasetInfo] = {}  # suites with the same dataset share the check, which computes checksums
@@ -170,6 +171,15 @@ def check_memory(needed: int, where: Where, less: str, others: int = 0) -> None:
         raise DataMissing(
             f"its images take {in_units(copies * needed)} of memory{and_more}, and {in_units(free)} are free, of which "
             f"data may take {FOR_DATA:.0%}: {less}"
+        )
+
+
+def check_cores(where: Where) -> None:
+    """Raise UserError if a trial in this process would have more threads than cores; Ray refuses it by itself."""
+    if where.trials == "in_process" and where.cpus_per_trial > (cores := processors()):
+        raise UserError(
+            f"where.cpus_per_trial: must be at most {cores}, the number of cores of this machine that a process may "
+            f"use, with where.trials: in_process, got {where.cpus_per_trial}; set where.cpus_per_trial={cores}"
         )
 
 
