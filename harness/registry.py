@@ -38,7 +38,7 @@ KINDS = {"methods": "method", "datasets": "dataset", "networks": "network"}
 FOLDERS = {"networks": "networks/zoo"}
 """Folder of the harness's own plug-ins of a kind, where it is not the kind's own name."""
 MOST_BYTES = 50_000_000
-"""Largest package, in bytes, that is sent to the workers."""
+"""Largest plug-in, and largest package that is sent to the workers, in bytes."""
 
 
 def home(folder: str) -> Path:
@@ -68,14 +68,18 @@ _used: set[str] = set()
 def add(path: Path) -> None:
     """Make the plug-ins of a folder, or of one file, known by their file names. Raises UserError."""
     path = expanded(path).resolve()
-    files = [path] if path.suffix == ".py" else sorted(path.glob("*.py"))
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder of .py files, or one .py file")
-    if path.suffix == ".py" and not path.is_file():
-        raise UserError(f"{path} is no file; give a folder of .py files, or one .py file")
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".py"):
+        raise UserError(f"{path} is neither a folder nor a .py file; give a folder of .py files, or one .py file")
+    files = sorted(path.glob("*.py")) if path.is_dir() else [path]
     if not (files := [file for file in files if file.is_file() and not file.stem.startswith("_")]):
         raise UserError(f"{path} has no .py files without a leading underscore")
-    folder = path.parent if path.suffix == ".py" else path
+    for file in files:
+        if (size := file.stat().st_size) > MOST_BYTES:
+            most = f"a plug-in has at most {MOST_BYTES / 1e6:.0f} MB"
+            raise UserError(f"{file} has {size / 1e6:.0f} MB, and {most}; keep data out of .py files")
+    folder = path if path.is_dir() else path.parent
     package = f"harness_plugins_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
     for file in files:
         if folders := [kind for kind in KINDS if file.stem in shipped(kind)]:
@@ -141,6 +145,8 @@ def _import(module: str, what: str) -> ModuleType:
             said = f"harness has no {wanted[1]!r}{did_you_mean(wanted[1], face)}"
         raise UserError(f"{what} can't be imported: {_where(error)}: {said}") from error
     except SyntaxError as error:
+        if error.filename is None:  # Python names no file for one with null bytes
+            error.filename, error.lineno = getattr(importlib.util.find_spec(module), "origin", None) or module, 1
         raise UserError(f"{what} can't be imported: {_where(error)}: SyntaxError: {error.msg}") from error
     except (Exception, SystemExit) as error:  # a module may raise anything
         raise UserError(f"{what} can't be imported: {_where(error)}: {type(error).__name__}: {error}") from error
@@ -253,24 +259,24 @@ def luggage() -> Luggage:
     """
     if _carried is not None:
         return _carried
-    files: dict[str, bytes] = {}
+    paths: dict[str, Path] = {}
     for top in sorted({module.split(".")[0] for module in (*_added.values(), *_used)} - {"harness"}):
         package = sys.modules[top]
-        if (paths := [Path(p) for p in getattr(package, "__path__", [])]) and not is_installed(paths[0]):
-            for path in sorted(paths[0].rglob("*")):
-                inside = path.relative_to(paths[0])
+        if (homes := [Path(p) for p in getattr(package, "__path__", [])]) and not is_installed(homes[0]):
+            for path in sorted(homes[0].rglob("*")):
+                inside = path.relative_to(homes[0])
                 hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
                 wanted = path.suffix == ".py" or not top.startswith("harness_plugins_")
                 if wanted and not hidden and path.is_file():
-                    files[f"{top}/{inside}"] = path.read_bytes()
-        elif not paths and package.__file__ and not is_installed(Path(package.__file__)):
-            files[f"{top}.py"] = Path(package.__file__).read_bytes()
-    if (size := sum(map(len, files.values()))) > MOST_BYTES:
+                    paths[f"{top}/{inside}"] = path
+        elif not homes and package.__file__ and not is_installed(Path(package.__file__)):
+            paths[f"{top}.py"] = Path(package.__file__)
+    if (size := sum(path.stat().st_size for path in paths.values())) > MOST_BYTES:
         raise UserError(
             f"the packages of the plug-ins have {size / 1e6:.0f} MB, and at most {MOST_BYTES / 1e6:.0f} MB are sent to "
             "the workers; keep data out of them, or install them on each machine"
         )
-    return Luggage(dict(_added), files)
+    return Luggage(dict(_added), {name: path.read_bytes() for name, path in paths.items()})
 
 
 def is_installed(path: Path) -> bool:

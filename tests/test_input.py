@@ -404,8 +404,38 @@ def test_no_pipe_that_a_user_names_makes_a_command_wait(answer: Answer, at_once:
     for path in ("pipe.pt", "/dev/zero"):
         code, printed = answer("c.yaml", f"model.weights={path}", "--plan")
         assert code == 2 and printed.endswith(f"{path!r} can't be read: it is a pipe or a device, not a file")
-    code, printed = answer("c.yaml", "plugins=[pipe.py]", "--plan")
-    assert code == 2 and printed.endswith("pipe.py is no file; give a folder of .py files, or one .py file")
+    for path in ("pipe.py", "pipe.pt", "/dev/zero", "/proc/self/mem", "c.yaml"):
+        code, printed = answer("c.yaml", f"plugins=[{path}]", "--plan")
+        assert code == 2 and printed.startswith(f"error: plugins=[{path}] (command line): plugins.0: /")
+        assert printed.endswith(" is neither a folder nor a .py file; give a folder of .py files, or one .py file")
+
+
+def test_a_plug_in_that_is_no_code_is_refused_before_it_is_read(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_added", {})
+    Path("own").mkdir()
+    Path("own", "binary.py").write_bytes(bytes(10))
+    code, printed = answer("c.yaml", "plugins=[own]", "methods={A: binary}", "--plan")
+    assert code == 2 and "method 'binary' can't be imported: binary.py:1: SyntaxError: source code " in printed
+    os.truncate("own/binary.py", 3 * 10**9)
+    for path in ("own", "own/binary.py"):
+        code, printed = answer("c.yaml", f"plugins=[{path}]", "--plan")
+        assert code == 2
+        assert printed.endswith(
+            "own/binary.py has 3000 MB, and a plug-in has at most 50 MB; keep data out of .py files"
+        )
+
+
+def test_a_package_that_is_too_large_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_added", {})
+    a_file("plugins/own_kind.py")
+    a_file("plugins/below/data.py")
+    os.truncate("plugins/below/data.py", 3 * 10**9)
+    registry.add(Path("plugins"))
+    monkeypatch.setattr(Path, "read_bytes", None)
+    with pytest.raises(UserError, match="the packages of the plug-ins have 3000 MB, and at most 50 MB are sent to"):
+        registry.luggage()
 
 
 def test_only_files_of_a_plugin_folder_travel(home: Path, at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
