@@ -166,11 +166,7 @@ def _where(error: BaseException) -> str:
 def find(folder: str, name: str, contract: type[Plugin]) -> type[Plugin] | None:
     """Return the subclass of ``contract`` that a plug-in defines, or None. Raises UserError if it defines several."""
     module = load(folder, name)
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, contract) and value.__module__ == module.__name__
-    ]
+    classes = [cls for cls in _classes(module) if issubclass(cls, contract)]
     if len(classes) > 1:
         both = " and ".join(cls.__name__ for cls in classes)
         problem = f"{len(classes)} classes of {contract.__name__}, {both}; allowed: one in each file"
@@ -180,7 +176,7 @@ def find(folder: str, name: str, contract: type[Plugin]) -> type[Plugin] | None:
 
 def place(module: ModuleType) -> str:
     """Return "file.py:LINE" of the first class that a module defines, or of its first line."""
-    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    own = _classes(module)
     return faults.place(own[0]) if own else f"{Path(module.__file__ or '?').name}:1"
 
 
@@ -226,7 +222,24 @@ def unknown(folder: str, name: str, contract: type[Any]) -> str:
         )
     if Path(f"{name}.py").is_file():
         return f"unknown {kind} {name!r}; to use {name}.py, add its folder to the config: plugins: [FOLDER]"
-    return f"unknown {kind} {name!r}{did_you_mean(name, allowed)}"
+    return f"unknown {kind} {name!r}{did_you_mean(name, allowed)}{yours()}"
+
+
+def yours() -> str:
+    """Return the end of a message about an unknown name: the names of the user's files, and the classes in them."""
+    shown = []
+    for name, module in sorted(_added.items()):
+        try:
+            loaded = _import(module, repr(name))
+            classes = [cls.__name__ for cls in _classes(loaded)]
+            shown.append(f"{name} ({' and '.join(classes) or 'no class'} in {place(loaded)})")
+        except UserError as error:
+            shown.append(f"{name} ({str(error).partition(': ')[2]})")
+    return f"; a plug-in goes by the name of its file, yours are: {', '.join(shown)}" if shown else ""
+
+
+def _classes(module: ModuleType) -> list[type[Any]]:
+    return [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
 
 
 def now_called(folder: str, earlier: str) -> str | None:

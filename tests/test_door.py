@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 import harness
+import harness.check
 from harness import registry
 from harness.config.load import config_path, load_config
 from harness.errors import UserError
@@ -237,6 +239,35 @@ def test_a_wrong_plug_in_is_one_sentence(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and sentence.format(folder=tmp_path) in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": {"Own": "Squared"}}, "unknown acquisition 'Squared'; did you mean 'squared'? allowed: ads, "),
+        ({"methods": {"Own": {"acquisition": "random", "training": "x"}}}, "unknown training 'x'; allowed: ads, "),
+        ({"dataset": "x"}, "unknown dataset 'x'; allowed: cifar10, "),
+        ({"model": "qqq"}, "unknown network 'qqq'; allowed: drn_c_26, "),
+    ],
+)
+def test_an_unknown_name_is_answered_with_those_of_the_users_files(
+    changes: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    plugin(tmp_path / "own")
+    (tmp_path / "own" / "broken.py").write_text("1 / 0")
+    (tmp_path / "own" / "empty.py").touch()
+    with pytest.raises(UserError) as refused:
+        load_config(written(tmp_path, plugins=["own"], **changes))
+    assert words in str(refused.value)
+    own = "broken (broken.py:1: ZeroDivisionError: division by zero), empty (no class in empty.py:1), squared ("
+    assert f"; a plug-in goes by the name of its file, yours are: {own}" in str(refused.value)
+    assert re.search(r"squared \(Squared in squared\.py:\d+\)$", str(refused.value))
+
+
+def test_a_check_of_a_class_name_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin(tmp_path / "own")
+    assert harness.check.main(["Squarred", "--plugins", str(tmp_path / "own")]) == 2
+    assert "a plug-in goes by the name of its file, yours are: squared (Squared in " in capsys.readouterr().err
 
 
 def test_a_file_in_the_current_folder_is_pointed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

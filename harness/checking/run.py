@@ -48,7 +48,7 @@ def kind_of(name: str, kind: str | None) -> str:
     if not known:
         allowed = {n for some in kinds for c in SUITES[some][1] for n in registry.every(SUITES[some][0], c)}
         allowed |= {*names.every()} if "network" in kinds else set()
-        raise UserError(f"unknown {kind or 'plug-in'} {name!r}{did_you_mean(name, allowed)}")
+        raise UserError(f"unknown {kind or 'plug-in'} {name!r}{did_you_mean(name, allowed)}{registry.yours()}")
     if len(known) > 1:
         raise UserError(f"{name!r} is a {' and a '.join(known)}; add --kind {known[0]} or --kind {known[1]}")
     return known[0]

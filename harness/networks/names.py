@@ -58,7 +58,7 @@ def architecture(name: str) -> type[Architecture]:
         close = get_close_matches(name.split(".")[0], sorted({*own, *timm_names()}), n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         allowed = f"{', '.join(own)}, or any model of timm {version('timm')}, without a pretrained tag"
-        raise UserError(f"unknown network {name!r}{hint} allowed: {allowed}")
+        raise UserError(f"unknown network {name!r}{hint} allowed: {allowed}{registry.yours()}")
     if module in known or not _is_module(name):
         return _registered(name, module)
     return registry.find("networks", name, Architecture) or _registered(name, name)
