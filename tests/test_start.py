@@ -120,6 +120,39 @@ def test_an_address_without_a_cluster_is_refused(
         before.prepare(where)
 
 
+def test_an_address_that_swallows_packets_is_said_not_to_answer() -> None:
+    waiting = []
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:  # it accepts none, so the system drops the others
+        for _ in range(3):
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(full.getsockname())
+        address = f"127.0.0.1:{full.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"^where.address: nothing answers at {address} within 0 s: start its head"):
+            before.prepare(Where(address=address))
+    for each in waiting:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    ("processes", "origin"),
+    [([], r"/\S+/ray_current_cluster, which `ray start` wrote"), (["127.0.0.1:1"], "the processes of this machine")],
+)
+def test_the_address_that_auto_found_has_an_origin(
+    processes: list[str], origin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services
+
+    from harness.on_ray import session
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: processes)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "localhost:1")
+    sentence = rf"^where.address: no Ray cluster answers at \S+:1 .*; auto found this address in {origin}$"
+    with pytest.raises(UserError, match=sentence):
+        session.start(Where(address="auto"))
+
+
 def test_ray_is_asked_for_before_the_data_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

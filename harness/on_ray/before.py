@@ -91,11 +91,12 @@ def check_answer(written: str, name: str) -> None:
             why = error.strerror if isinstance(error, socket.gaierror) else "no name of a machine"
             raise UserError(f"{name}: there is no machine {host!r:.100} ({why}), in {written!r:.100}") from None
         except OSError as error:
-            problem = "no answer" if isinstance(error, TimeoutError) else reason(error)
+            problem = "" if isinstance(error, TimeoutError) else reason(error)
             time.sleep(min(0.5, max(0.0, ends - time.monotonic())))  # the head may be starting
+    within = f"nothing answers at {written} within {PROBE_SECONDS:.0f} s"
+    refused = f"no Ray cluster answers at {written} (tried for {PROBE_SECONDS:.0f} s: {problem})"
     raise UserError(
-        f"{name}: no Ray cluster answers at {written} (tried for {PROBE_SECONDS:.0f} s: {problem}): start its head, or "
-        f"correct the address, {_local_instead(name)}"
+        f"{name}: {refused if problem else within}: start its head, or correct the address, {_local_instead(name)}"
     )
 
 

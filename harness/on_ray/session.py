@@ -133,19 +133,32 @@ def _not_started(error: Exception) -> UserError:
 
 def _join(address: str, name: str, common: dict[str, Any]) -> str:
     """Join a cluster; return one line about it. ``name``: what names the address. Raises UserError."""
+    origin = ""
     try:
         if address == "auto":
             from ray._private.services import canonicalize_bootstrap_address
 
             address = canonicalize_bootstrap_address(address) or address
+            origin = f"; auto found this address in {_origin()}"
             before.check_answer(address, name)
         ray.init(address=address, **common)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{error}{origin}") from None
     except Exception as error:
         ray.shutdown()
-        raise UserError(f"{name}: can't join the Ray cluster at {address}: {_why(error)}") from None
-    return f"Ray: joined the cluster at {address}"
+        raise UserError(f"{name}: can't join the Ray cluster at {address}: {_why(error)}{origin}") from None
+    return f"Ray: joined the cluster at {address}{origin}"
+
+
+def _origin() -> str:
+    """Return where Ray finds the address that ``auto`` stands for: processes come first, unless they are several."""
+    from ray._private import services, utils
+
+    file = Path(utils.get_ray_address_file(None))
+    processes = services.find_gcs_addresses()
+    if processes and not (len(processes) > 1 and file.exists()):
+        return "the processes of this machine"
+    return f"{file}, which `ray start` wrote"
 
 
 def _why(error: Exception) -> str:
@@ -172,7 +185,10 @@ def _why(error: Exception) -> str:
     if "resolve node to connect to" in text or "node info" in text:
         return "this machine is no node of it: run the command on a node, or add this machine with `ray start`"
     if "Failed to connect to Ray cluster" in text:
-        return "what answers there is no Ray, or a Ray that does not work (see `ray status`)"
+        return (
+            "what answers there is no Ray, for example a proxy that answers in the place of others, or a Ray that does "
+            "not work (see `ray status`)"
+        )
     return reason(error)
 
 
