@@ -712,6 +712,18 @@ def test_a_training_that_does_not_fit_stops_the_trial(
         run(make_trial("cross_entropy", "entropy"), digits, folders())
 
 
+def test_a_training_that_does_not_fit_into_the_hosts_memory_is_a_sentence(
+    digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Training, "fit", lambda *_: torch.empty(10**13))  # no system gives 40 TB
+    with pytest.raises(OutOfMemory) as refused:
+        run(make_trial("cross_entropy", "entropy"), digits, folders())
+    assert str(refused.value) == (
+        "training of cycle 0: this machine's memory is full: 40000.0 GB more were needed; lower recipe.batch_size, "
+        "recipe.crop_size or the method's own batch_size, or run fewer trials at once (where.max_concurrent)"
+    )
+
+
 def test_peak_memory_is_a_cycles_own(digits: LoadedData, folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Training.fit
 

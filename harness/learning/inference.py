@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import nan
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from harness.data.host import in_units
 from harness.data.rows import take
 from harness.errors import REMEDY, NonFiniteLoss, OutOfMemory
 from harness.lazy import torch
@@ -46,15 +48,26 @@ def in_any_order() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
+REFUSED = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
+"""What torch says when the system refuses memory of a CPU; it has no type of its own for that."""
+
+
 @contextmanager
 def within_memory(what: str, settings: str) -> Iterator[None]:
-    """Raise OutOfMemory, which names the ``settings`` to lower, if a ``with`` block needs too much device memory."""
+    """Raise OutOfMemory, which names the ``settings`` to lower, if a ``with`` block needs too much memory."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise OutOfMemory(
             f"{what}: the device's memory is full; lower {settings}, or raise each trial's share of the memory "
             "(where.gpus_per_trial)"
+        ) from None
+    except RuntimeError as error:
+        if (found := REFUSED.search(str(error))) is None:
+            raise
+        raise OutOfMemory(
+            f"{what}: this machine's memory is full: {in_units(int(found[1]))} more were needed; lower {settings}, or "
+            "run fewer trials at once (where.max_concurrent)"
         ) from None
 
 
