@@ -491,6 +491,28 @@ def test_the_report_says_what_is_in_the_place_of_the_trials(answer: Answer) -> N
     assert code == 2 and printed.endswith("not the manifest of a run: the suite 's' occurs twice")
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"settings": {"recipe": {"batch_size": -1}}}, "settings.recipe.batch_size: must be at least 2, got -1"),
+        ({"settings": {"recipe": {"batch_size": "x"}}}, "settings.recipe.batch_size: must be a whole number, got 'x'"),
+        ({"settings": {"protocol": {"initial": -3}}}, "settings.protocol.initial: must be at least 2, got -3"),
+        ({"seeds": [-1]}, "seeds.0: must be at least 0, got -1"),
+        ({"labelled": [-5]}, "labelled.0: must be at least 0, got -5"),
+        ({"pool": -4}, "pool: must be at least 0, got -4"),
+        ({"equal_within": -1.0}, "equal_within: must be above 0, got -1.0"),
+        ({"primary": ["a"]}, 'primary: must be at least 2 long, got ["a"]'),
+    ],
+)
+def test_the_report_names_an_impossible_value_of_run_json(change: dict[str, Any], problem: str, answer: Answer) -> None:
+    Path("out").mkdir()
+    Path("out", "run.json").write_text(json.dumps({"name": "n", "suites": [GOOD | change]}))
+    code, printed = answer("out", command=harness.report.__main__.main)
+    assert (code, printed) == (2, f"error: out/run.json: not the manifest of a run: suites.0.{problem}")
+    Path("out", "run.json").write_text(json.dumps({"name": "n", "suites": [GOOD | {"settings": {"recipe": {"a": 1}}}]}))
+    assert answer("out", command=harness.report.__main__.main)[0] == 0, "a key of another version"
+
+
 @pytest.mark.parametrize("option", ["--resum", "--f", "--chec"])
 def test_an_option_has_one_name(option: str, answer: Answer) -> None:
     code, printed = answer("c.yaml", option)

@@ -9,12 +9,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from harness.errors import UNPRINTABLE, UserError, printable, reason
 from harness.messages import sentence
 from harness.results import disk
 from harness.results.records import SCHEMA_VERSION
+from harness.settings import Protocol, Recipe
 
 MOST_BYTES = 200_000_000  # of run.json
 
@@ -26,6 +27,13 @@ UNUSED_ACQUISITION = "random"
 """The acquisition that looks at no image; also that of a trial that has all labels, and selects nothing."""
 
 FOLDER = re.compile(r"(trials|shared)/(?!\.\.?$)[^/\0\ud800-\udfff]{1,255}")
+
+
+CHECKED: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
+    "recipe": (Recipe, {"epochs": 10**6}),
+    "protocol": (Protocol, {"initial": 2, "budget": 1, "cycles": 1, "start": "fresh"}),
+}
+"""Settings of a suite whose values are checked, with those that a config must have; other versions may have others."""
 
 
 class NoManifest(UserError):
@@ -43,7 +51,7 @@ class TrialEntry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     method: str = Field(description="name of the method in the config")
-    seed: int = Field(description="seed of the trial")
+    seed: int = Field(ge=0, description="seed of the trial")
 
 
 class SuiteEntry(BaseModel):
@@ -61,15 +69,20 @@ class SuiteEntry(BaseModel):
     recipe: str = Field(description="model, recipe and protocol in words, for captions")
     methods: list[str] = Field(description="names of the methods, in the order of the tables")
     halves: dict[str, dict[str, Any]] = Field({}, description="name of the method -> its training and its acquisition")
-    seeds: list[int] = Field(description="seeds of each method")
-    labelled: list[int] = Field(description="number of labelled images in each cycle")
-    pool: int | None = Field(None, description="number of training images; null: not known, or the suite is skipped")
+    seeds: list[NonNegativeInt] = Field(description="seeds of each method")
+    labelled: list[NonNegativeInt] = Field(description="number of labelled images in each cycle")
+    pool: NonNegativeInt | None = Field(
+        None, description="number of training images; null: not known, or the suite is skipped"
+    )
     exclusive: bool = Field(False, description="whether trials ran one per device at a time")
     primary: list[str] | None = Field(
-        None, description="names of the method and the reference of the suite's primary comparison"
+        None,
+        min_length=2,
+        max_length=2,
+        description="names of the method and the reference of the suite's primary comparison",
     )
     equal_within: float | None = Field(
-        None, description="difference in points of AUBC within which methods count as equal; null: none does"
+        None, gt=0, description="difference in points of AUBC within which methods count as equal; null: none does"
     )
     full_data: dict[str, int] = Field({}, description="id of each trial on all training images -> its seed")
     skipped: str | None = Field(None, description="why the suite is skipped; null: it is not")
@@ -156,6 +169,15 @@ class Manifest(BaseModel):
         except ValidationError as error:
             keys, problem = sentence(cls, error.errors()[0])
             raise NoManifest(f"{path}: not the manifest of a run: {'.'.join(map(str, keys)):.300}: {problem}") from None
+        for number, suite in enumerate(manifest.suites):
+            for part, (kind, needed) in CHECKED.items():
+                known = {key: v for key, v in suite.settings.get(part, {}).items() if key in kind.model_fields}
+                try:  # as JSON, like a config
+                    kind.model_validate_json(json.dumps({**needed, **known}), strict=True)
+                except ValidationError as error:
+                    keys, problem = sentence(kind, error.errors()[0])
+                    at = ".".join(map(str, ("suites", number, "settings", part, *keys)))
+                    raise NoManifest(f"{path}: not the manifest of a run: {at:.300}: {problem}") from None
         for name in (*manifest.folders.keys(), *manifest.folders.values()):
             if not FOLDER.fullmatch(name):  # a run writes there
                 raise NoManifest(
