@@ -423,3 +423,12 @@ def test_scoring_waits_for_the_device_a_fixed_number_of_times(
             learner.select(cycle)
         counts.append(calls)
     assert counts[0] == counts[1] and len(counts[0]) < 10
+
+
+def test_a_full_memory_of_the_host_is_a_sentence_wherever_it_is_met(tmp_path: Path) -> None:
+    try:
+        torch.empty(10**13)  # no system gives 40 TB
+    except RuntimeError as error:
+        said = executor.failed(error, tmp_path / "x.log")
+    assert said.startswith("this machine's memory is full: 40000.0 GB more were needed; a smaller batch or network, or")
+    assert "DefaultCPUAllocator" in (tmp_path / "x.log").read_text()

@@ -6,10 +6,12 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.data.host import in_units
 from harness.errors import NonFiniteLoss, NotReproduced, StorageError, UserError
 from harness.experiment import crash
 from harness.experiment.display import TRACEBACK_IN
 from harness.faults import PluginFault
+from harness.learning.inference import REFUSED
 from harness.results.lock import LockLost
 from harness.results.store import write_atomically
 from harness.trial import ActiveLearner, Report, run_shared, run_trial
@@ -61,6 +63,10 @@ def execute(
 
 def failed(error: Exception, log: Path) -> str:
     """Return the sentence on an exception that is being handled, and write its traceback to the log."""
+    if refused := REFUSED.search(str(error)):
+        problem = f"this machine's memory is full: {in_units(int(refused[1]))} more were needed"
+        remedy = "a smaller batch or network, or fewer trials at once (where.max_concurrent), need less"
+        return _logged(f"{problem}; {remedy}", traceback.format_exc(), log)
     first = next(iter(str(error).strip().splitlines()), "")
     ours = isinstance(error, NonFiniteLoss | NotReproduced | UserError)
     return _logged(str(error) if ours else f"{type(error).__name__}: {first:.200}", traceback.format_exc(), log)
