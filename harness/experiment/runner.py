@@ -134,7 +134,9 @@ def check_output(output: Path, resume: bool) -> None:
         check_trials(output, "where.output: ")
         has_results = (output / "run.json").is_file()
     except OSError as error:
-        raise UserError(f"where.output: {output!s:.200} can't be written to: {error.strerror}") from None
+        raise UserError(
+            f"where.output: {output!s:.200} can't be written to: {error.strerror}; set where.output=OTHER_FOLDER"
+        ) from None
     if has_results and not resume:
         raise UserError(
             f"where.output: {output} already holds results; add --resume to continue that run, or "
@@ -151,7 +153,10 @@ def check_plan(output: Path) -> None:
         if not nearest.is_dir():
             raise UserError(f"where.output: {output} can't be made: {nearest} is a file")
         if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"where.output: {output} can't be written to: {nearest} is not yours to write to")
+            raise UserError(
+                f"where.output: {output} can't be written to: {nearest} is not yours to write to; set "
+                "where.output=OTHER_FOLDER"
+            )
     except OSError as error:
         raise UserError(f"where.output: {output!s:.200} can't be made: {error.strerror}") from None
 
