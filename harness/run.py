@@ -166,8 +166,10 @@ def _run(options: argparse.Namespace, words: list[str], guarded: bool) -> int:
     work = partial(_work, whole, benchmark, options, words)
     if guarded and benchmark.where.trials == "in_process":  # on Ray, harness.on_ray.launch guards
         from harness.experiment import guard
+        from harness.experiment.notify import Notice
 
-        return guard.guarded(work, benchmark.where)
+        notice = Notice(benchmark.where.notify, benchmark.name, benchmark.output)
+        return guard.guarded(work, benchmark.where, notice.send)
     return work()
 
 

@@ -554,11 +554,12 @@ def test_a_killed_child_goes_on_and_a_killed_command_ends_it(
 
 @pytest.mark.long
 def test_a_child_that_dies_before_any_trial_is_told(tmp_path: Path) -> None:
-    run = Run(tmp_path, "where.trials=in_process")
+    run = Run(tmp_path, "where.trials=in_process", f"where.notify=cat > {tmp_path / 'told'}")
     wait_until(lambda: bool(run.find("child")))
     run.kill("child", signal.SIGSEGV)
     _, err = run.end(1)
     assert err == "stopped: its process died of SIGSEGV while no trial ran; add --resume to continue\n"
+    assert "grid has failed: its process died of SIGSEGV while no trial ran" in (tmp_path / "told").read_text()
 
 
 @pytest.mark.long

@@ -67,15 +67,17 @@ def running(unit: Unit, folder: Path) -> Iterator[str | None]:
     """Tell the command that a unit runs in this block; yield why it must not, or None."""
     log = str(crash.log_of(unit, folder))
     here.tell(unit.name, log)
-    yield here.given_up.get(log)
-    here.tell("", "")
+    try:
+        yield here.given_up.get(log)
+    finally:
+        here.tell("", "")
 
 
-def guarded(work: Callable[[bool], int], where: Where) -> int:
+def guarded(work: Callable[[bool], int], where: Where, lost: Callable[[RuntimeError], None]) -> int:
     """Return the exit code of ``work``, which a child does; it gets whether an earlier child has begun it.
 
     In the child it returns, too. A unit whose process dies or stalls is tried again, ``where.retries`` times, and then
-    fails. If a child dies while no unit runs, none follows.
+    fails. If a child dies while no unit runs, none follows, and ``lost`` gets the reason.
     """
     if sys.platform != "linux":  # elsewhere libraries may not survive a fork
         return work(False)
@@ -89,8 +91,9 @@ def guarded(work: Callable[[bool], int], where: Where) -> int:
         if code is not None:
             return code
         if child.code is None or not child.log:
-            when = "and can't be ended" if child.code is None else "while no trial ran"
-            print(f"stopped: {child.why('')} {when}; add --resume to continue", file=sys.stderr)
+            why = f"{child.why('')} " + ("and can't be ended" if child.code is None else "while no trial ran")
+            print(f"stopped: {why}; add --resume to continue", file=sys.stderr)
+            lost(RuntimeError(why))
             return 1
         deaths[child.log] += 1
         if deaths[child.log] > where.retries:
@@ -142,9 +145,11 @@ class _Child:
             self.pipe.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
-        if self.asked and (self.code is None or self.code < 0):
-            return 128 + self.asked
-        return self.code if self.code is not None and self.code >= 0 else None
+        if self.code is not None and self.code >= 0:
+            return self.code
+        if sys.stdout.isatty():
+            print("\x1b[?25h")  # its live view had hidden the cursor
+        return 128 + self.asked if self.asked else None
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.asked, self.since = self.asked or number, self.since or time.monotonic()
@@ -153,7 +158,8 @@ class _Child:
 
     def _send(self, number: int) -> None:
         if not self._ended():  # else another process may have its number
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def _wait(self) -> None:
         """Wait for its end, and end it if a unit makes no progress. Time in which both are stopped does not count."""
@@ -193,9 +199,10 @@ class _Child:
         return True
 
     def _ended(self) -> bool:
-        if self.code is None:
-            found, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if found else None
+        with suppress(ChildProcessError):  # a signal's handler has just asked, or interrupts this
+            if self.code is None:
+                found, status = os.waitpid(self.pid, os.WNOHANG)
+                self.code = os.waitstatus_to_exitcode(status) if found else None
         return self.code is not None
 
     def _await(self, seconds: float) -> None:
