@@ -13,19 +13,16 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a traceback out of an import would say nothing
 
 # ruff: isort: split
-from harness.config.load import load_config
+from harness.config.load import load_config, load_where
 from harness.config.only import is_override, only
 from harness.errors import Parser, Stopped, answered, in_utf8, readable
 from harness.results import lock
-
-if TYPE_CHECKING:
-    from harness.config.suite import Benchmark
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 PATIENCE = 1.0
@@ -140,6 +137,19 @@ def _run(options: argparse.Namespace, words: list[str], guarded: bool) -> int:
 
         print(json.dumps(SCHEMAS[options.schema](), indent=2))
         return 0
+    work = partial(_work, options, words)
+    if guarded and not options.plan and not options.check_data:
+        known = load_where(options.config, options.overrides)
+        if known.where.trials == "in_process":  # on Ray, harness.on_ray.launch guards
+            from harness.experiment import guard
+            from harness.experiment.notify import Notice
+
+            return guard.guarded(work, known.where, Notice(known.where.notify, known.name, known.output).send)
+    return work()
+
+
+def _work(options: argparse.Namespace, words: list[str]) -> int:
+    """Plan, check the data or run; return the exit code. Raises UserError."""
     whole = load_config(options.config, options.overrides)
     benchmark = only(whole, options.only)
     from harness.experiment.grid import expand, full_trials
@@ -161,28 +171,12 @@ def _run(options: argparse.Namespace, words: list[str], guarded: bool) -> int:
 
         return data_check.check(benchmark)
     from harness import tracking
-
-    tracking.check(benchmark.where.track)
-    work = partial(_work, whole, benchmark, options, words)
-    if guarded and benchmark.where.trials == "in_process":  # on Ray, harness.on_ray.launch guards
-        from harness.experiment import guard
-        from harness.experiment.notify import Notice
-
-        notice = Notice(benchmark.where.notify, benchmark.name, benchmark.output)
-        return guard.guarded(work, benchmark.where, notice.send)
-    return work()
-
-
-def _work(
-    whole: Benchmark, benchmark: Benchmark, options: argparse.Namespace, words: list[str], again: bool = False
-) -> int:
-    """Run the benchmark, a part of the whole one; ``again``: go on with what a process before this one has begun."""
-    from harness.experiment import runner
-    from harness.experiment.grid import expand
+    from harness.experiment import guard, runner
     from harness.experiment.notify import Notice, announced
     from harness.on_ray import launch
 
-    resume, force = options.resume or again, options.force and not again
+    tracking.check(benchmark.where.track)
+    resume, force = options.resume or guard.link.again, options.force and not guard.link.again
     finished = runner.finished_suites(benchmark) if resume else set()
     expand(benchmark, finished=finished)  # cheap checks come before creating the folder and downloading
     if force:  # before anything is taken from another run
@@ -198,13 +192,14 @@ def _work(
 def command(main: Callable[[], int]) -> NoReturn:
     """Run the command line of a run in this process, which signals end, and exit."""
     in_utf8()
+    process = os.getpid()
     for number in ENDING:  # schedulers and terminals send them: all end a run in the same way
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants
             signal.signal(number, _stop)
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if code > 128:
+    if code > 128 or os.getpid() != process:  # a child's end must not look like a crash, should a library's be one
         os._exit(code)
     sys.exit(code)
 

@@ -299,8 +299,8 @@ class Where(Strict):
     )
     stalled_after: Annotated[float, Field(gt=0, le=10**7), Why("a run takes no year")] = Field(
         1800.0,
-        description="on Ray: seconds without any progress after which a trial is restarted; after half of them it is "
-        "shown as stalled",
+        description="seconds without any progress after which a trial's process is ended and started again; after half "
+        "of them it is shown as stalled; less than 10, two heartbeats, count as 10",
     )
     scoring: Literal["auto", "in_process", "ray_data"] = Field(
         "auto",

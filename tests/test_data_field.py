@@ -578,7 +578,7 @@ def test_11_the_first_ten_and_a_count(tmp_path: Path) -> None:
     write_tree(tmp_path / "base", ["cat", "dog"], train=12, test=1, size=24)
     break_some(sorted((tmp_path / "base" / "train" / "cat").iterdir()))
     message = refuses(
-        images(tmp_path / "base").load, "12 of 26 files can't be used", "0004.png and 7 more: can't be decoded ("
+        images(tmp_path / "base").load, "12 of 26 files can't be used", "0004.png and 7 more: each can't be decoded ("
     )
     assert message.count(".png") == 5
 
@@ -588,11 +588,11 @@ def test_11_bad_files_are_told_together_by_what_is_wrong() -> None:
         return [BadFile(name, problem) for name in names]
 
     a, b, c, d = bad("is a", *"1234567"), bad("is b", "8"), bad("is c", *"9ABCDE"), bad("is d", "F", "G")
-    assert pixels.some([*a[:2], *b, *a[2:3]]) == "1, 2, 3: is a; 8 is b"
-    assert pixels.some([*a, *b]) == "1, 2, 3, 4, 5 and 2 more: is a; 8 is b"
+    assert pixels.some([*a[:2], *b, *a[2:3]]) == "1, 2, 3: each is a; 8 is b"
+    assert pixels.some([*a, *b]) == "1, 2, 3, 4, 5 and 2 more: each is a; 8 is b"
     assert (
         pixels.some([*a, *b, *c, *d])
-        == "1, 2, 3, 4, 5 and 2 more: is a; 8 is b; 9, A, B, C and 2 more: is c; and 2 more"
+        == "1, 2, 3, 4, 5 and 2 more: each is a; 8 is b; 9, A, B, C and 2 more: each is c; and 2 more"
     )
     assert pixels.some([f"text {number}" for number in range(11)]).endswith("text 8; text 9; and 1 more")
     copied = pickle.loads(pickle.dumps(b[0]))
@@ -604,7 +604,9 @@ def test_11_bad_images_are_left_out_on_request_and_noted(base: Path, capsys: pyt
     break_some([base / "train" / "cat" / f"000{i}.png" for i in (1, 4)])
     dataset = images(base, skip_unreadable=True)
     (note,) = dataset.info().notes
-    assert note.startswith("left out as unreadable: 2 training images: ") and "cat/0004.png: can't be decoded" in note
+    assert (
+        note.startswith("left out as unreadable: 2 training images: ") and "cat/0004.png: each can't be decoded" in note
+    )
     data = dataset.load()
     assert dataset.info().num_train == len(data.train_images) == 10
     assert (whole(data.train_images) == np.delete(whole_pool, [1, 4], 0)).all()
@@ -1012,7 +1014,9 @@ def test_28_train_ids_are_refused_for_what_they_are(city: Path) -> None:
     assert right.notes == () and right.train_labels.shape == (2, 1024, 2048)
     changed_ids(city, cityscapes.TABLE)
     for call in (make("cityscapes", city).info, make("cityscapes", city).load, make("cityscapes", city).examine):
-        message = refuses(call, "gtFine_labelIds.png: holds the id 255; allowed: 0..33", "used, no official labelIds")
+        message = refuses(
+            call, "gtFine_labelIds.png: each holds the id 255; allowed: 0..33", "used, no official labelIds"
+        )
         assert 0 < message.index("look like trainIds") < message.index(str(city)), "not at the end of a long list"
 
 
@@ -1094,7 +1098,7 @@ def test_32_whatever_is_wrong_with_label_maps_is_named_at_once(hook: str, tmp_pa
     refuses(
         getattr(own(root), hook),
         "8 of 48 files can't be used, name all classes in classes",
-        f"{images / '000.png'}, {images / '001.png'}, {labels / '002.png'}, {test / '000.png'}: can't be decoded (no ",
+        f"{images / '000.png'}, {images / '001.png'}, {labels / '002.png'}, {test / '000.png'}: each can't be decoded",
         f"{images / '003.png'} can't be decoded",
         f"{labels / '004.png'} is missing",
         f"{labels / '005.png'} is 24 x 8 pixels, but its image is 24 x 16",
@@ -1155,7 +1159,7 @@ def test_32_a_bad_image_of_a_streamed_pool_is_found_before_the_start(tmp_path: P
     for path in broken:
         path.write_bytes(path.read_bytes()[:-200])
     own(root).info()
-    refuses(own(root).load, "2 of 24 files can't be used", "004.png, ", "005.png: can't be decoded")
+    refuses(own(root).load, "2 of 24 files can't be used", "004.png, ", "005.png: each can't be decoded")
     dataset = own(root, skip_unreadable=True)
     assert dataset.info().num_train == 4 == len(whole(dataset.load().train_labels))
     assert dataset.info().notes[0].startswith("left out as unreadable: 2 images: ")
@@ -1200,7 +1204,7 @@ def test_34_label_suffix(tmp_path: Path, suffix: str) -> None:
             own(root).info,
             "4 of 8 files can't be used: ",
             "labels/train/000.png, ",
-            "001.png: is missing: it must hold the",
+            "001.png: each is missing: it must hold the",
         )
     assert (whole(own(root, label_suffix=suffix).load().train_labels) == before).all()
 
@@ -1241,7 +1245,7 @@ def test_34_list_files_of_pascal_voc(tmp_path: Path) -> None:
     listed = root / "ImageSets" / "Segmentation" / "train.txt"
     Image.open(root / "JPEGImages" / "train_002.jpg").save(root / "JPEGImages" / "1.jpg")  # Python has one "1" only
     for text, problem in (
-        ("train_000\nnone\nnever.jpg\n", "names images that are not there: 'none', 'never.jpg': is not in"),
+        ("train_000\nnone\nnever.jpg\n", "names images that are not there: 'none', 'never.jpg': each is not in"),
         ("train_000\n\ntrain_000\n", "names 'train_000' twice"),
         ("train_000\ntrain_000.jpg\n", "names 'train_000.jpg' twice, before as 'train_000'"),
         (
@@ -1433,7 +1437,7 @@ def test_cifar_s_tree_names_all_bad_files_of_both_splits(tmp_path: Path) -> None
         refuses(
             getattr(make("cifar10", tmp_path), hook),
             "3 of ",
-            f"{undecoded[0]}, {undecoded[1]}: can't be decoded",
+            f"{undecoded[0]}, {undecoded[1]}: each can't be decoded",
             "frog/0000.png is 40 x 32 pixels, but must be 32 x 32",
         )
 

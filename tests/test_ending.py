@@ -564,16 +564,74 @@ def test_a_child_that_dies_before_any_trial_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_child_that_hears_no_signal_is_killed_by_a_second_one(tmp_path: Path) -> None:
-    run = Run(tmp_path, SLOWLY, "where.trials=in_process")
+    run = Run(tmp_path, SLOWLY, "where.trials=in_process", f"where.notify=cat > {tmp_path / 'told'}")
     run.wait_for(1)
     run.kill("child", signal.SIGSTOP)
     run.process.send_signal(signal.SIGINT)
     time.sleep(guard.PATIENCE + 1)
     assert run.process.poll() is None
     run.process.send_signal(signal.SIGINT)
-    run.end(128 + signal.SIGINT)
+    _, err = run.end(128 + signal.SIGINT)
+    assert err == "stopped by SIGINT; finished cycles are kept, add --resume to continue\n"
+    assert "was stopped by SIGINT" in (tmp_path / "told").read_text()
     run.process = Run(tmp_path, SLOWLY, "where.trials=in_process", "--resume").process
     run.end(0)
+
+
+LEAVING = '''
+"""Three ways in which a trial ends badly, and work while the file is imported, whose threads outlive no fork."""
+
+import os
+
+import torch
+
+from harness import Acquisition
+
+AT_IMPORT = float((torch.ones(600, 600) @ torch.ones(600, 600)).sum())
+
+
+class Leaving(Acquisition):
+    """Leaves the process, or raises."""
+
+    def describe(self, network, batch, prepared):
+        """Leave."""
+        if WAY == "raise":
+            raise ZeroDivisionError("again and again")
+        if WAY == "memory":
+            raise MemoryError
+        os._exit(3)
+'''
+
+
+@pytest.mark.long
+@TRIALS
+def test_trials_that_end_badly_fail_once_each_and_alone(tmp_path: Path, trials: str) -> None:
+    (tmp_path / "own").mkdir()
+    for name in ("leave", "raise", "memory"):
+        (tmp_path / "own" / f"own_{name}.py").write_text(f"{LEAVING}\n\nWAY = {name!r}\n")
+    methods = "methods={Raise: own_raise, Leave: own_leave, Memory: own_memory, Ran: random}"
+    run = Run(
+        tmp_path,
+        f"plugins=[{tmp_path / 'own'}]",
+        methods,
+        *SHORTER,
+        f"where.trials={trials}",
+        "where.retries=1",
+        "where.cpus_per_trial=2",
+        "where.stalled_after=40",
+    )
+    out, err = run.end(1)
+    left = "its process ended with exit code 3" if trials == "in_process" else "its process died"
+    assert out.count(f"grid / Leave / seed 0: {left}") == 1, "one retry"
+    for name, why in (
+        ("Raise", "own_raise (own_raise.py:19): describe raises ZeroDivisionError: again and again"),
+        ("Memory", "this machine's memory is full, at own_memory.py:21; "),
+        ("Leave", f"{left} more often than where.retries (1) allows"),
+    ):
+        assert out.count(f"grid / {name} / seed 0: FAILED: {why}") == 1, out
+        assert err.count(f"FAILED: grid / {name} / seed 0: {why}") == 1, err
+    assert out.count("To run:") == 1 and "1 of 4 trials" in out and "STALLED" not in out
+    assert "Not finished: 3 trials" in err
 
 
 HUNGRY = '''

@@ -351,6 +351,22 @@ def test_a_method_edited_between_two_seeds_is_refused(
     }
 
 
+@pytest.mark.parametrize("how", ["lost", "foreign"])
+def test_an_extended_run_says_which_state_it_can_t_go_on_from(
+    how: str, go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = {"Ran": "random"}
+    assert go(methods=methods) == 0
+    folder = next((tmp_path / "run" / "trials").iterdir())
+    path = max(folder.glob("state_*.pt"))
+    path.unlink() if how == "lost" else path.write_bytes(min(folder.glob("state_*.pt")).read_bytes())
+    longer = {**CONFIG["protocol"], "cycles": CONFIG["protocol"]["cycles"] + 1}
+    assert go("--resume", methods=methods, protocol=longer) == 0
+    said = f"{path} is {'not there (only the last 2 are kept)' if how == 'lost' else 'damaged'}: its cycle, and each"
+    assert said in capsys.readouterr().out
+    assert len(RunStore(tmp_path / "run").trial(folder.name).records()) == longer["cycles"]
+
+
 def trial_of(tmp_path: Path, method: str, seed: int) -> str:
     """Return the id of a trial of the run."""
     (suite,) = Manifest.read(tmp_path / "run").suites

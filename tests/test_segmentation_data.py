@@ -382,7 +382,7 @@ def test_allowed_ids_without_an_ignored_one(tmp_path: Path) -> None:
             "images/test",
             r"there is no folder .*test; expected: images/<split>/<name>\.png or \.jpg and labels/<split>",
         ),
-        ("labels", r"labels.train.000\.png, .*001\.png: is missing: it must hold the labels of its image"),
+        ("labels", r"labels.train.000\.png, .*001\.png: each is missing: it must hold the labels of its image"),
         ("labels/test/001.png", r"labels.test.001\.png is missing"),
         ("images/train/*", "train has no image"),
     ],

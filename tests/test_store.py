@@ -240,7 +240,7 @@ def test_a_damaged_or_lost_state_is_said(store: TrialStore) -> None:
     again = "its cycle, and each before it up to one with its state, is computed again"
     assert store.state_problems() == [f"{path} is damaged: {again}"]
     path.unlink()
-    assert store.state_problems() == [f"{path} is not there, as only the last 2 are kept: {again}"]
+    assert store.state_problems() == [f"{path} is not there (only the last 2 are kept): {again}"]
     assert store.resume_point()[0] == 3
 
 

@@ -211,17 +211,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Benchmark:
 
     Raises UserError, with file, line, key, value and what is allowed.
     """
-    path = config_path(str(path))
-    if UNPRINTABLE.search(path.name):
-        raise UserError(f"{path}: the name of a config must be printable text")
-    source = Source(path)
-    apply_overrides(source, overrides)
-    values = source.values
-    for key in values:
-        if key not in TOP_LEVEL:
-            raise source.error((key,), f"unknown key {shown_value(key)}{did_you_mean(key, TOP_LEVEL)}")
+    source = _source(path, overrides)
+    path, values = source.path, source.values
     plugins = _plugins(source)
-    where = _validate(Where, {} if values.get("where") is None else values["where"], source, ("where",), None)
+    where = _where(source)
     defaults = {k: v for k, v in values.items() if k in SuiteKeys.model_fields}
     written = values.get("suites", {path.stem: {}})
     if not isinstance(written, dict) or not written:
@@ -242,6 +235,30 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Benchmark:
             problem = f"the config's methods x seeds x cycles must be at most {MOST_CYCLES} (more would take months)"
             raise source.error(("protocol", "cycles"), f"{problem}, got {cycles}", name)
     return Benchmark(path.stem, suites, where, plugins)
+
+
+def load_where(path: str | Path, overrides: Iterable[str] = ()) -> Benchmark:
+    """Return a config's name and its key ``where``, without any suite: no plug-in is imported. Raises UserError."""
+    source = _source(path, overrides)
+    return Benchmark(source.path.stem, [], _where(source), [])
+
+
+def _source(path: str | Path, overrides: Iterable[str]) -> Source:
+    path = config_path(str(path))
+    if UNPRINTABLE.search(path.name):
+        raise UserError(f"{path}: the name of a config must be printable text")
+    source = Source(path)
+    apply_overrides(source, overrides)
+    for key in source.values:
+        if key not in TOP_LEVEL:
+            raise source.error((key,), f"unknown key {shown_value(key)}{did_you_mean(key, TOP_LEVEL)}")
+    return source
+
+
+def _where(source: Source) -> Where:
+    written = source.values.get("where")
+    where: Where = _validate(Where, {} if written is None else written, source, ("where",), None)
+    return where
 
 
 def _plugins(source: Source) -> list[str]:

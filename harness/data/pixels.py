@@ -236,12 +236,15 @@ def _altered(path: Path) -> list[str]:
     """Return the keys of ALTERED that an image has. Raises BadFile."""
     with opened(path) as file:
         has = {
-            "deep": file.mode.startswith("I") or ";16" in str(getattr(file, "tile", "")),  # 16-bit RGB has mode RGB
+            "deep": file.mode.startswith("I")
+            or re.search(";16[BLN]", str(getattr(file, "tile", ""))),  # 16-bit RGB has mode RGB
             "clear": file.mode in TRANSPARENT or "transparency" in file.info,  # or a colour is transparent
             "several": getattr(file, "n_frames", 1) > 1,
         }
-        if file.format == "PNG" and any(mark in path.read_bytes() for mark in LATE):
-            file.load()
+        if file.format == "PNG":
+            data = path.read_bytes()
+            if any(mark in data for mark in LATE):
+                file.load()
         has["turned"] = orientation(file) != UPRIGHT
         return [key for key in ALTERED if has[key]]
 
@@ -274,7 +277,7 @@ def some(bad: Sequence[BadFile | str]) -> str:
             break
         shown = paths[: min(ALIKE, NAMED - named)]
         more = f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else ""
-        what = "" if problem == paths[0] else f" {problem}" if len(paths) == 1 else f": {problem}"
+        what = "" if problem == paths[0] else f" {problem}" if len(paths) == 1 else f": each {problem}"
         texts.append(", ".join(shown) + more + what)
         named, left = named + len(shown), left - len(paths)
     return "; ".join([*texts, *([f"and {left} more"] if left else [])])

@@ -47,7 +47,7 @@ _forgetting = False
 _found_again: set[str] = set()
 """Folders of which something was found out again."""
 _bad: dict[str, list[int]] = {}
-"""Files that were found to be bad again, with their stamps, until ``keep_problem``."""
+"""Files that were found to be bad again, with their stamps: of any suite, as one may know them from another."""
 _places: dict[str, int] = {}
 """Folder -> bytes of its file before which the last entries that were asked for ended."""
 _kept_old: set[str] = set()
@@ -170,7 +170,6 @@ def of_content(key: str, find: Callable[[], Any], fits: Callable[[Any], bool]) -
 def keep_problem(key: str, problem: str) -> None:
     """Remember what is wrong with data, "" if nothing is, while one of the files just found bad is as it was."""
     _write(f"problem-{key}.json", [json.dumps({"problem": problem, "files": _bad if problem else {}})])
-    _bad.clear()
 
 
 def problem(key: str) -> str:

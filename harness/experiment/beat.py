@@ -28,9 +28,17 @@ def _look(beat: Callable[[], None], thread: int, ended: threading.Event) -> None
     while not ended.wait(BEAT):
         now = _place(sys._current_frames().get(thread))
         busy = time.process_time() - used > BUSY * BEAT
-        if now != place or busy:
+        if now != place or busy or in_debugger(thread):
             beat()
         place, used = now, time.process_time()
+
+
+def in_debugger(thread: int) -> bool:
+    """Return whether a thread is in pdb, whose user thinks."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None and frame.f_globals.get("__name__") != "pdb":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _place(frame: FrameType | None) -> list[tuple[int, int]]:
@@ -38,7 +46,5 @@ def _place(frame: FrameType | None) -> list[tuple[int, int]]:
     place = []
     while frame is not None:
         place.append((id(frame.f_code), frame.f_lasti))
-        if frame.f_globals.get("__name__") == "pdb":  # its user thinks
-            place.append((0, time.monotonic_ns()))
         frame = frame.f_back
     return place

@@ -27,7 +27,7 @@ SIGNALS = {
 FATAL = "Fatal Python error: "
 AGAIN = "\nIt was started again.\n"
 """Line of a log between the stack of a process that a signal ended, and what the next one writes."""
-FRAME = re.compile(r'^  File "([^"]+)", line (\d+) in ', re.MULTILINE)
+FRAME = re.compile(r'^  File "([^"]+)", line (\d+),? in ', re.MULTILINE)
 
 
 def log_of(unit: Unit, folder: Path) -> Path:
@@ -61,20 +61,24 @@ def noted(log: Path) -> Iterator[None]:
             log.unlink()
 
 
-def place_in(log: Path) -> str:
-    """Return the file and line, such as 'own.py:11', where a log says that a user's own code was, or ''."""
-    with suppress(OSError, UnicodeDecodeError):
-        for path, line in FRAME.findall(_last(log)):
-            file = Path(path)
-            if file.is_absolute() and not is_installed(file) and not file.is_relative_to(ROOT / "harness"):
-                return f"{file.name}:{line}"
+def place_in(trace: str, deepest_last: bool = False) -> str:
+    """Return the deepest file and line of a user's own code in a trace, such as 'own.py:11', or ''."""
+    frames = FRAME.findall(trace)
+    for path, line in reversed(frames) if deepest_last else frames:
+        file = Path(path)
+        if file.is_absolute() and not is_installed(file) and not file.is_relative_to(ROOT / "harness"):
+            return f"{file.name}:{line}"
     return ""
 
 
 def at(log: Path) -> str:
     """Return where a process was when a signal ended it, and the log that says more, or '' if there is none."""
-    place = place_in(log)
-    return f"{place and f', at {place}'}{TRACEBACK_IN}{log}" if signal_in(log) else ""
+    if not signal_in(log):
+        return ""
+    with suppress(OSError, UnicodeDecodeError):
+        place = place_in(_last(log))
+        return f"{place and f', at {place}'}{TRACEBACK_IN}{log}"
+    return ""
 
 
 def signal_in(log: Path) -> str:

@@ -187,7 +187,8 @@ class Display:
             self.failed.add(number)
             self.failures.append(Failure(unit.name, values["failure"]))
             same = next(group for group in grouped(self.failures) if self.failures[-1] in group)
-            self.say(f"{unit.name}: FAILED" + (f" like {same[0].unit}" if len(same) > 1 else f": {same[0].cause}"))
+            if not values.get("shown"):
+                self.say(f"{unit.name}: FAILED" + (f" like {same[0].unit}" if len(same) > 1 else f": {same[0].cause}"))
         elif event == "end":
             self._end(number)
 
@@ -201,7 +202,7 @@ class Display:
         self.reached[number] = cycle + 1
         self.estimate.cycle(number, cycle, values.get("own_seconds", {}), time.time())
         self.running[number] = values
-        if self.live is None:
+        if self.live is None and cycle >= self.finished[number]:
             shown = "  ".join(f"{k} {100 * v:.2f} %" for k, v in self._metrics(values).items())
             self.say(
                 f"{unit.name}: cycle {_cycle_of(cycle, unit)}, {values['labelled']} labelled: {shown}"

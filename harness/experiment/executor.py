@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.data.host import in_units
-from harness.errors import NonFiniteLoss, NotReproduced, StorageError, UserError
+from harness.errors import NonFiniteLoss, NotReproduced, OutOfMemory, StorageError, UserError
 from harness.experiment import crash
 from harness.experiment.display import TRACEBACK_IN
 from harness.faults import PluginFault
@@ -63,13 +63,19 @@ def execute(
 
 def failed(error: Exception, log: Path) -> str:
     """Return the sentence on an exception that is being handled, and write its traceback to the log."""
-    if refused := REFUSED.search(str(error)):
-        problem = f"this machine's memory is full: {in_units(int(refused[1]))} more were needed"
-        remedy = "a smaller batch or network, or fewer trials at once (where.max_concurrent), need less"
-        return _logged(f"{problem}; {remedy}", traceback.format_exc(), log)
+    trace = traceback.format_exc()
+    place = crash.place_in(trace, True)
+    refused = REFUSED.search(str(error))
+    if refused or isinstance(error, MemoryError):
+        more = f" ({in_units(int(refused[1]))} more were needed)" if refused else ""
+        remedy = "use smaller batches or a smaller network, or on Ray run fewer trials at once (where.max_concurrent)"
+        return _logged(f"this machine's memory is full{more}{place and f', at {place}'}; {remedy}", trace, log)
     first = next(iter(str(error).strip().splitlines()), "")
     ours = isinstance(error, NonFiniteLoss | NotReproduced | UserError)
-    return _logged(str(error) if ours else f"{type(error).__name__}: {first:.200}", traceback.format_exc(), log)
+    said = str(error) if ours else f"{type(error).__name__}: {first:.200}"
+    if isinstance(error, OutOfMemory) and place:
+        said += f", at {place}"
+    return _logged(said, trace, log)
 
 
 def _logged(sentence: str, trace: str, log: Path) -> str:

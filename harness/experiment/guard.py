@@ -1,8 +1,8 @@
 """Runs a grid without Ray in a child of the command: whatever ends the child, the command has the last word.
 
 A crash of a library or a full memory ends a process at once, and a deadlock never does. So the command only watches: it
-ends a child that hangs, and starts another one, which goes on as --resume does. It forks before anything is computed,
-because neither threads nor GPUs outlive a fork.
+ends a child whose trial hangs, and starts another one, which goes on as --resume does. It forks before plug-ins are
+imported and anything is computed, because neither threads nor GPUs outlive a fork.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from harness import forked
+from harness.errors import Stopped, died, reason
 from harness.experiment import beat, crash
 from harness.experiment.display import duration
 from harness.results import lock
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 HEEDED = (*forked.LEFT, signal.SIGTERM)
 """Signals that the command passes on to its child."""
 PATIENCE = 5.0
-"""Seconds that a child has to obey Ctrl-C, before another one kills it."""
+"""Seconds that a child has to obey Ctrl-C, before another one kills it; other signals leave it LONGER."""
+LONGER = 60.0
 ENDING = 15.0
 """Seconds that a killed child has to end: one that waits for a file system may never do."""
 LOOK = 0.1
@@ -43,97 +45,139 @@ LOOK = 0.1
 DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-class Here:
-    """What this process has to do with the command, if it is its child."""
+class Link:
+    """The link of a child to its command. In all other processes it leads nowhere."""
 
     def __init__(self) -> None:
         self.pipe: Connection | None = None
         self.lock = threading.Lock()
-        self.given_up: dict[str, str] = {}
-        """Log of a unit -> why the unit is not tried again."""
+        self.again = False
+        """Whether this child goes on with what an earlier one has begun."""
+        self.began: float | None = None
+        """When the first child was started."""
+        self.failed: dict[str, str] = {}
+        """Log of a unit -> why it has failed in an earlier child, which is not tried again."""
+        self.shown: set[str] = set()
+        """Those of them whose failure an earlier child has shown."""
 
     def tell(self, *told: str) -> None:
-        """Tell the command that this process makes progress, and with which unit (name, log), if that changes."""
+        """Tell the command something: without any words, that this process makes progress."""
         if self.pipe is not None:
             with self.lock, suppress(OSError):  # it dies with the command
                 self.pipe.send(told)
 
 
-here = Here()
+link = Link()
 
 
 @contextmanager
 def running(unit: Unit, folder: Path) -> Iterator[str | None]:
-    """Tell the command that a unit runs in this block; yield why it must not, or None."""
+    """Tell the command that a unit runs in this block; yield why it has failed in an earlier child, or None."""
     log = str(crash.log_of(unit, folder))
-    here.tell(unit.name, log)
+    link.tell("unit", unit.name, log)
     try:
-        yield here.given_up.get(log)
+        yield link.failed.get(log)
     finally:
-        here.tell("", "")
+        link.tell("unit", "", "")
 
 
-def guarded(work: Callable[[bool], int], where: Where, lost: Callable[[RuntimeError], None]) -> int:
-    """Return the exit code of ``work``, which a child does; it gets whether an earlier child has begun it.
+def failed(unit: Unit, folder: Path, why: str) -> bool:
+    """Tell the command that a unit has failed; return whether an earlier child has shown it."""
+    log = str(crash.log_of(unit, folder))
+    link.tell("failed", log, why)
+    return log in link.shown
 
-    In the child it returns, too. A unit whose process dies or stalls is tried again, ``where.retries`` times, and then
-    fails. If a child dies while no unit runs, none follows, and ``lost`` gets the reason.
+
+def guarded(work: Callable[[], int], where: Where, lost: Callable[[BaseException], None]) -> int:
+    """Return the exit code of ``work``, which a child does. In the child it returns, too.
+
+    A unit whose process dies or stalls is tried again, ``where.retries`` times, and then fails. If a child dies while
+    no unit runs, none follows, and ``lost`` gets the reason. Raises Stopped if the child dies after a signal to the
+    command.
     """
     if sys.platform != "linux":  # elsewhere libraries may not survive a fork
-        return work(False)
-    deaths, given_up = Counter[str](), dict[str, str]()
+        return work()
+    deaths, began = Counter[str](), time.time()
+    failures, shown = dict[str, str](), set[str]()
     while True:
-        child = _Child(where.stalled_after)
+        try:
+            child = _Child(max(where.stalled_after, 2 * beat.BEAT), failures, shown)
+        except OSError as error:
+            return _give_up(f"no process can be started ({reason(error)})", lost)
         if child.is_here:
-            here.given_up = given_up
-            return work(bool(deaths))
+            link.failed, link.shown, link.again, link.began = failures, shown, bool(deaths), began
+            try:
+                return work()
+            finally:
+                link.tell("over")
         code = child.watch()
-        if code is not None:
+        if child.over or (child.asked and code >= 0):
             return code
-        if child.code is None or not child.log:
-            why = f"{child.why('')} " + ("and can't be ended" if child.code is None else "while no trial ran")
-            print(f"stopped: {why}; add --resume to continue", file=sys.stderr)
-            lost(RuntimeError(why))
-            return 1
+        if child.asked:
+            stop = Stopped(child.asked)
+            lost(stop)
+            raise stop
+        if child.code is None:  # nothing may look into its folder, which may be what hangs
+            return _give_up(f"{child.unit}: stalled for {duration(child.limit)}, and its process can't be ended", lost)
+        if not child.log:
+            return _give_up(f"{child.why('')} while no trial ran", lost)
         deaths[child.log] += 1
         if deaths[child.log] > where.retries:
-            given_up[child.log] = child.why(f" more often than where.retries ({where.retries}) allows")
+            failures[child.log] = child.why(f" more often than where.retries ({where.retries}) allows")
         else:
             child.say(f"{child.why('')}; it goes on from its last checkpoint or finished cycle")
 
 
-class _Child:
-    """A child of the command, seen from both. ``limit``: seconds without progress after which it is ended."""
+def _give_up(why: str, lost: Callable[[BaseException], None]) -> int:
+    print(f"stopped: {why}; add --resume to continue", file=sys.stderr, flush=True)
+    notice = threading.Thread(target=lost, args=(RuntimeError(why),), daemon=True)
+    notice.start()
+    notice.join(2 * ENDING)  # it may look into a folder that hangs
+    return 1
 
-    def __init__(self, limit: float) -> None:
-        self.limit, self.stalled = limit, False
+
+class _Child:
+    """A child of the command, seen from both. ``limit``: seconds without progress after which it is ended.
+
+    It adds to the ``failures`` of units, and to those that are ``shown``; see Link. Raises OSError.
+    """
+
+    def __init__(self, limit: float, failures: dict[str, str], shown: set[str]) -> None:
+        self.limit, self.stalled, self.failures, self.shown = limit, False, failures, shown
         self.unit = self.log = ""
+        self.over = False
+        """Whether its work has come to its end, well or not."""
         self.asked: int | None = None
-        """The first signal that it was passed on, at the time ``since``."""
+        """The first signal that was passed on, at the time ``since``."""
         self.since = 0.0
         self.code: int | None = None
         self.pipe, its = Pipe(duplex=False)
         sys.stdout.flush()
         sys.stderr.flush()
         command = os.getpid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it can't wait for a child
         signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)  # until each process knows what to do with them
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads: none of ours hold locks
-            self.pid = os.fork()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads, such as OpenBLAS's
+                self.pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
+            raise
         self.is_here = not self.pid
         if self.is_here:
             self.pipe.close()
             ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
             if os.getppid() != command:  # it has died before
                 os._exit(1)
-            here.pipe, lock.command = its, command
-            beat.beating(here.tell, threading.Event())
+            link.pipe, lock.command = its, command
+            beat.beating(link.tell, threading.Event())
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
         else:
             its.close()
 
-    def watch(self) -> int | None:
-        """Return its exit code, or None if it died or stalled."""
+    def watch(self) -> int:
+        """Return its exit code, negative if it died of a signal or can't be ended."""
         before = {number: signal.getsignal(number) for number in HEEDED}
         for number, handler in before.items():
             if handler != signal.SIG_IGN:  # as nohup wants
@@ -145,15 +189,13 @@ class _Child:
             self.pipe.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
-        if self.code is not None and self.code >= 0:
-            return self.code
-        if sys.stdout.isatty():
+        if not self.over and sys.stdout.isatty():
             print("\x1b[?25h")  # its live view had hidden the cursor
-        return 128 + self.asked if self.asked else None
+        return -1 if self.code is None else self.code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.asked, self.since = self.asked or number, self.since or time.monotonic()
-        impatient = number == signal.SIGINT and time.monotonic() - self.since > PATIENCE
+        impatient = time.monotonic() - self.since > (PATIENCE if number == signal.SIGINT else LONGER)
         self._send(signal.SIGKILL if impatient else number)
 
     def _send(self, number: int) -> None:
@@ -194,15 +236,22 @@ class _Child:
         except (EOFError, OSError):  # it ends
             time.sleep(seconds)
             return False
-        if told:
-            self.unit, self.log = told
+        match told:
+            case "unit", unit, log:
+                self.unit, self.log = unit, log
+            case "failed", log, why:
+                self.failures[log] = why
+                self.shown.add(log)
+            case ("over",):
+                self.over = True
         return True
 
     def _ended(self) -> bool:
         with suppress(ChildProcessError):  # a signal's handler has just asked, or interrupts this
             if self.code is None:
                 found, status = os.waitpid(self.pid, os.WNOHANG)
-                self.code = os.waitstatus_to_exitcode(status) if found else None
+                if found:
+                    self.code = os.waitstatus_to_exitcode(status)
         return self.code is not None
 
     def _await(self, seconds: float) -> None:
@@ -212,14 +261,15 @@ class _Child:
 
     def say(self, line: str) -> None:
         """Print a line on its unit, like the others of a run."""
-        print(f"{time.strftime('%H:%M:%S')} {self.unit}: {line}", flush=True)
+        start = "\r\x1b[K" if sys.stdout.isatty() else ""  # in the place of a line of its live view
+        print(f"{start}{time.strftime('%H:%M:%S')} {self.unit}: {line}", flush=True)
 
     def why(self, often: str) -> str:
         """Return why it ended, with the user's own code at which it was and the log that says more."""
-        log = Path(self.log)
         if self.stalled:
-            ended = "" if self.code is None else ", and its process was ended"
-            return f"it stalled for {self.limit:g} s{ended}{often}{crash.at(log)}"
+            return f"it stalled for {self.limit:g} s, and its process was ended{often}{crash.at(Path(self.log))}"
+        if self.code is not None and self.code >= 0:
+            return f"its process ended with {died(self.code)}{often}"
         name = signal.Signals(-(self.code or 0)).name
         more = ", as by a full memory" if name == "SIGKILL" else ""
-        return f"its process died of {name}{more}{often}{crash.at(log)}"
+        return f"its process died of {name}{more}{often}{crash.at(Path(self.log))}"

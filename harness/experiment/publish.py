@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from harness.errors import StorageError, UserError
+from harness.experiment.beat import in_debugger
 from harness.experiment.display import Display
 from harness.experiment.view import State
 from harness.results import disk, lock
@@ -73,7 +74,8 @@ class Ticker:
                 if self.ended.is_set():
                     return
                 with suppress(Exception):  # a display ends no run
-                    self.display.refresh()
+                    if not in_debugger(threading.main_thread().ident or 0):  # which has the terminal
+                        self.display.refresh()
                 if time.monotonic() - last >= PUBLISHED:
                     last = time.monotonic()
                     self.publish(self.outcome)

@@ -91,10 +91,10 @@ def _run_in_process(
 
         here.begin(0)
         display("start", unit, {})
-        with guard.running(unit, run.folder) as given_up:
-            failure = given_up or execute(unit, data[unit.suite], run, placement, report)
+        with guard.running(unit, run.folder) as earlier:
+            failure = earlier or execute(unit, data[unit.suite], run, placement, report)
         if failure is not None:
-            display("failed", unit, {"failure": failure})
+            display("failed", unit, {"failure": failure, "shown": guard.failed(unit, run.folder, failure)})
         display("end", unit, {})
 
 
@@ -214,15 +214,14 @@ def run(
     changed = accepted()
     notes += lost(benchmark, full_trials(benchmark, grid))
     notes += slow(benchmark.where, left)
-    asked = {key: len(suite.labelled) for suite in (earlier.suites if earlier else []) for key in suite.trials}
     finished = []
     for unit in left.units:
         stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
         finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
-        if signal := crash.signal_in(log := crash.log_of(unit, output)):
+        if (signal := crash.signal_in(log := crash.log_of(unit, output))) and not guard.link.again:
             notes.append(f"{unit.name}: {signal} ended its process; where it was is in {log}")
         notes += [*stored.problems(finished[-1]), *within.problems(stored.folder)]
-        if finished[-1] < asked.get(unit.trial.id, 0):  # it was running: states are large, so only theirs are read
+        if finished[-1]:  # states are large: only those from which trials go on are read
             notes += stored.state_problems()
 
     def begin(devices: Collection[str]) -> Display:
@@ -234,9 +233,10 @@ def run(
             print(readable(note))  # it may name what a run.json from elsewhere holds
         over = len([unit for unit in grid.units if not unit.shared]) - len([u for u in left.units if not u.shared])
         done = f" ({counted(over, 'trial')} already finished)" if over else ""
-        for name, info in grid.info.items():
-            print(*(f"suite {name}: {note}" for note in info.notes), sep="\n", end="\n" if info.notes else "")
-        print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)
+        if not guard.link.again:
+            for name, info in grid.info.items():
+                print(*(f"suite {name}: {note}" for note in info.notes), sep="\n", end="\n" if info.notes else "")
+            print(f"To run: {_counts(left)}{done}; results go to {output}", flush=True)
         scores, trials = Scores(entries), {unit.trial.id for unit in grid.units if not unit.shared}
         scores.read(store, trials)
         earlier = len(trials) - sum(not unit.shared for unit in left.units)
@@ -244,6 +244,7 @@ def run(
         display = Display(
             left.units, sys.stdout, finished, name=benchmark.name, earlier=earlier, scores=scores, fresh=fresh
         )
+        display.began = guard.link.began or display.began
         trackers.start(display.say)
         display.followers.append(trackers)
         return display

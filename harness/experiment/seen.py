@@ -6,6 +6,7 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal
 
 from harness.errors import UserError, readable
@@ -56,18 +57,23 @@ class Seen:
             "dead": f"DEAD: {who}, has ended without a word",
             "unfinished": "not running, not finished",
         }[self.condition]
-        found = [view.cut(readable(first), width)]
+        fit = view.cut if height is not None else _wrapped
+        found = [fit(readable(first), width)]
         if self.silent is not None and self.silent > LATE:
             found.append(f"NO SIGN OF LIFE for {duration(self.silent)}: its machine may be stopped or out of reach")
         last = []
         for name, cause in [*self.state.failed.items()][:SHOWN]:
-            last.append(view.cut(readable(f"FAILED: {name}: {cause}"), width))
+            last.append(fit(readable(f"FAILED: {name}: {cause}"), width))
         if len(self.state.failed) > SHOWN:
             last.append(f"... and {len(self.state.failed) - SHOWN} more FAILED")
         if self.resume:
             last.append(f"to continue it: {readable(self.resume)}")
         room = None if height is None else max(1, height - len(found) - len(last))
         return [*found, *view.lines(self.state, width, room), *last]
+
+
+def _wrapped(text: str, width: int) -> str:
+    return fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 class Reader:

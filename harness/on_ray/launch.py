@@ -289,7 +289,7 @@ class _Driver:
         elif gone := self._gone():
             said = f"its process died{often}, as Ray's {gone} has"
         else:
-            said = f"its process died{often}, without a trace, as by SIGKILL"
+            said = f"its process died{often}, without a trace, as by SIGKILL or os._exit"
         return said + (crash.at(log) or elsewhere)
 
     def _gone(self) -> str:
@@ -308,10 +308,11 @@ class _Driver:
         """Show units without progress, and later let the driver kill their processes: Tune then restarts them."""
         if self.display is None:
             return
-        stalled = self.watch.stalled(where.stalled_after / 2)
+        limit = max(where.stalled_after, 2 * BEAT)
+        stalled = self.watch.stalled(limit / 2)
         shown &= {unit.unit for unit in stalled}
         for found in stalled:
-            if found.seconds > where.stalled_after:
+            if found.seconds > limit:
                 self.watch.end(found.unit)
                 self.stopped.add(found.unit)
                 shown.discard(found.unit)
@@ -319,7 +320,7 @@ class _Driver:
                     pipe.send(found)
             elif found.unit not in shown:
                 shown.add(found.unit)
-                times = {"seconds": found.seconds, "limit": where.stalled_after}
+                times = {"seconds": found.seconds, "limit": limit}
                 self.display("stalled", units[found.unit], times)
 
 

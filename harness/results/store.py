@@ -225,7 +225,7 @@ class TrialStore:
         if any(_sha256(data) == finished[-1].state for _, data in states):
             return []
         path = self._path("state", len(finished) - 1, "pt")
-        absent = f"{path} is not there, as only the last {KEPT_STATES} are kept"
+        absent = f"{path} is not there (only the last {KEPT_STATES} are kept)"
         what = f"{states[0][0]} is damaged" if states else absent
         return [f"{what}: its cycle, and each before it up to one with its state, is computed again"]
 
