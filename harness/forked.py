@@ -11,6 +11,8 @@ from typing import Any
 
 LEFT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """Signals that only the process that started the fork heeds."""
+ENDING = (*LEFT, signal.SIGTERM)
+"""Signals with which schedulers and terminals end a run: all in the same way."""
 
 
 def start(process: Any) -> None:

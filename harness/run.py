@@ -22,9 +22,9 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from harness.config.load import load_config, load_where
 from harness.config.only import is_override, only
 from harness.errors import Parser, Stopped, answered, in_utf8, readable
+from harness.forked import ENDING
 from harness.results import lock
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 PATIENCE = 1.0
 """Seconds after the first signal in which another one changes nothing: some tools send it twice."""
 

@@ -91,6 +91,21 @@ def send(folder: Path, tracker: str, capfd: pytest.CaptureFixture[str]) -> str:
     return sent.stdout.splitlines()[-1]
 
 
+def test_two_processes_never_send_to_one_tracker(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = a_run(tmp_path / "run")
+    finish(store, next(iter(METHODS)), 0)
+    with process._alone(store.folder, "csv", wait=True):
+        with pytest.raises(UserError, match="its cycles are being sent to csv, as by its run; wait"):
+            process.main([str(store.folder), "csv"])
+        command = [sys.executable, "-m", "harness.tracking", str(store.folder), "csv", "--follow"]
+        waits = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=ROOT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waits.wait(3)
+        assert not (store.folder / "track" / "csv.json").exists()
+    assert waits.wait(60) == 0 and json.loads((store.folder / "track" / "csv.json").read_text())
+    assert send(store.folder, "csv", capfd) == "csv has 1 cycles"
+
+
 EXPECTED = {10: 10.0, 20: 11.0, 30: 12.0}
 """Labelled images -> accuracy in percent."""
 NAMES = sorted(f"s / {method} / seed 0" for method in METHODS.values())

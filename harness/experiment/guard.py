@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from harness.experiment.grid import Unit
     from harness.settings import Where
 
-HEEDED = (*forked.LEFT, signal.SIGTERM)
-"""Signals that the command passes on to its child."""
 PATIENCE = 5.0
 """Seconds that a child has to obey Ctrl-C, before another one kills it; other signals leave it LONGER."""
 LONGER = 60.0
@@ -156,13 +154,13 @@ class _Child:
         sys.stderr.flush()
         command = os.getpid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it can't wait for a child
-        signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)  # until each process knows what to do with them
+        signal.pthread_sigmask(signal.SIG_BLOCK, forked.ENDING)  # until each process knows what to do with them
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads, such as OpenBLAS's
                 self.pid = os.fork()
         except OSError:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, forked.ENDING)
             raise
         self.is_here = not self.pid
         if self.is_here:
@@ -172,17 +170,17 @@ class _Child:
                 os._exit(1)
             link.pipe, lock.command = its, command
             beat.beating(link.tell, threading.Event())
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, forked.ENDING)
         else:
             its.close()
 
     def watch(self) -> int:
         """Return its exit code, negative if it died of a signal or can't be ended."""
-        before = {number: signal.getsignal(number) for number in HEEDED}
+        before = {number: signal.getsignal(number) for number in forked.ENDING}
         for number, handler in before.items():
             if handler != signal.SIG_IGN:  # as nohup wants
                 signal.signal(number, self._pass_on)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, forked.ENDING)
         try:
             self._wait()
         finally:

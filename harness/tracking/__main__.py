@@ -6,6 +6,7 @@ it, it goes on while its standard input is open: each line there names an event 
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import os
@@ -16,10 +17,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from harness.errors import Parser, answered, in_utf8, readable
+from harness.errors import Parser, UserError, answered, in_utf8, readable
 from harness.results.manifest import Manifest
 from harness.results.store import RunStore, write_atomically
 from harness.tracking import FLUSH, LATE, PACKAGES, check
@@ -131,6 +133,21 @@ def _looks() -> Iterator[list[tuple[str, str]]]:
         yield [(event, id_) for event, _, id_ in (line.decode(errors="replace").partition(" ") for line in whole)]
 
 
+@contextmanager
+def _alone(folder: Path, name: str, wait: bool) -> Iterator[None]:
+    """Let no other process send this run's cycles to this tracker: both would. Raises UserError, unless it waits."""
+    path = folder / "track" / f"{name}.lock"
+    with ExitStack() as opened:
+        with suppress(OSError):  # a file system may know no locks
+            path.parent.mkdir(exist_ok=True)
+            file = opened.enter_context(path.open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise UserError(f"{folder}: its cycles are being sent to {name}, as by its run; wait") from None
+        yield
+
+
 def _made(folder: Path, name: str) -> Sender:
     manifest = Manifest.read(folder)
     module = importlib.import_module(f"harness.tracking.{name}")
@@ -173,15 +190,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--follow", action="store_true", help="go on while standard input is open, as runs do")
     options = parser.parse_args(arguments)
     if options.follow:
-        return _follow(options.folder, options.tracker)
+        with _alone(options.folder, options.tracker, wait=True):  # for that of a process of this run that died
+            return _follow(options.folder, options.tracker)
     check([options.tracker])
+    Manifest.read(options.folder)
+    with _alone(options.folder, options.tracker, wait=False):
+        return _send(options.folder, options.tracker)
+
+
+def _send(folder: Path, name: str) -> int:
+    """Send what a tracker lacks; return the exit code."""
     reasons: list[str] = []
-    sender = _made(options.folder, options.tracker)
+    sender = _made(folder, name)
     done = follow(sender, iter(()), reasons.append)
     sent = sum(state["cycles"] for state in sender.states.values())
-    print(
-        f"{options.tracker} has {sent} cycles" if done else f"{options.tracker} failed: {next(filter(None, reasons))}"
-    )
+    print(f"{name} has {sent} cycles" if done else f"{name} failed: {next(filter(None, reasons))}")
     return int(not done)
 
 
