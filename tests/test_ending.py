@@ -562,6 +562,34 @@ def test_a_child_that_dies_before_any_trial_is_told(tmp_path: Path) -> None:
     assert "grid has failed: its process died of SIGSEGV while no trial ran" in (tmp_path / "told").read_text()
 
 
+def test_a_command_that_can_t_start_its_child_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    lost: list[BaseException] = []
+    monkeypatch.setattr(os, "fork", refuse)
+    assert guard.guarded(lambda: 0, Where(), lost.append) == 1
+    said = "no process can be started (Resource temporarily unavailable)"
+    assert capsys.readouterr().err == f"stopped: {said}; add --resume to continue\n"
+    assert str(lost[0]) == said and not signal.pthread_sigmask(signal.SIG_BLOCK, []), "signals are heard again"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert guard.guarded(lambda: 7, Where(), lost.append) == 7, "without a child"
+
+
+@pytest.mark.long
+def test_a_command_whose_caller_ignores_the_end_of_children_ends(tmp_path: Path) -> None:
+    code = (
+        "import signal, os, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    )
+    (tmp_path / "grid.yaml").write_text(GRID)
+    words = [sys.executable, "-m", "harness.run", str(tmp_path / "grid.yaml"), "where.trials=in_process"]
+    words += [*SHORTER, "methods={Ran: random}", f"where.output={tmp_path / 'run'}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.long
 def test_a_child_that_hears_no_signal_is_killed_by_a_second_one(tmp_path: Path) -> None:
     run = Run(tmp_path, SLOWLY, "where.trials=in_process", f"where.notify=cat > {tmp_path / 'told'}")
@@ -728,6 +756,9 @@ def _moving() -> None:
 def test_a_thread_that_waits_is_stalled_and_one_that_works_is_not(tmp_path: Path) -> None:
     assert _stalls(tmp_path / "waits", lambda: time.sleep(3.5))
     assert _stalls(tmp_path / "locked", lambda: bool(threading.Event().wait(3.5)) or None)
+    debugger: dict[str, Any] = {"__name__": "pdb", "time": time}
+    exec("def waits(): time.sleep(3.5)", debugger)
+    assert not _stalls(tmp_path / "debugger", debugger["waits"])
     assert not _stalls(tmp_path / "busy", _busy)
     assert not _stalls(tmp_path / "moving", _moving)
     assert not _stalls(tmp_path / "elsewhere", lambda: None, in_thread=_moving)  # Tune runs a trial in a thread
