@@ -500,7 +500,7 @@ def test_19_transparency_is_dropped_without_a_raw_warning(base: Path) -> None:
 
 
 def unlike_the_others(folder: Path) -> list[str]:
-    """Write images that are not read as they are, and return the notes on them, beside 16 others."""
+    """Write images that are not read as they are, and return the notes on them; 16 others are plain."""
     Image.fromarray(RAMP).save(folder / "a.png")
     png(folder / "b.png", np.repeat(RAMP[:, :, None], 3, 2), 2)
     Image.new("RGBA", (24, 24)).save(folder / "c.png")
