@@ -139,6 +139,39 @@ def test_a_second_run_is_refused_and_a_forced_one_takes_the_folder(
 
 
 @pytest.mark.long
+def test_two_hosts_that_share_a_folder(config: tuple[str, ...], tmp_path: Path) -> None:
+    """Each with its own name and ids of processes. The disk is one: no caches of a network file system are tried."""
+    if subprocess.run(["unshare", "--uts", "--pid", "--mount", "--fork", "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces here, as in most containers")
+    folder = tmp_path / "run"
+
+    def on(host: str, *options: str) -> subprocess.Popen[str]:
+        apart = ["unshare", "--uts", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
+        script = f'hostname {host} && exec "$@"'
+        line = [*apart, "sh", "-c", script, "sh", sys.executable, "-m", "harness.run", *config, *options]
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+    first = on("alpha", "protocol.cycles=30")
+    wait_for_cycles(first, folder)
+    _, err = ended(on("beta", "--resume"), 2)
+    assert f"{folder} is in use by process 1 on alpha, started " in err
+    assert "without renewal for 5 minutes it counts as gone" in err
+    second = on("beta", "--resume", "--force", "protocol.cycles=30")
+    _, err = ended(first, 1)
+    assert err.startswith(f"stopped: {folder} was taken over by process 1 on beta") and err.count("\n") == 1
+    wait_for_cycles(second, folder, len(list(folder.glob("trials/*/cycle_*.json"))) + 1)
+    second.kill()  # and what it has started with it: the whole host dies
+    second.communicate()
+    (left,) = locks(folder)
+    _, err = ended(on("alpha", "--resume"), 2)
+    assert f"{folder} is in use by process 1 on beta" in err
+    os.utime(folder / left, (time.time() - 301, time.time() - 301))
+    out, _ = ended(on("alpha", "--resume"), 0)
+    assert f"{folder}: taken over from process 1 on beta" in out and "16 of 16 cycles" in out
+    assert locks(folder) == []
+
+
+@pytest.mark.long
 def test_a_report_may_be_written_while_the_run_goes_on(config: tuple[str, ...], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = command("harness.run", *config)

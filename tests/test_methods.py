@@ -6,11 +6,12 @@ import ast
 import math
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.util import resolve_name
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -659,6 +660,24 @@ def test_k_center_does_not_depend_on_its_blocks(offset: float, monkeypatch: pyte
         monkeypatch.setattr(k_center, "CENTERS_AT_ONCE", at_once)
         monkeypatch.setattr(k_center, "AHEAD", ahead)
         assert k_center.k_center(points, points[::9], 40, memory / 1e9).tolist() == expected
+
+
+def test_k_center_is_greedy_and_not_the_mixed_integer_program() -> None:
+    """The radius is within twice the optimum, and above what the authors' program finds: see methods/core_set.py."""
+    drawn = torch.Generator().manual_seed(0)
+    above = 0
+    for _ in range(40):
+        points, labelled = torch.randn(9, 2, generator=drawn), torch.randn(2, 2, generator=drawn)
+        distances = torch.cdist(torch.cat([points, labelled]), points)
+
+        def radius(rows: Iterable[int], distances: torch.Tensor = distances) -> float:
+            return float(distances[[*rows, 9, 10]].amin(0).max())
+
+        greedy = radius(k_center.k_center(points, labelled, 3).tolist())
+        best = min(map(radius, combinations(range(9), 3)))
+        assert best <= greedy <= 2 * best
+        above += greedy > best + 1e-6
+    assert above > 10
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.0])
