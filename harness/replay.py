@@ -18,7 +18,7 @@ from harness.config.only import is_override, only
 from harness.errors import Parser, UserError, answered, expanded, readable
 from harness.results import lock
 from harness.results.manifest import Manifest
-from harness.run import command, ended
+from harness.run import command, ended, stoppable
 
 if TYPE_CHECKING:
     from harness.experiment import replaying
@@ -137,7 +137,7 @@ def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace
     tracking.check(benchmark.where.track)
     if options.force:  # before anything is taken from another run
         runner.check_output(output, options.resume)
-    with lock.held(output, options.force):
+    with stoppable(output), lock.held(output, options.force):
         runner.check_output(output, options.resume)
         new = replaying.write(replayed, output)
         try:
@@ -147,8 +147,8 @@ def _run(replayed: replaying.Replayed, output: Path, options: argparse.Namespace
             notice = Notice(benchmark.where.notify, benchmark.name, output)
             work = partial(runner.run, benchmark, benchmark, grid, launch, options.accept_changes, words, notice.send)
             return announced(notice, work)
-        except UserError:
-            if not (output / "run.json").exists():  # a refused run leaves nothing
+        except (UserError, KeyboardInterrupt):
+            if not (output / "run.json").exists():  # a run that never began leaves nothing
                 with suppress(OSError):  # a folder that was there before may hold more
                     for path in new:
                         path.unlink()

@@ -11,8 +11,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -110,8 +112,20 @@ def ended(work: Callable[[], int]) -> int:
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         name = signal.Signals(number).name
-        print(f"stopped by {name}; finished cycles are kept, add --resume to continue", file=sys.stderr)
+        begun = getattr(stop, "begun", False)
+        what = "finished cycles are kept, add --resume to continue" if begun else "nothing was computed"
+        print(f"stopped by {name}; {what}", file=sys.stderr)
         return 128 + number
+
+
+@contextmanager
+def stoppable(output: Path) -> Iterator[None]:
+    """Mark the KeyboardInterrupt that ends this block, ``stop.begun``, if there is a run in the results folder."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.begun = (output / "run.json").exists()  # type: ignore[attr-defined]
+        raise
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -144,7 +158,8 @@ def _run(options: argparse.Namespace, words: list[str], guarded: bool) -> int:
             from harness.experiment import guard
             from harness.experiment.notify import Notice
 
-            return guard.guarded(work, known.where, Notice(known.where.notify, known.name, known.output).send)
+            with stoppable(known.output):
+                return guard.guarded(work, known.where, Notice(known.where.notify, known.name, known.output).send)
     return work()
 
 
@@ -181,7 +196,7 @@ def _work(options: argparse.Namespace, words: list[str]) -> int:
     expand(benchmark, finished=finished)  # cheap checks come before creating the folder and downloading
     if force:  # before anything is taken from another run
         runner.check_output(benchmark.output, resume)
-    with lock.held(benchmark.output, force):
+    with stoppable(benchmark.output), lock.held(benchmark.output, force):
         runner.check_output(benchmark.output, resume)
         grid = expand(benchmark, fetch=True, finished=finished)
         notice = Notice(benchmark.where.notify, benchmark.name, benchmark.output)

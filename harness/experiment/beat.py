@@ -10,6 +10,8 @@ from types import FrameType
 
 BEAT = 5.0
 """Seconds between two looks at a process."""
+LEAST = 2 * BEAT
+"""The shortest time without progress, in seconds, after which a process counts as stalled."""
 BUSY = 0.05
 """Share of one core above which a process counts as busy; Ray's own threads stay below it."""
 

@@ -99,7 +99,7 @@ def guarded(work: Callable[[], int], where: Where, lost: Callable[[BaseException
     failures, shown = dict[str, str](), set[str]()
     while True:
         try:
-            child = _Child(max(where.stalled_after, 2 * beat.BEAT), failures, shown)
+            child = _Child(max(where.stalled_after, beat.LEAST), failures, shown)
         except OSError as error:
             return _give_up(f"no process can be started ({reason(error)})", lost)
         if child.is_here:

@@ -219,7 +219,8 @@ def run(
         stored = store.shared(unit.trial.sharing_key) if unit.shared else store.trial(unit.trial.id)
         finished.append(len(stored.records()))  # 0 for a shared first cycle that is left
         if (signal := crash.signal_in(log := crash.log_of(unit, output))) and not guard.link.again:
-            notes.append(f"{unit.name}: {signal} ended its process; where it was is in {log}")
+            stall = ", or the run did after a stall" if signal == "SIGABRT" else ""
+            notes.append(f"{unit.name}: {signal} ended its process{stall}; where it was is in {log}")
         notes += [*stored.problems(finished[-1]), *within.problems(stored.folder)]
         if finished[-1]:  # states are large: only those from which trials go on are read
             notes += stored.state_problems()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from harness import forked
 from harness.errors import PLAIN, RayLost, StorageError, UserError, died
 from harness.experiment import crash
-from harness.experiment.beat import BEAT
+from harness.experiment.beat import BEAT, LEAST
 from harness.experiment.display import duration
 from harness.experiment.runner import left_to_run
 from harness.on_ray import before
@@ -179,7 +179,7 @@ class _Driver:
 
     def _listen(self, pipe: Connection, child: Any, units: list[Unit], where: Where) -> str | None:
         over = threading.Event()
-        threading.Thread(target=self._oversee, args=(max(where.stalled_after / 2, 2 * BEAT), over), daemon=True).start()
+        threading.Thread(target=self._oversee, args=(max(where.stalled_after / 2, LEAST), over), daemon=True).start()
         try:
             return self._heed(pipe, child, units, where)
         finally:
@@ -277,13 +277,14 @@ class _Driver:
 
     def _why(self, unit: Unit, number: int, too_often: bool) -> str:
         """Return why the process of a unit has ended, with the name of the log that says more."""
-        log, where = crash.log_of(unit, self.output), self.where
+        log, where = crash.log_of(unit, self.output.absolute()), self.where
         signal_ = crash.signal_in(log)
         often = f" more often than where.retries ({where.retries}) allows" if too_often else ""
         elsewhere = f"; Ray's own words are in {self.log}" if too_often else ""
         if number in self.stopped:
             often = often and f", {often.strip()}"
-            said, elsewhere = f"it stalled for {where.stalled_after:g} s, and its process was ended{often}", ""
+            limit = max(where.stalled_after, LEAST)
+            said, elsewhere = f"it stalled for {limit:g} s, and its process was ended{often}", ""
         elif signal_:
             said = f"its process died of {signal_}{often}"
         elif gone := self._gone():
@@ -308,7 +309,7 @@ class _Driver:
         """Show units without progress, and later let the driver kill their processes: Tune then restarts them."""
         if self.display is None:
             return
-        limit = max(where.stalled_after, 2 * BEAT)
+        limit = max(where.stalled_after, LEAST)
         stalled = self.watch.stalled(limit / 2)
         shown &= {unit.unit for unit in stalled}
         for found in stalled:
