@@ -30,6 +30,7 @@ from harness.experiment.publish import Ticker
 from harness.experiment.scores import Leader, Scores
 from harness.experiment.seen import Reader
 from harness.experiment.view import Row, State
+from harness.report.write import write
 from harness.results import lock, progress
 from harness.results.clock import Clock
 from harness.results.lock import LockLost
@@ -271,6 +272,38 @@ def test_a_run_without_what_it_published_is_seen(content: str | None, finished: 
     found = Reader(run).look()
     assert (found.condition, found.state.done, found.state.total) == ("unfinished", 1, 2)
     assert found.resume == f"python -m harness.run {run}/config.yaml where.output={run} --resume"
+
+
+def test_the_page_says_how_long_all_starts_of_a_run_took(finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path, "")
+    last = publish.read(run)
+    assert last is not None and last.earlier == 0.0 and last.state.elapsed > 0.1
+    last = last.model_copy(update={"earlier": 500.0, "state": last.state.model_copy(update={"elapsed": 400.0})})
+    (run / "progress.json").write_text(last.model_dump_json())
+    write(run)
+    assert "<p>The run took 15 min.</p>" in (run / "report" / "report.html").read_text()
+    show = Display([], io.StringIO(), name="c")
+    show.began = last.written - 1.0  # a process of this start has ended, and another one goes on
+    Ticker(show, run).end("running")
+    assert progress.elapsed(run) == pytest.approx(500.0 + time.time() - show.began, abs=1.0)
+    (run / "progress.json").write_text(last.model_dump_json())
+    assert main([str(config(tmp_path)), f"where.output={run}", "protocol.cycles=3", "--resume"]) == 0
+    found = publish.read(run)
+    assert found is not None and found.earlier == 900.0 and found.state.elapsed > 0.1
+    assert progress.elapsed(run) == pytest.approx(900.0 + found.state.elapsed)
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"state": 1}', '{"state": {"elapsed": "NaN"}, "earlier": 0}', "pipe"])
+def test_a_page_does_not_say_how_long_a_run_took_if_that_is_not_known(
+    content: str | None, finished: Path, tmp_path: Path
+) -> None:
+    run = copied(finished, tmp_path, "progress.json")
+    if content == "pipe":
+        os.mkfifo(run / "progress.json")
+    elif content:
+        (run / "progress.json").write_text(content)
+    write(run)
+    assert "The run took" not in (run / "report" / "report.html").read_text()
 
 
 def test_a_running_trial_is_shown_with_its_epoch(

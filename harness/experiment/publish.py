@@ -1,7 +1,7 @@
 """Lets the clock of a display tick, and publishes what it shows in a file of the run, for ``python -m harness.status``.
 
-The file progress.json is written by the process that shows the run, and only while that holds the results folder. No
-run reads it, and nothing depends on it: a disk that refuses it ends nothing.
+The file progress.json is written by the process that shows the run, and only while that holds the results folder. It
+also says how long the run took; no result depends on it, and a disk that refuses it ends nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from harness.errors import StorageError, UserError
 from harness.experiment.beat import in_debugger
 from harness.experiment.display import Display
 from harness.experiment.view import State
-from harness.results import disk, lock
+from harness.results import disk, lock, progress
 
 TICK = 1.0
 """Seconds between two looks of a live view at its clock."""
 PUBLISHED = 5.0
 """Seconds between two writes of the file."""
-NAME = "progress.json"
-
 Outcome = Literal["running", "finished", "failed", "interrupted"]
 
 
@@ -44,12 +42,14 @@ class Published(BaseModel):
     command: list[str]
     """The arguments of the command, or [] if it is not known."""
     state: State
+    earlier: float = 0.0
+    """Seconds that earlier starts of the run have taken."""
 
 
 def read(folder: Path) -> Published | None:
     """Return what the last run in a folder has published, or None if there is nothing that can be read."""
     try:
-        return Published.model_validate_json(disk.read(folder / NAME))
+        return Published.model_validate_json(disk.read(folder / progress.OF_RUN))
     except (OSError, ValueError):
         return None
 
@@ -61,6 +61,9 @@ class Ticker:
         self.display, self.folder, self.command = display, folder, list(command)
         held = lock.held_here()
         self.token = held.token if held else ""
+        self.earlier = 0.0
+        if last := read(folder):  # maybe of a process of this very start, which began with it
+            self.earlier = last.earlier + (last.state.elapsed if last.written < display.began else 0.0)
         self.ended = threading.Event()
         self.outcome: Outcome = "running"
         self.publish(self.outcome)
@@ -83,7 +86,7 @@ class Ticker:
     def publish(self, outcome: Outcome) -> None:
         """Write the file, as far as possible, now and from now on with this outcome."""
         self.outcome = outcome
-        path = self.folder / NAME
+        path = self.folder / progress.OF_RUN
         with suppress(OSError, StorageError, UserError, lock.LockLost), self.display.lock:
             lock.check(path)
             values = Published(
@@ -93,6 +96,7 @@ class Ticker:
                 folder=os.getcwd(),  # noqa: PTH109 - one that was removed is no error of a path
                 command=self.command,
                 state=self.display.state(),
+                earlier=self.earlier,
             )
             temporary = disk.temporary(path)
             try:

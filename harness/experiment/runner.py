@@ -253,8 +253,9 @@ def run(
     with Trackers(benchmark.where.track, output) as trackers:
         ticker, display, ended = _run_units(benchmark, left, data, store, ray, begin, command)
         try:
+            stopped = isinstance(ended, KeyboardInterrupt)
+            ticker.publish("interrupted" if stopped else "running")  # the report says how long the run took
             if isinstance(ended, KeyboardInterrupt):
-                ticker.publish(outcome(ended))
                 announce(ended)
             code = _end(output, grid, left, store, display, ended)
         except BaseException as error:

@@ -20,7 +20,7 @@ from harness.errors import readable
 from harness.report.captions import distinct
 from harness.report.comparisons import Claim, Comparison, reference_of, signed
 from harness.report.formats import cell
-from harness.report.lead import facts, lead
+from harness.report.lead import duration, facts, lead
 from harness.results.manifest import SuiteEntry
 from harness.results.records import CycleRecord
 
@@ -88,11 +88,13 @@ def page(
     notes: Sequence[str] = (),
     over: tuple[Table, Sequence[str]] | None = None,
     terms: Mapping[str, str] | None = None,
+    elapsed: float | None = None,
 ) -> str:
     """Return the page of a run with this name; equal arguments give equal pages.
 
     ``described``: see ``describe``; ``notes``: sentences about the report as a whole; ``over``: the table over suites,
-    and its claims; ``terms``: those to explain, term -> meaning.
+    and its claims; ``terms``: those to explain, term -> meaning; ``elapsed``: seconds that the run has taken, if
+    they are known.
     """
     return _template().render(
         name=name,
@@ -100,6 +102,7 @@ def page(
         sections=[*_with_pictures(described)],
         over=over and {**_table(over[0]), "claims": over[1]},
         terms=terms or {},
+        elapsed=None if elapsed is None else duration(elapsed),
         megabytes=PICTURE_BYTES // 10**6,
     )
 

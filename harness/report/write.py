@@ -24,6 +24,7 @@ from harness.report.record_table import Columns, record_table
 from harness.report.sources import Sources, one
 from harness.results.layout import check_places
 from harness.results.manifest import Manifest, SuiteEntry
+from harness.results.progress import elapsed
 from harness.results.records import CycleRecord
 
 
@@ -78,21 +79,28 @@ def write(run_dir: Path, show: Callable[[str], object] | None = None) -> str:
     manifest = Manifest.read(run_dir).readable()
     number = processes.number_of_processes(manifest)
     if number == 1:
-        return write_sources(one(run_dir, index_folder), folder, show)
+        return write_sources(one(run_dir, index_folder), folder, show, elapsed(run_dir))
     check_places(run_dir, stores_only=True)
     with processes.started(manifest, run_dir, index_folder, folder, number) as suites:
-        return _written(manifest.name, [], suites, folder, show)
+        return _written(manifest.name, [], suites, folder, show, elapsed(run_dir))
 
 
-def write_sources(sources: Sources, folder: Path, show: Callable[[str], object] | None = None) -> str:
-    """Write a report into a folder; return the text to print. See ``write``."""
-    return _written(sources.name, sources.notes, _Here(sources), folder, show)
+def write_sources(
+    sources: Sources, folder: Path, show: Callable[[str], object] | None = None, seconds: float | None = None
+) -> str:
+    """Write a report into a folder; return the text to print. ``seconds``: of the run, if known. See ``write``."""
+    return _written(sources.name, sources.notes, _Here(sources), folder, show, seconds)
 
 
 def _written(
-    name: str, notes: Sequence[str], suites: Suites, folder: Path, show: Callable[[str], object] | None
+    name: str,
+    notes: Sequence[str],
+    suites: Suites,
+    folder: Path,
+    show: Callable[[str], object] | None,
+    seconds: float | None,
 ) -> str:
-    """Write a report with these notes about it as a whole; return the text to print."""
+    """Write a report with these notes about it as a whole; return the text to print. ``seconds``: of the run."""
     files, width, looks = Files(folder), terminal_width(), suites.look()
     entries = [look.suite for look in looks]
     compared = together(entries, [comparison for look in looks for comparison in look.compared])
@@ -122,7 +130,7 @@ def _written(
         marked.append("\n".join(["## How to read\n", *(f"- {markdown(line)}" for line in lines)]))
     rows = "".join(each.csv.partition("\n")[2] for each in parts)
     files.write("records.csv", (csv(record_table([], columns)) + rows).encode())
-    files.write("report.html", page(name, [each.described for each in parts], notes, over, terms).encode())
+    files.write("report.html", page(name, [each.described for each in parts], notes, over, terms, seconds).encode())
     files.write("report.md", ("\n\n".join(marked) + "\n").encode())
     if files.refused is None:
         printed.append(named("The same as a page", str(files.folder / "report.html"), width))

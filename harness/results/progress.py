@@ -11,9 +11,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
+from harness.results import disk
+
+OF_RUN = "progress.json"
+"""What the whole run showed last."""
+OF_RUN_BYTES = 2**26  # more is none
 SHOWN = 1.0
 """Seconds between two looks at the value, which is written if it has changed."""
 LINE = 512  # bytes of the file, so that a shorter value covers a longer one
@@ -89,6 +95,16 @@ def read(path: Path) -> Progress | None:
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     return found
+
+
+def elapsed(folder: Path) -> float | None:
+    """Return the seconds that the run in a folder has taken in all its starts, as it said last; None: not known."""
+    try:
+        values: Any = json.loads(disk.read(folder / OF_RUN, OF_RUN_BYTES))
+        seconds = float(values["earlier"]) + float(values["state"]["elapsed"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return seconds if 0 <= seconds < inf else None
 
 
 def clear(folder: Path) -> None:

@@ -15,7 +15,7 @@ The results folder of a run::
     trials/<trial>/selected_000.npz  the first selected images, with predictions, for the report
     shared/<key>/...                 the same files for a first cycle that several trials share
     lock.1                           the process that writes here now: see harness.results.lock
-    progress.json                    what the run showed last, for harness.status; no run reads it
+    progress.json                    what the run showed last, for harness.status, and how long it took
     logs/<trial>.log                 the traceback of the exception that ended a trial, or a shared first cycle
     logs/ray.log                     what Ray prints
     ray/                             Ray Tune's files, heartbeats and progress; no run reads an earlier one's
