@@ -259,10 +259,14 @@ class Luggage:
     added: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     """Path -> content; the first folder, or the file, is a top-level package or module."""
+    homes: dict[str, str] = field(default_factory=dict)
+    """This folder, or file -> where the user has it."""
 
 
 _carried: Luggage | None = None
 """What ``unpack`` unpacked in this process."""
+_unpacked: Path | None = None
+"""Where."""
 
 
 def luggage() -> Luggage:
@@ -273,9 +277,11 @@ def luggage() -> Luggage:
     if _carried is not None:
         return _carried
     paths: dict[str, Path] = {}
+    at: dict[str, str] = {}
     for top in sorted({module.split(".")[0] for module in (*_added.values(), *_used)} - {"harness"}):
         package = sys.modules[top]
         if (homes := [Path(p) for p in getattr(package, "__path__", [])]) and not is_installed(homes[0]):
+            at[top] = str(homes[0])
             for path in sorted(homes[0].rglob("*")):
                 inside = path.relative_to(homes[0])
                 hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
@@ -284,12 +290,13 @@ def luggage() -> Luggage:
                     paths[f"{top}/{inside}"] = path
         elif not homes and package.__file__ and not is_installed(Path(package.__file__)):
             paths[f"{top}.py"] = Path(package.__file__)
+            at[f"{top}.py"] = package.__file__
     if (size := sum(path.stat().st_size for path in paths.values())) > MOST_BYTES:
         raise UserError(
             f"the packages of the plug-ins have {size / 1e6:.0f} MB, and at most {MOST_BYTES / 1e6:.0f} MB are sent to "
             "the workers; keep data out of them, or install them on each machine"
         )
-    return Luggage(dict(_added), {name: path.read_bytes() for name, path in paths.items()})
+    return Luggage(dict(_added), {name: path.read_bytes() for name, path in paths.items()}, at)
 
 
 def is_installed(path: Path) -> bool:
@@ -306,7 +313,7 @@ def _holds_packages(folder: Path) -> bool:
 
 def unpack(given: Luggage) -> None:
     """Make the user's plug-ins importable in this process. Call it before anything that refers to them is unpickled."""
-    global _carried
+    global _carried, _unpacked
     if _carried == given or not (given.files or given.added):
         return
     digest = hashlib.sha256(repr(sorted(given.files.items())).encode()).hexdigest()[:16]
@@ -326,4 +333,12 @@ def unpack(given: Luggage) -> None:
     for module in given.added.values():
         package = module.split(".")[0]
         _package(package, folder / package)
-    _carried = given
+    _carried, _unpacked = given, folder
+
+
+def at_home(trace: str) -> str:
+    """Return a traceback with the user's files where the user has them, and not where ``unpack`` has put them."""
+    if _carried is not None and _unpacked is not None:
+        for name, home in _carried.homes.items():
+            trace = trace.replace(str(_unpacked / name), home)
+    return trace

@@ -272,6 +272,7 @@ def test_on_ray_a_wrong_method_fails_once_and_the_others_go_on(folder: Path) -> 
     for name, wrong in wrongs.items():
         sentence, _, trace = said[name].partition("; the traceback is in ")
         assert sentence == wrong.expected and Path(trace).read_text().startswith("Traceback")
+        assert "harness-plugins" not in Path(trace).read_text(), "a copy that nobody should edit"
     assert "Traceback" not in done.stdout + done.stderr and "retr" not in done.stdout
     records = [path.parent.name for path in (folder / "run" / "trials").glob("*/cycle_001.json")]
     assert len(records) == 1 and "entropy" in records[0]

@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import registry
 from harness.data.host import in_units
 from harness.errors import NonFiniteLoss, NotReproduced, OutOfMemory, StorageError, UserError
 from harness.experiment import crash
@@ -80,5 +81,5 @@ def failed(error: Exception, log: Path) -> str:
 
 def _logged(sentence: str, trace: str, log: Path) -> str:
     """Write a traceback to the log; return the sentence with the name of the log."""
-    write_atomically(log, trace.encode())
+    write_atomically(log, registry.at_home(trace).encode())
     return f"{sentence}{TRACEBACK_IN}{log}"
