@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,7 +163,8 @@ def test_ray_is_asked_for_before_the_data_is_loaded(
 
 @pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n", b""])
 def test_a_port_of_another_program_is_refused_in_time(answer: bytes | None) -> None:
-    with server(answer) as address, pytest.raises(UserError, match=f"what answers at {address} is no Ray cluster"):
+    said = "what answers at {} is no Ray cluster" if answer is not None else "what listens at {} says nothing for"
+    with server(answer) as address, pytest.raises(UserError, match=said.format(address)):
         before.prepare(Where(address=address))
 
 
@@ -821,6 +822,27 @@ def test_a_node_that_lacks_files_is_named_before_anything_starts(hidden: str, to
     with cluster(tmp_path, {}, hidden=tmp_path / hidden) as joined:
         _, error = refused(command(tmp_path, RAY_ADDRESS=joined.address, **joined.token))
         assert re.match(told, error), error
+        assert not (tmp_path / "runs" / "g" / "run.json").exists()
+
+
+@pytest.mark.long
+@pytest.mark.ray
+def test_a_cluster_that_hangs_while_it_is_joined_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(f"{SMALL}\nmethods: {{Ran: random}}\nseeds: [0]\n")
+    with cluster(tmp_path, {}) as joined:
+        port = f"--gcs_server_port={joined.address.rpartition(':')[2]}"
+        servers = []
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has ended
+                if b"gcs_server" in (words := line.read_bytes()) and port.encode() in words:
+                    servers.append(int(line.parent.name))
+        (server,) = servers
+        os.kill(server, signal.SIGSTOP)  # the system still accepts connections for it
+        try:
+            _, error = refused(command(tmp_path, RAY_ADDRESS=joined.address, **joined.token))
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert f"what listens at {joined.address} says nothing for 5 s: restart a head that hangs" in error, error
         assert not (tmp_path / "runs" / "g" / "run.json").exists()
 
 

@@ -81,11 +81,14 @@ def check_answer(written: str, name: str) -> None:
     while (left := ends - time.monotonic()) > 0:
         try:
             with socket.create_connection((host.strip("[]"), int(port)), timeout=left) as connection:
-                if _speaks_grpc(connection):
-                    return
+                speaks = _speaks_grpc(connection)
+            if speaks:
+                return
+            silent = f"what listens at {written} says nothing for {PROBE_SECONDS:.0f} s: restart a head that hangs, or"
+            foreign = f"what answers at {written} is no Ray cluster:"
             raise UserError(
-                f"{name}: what answers at {written} is no Ray cluster (asked for up to {PROBE_SECONDS:.0f} s): give "
-                f"the port of its head, which is 6379 unless set, {_local_instead(name)}"
+                f"{name}: {foreign if speaks is False else silent} give the port of its head, which is 6379 unless "
+                f"set, {_local_instead(name)}"
             )
         except (socket.gaierror, UnicodeError) as error:
             why = error.strerror if isinstance(error, socket.gaierror) else "no name of a machine"
@@ -100,18 +103,21 @@ def check_answer(written: str, name: str) -> None:
     )
 
 
-def _speaks_grpc(connection: socket.socket) -> bool:
-    """Return whether a server answers the first bytes of HTTP/2, which is below gRPC, with its settings."""
+def _speaks_grpc(connection: socket.socket) -> bool | None:
+    """Return whether a server answers the first bytes of HTTP/2, which is below gRPC, with its settings.
+
+    None: it says nothing.
+    """
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("", "0", "false"):
         return True  # it is encrypted
     connection.settimeout(PROBE_SECONDS)
+    answer = b""
     try:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
-        answer = b""
         while len(answer) < 9 and (some := connection.recv(9)):
             answer += some
-    except OSError:
-        return False
+    except OSError as error:
+        return None if isinstance(error, TimeoutError) and not answer else False
     return answer[3:4] == b"\4" and answer[5:9] == bytes(4)
 
 
