@@ -395,6 +395,35 @@ def test_every_cell_of_a_page_with_all_kinds_of_tables(browser: Any, tmp_path: P
     elsewhere = {("published", "verdict"), ("published", "p")}
     shown = {k: text for k, text in shown.items() if k[0] != "class_accuracy" and (k[0], k[2]) not in elsewhere}
     assert shown == expected(rows, "accuracy") | from_elsewhere(rows)
+    axis = browser.execute_script("return [...document.querySelectorAll('svg.plot > text')].map((t) => t.textContent)")
+    assert axis[-7:] == ["2500", "5 %", "5000", "10 %", "7500", "15 %", "labelled images (% of 50000 training images)"]
+    listed = browser.execute_script("return document.querySelector('.selected dd').firstChild.textContent")
+    assert len(listed.split(", ")) == 9 and all(index.isdigit() for index in listed.split(", "))
+    for scheme in (LIGHT, DARK):
+        look(browser, folder / "report.html", 360, scheme)
+
+
+BOLD = """
+const text = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+const found = [];
+while (text.nextNode()) {
+  const { parentElement: box, data } = text.currentNode;
+  const named = box.closest('h2, h3, th, dt, summary, button, .chart .name, script, style');
+  if (!named && data.trim() && getComputedStyle(box).fontWeight > 400) found.push(data.trim());
+}
+return found;
+"""
+
+
+def test_nothing_is_bold_that_is_not_significant(browser: Any, report: Path, tmp_path: Path) -> None:
+    """Apart from headings and names of rows and columns."""
+    look(browser, report / "report.html", 1400, LIGHT)
+    assert browser.execute_script(BOLD) == [], "three seeds can't show anything"
+    folder = rich_run(tmp_path / "run")
+    look(browser, folder / "report.html", 1400, LIGHT)
+    (aubc,) = browser.execute_script(BOLD)
+    (best,) = [row for row in browser.execute_script(TABLES)[0]["rows"] if row[0] == "DAST-AL"]
+    assert aubc in best
 
 
 def test_a_column_sorts_by_its_numbers_and_back(browser: Any, report: Path) -> None:
@@ -416,6 +445,7 @@ def test_a_column_sorts_by_its_numbers_and_back(browser: Any, report: Path) -> N
     assert order() == ("descending", up[::-1])
     button.click()
     assert order() == ("none", up)
+    assert problems(browser) == ([], set())
 
 
 def test_the_pointer_shows_values_and_the_legend_hides_a_curve(browser: Any, report: Path) -> None:
@@ -434,6 +464,7 @@ def test_the_pointer_shows_values_and_the_legend_hides_a_curve(browser: Any, rep
     assert browser.execute_script(curves) == 3 + 2, "and their differences to the reference"
     browser.find_elements("css selector", ".readout button")[2].click()
     assert browser.execute_script(curves) == 2 + 1
+    assert problems(browser) == ([], set())
 
 
 def test_the_curves_have_a_line_of_all_training_images(browser: Any, tmp_path: Path) -> None:

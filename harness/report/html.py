@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import zip_longest
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,6 +212,7 @@ def _chart(suite: SuiteEntry, table: Table) -> dict[str, Any] | None:
         "metric": metric,
         "title": f"{metric} (%) by number of labelled images, {suite.title}",
         "reference": reference_of(suite),
+        "pool": suite.pool,
         "budgets": sorted({int(labelled) for labelled in numbers["labelled"]}),
         "curves": [
             {
@@ -265,12 +267,15 @@ def first_selections(suite: SuiteEntry, records: Sequence[CycleRecord], store: R
 
 
 def _selected(first: Sequence[CycleRecord]) -> list[dict[str, Any]]:
-    """Return the first images of each selection, by file or training-set index."""
+    """Return the first images of each selection: their training-set indices, with their files if there are any."""
     return [
         {
             "method": r.method,
             "seed": r.seed,
-            "images": [readable(str(image)) for image in (r.selected_files or r.selected)[:SELECTED_SHOWN]],
+            "images": [
+                readable(f"{file} ({index})" if file else str(index))
+                for index, file in zip_longest(r.selected[:SELECTED_SHOWN], r.selected_files[:SELECTED_SHOWN])
+            ],
             "more": max(0, len(r.selected) - SELECTED_SHOWN),
         }
         for r in first

@@ -144,8 +144,8 @@ class Chart {
     const width = this.plot.clientWidth;
     if (!width) return;
     const [left, right, top, upper, gap, lower] = [44, 14, 24, width < 500 ? 220 : 300, 42, this.second ? (this.drawn.length > BANDS ? 320 : 210) : 0];
-    const height = top + upper + (this.second ? gap + lower : 0) + 44;
-    const { budgets } = this.data;
+    const height = top + upper + (this.second ? gap + lower : 0) + (this.data.pool ? 59 : 44);
+    const { budgets, pool } = this.data;
     const [first, last] = [budgets[0], budgets.at(-1)];
     const margin = this.second ? Math.max(12, (0.4 * (width - left - right)) / budgets.length) : 12;
     const [start, end] = [left + margin, width - right - margin];
@@ -164,12 +164,15 @@ class Chart {
     const bottom = panels.at(-1)[1];
     let taken = -Infinity;
     for (const labelled of budgets) {
-      const half = 4 * String(labelled).length + 3;
+      const share = pool ? `${Number(((100 * labelled) / pool).toPrecision(3))} %` : "";
+      const half = 4 * Math.max(String(labelled).length, share.length) + 3;
       if (this.x(labelled) - half < taken) continue;
       svg(root, "text", { x: this.x(labelled), y: bottom + 17, "text-anchor": "middle" }, labelled);
+      if (share) svg(root, "text", { x: this.x(labelled), y: bottom + 32, "text-anchor": "middle" }, share);
       taken = this.x(labelled) + half;
     }
-    svg(root, "text", { x: (start + end) / 2, y: bottom + 36, "text-anchor": "middle" }, "labelled images");
+    const axis = pool ? `labelled images (% of ${pool} training images)` : "labelled images";
+    svg(root, "text", { x: (start + end) / 2, y: height - 8, "text-anchor": "middle" }, axis);
     this.line = svg(root, "line", { y1: top, y2: bottom, class: "now" });
     for (const event of ["pointermove", "pointerdown"])
       root.addEventListener(event, ({ offsetX }) => {
