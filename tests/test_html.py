@@ -403,6 +403,14 @@ def test_every_cell_of_a_page_with_all_kinds_of_tables(browser: Any, tmp_path: P
         look(browser, folder / "report.html", 360, scheme)
 
 
+def test_captions_of_all_kinds_of_tables_have_two_lines_at_most(tmp_path: Path) -> None:
+    texts = sorted(rich_run(tmp_path / "run").glob("digits_*.txt"))
+    assert len(texts) > 12
+    for path in texts:
+        caption = path.read_text().partition("\n\n")[0].splitlines()
+        assert 1 <= len(caption) <= 2 and max(map(len, caption)) <= 120, path.name
+
+
 BOLD = """
 const text = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
 const found = [];

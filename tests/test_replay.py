@@ -115,7 +115,7 @@ def test_gains_of_the_same_network_are_equal(replayed: Path) -> None:
     assert all(one == other for by_seed in gains.gains.values() for one, other in by_seed.values())
     assert gains.rank_correlation() is None, "two methods have no rank worth a number"
     text = " ".join(report(replayed).split())
-    assert "Transfer: gain over Ran (selected by resnet_small), in points of accuracy (AUBC from 20 to 40" in text
+    assert "Transfer: gain over Ran (selected by resnet_small) in points of accuracy (AUBC from 20 to 40" in text
     assert (replayed / "report" / "own_transfer.csv").read_text().count("\n") == 5
 
 

@@ -126,7 +126,7 @@ def suite_tables(
         ),
         *_test_metrics(suite, records),
         *(
-            [Table("transfer", gains.caption(), {"": transfer_table(gains)}, wide_transfer(gains), reading=SPREAD)]
+            [explained("transfer", "transfer", gains.caption(), {"": transfer_table(gains)}, wide_transfer(gains))]
             if gains
             else ()
         ),
@@ -251,5 +251,6 @@ def _costs(suite: SuiteEntry, records: Sequence[CycleRecord], table: pd.DataFram
     for key in (key for key in metric_keys(records) if key not in MORE_METRICS):
         if len(reached := reaching_table(table, key, reference_of(suite))):
             caption = reaching_caption(reached, key, reference_of(suite))
-            tables.append(Table(f"{file_name(key)}_reached", caption, {"": reached}, wide_reaching(reached)))
+            name, shown = f"{file_name(key)}_reached", wide_reaching(reached)
+            tables.append(explained(name, "seconds", caption, {"": reached}, shown))
     return tables

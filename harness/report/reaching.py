@@ -64,7 +64,7 @@ def wide_reaching(numbers: pd.DataFrame) -> pd.DataFrame:
 def reaching_caption(numbers: pd.DataFrame, key: str, reference: str) -> str:
     """Return what the table says."""
     return (
-        f"First number of labelled images at which the mean {percent(key)} is at least {numbers['level'][0]:.2f}, the "
-        f"last one of {reference}, and the seconds of training, scoring and selection until then (mean over seeds); "
-        "speed-up has numbers in between."
+        f"Labelled images, and seconds of a trial, until the mean {percent(key)} is at least "
+        f"{numbers['level'][0]:.2f}, the last one of {reference}. Seconds are those of training, scoring and "
+        "selection, their mean over seeds; the speed-up counts labels between the budgets, too."
     )

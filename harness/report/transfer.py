@@ -47,11 +47,11 @@ class Transfer:
         ranks = ""
         if found is not None:
             methods = counted(len(self.gains), "method")
-            ranks = f" Rank correlation (Spearman) of the mean gains of {methods}: {signed(found)}."
+            ranks = f"; rank correlation (Spearman) of the mean gains of {methods}: {signed(found)}"
         return (
-            f"Transfer: gain over {self.source.reference}, in points of {metric} ({area} labelled images), with the "
-            "network that selected the images and with the network trained on them now; the same seeds and images: "
-            f"mean±std (sample) over n seeds.{ranks}"
+            f"Transfer: gain over {self.source.reference} in points of {metric} ({area} labelled images){ranks}. The "
+            "gain with the network that selected the images, and with the network trained on them now, of the same "
+            "seeds and images."
         )
 
 
