@@ -78,8 +78,11 @@ def test_a_trial_is_judged_by_the_gpu_that_it_has(
     asked: list[tuple[str, float]] = []
     monkeypatch.setattr(process, "chosen_device", lambda requested: "cpu" if requested == "cpu" else "cuda")
     monkeypatch.setattr(process, "available", lambda device, part: asked.append((device.type, part)) or 1)
-    room.memory(Where(**where), exclusive)
-    assert asked == [("cuda" if share else "cpu", share)]
+    room.memory(Where(**where), exclusive, scores=False)
+    assert asked.pop() == ("cuda" if share else "cpu", share)
+    room.memory(Where(**where, shards=3), exclusive, scores=True)
+    workers = 0 if where.get("trials") == "in_process" else 3  # each has an equal part of the share of its trial
+    assert asked.pop() == ("cuda" if share else "cpu", share / (1 + workers))
 
 
 def test_what_is_kept_is_what_the_tensors_take() -> None:

@@ -49,6 +49,12 @@ def gpus_per_trial(where: Where, exclusive: bool, present: bool) -> float:
     return 1.0 if exclusive and where.gpus_per_trial else where.gpus_per_trial
 
 
+def scoring_workers(where: Where) -> int:
+    """Return how many workers a trial that scores images has, beside itself."""
+    with_workers = where.scoring == "ray_data" or (where.scoring == "auto" and where.shards > 1)
+    return where.shards if where.trials == "ray" and with_workers else 0
+
+
 def at_once(where: Where, exclusive: bool, units: int, present: int, share: float) -> int:
     """Return how many trials, of ``units``, may run at the same time on this machine with ``present`` GPUs.
 
@@ -83,8 +89,7 @@ def sentence(info: DatasetInfo, where: Where, units: int, exclusive: bool = Fals
     needed = info.num_train * height * width * info.channels
     present = [] if where.device == "cpu" else gpu_memory()
     share = gpus_per_trial(where, exclusive, bool(present)) if present else 0.0
-    with_workers = where.scoring == "ray_data" or (where.scoring == "auto" and where.shards > 1)
-    workers = where.shards if where.trials == "ray" and with_workers else 0
+    workers = scoring_workers(where)
     processes = at_once(where, exclusive, units, len(present), share) * (1 + workers)
     free = host.free_memory()
     memory = None if free is None else free // processes

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from functools import cache
+from functools import cache, partial
 
 from harness import registry
 from harness.config.suite import Suite
 from harness.data.dataset import DatasetInfo
 from harness.errors import UserError
-from harness.experiment.holding import gpus_per_trial
+from harness.experiment.holding import gpus_per_trial, scoring_workers
 from harness.learning import boundary
 from harness.learning.contract import Acquisition, Ahead, Training
 from harness.settings import Where
@@ -34,10 +34,13 @@ def check_room(suite: Suite, info: DatasetInfo, where: Where) -> None:
 
     problems: dict[str, str] = {}
     for name, (training, acquisition) in suite.methods.items():
+        selects = registry.find("methods", acquisition.name, Acquisition)
+        assert selects is not None
+        room = partial(memory, where, suite.exclusive, selects.scores_images)
         for half, contract in ((training, Training), (acquisition, Acquisition)):
             plugin = registry.find("methods", half.name, contract)
             assert plugin is not None
-            if problem := boundary.too_large(plugin, half, ahead, features, lambda: memory(where, suite.exclusive)):
+            if problem := boundary.too_large(plugin, half, ahead, features, room):
                 problems.setdefault(name, problem)
     if problems:
         first, problem = next(iter(problems.items()))
@@ -48,12 +51,16 @@ def check_room(suite: Suite, info: DatasetInfo, where: Where) -> None:
         raise UserError(f"{suite.at(f'methods.{first}')}{more}: {problem}{without}")
 
 
-def memory(where: Where, exclusive: bool) -> int:
-    """Return the bytes that a trial can have at most on this machine; 0: not known."""
+def memory(where: Where, exclusive: bool, scores: bool) -> int:
+    """Return the bytes that a trial can have at most on this machine; 0: not known.
+
+    ``scores``: whether it scores images, for which it may share its GPU with workers.
+    """
     import torch
 
     from harness.learning.process import available, chosen_device
 
     device = chosen_device(where.device)
     share = gpus_per_trial(where, exclusive, device == "cuda")
-    return available(torch.device(device if share else "cpu"), share)
+    processes = 1 + scoring_workers(where) if scores else 1
+    return available(torch.device(device if share else "cpu"), share / processes)

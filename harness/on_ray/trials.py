@@ -32,6 +32,7 @@ from harness.data.dataset import LoadedData
 from harness.errors import StorageError
 from harness.experiment.display import Listener, cycle_values
 from harness.experiment.grid import Unit
+from harness.experiment.holding import scoring_workers
 from harness.on_ray.beats import PROGRESS, beating, progress_name
 from harness.on_ray.metrics import Metrics
 from harness.on_ray.session import Resources, check_alive, nodes, resources
@@ -120,9 +121,8 @@ def _work(
         from harness.on_ray.scoring import AutoScorer, RayData
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    may_share = where.scoring == "ray_data" or (where.scoring == "auto" and where.shards > 1)
-    with_workers = may_share and unit.trial.scores_images() and not unit.shared
-    processes = 1 + where.shards if with_workers else 1
+    shards = scoring_workers(where) if unit.trial.scores_images() and not unit.shared else 0
+    processes = 1 + shards
     placement = Placement(
         device="cuda" if ray.get_gpu_ids() else "cpu",
         threads=share.threads,
@@ -133,10 +133,10 @@ def _work(
     )
     scorer: Any = None
     beat = Path(folder) / "ray" / "beats" / str(config["unit"])
-    if with_workers:
-        workers = RayData(unit.trial, data[unit.suite], placement, where.shards, where.warm_workers, beat)
+    if shards:
+        workers = RayData(unit.trial, data[unit.suite], placement, shards, where.warm_workers, beat)
         idle = max(1, share.processors // (share.device_share * share.threads))  # cores for each trial
-        parallel = min(where.shards, idle) if placement.device == "cpu" else where.shards
+        parallel = min(shards, idle) if placement.device == "cpu" else shards
         auto = AutoScorer(workers, unit.trial.protocol.cycles, parallel)
         scorer = workers if where.scoring == "ray_data" else auto
     began = time.time()
