@@ -8,9 +8,10 @@ trained here. For each image it prints how far the draws spread: the trace of Si
 distance between draws, how many different candidates are nearest to them, and the mean of Q[yhat]. The picture has for
 each image: itself, its features decoded, the draws decoded, and the candidate nearest to each draw.
 
-A small decoder is trained here to turn features back into images of candidates, without labels. Larger images are shown
-with 64 pixels on their longer side; the network sees them whole. The paper reverses the network with a generative model
-of ImageNet, which is not used here. What such pictures can't show:
+A small decoder is trained here to turn features back into images of candidates, without labels. Of more than 10 000
+candidates it takes as many, drawn at random, and the selected images; the nearest candidates are among them. Larger
+images are shown with 64 pixels on their longer side; the network sees them whole. The paper reverses the network with a
+generative model of ImageNet, which is not used here. What such pictures can't show:
 
 - Sigma depends on the predicted class only: two images of one class have the same spread, so that the pictures of
   their draws differ by the images, and not by how diverse the draws are.
@@ -43,6 +44,7 @@ class_statistics = import_module("harness.methods._class_statistics")
 
 BATCH = 128
 SIDE = 64  # longest side of what the decoder learns and the picture shows, so that all candidates fit into memory
+MOST = 10_000  # candidates whose features and pixels are held, apart from those selected
 HELD_OUT = 0.1  # share of the candidates that the decoder is not trained on
 
 
@@ -136,6 +138,14 @@ def named(
     return {method: indices[:images], "random" if method != "random" else "random, again": by_chance}
 
 
+def within_memory(candidates: torch.Tensor, selected: dict[str, list[int]], generator: torch.Generator) -> torch.Tensor:
+    """Return the candidates [P] whose features and pixels are held: all, or MOST and those selected, ascending."""
+    if len(candidates) <= MOST:
+        return candidates
+    some = candidates[torch.randperm(len(candidates), generator=generator)[:MOST]]
+    return torch.tensor(sorted({*some.tolist(), *(index for indices in selected.values() for index in indices)}))
+
+
 def grid(rows: list[tuple[str, list[np.ndarray]]], heads: list[str]) -> Figure:
     """Return a figure with a row of images, 0 to 1, for each name."""
     figure = Figure(figsize=(1.05 * len(heads) + 1.4, 1.2 * len(rows) + 0.6), layout="constrained")
@@ -174,7 +184,8 @@ def main(words: list[str] | None = None) -> None:
     torch.manual_seed(asked.seed)  # the decoder's weights
     candidates = cycle.candidates.cpu()
     selected = named(asked.method, learner.select(cycle).indices, candidates, asked.images, generator)
-    features, logits = features_of(cycle, cycle.candidates)
+    candidates = within_memory(candidates, selected, generator)
+    features, logits = features_of(cycle, candidates.to(cycle.candidates.device))
     statistics = class_statistics.ClassStatistics.of({name: t.cpu() for name, t in cycle.learned.items()})
     table = statistics.table(cycle.network.classifier.weight.detach().cpu())
     pixels = small(learner.data.train_images, candidates.numpy())

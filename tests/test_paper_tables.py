@@ -76,6 +76,16 @@ def test_rows_of_table_3_name_the_method_that_selected() -> None:
     assert len(table3.named("random", [4], torch.arange(10), 1, torch.Generator())) == 2
 
 
+def test_of_a_large_pool_the_selected_and_some_others_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table3, "MOST", 20)
+    pool, selected = torch.arange(500, 900), {"Maxp+": [899, 500], "random": [700]}
+    few = table3.within_memory(pool[:20], selected, torch.Generator().manual_seed(0))
+    assert few.equal(pool[:20]), "all"
+    held = table3.within_memory(pool, selected, torch.Generator().manual_seed(0))
+    assert 20 <= len(held) <= 23 and {500, 700, 899} <= {*held.tolist()} <= {*pool.tolist()}
+    assert held.equal(held.unique()), "each once, ascending"
+
+
 def test_the_nearest_candidate_is_another_image() -> None:
     pool = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [9.0, 9.0]])
     draws = torch.tensor([[[0.0, 0.1], [0.0, 1.9], [0.9, 0.0]]])
