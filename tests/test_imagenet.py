@@ -480,5 +480,6 @@ def test_a_plan_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_official_classes_are_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     names = imagenet.wnids()
+    assert (imagenet.NUM_TRAIN, imagenet.NUM_TEST) == (1_281_167, 50_000), "as published"
     assert len({*names}) == imagenet.NUM_CLASSES == 1000 and list(names) == sorted(names)
     assert names[0] == "n01440764" and all(name[0] == "n" and len(name) == 9 for name in names)

@@ -30,6 +30,8 @@ def info(channels: int = 3, size: int = 32, classes: int = 10) -> DatasetInfo:
         ("resnet_small", 4, 16, None, [16, 8, 4, 2]),
         ("resnet10t", None, 64, None, [16, 8, 4, 2]),
         ("mobilenetv3_small_050", None, 64, None, [16, 8, 4, 2]),
+        ("resnet18", None, 64, None, [16, 8, 4, 2]),
+        ("resnet50", None, 64, None, [16, 8, 4, 2]),
     ],
 )
 def test_network(name: str, width: int | None, size: int, parameters: int | None, sizes: list[int]) -> None:

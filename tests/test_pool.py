@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -445,6 +447,45 @@ def test_a_stopped_preparation_goes_on_with_the_next_shard(tmp_path: Path, monke
     ((ready,), _) = prepared.looked_over([files], place)
     assert sorted(decoded) == [4, 5, 6, 7, 8]
     assert (whole(ready) == whole(files)).all()
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_killed_preparation_goes_on_and_what_it_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, place = tree(tmp_path), Place(tmp_path / "prepared", True)
+    decode = Files.decode
+
+    def killed(self: Files, index: int, row: Any) -> None:
+        if index == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        decode(self, index, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Files, "decode", killed)
+        child = multiprocessing.get_context("fork").Process(target=prepared.looked_over, args=([files], place))
+        child.start()
+        child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    (set_,) = place.folder.iterdir()
+    left, recent = set_ / ".part-old", set_ / ".part-new"  # as of one that was killed while it wrote
+    left.touch(), recent.touch()
+    os.utime(left, (0, 0))
+    decoded = spied(monkeypatch)
+    ((ready,), _) = prepared.looked_over([files], place)
+    assert sorted(decoded) == [4, 5, 6, 7, 8] and not left.exists() and recent.exists()
+    assert (whole(ready) == whole(files)).all()
+
+
+def test_a_tree_that_is_moved_uses_what_is_prepared_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(tmp_path / "prepared", True)
+    (tmp_path / "here").mkdir()
+    ((before,), _) = prepared.looked_over([tree(tmp_path / "here")], place)
+    (tmp_path / "here").rename(tmp_path / "there")
+    decoded = spied(monkeypatch)
+    moved = replace(before, paths=[tmp_path / "there" / f"{number}.png" for number in range(9)], prepared=None)
+    ((after,), _) = prepared.looked_over([moved], place)
+    assert decoded == [] and after.prepared == before.prepared
 
 
 @pytest.mark.usefixtures("small_shards")
