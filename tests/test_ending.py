@@ -118,7 +118,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
     ],
 )
 def test_signals_end_a_run_alike(tmp_path: Path, number: signal.Signals, trials: str) -> None:
-    run = Run(tmp_path, f"where.trials={trials}")
+    run = Run(tmp_path, f"where.trials={trials}", f"where.notify=cat >> {tmp_path / 'told'}")
     run.wait_for(1)
     started = processes(run.process.pid)
     assert ("trial" in started.values()) is (trials == "ray")
@@ -128,11 +128,32 @@ def test_signals_end_a_run_alike(tmp_path: Path, number: signal.Signals, trials:
     assert time.time() - began < 60
     assert err == f"stopped by {number.name}; finished cycles are kept, add --resume to continue\n"
     assert "of 8 cycles finished." in out and "All tables and pictures" in out
+    (notice,) = (tmp_path / "told").read_text().splitlines()
+    assert notice.startswith(f"grid was stopped by {number.name}: "), notice
     while (
         left := [kind for pid, kind in started.items() if Path(f"/proc/{pid}").exists()]
     ) and time.time() < began + 60:
         time.sleep(0.1)
     assert not left, "of the processes of the run"
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize("trials", ["ray", "in_process"])
+def test_a_run_is_seen_from_elsewhere(tmp_path: Path, trials: str) -> None:
+    run = Run(tmp_path, SLOWLY, f"where.trials={trials}")
+    run.wait_for(1)
+    status = [sys.executable, "-m", "harness.status", str(run.output)]
+    for _ in range(20):  # until it looks while a trial trains
+        seen = subprocess.run(status, capture_output=True, text=True, cwd=tmp_path, check=True).stdout.splitlines()
+        assert seen[0].startswith(f"running: process {run.process.pid} on "), seen
+        assert re.match(r"grid: \d/2 trials, elapsed ", seen[1]), seen
+        if any(re.search(r" train \d+/600 ", line) for line in seen[2:]):
+            break
+    else:
+        pytest.fail(f"no trial was seen to train: {seen}")
+    run.process.send_signal(signal.SIGTERM)
+    run.end(128 + signal.SIGTERM)
 
 
 @pytest.mark.ray
