@@ -557,7 +557,8 @@ def test_the_page_leads_with_who_leads_and_what_can_be_claimed(tmp_path: Path) -
         "Labelled images 100, 200, 400",
         "Initial images drawn at random, one set for all methods, another for each seed Recipe",
         "Published values none known of this network and data",
-        "Time of all trials 16 min, summed",
+        "Time of all trials 16 min, summed, each shared cycle once",
+        "There are no warnings.",
         "digits, fingerprint 3f2a99887766",
     ]
     assert [sentence for sentence in said if sentence not in text] == []

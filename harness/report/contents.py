@@ -22,7 +22,7 @@ from harness.report.formats import file_name, wide, wide_comparisons, wide_cost,
 from harness.report.published_costs import CAPTION, published_costs, wide_published_costs
 from harness.report.quality import SHOWN, class_quality_table, quality_table, worst_and_best
 from harness.report.reaching import reaching_caption, reaching_table, wide_reaching
-from harness.report.selection import SELECTION_CAPTION, selection_table
+from harness.report.selection import selection_caption, selection_table
 from harness.report.speed_up import speed_up_table
 from harness.report.tables import (
     aubc_table,
@@ -216,7 +216,9 @@ def _test_metrics(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[Tab
             tables.append(Table("class_accuracy", caption, long, shown, reading=SPREAD))
     if len(selection := selection_table(records, suite.methods)):
         shown = wide(selection, ["method"], "labelled")
-        tables.append(explained("selection", "selection", SELECTION_CAPTION, {"": selection}, shown, printed=False))
+        tables.append(
+            explained("selection", "selection", selection_caption(shown), {"": selection}, shown, printed=False)
+        )
     return tables
 
 

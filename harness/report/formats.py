@@ -31,7 +31,8 @@ NOTHING = "\N{EN DASH}"  # in cells without a value
 def cell(mean: float, std: float, decimals: int = 2, sign: str = "") -> str:
     """Return, for example, '81.20±0.31', or '81.20' if std is NaN, which means one seed; ``sign``: '+' to show it."""
     spread = "" if std != std else f"±{std:,.{decimals}f}"
-    return f"{mean:{sign},.{decimals}f}{spread}"
+    shown = f"{mean:{sign},.{decimals}f}"
+    return (shown.replace("-", "\N{MINUS SIGN}") if sign else shown) + spread
 
 
 def wide(numbers: pd.DataFrame, rows: list[str], columns: str, sign: str = "") -> pd.DataFrame:

@@ -122,7 +122,7 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
         *([("Primary comparison", " minus ".join(suite.primary))] if suite.primary else []),
         *([("Reference", reference_of(suite))] if suite.trials and not suite.primary else []),
         ("Training images", "not known" if suite.pool is None else str(suite.pool)),
-        ("Labelled images", _budgets(suite.labelled)),
+        ("Labelled images", _budgets(suite.labelled) + _share(suite)),
     ]
     if not published(suite.dataset, suite.model):
         found.append(("Published values", "none known of this network and data"))
@@ -139,7 +139,7 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
         *found,
         ("Data", f"{suite.dataset}, fingerprint {fingerprints}"),
         ("Network", suite.model),
-        ("Time of all trials", f"{duration(seconds_of(records))}, summed"),
+        ("Time of all trials", f"{duration(seconds_of(records))}, summed, each shared cycle once"),
         ("Highest memory", f"{max(r.peak_memory() for r in records) / 2**30:.2f} GiB"),
         ("Device", device),
         *long,
@@ -201,6 +201,11 @@ def _budgets(labelled: Sequence[int]) -> str:
     cycles = counted(len(labelled) - 1, "further cycle")
     where = f"each of {cycles}" if len(labelled) > 2 else cycles
     return f"{labelled[0]}, and {steps.pop()} more in {where}: {labelled[-1]}"
+
+
+def _share(suite: SuiteEntry) -> str:
+    """Return the last number of labelled images as a share of the training images: ' (27.2 %)', or ''."""
+    return f" ({100 * suite.labelled[-1] / suite.pool:.3g} %)" if suite.pool and suite.labelled else ""
 
 
 def _span(seeds: Sequence[int]) -> str:

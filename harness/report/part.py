@@ -187,7 +187,7 @@ def _with_records(
             heading = f"{method}: the first selected images"
             caption = (
                 f"Seed {seed}: images selected after training on {suite.labelled[0]} labelled images, with the "
-                "predictions of the network at that time."
+                "predictions of the network at that time; 'not' precedes a wrong one."
             )
             if images.labels.ndim == 1:
                 caption += " Above each image: its class and, in colour, a wrong prediction."

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-SELECTION_CAPTION = (
-    "What each method selects after training on so many labelled images. class entropy: of the labels of the images "
-    "that the cycle selects, 100 % if all classes have as many; overlap: images that both methods have selected so "
-    "far, without the initial ones, in % of those that either has, at equal seeds (the Jaccard index)."
-)
+ENTROPY = "class entropy: of the labels of the images that the cycle selects, 100 % if all classes have as many; "
+
+
+def selection_caption(shown: pd.DataFrame) -> str:
+    """Return what the wide table of ``selection_table`` says."""
+    return (
+        "What each method selects after training on so many labelled images. "
+        f"{ENTROPY if shown['method'].str.contains('class entropy').any() else ''}"
+        "overlap: images that both methods have selected so far, without the initial ones, in % of those that either "
+        "has, at equal seeds (the Jaccard index)."
+    )
 
 
 def class_entropy(counts: Sequence[int]) -> float:
