@@ -623,6 +623,14 @@ def test_the_page_says_which_trials_start_from_the_same_images() -> None:
     assert lead._initial(suite(), own).endswith("; warnings name methods with their own")
 
 
+def test_the_page_says_how_many_images_were_tested() -> None:
+    matrix = [{"a": {"a": 3, "b": 1}, "b": {"b": 6}}]
+    tested = [record("Ran", seed, 0, 0.9, confusion=matrix) for seed in range(2)]
+    assert ("Test images", "10") in lead.facts(suite(), tested)
+    assert "Test images" not in dict(lead.facts(suite(), [replace(r, metrics={"miou": 0.9}) for r in tested])), "pixels"
+    assert "Test images" not in dict(lead.facts(suite(), [record("Ran", 0, 0, 0.9)]))
+
+
 def test_the_overview_of_suites_says_what_can_be_claimed() -> None:
     """A ranking of means alone, in the first lines of the page, is read as a result."""
     one = suite(name="c", title="C", methods=["Ran"], trials={"Ran-0": {"method": "Ran", "seed": 0}})

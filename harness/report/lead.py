@@ -130,6 +130,9 @@ def facts(suite: SuiteEntry, records: Sequence[CycleRecord]) -> list[tuple[str, 
     long = [*halves, ("Initial images", _initial(suite, records)), ("Recipe", _recipe(suite))]
     if not records:
         return found + long
+    tested = {sum(n for row in r.confusion[0].values() for n in row.values()) for r in records if r.confusion}
+    if len(tested) == 1 and all("accuracy" in r.metrics for r in records):  # of label maps, pixels are counted
+        found.append(("Test images", str(*tested)))
     fingerprints = distinct(r.data_fingerprint[:12] or "unknown" for r in records)
     threads = counted(max(r.threads for r in records), "thread")
     share = max(r.device_share for r in records)
