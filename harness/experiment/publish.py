@@ -26,6 +26,7 @@ TICK = 1.0
 """Seconds between two looks of a live view at its clock."""
 PUBLISHED = 5.0
 """Seconds between two writes of the file."""
+
 Outcome = Literal["running", "finished", "failed", "interrupted"]
 
 
