@@ -403,7 +403,8 @@ class Drivers:
         patch.setattr(runner, "with_notes", lambda info, data: info)
         patch.setattr(runner, "write", short_report)
         patch.setattr(runner, "Display", self._display)
-        patch.setattr(runner, "Ticker", lambda *_: SimpleNamespace(stop=lambda: None, end=lambda outcome: None))
+        ticker = SimpleNamespace(stop=lambda: None, end=lambda outcome: None, publish=lambda outcome: None)
+        patch.setattr(runner, "Ticker", lambda *_: ticker)
         if not trained:
             patch.setattr(executor, "ActiveLearner", Learner)
             patch.setattr(trial, "_classes", lambda *_: [])  # there are no labels
