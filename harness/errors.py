@@ -169,6 +169,10 @@ class Lasting:
             self.stream.write(text)
         return len(text)
 
+    def close(self) -> None:
+        """Flush: what closes it, such as a plug-in, is not the only one that writes."""
+        self.flush()
+
     def flush(self) -> None:
         """Flush, unless nobody reads it."""
         with self._lasting():

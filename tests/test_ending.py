@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from chaos import SMALL, cycles, outcomes, processes
 
-from harness.errors import RayLost, StorageError, UserError, died
+from harness.errors import RayLost, StorageError, UserError, answered, died
 from harness.experiment import beat, guard, runner
 from harness.on_ray import beats, launch
 from harness.on_ray.beats import Watch, beating
@@ -239,6 +239,17 @@ def test_output_to_a_full_disk_goes_into_nothing() -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_what_a_plug_in_does_to_the_output_does_not_end_it(capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        for stream in (sys.stdout, sys.stderr):
+            stream.close()
+            print("more", file=stream)
+        return 0
+
+    assert answered(work) == 0
+    assert tuple(capfd.readouterr()) == ("more\n", "more\n")
 
 
 SHORT = "protocol.cycles=2 recipe.epochs=2 --only method=Ran"
