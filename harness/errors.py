@@ -251,6 +251,10 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+class Death(BaseException):
+    """Stands for the end of a process, in checks and tests: no plug-in's fault."""
+
+
 class RayLost(RuntimeError):
     """Ray has died, and starting it again does not help."""
 

@@ -7,14 +7,16 @@ in harness.learning.boundary and harness.data.dataset.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import NonFiniteLoss, NotReproduced, UserError
+from harness.errors import Death, NonFiniteLoss, NotReproduced, UserError
 
 Result = TypeVar("Result")
 
@@ -79,11 +81,27 @@ def guarded(plugin: Any, hook: str, work: Callable[[], Result], name: str = "", 
     The line is that of the hook ``at``, by default ``hook``, if no line of the plug-in's own raised the exception.
     """
     try:
-        return work()
-    except (Exception, SystemExit) as error:
+        with unmoved():
+            return work()
+    except BaseException as error:  # the panic of a library in Rust is no Exception
         if _passes(error):
             raise
         raise raised(plugin, hook, error, name, at) from error
+
+
+@contextmanager
+def unmoved() -> Iterator[None]:
+    """Undo that code of a plug-in changes the current folder: paths of the run may be relative to it."""
+    try:
+        before = os.getcwd()  # noqa: PTH109 - as fast as can be
+    except OSError:  # it was removed
+        before = ""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if before and os.getcwd() != before:  # noqa: PTH109
+                os.chdir(before)
 
 
 def described(value: Any) -> str:
@@ -131,8 +149,8 @@ def check_signature(plugin: type[Any], contract: type[Any], hook: str, name: str
 
 
 def _passes(error: BaseException) -> bool:
-    """Return whether an exception is not the plug-in's: a message to the user, memory, the device, or Ray."""
-    if isinstance(error, UserError | NonFiniteLoss | NotReproduced | MemoryError):
+    """Return whether an exception is not the plug-in's: a message to the user, an end, memory, the device, or Ray."""
+    if isinstance(error, UserError | NonFiniteLoss | NotReproduced | MemoryError | KeyboardInterrupt | Death):
         return True
     kinds = {cls.__name__ for cls in type(error).__mro__ if cls.__module__.split(".")[0] in ("torch", "builtins")}
     if kinds & {"OutOfMemoryError", "AcceleratorError"} or type(error).__module__.split(".")[0] == "ray":

@@ -130,7 +130,8 @@ def _import(module: str, what: str) -> ModuleType:
     """Import a module of the user. Raises UserError, which names file and line of a mistake."""
     importlib.invalidate_caches()  # the file may be newer than the last look into its folder
     try:
-        loaded = importlib.import_module(module)
+        with faults.unmoved():
+            loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise UserError(
@@ -148,7 +149,9 @@ def _import(module: str, what: str) -> ModuleType:
         if error.filename is None:  # Python names no file for one with null bytes
             error.filename, error.lineno = getattr(importlib.util.find_spec(module), "origin", None) or module, 1
         raise UserError(f"{what} can't be imported: {_where(error)}: SyntaxError: {error.msg}") from error
-    except (Exception, SystemExit) as error:  # a module may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise anything
         raise UserError(f"{what} can't be imported: {_where(error)}: {type(error).__name__}: {error}") from error
     _used.add(module)
     return loaded

@@ -34,6 +34,7 @@ from harness import run as command
 from harness import trial
 from harness.config.load import load_config
 from harness.config.suite import Benchmark, Trial
+from harness.errors import Death
 from harness.experiment import executor, grid, runner
 from harness.experiment.display import Display
 from harness.learning.checkpoints import Steps
@@ -51,7 +52,7 @@ PRESENCE = (errno.ENOSPC, errno.EDQUOT)
 """Errors that do not concern the removal of a file."""
 
 
-class Died(BaseException):
+class Died(Death):
     """The process of the driver ends here, and does nothing more."""
 
 

@@ -186,6 +186,28 @@ def test_there_are_at_least_forty_wrong_plug_ins() -> None:
     assert len(set(names)) == len(names) >= 40
 
 
+MOVING = """
+import os
+import tempfile
+from harness import Acquisition
+os.chdir(tempfile.gettempdir())
+class Moving(Acquisition):
+    def describe(self, network, batch, prepared):
+        os.chdir(tempfile.gettempdir())
+        return {"score": batch.images.mean((1, 2, 3))}
+"""
+
+
+def test_a_plug_in_that_changes_the_current_folder_moves_no_results(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "moving.py").write_text(MOVING)
+    path = config(folder, "moving", "Acquisition")
+    monkeypatch.chdir(folder)
+    assert main([str(path), "where.output=here", "plugins=[moving.py]"]) == 0
+    assert len(list((folder / "here" / "trials").glob("*/cycle_*.json"))) == 2 and Path.cwd() == folder
+
+
 def test_a_failed_trial_gives_exit_code_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = next(wrong for wrong in ACQUISITIONS if wrong.name == "describe_raises")
     assert main([str(config(folder, wrong.write(folder), wrong.base))]) == 1

@@ -34,7 +34,7 @@ from harness.config.suite import Trial
 from harness.data import rows
 from harness.data.dataset import LoadedData
 from harness.data.files import Files
-from harness.errors import NotReproduced
+from harness.errors import Death, NotReproduced
 from harness.learning import checkpoints
 from harness.learning.checkpoints import Checkpoints, Steps
 from harness.learning.contract import Acquisition, Training
@@ -52,7 +52,7 @@ from harness.trial import ActiveLearner, run_shared
 EVERY_STEP = Placement(checkpoint_minutes=1e-9)
 
 
-class Killed(BaseException):
+class Killed(Death):
     """The process ends here."""
 
 

@@ -21,6 +21,7 @@ from harness.config.suite import PluginSpec, Trial
 from harness.data.dataset import DatasetSettings, LoadedData
 from harness.data.files import IGNORED
 from harness.data.images import Images
+from harness.errors import Death
 from harness.faults import name_of, named
 from harness.learning.boundary import same_streams
 from harness.learning.checkpoints import SELECT, TRAIN, Checkpoints
@@ -326,7 +327,7 @@ def _shown(indices: list[int]) -> str:
     return f"{', '.join(map(str, indices[:3]))}, ..." if len(indices) > 3 else ", ".join(map(str, indices))
 
 
-class Died(BaseException):
+class Died(Death):
     """The process ends here."""
 
 

@@ -973,6 +973,21 @@ def select(self, columns, labelled, budget, generator):
         "select raises SystemExit: 3",
     ),
     Wrong(
+        "select_panics",
+        "Acquisition",
+        scored(
+            """
+def select(self, columns, labelled, budget, generator):
+    if len(columns["score"]) > budget:
+        raise GeneratorExit  # here
+    return highest(columns["score"], budget)
+"""
+        ),
+        "> budget",
+        "< budget",
+        "select raises GeneratorExit",
+    ),
+    Wrong(
         "select_writes_into_the_indices",
         "Acquisition",
         scored(
