@@ -186,6 +186,13 @@ def test_a_second_writer_of_a_cycle_changes_nothing(tmp_path: Path) -> None:
         assert store.resume_point()[0] == 2
 
 
+def test_a_cycle_file_that_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    (path := tmp_path / "cycle_000.json").write_bytes(b"[" * 100_000)
+    store = TrialStore(tmp_path)
+    assert store.records() == []
+    assert store.problems(0) == [f"{path} is damaged, or belongs to another trial or cycle: it is not used"]
+
+
 @pytest.mark.parametrize("content", [b"", b"null", b"not JSON", b'{"spec": {"seed": 2}}'])
 def test_a_damaged_or_foreign_header_is_written_again(tmp_path: Path, content: bytes) -> None:
     store = TrialStore(tmp_path)

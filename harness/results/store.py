@@ -149,7 +149,7 @@ class TrialStore:
             record = CycleRecord.from_json(body["record"])
             # before schema version 3, the file of a shared first cycle did not name its folder
             folder = body.get("folder") or ("" if self.folder.parent.name == "shared" else record.trial)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # RecursionError: nested too deeply
             return None
         own = record.cycle == cycle and folder in ("", *self.ids)
         return Stored(record, body["state"]) if intact and own else None
