@@ -452,6 +452,12 @@ def test_data_that_changed_between_two_seeds_is_refused(
     names = list(rows(tmp_path))
     assert len(names) == 4 and all(" [data " in name for name in names)
     assert set(rows(tmp_path).values()) == {1}
+    own["protocol"]["cycles"] = 3
+    assert go("--resume", seeds=[0, 1], **own) == 2
+    assert go("--resume", "--accept-changes", seeds=[0, 1], **own) == 0, "it selects from the data of now"
+    names = list(rows(tmp_path))
+    assert len(names) == 4 and sum(" > " in name for name in names) == 2
+    assert load(tmp_path / "run").groupby("method").cycle.max().tolist() == [2] * 4
 
 
 @pytest.mark.long
