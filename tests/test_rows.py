@@ -461,6 +461,45 @@ def test_data_that_changed_between_two_seeds_is_refused(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("change", ["more", "renamed", "class"])
+def test_a_trial_does_not_go_on_with_data_in_which_its_indices_name_other_images(
+    change: str, go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    for split in ("train", "test"):
+        for label in range(2):
+            (folder := images / split / f"class{label}").mkdir(parents=True)
+            for number in range(16):
+                Image.new("RGB", (8, 8), (100 * label, 10 * number, 0)).save(folder / f"{number:02}.png")
+    own: dict[str, Any] = {
+        "dataset": {"name": "image_folder", "folder": str(images), "image_size": 8},
+        "protocol": {"initial": 8, "budget": 8, "cycles": 2, "start": "warm"},
+    }
+    assert go(**own) == 0
+    own["protocol"]["cycles"] = 3
+    first = images / "train" / "class0"
+    if change == "more":
+        shutil.copy(first / "00.png", first / "20.png")
+        said = "it had 32 training images, now 33"
+    elif change == "renamed":
+        (first / "00.png").rename(images / "train" / "class1" / "99.png")
+        said = " was training image "
+    else:
+        for split in ("train", "test"):
+            (images / split / "class2").mkdir()
+            Image.new("RGB", (8, 8)).save(images / split / "class2" / "00.png")
+        (first / "00.png").unlink()
+        said = "it had 2 classes, now 3"
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    capsys.readouterr()
+    assert go("--resume", "--accept-changes", **own) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "can't go on with the data as they are now: " in error and said in error
+    assert (tmp_path / "run" / "run.json").read_bytes() == before, "nothing was started"
+    assert go("--resume", "--accept-changes", seeds=[1], **own) == 0, "a trial that has not begun may"
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["torch", "pillow"])
 def test_another_version_of_a_library_is_refused(
     go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str

@@ -212,6 +212,8 @@ def run(
         entries = entries.with_earlier(earlier, {(unit.suite, unit.method) for unit in left.units})
         notes = leaving(earlier, entries)
     changed = accepted()
+    if earlier is not None and (moved := moved_images(earlier, left, grid, store, data)):
+        raise UserError(f"{output}: {moved[0]}{and_more(moved)}; undo the change, or set another where.output")
     notes += lost(benchmark, full_trials(benchmark, grid))
     notes += slow(benchmark.where, left)
     finished = []
@@ -400,6 +402,34 @@ def changed_rows(
         f"{row}: its finished cycles were computed with other {', '.join(texts.values())}"
         for row, texts in changes.items()
     ]
+
+
+def moved_images(earlier: Manifest, left: Grid, grid: Grid, run: RunStore, data: dict[str, LoadedData]) -> list[str]:
+    """Return a sentence for each trial that can't go on, because its data changed and its indices name other images."""
+    pools = {suite.name: suite.pool for suite in earlier.suites}
+    found = []
+    for unit in left.units:
+        loaded, count = data.get(unit.suite), pools.get(unit.suite)
+        if unit.shared or loaded is None:
+            continue
+        records = run.trial(unit.trial.id).records() or run.shared(unit.trial.sharing_key).records()
+        now, names = grid.info[unit.suite].num_train, loaded.names
+        for record in records:
+            if record.data_fingerprint in ("", loaded.fingerprint):
+                continue
+            classes = len(record.confusion[0] if record.confusion else loaded.classes)
+            pairs = zip(record.selected, record.selected_files, strict=False) if names else ()
+            if count not in (None, now):
+                what = f"it had {count} training images, now {now}"
+            elif classes != len(loaded.classes):
+                what = f"it had {classes} classes, now {len(loaded.classes)}"
+            elif other := next((pair for pair in pairs if pair[0] >= now or names[pair[0]] != pair[1]), None):
+                what = f"{other[1]} was training image {other[0]}, and is not now"
+            else:
+                continue
+            found.append(f"{unit.name}: can't go on with the data as they are now: {what}")
+            break
+    return found
 
 
 def slow(where: Where, left: Grid) -> list[str]:
