@@ -331,6 +331,10 @@ def test_the_home_folder_is_expanded_wherever_a_path_is_given(
 )
 def test_a_home_folder_that_is_not_there_is_a_sentence(answer: Answer, arguments: list[str]) -> None:
     assert "there is no home folder ~nobodyx" in answer(*arguments, "--plan")[1]
+    for key in ("output", "data", "prepared"):
+        code, printed = answer("c.yaml", f"where.{key}=~nobodyx/it", "--plan")
+        said = f"where.{key}=~nobodyx/it (command line): ~nobodyx/it: there is no home folder ~nobodyx"
+        assert code == 2 and printed == f"error: {said}"
     with pytest.raises(UserError):
         expanded("~nobodyx/a")
 
@@ -472,6 +476,19 @@ def test_a_folder_in_the_place_of_a_file_of_a_trial(name: str, answer: Answer) -
     for options in ([], ["--plan"], ["--resume"]):
         code, printed = answer("c.yaml", "where.output=out", *options)
         assert code == 2 and printed.endswith(f"{path} is a folder, where a run has a file; move it away")
+
+
+@pytest.mark.parametrize("store", ["trials", "shared"])
+def test_a_link_to_another_trial_is_refused(store: str, answer: Answer) -> None:
+    Path("out", store, "x.s0").mkdir(parents=True)
+    (link := Path("out", store, "y.s0")).symlink_to("x.s0")
+    for options in ([], ["--plan"], ["--resume"]):
+        code, printed = answer("c.yaml", "where.output=out", *options)
+        assert code == 2 and printed.endswith(f"{link} is a link to another trial, x.s0; remove the link")
+    link.unlink()
+    Path("elsewhere").mkdir()
+    link.symlink_to(Path("elsewhere").absolute())
+    assert answer("c.yaml", "where.output=out", "--plan")[0] == 0, "on another disk, for example"
 
 
 def test_what_a_file_manager_adds_to_a_run_stops_nothing(answer: Answer) -> None:

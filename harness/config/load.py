@@ -258,6 +258,11 @@ def _source(path: str | Path, overrides: Iterable[str]) -> Source:
 def _where(source: Source) -> Where:
     written = source.values.get("where")
     where: Where = _validate(Where, {} if written is None else written, source, ("where",), None)
+    for key in ("output", "data", "prepared"):
+        try:
+            expanded(str(getattr(where, key)))
+        except UserError as error:
+            raise source.error(("where", key), str(error)) from None
     return where
 
 

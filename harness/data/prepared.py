@@ -344,7 +344,7 @@ def sets(folder: Path) -> list[tuple[Path, dict[str, Any], int, float]]:
     found = []
     with suppress(OSError):
         for path in folder.iterdir():
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(OSError, ValueError, TypeError, RecursionError):
                 about = json.loads(no_pipe(path / ABOUT).read_text(encoding="utf-8"))
                 about = {"decoder": "", **about}  # sets of earlier versions do not say it
                 types = {key: type(value) for key, value in about.items()}

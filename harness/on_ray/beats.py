@@ -97,7 +97,7 @@ class Watch:
         """Return the units without progress for more than so many seconds."""
         now, found = time.monotonic(), []
         for path in self._files():
-            with suppress(OSError, ValueError, TypeError):  # e.g. half-written
+            with suppress(OSError, ValueError, TypeError, RecursionError):  # e.g. half-written
                 written = path.stat().st_mtime_ns
                 before, since = self.seen.get(path.name, (0, now))
                 if written != before:

@@ -33,11 +33,14 @@ def check_places(run_dir: Path, key: str = "", stores_only: bool = False) -> Non
 def check_trials(run_dir: Path, key: str = "") -> None:
     """Raise UserError, which starts with ``key``, if a folder has the name of a file of a trial.
 
-    What file managers and disk stations add to folders, such as .DS_Store and @eaDir, is nobody's business.
+    Nor may a link lead to another trial, whose files would be written over. What file managers and disk stations add to
+    folders, such as .DS_Store and @eaDir, is nobody's business.
     """
     for part in STORES:
         with suppress(FileNotFoundError), os.scandir(run_dir / part) as trials:
             for trial in (trial for trial in trials if trial.is_dir()):
+                if trial.is_symlink() and (other := Path(trial.path).resolve()).parent == (run_dir / part).resolve():
+                    raise UserError(f"{key}{trial.path} is a link to another trial, {other.name}; remove the link")
                 with os.scandir(trial.path) as files:
                     for file in files:
                         if OWN_FILES.fullmatch(file.name) and file.is_dir():

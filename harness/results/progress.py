@@ -92,7 +92,7 @@ def read(path: Path) -> Progress | None:
         if not all(isinstance(value, int) for value in checked) or not isinstance(found.phase, str):
             return None
         found.expected = {str(phase): float(seconds) for phase, seconds in found.expected.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return found
 

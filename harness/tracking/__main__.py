@@ -72,7 +72,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
             str(id_): {"key": str(state["key"]), "cycles": int(state["cycles"]), "ended": bool(state["ended"])}
             for id_, state in found.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
