@@ -140,6 +140,18 @@ def test_too_large_methods_are_refused_before_anything_starts(
     assert words in capsys.readouterr().err and not output.exists()
 
 
+@pytest.mark.parametrize(("name", "config"), [("resnet_small", "quickstart"), ("drn_small", "quickstart_scenes")])
+def test_a_network_that_no_machine_holds_is_refused_before_anything_starts(
+    name: str, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [config, f"where.output={tmp_path / 'out'}", f"model={{name: {name}, width: 10000}}"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"the weights of {name} and their gradients take " in said, said
+    assert "of memory here; choose a smaller network" in said
+    assert not list((tmp_path / "out").glob("**/*.json"))
+
+
 def test_all_methods_without_room_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     methods = "{Ran: random, A: core_set, B: {training: {name: isda, covariance: full}, acquisition: core_set}}"
     benchmark = load_config(write(tmp_path, SUITES), [f"methods={methods}"])

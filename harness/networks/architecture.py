@@ -67,11 +67,15 @@ class Architecture:
         raise NotImplementedError
 
     def num_parameters(self, info: DatasetInfo) -> int:
-        """Return the number of parameters, for --plan; by default the network is built, which may take seconds."""
+        """Return the number of parameters, for --plan; by default the network is built, without memory if it can be."""
         import torch
 
         with torch.random.fork_rng(devices=[]):
-            return self.build(info).num_parameters()
+            try:
+                with torch.device("meta"):
+                    return self.build(info).num_parameters()
+            except Exception:  # it computes with its weights
+                return self.build(info).num_parameters()
 
     @classmethod
     def pretrained(cls, download: bool) -> Pretrained | None:
