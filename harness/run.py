@@ -112,19 +112,18 @@ def ended(work: Callable[[], int]) -> int:
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         name = signal.Signals(number).name
-        begun = getattr(stop, "begun", False)
-        what = "finished cycles are kept, add --resume to continue" if begun else "nothing was computed"
-        print(f"stopped by {name}; {what}", file=sys.stderr)
+        print(f"stopped by {name}; {getattr(stop, 'kept', 'nothing was computed')}", file=sys.stderr)
         return 128 + number
 
 
 @contextmanager
 def stoppable(output: Path) -> Iterator[None]:
-    """Mark the KeyboardInterrupt that ends this block, ``stop.begun``, if there is a run in the results folder."""
+    """Let the KeyboardInterrupt that ends this block say what is kept, if there is a run in the results folder."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        stop.begun = (output / "run.json").exists()  # type: ignore[attr-defined]
+        if not hasattr(stop, "kept") and (output / "run.json").exists():
+            stop.kept = "finished cycles are kept, add --resume to continue"  # type: ignore[attr-defined]
         raise
 
 

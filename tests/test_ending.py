@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 from chaos import SMALL, cycles, outcomes, processes
 
-from harness.errors import RayLost, StorageError, UserError, answered, died
+from harness.errors import RayLost, Stopped, StorageError, UserError, answered, died
 from harness.experiment import beat, guard, runner
 from harness.on_ray import beats, launch
 from harness.on_ray.beats import Watch, beating
 from harness.results import lock
+from harness.run import main
 from harness.settings import Where
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,6 +136,20 @@ def test_signals_end_a_run_alike(tmp_path: Path, number: signal.Signals, trials:
     ) and time.time() < began + 60:
         time.sleep(0.1)
     assert not left, "of the processes of the run"
+
+
+def test_a_signal_during_the_last_report_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(runner, "write", stopped)
+    (tmp_path / "grid.yaml").write_text(GRID)
+    words = [str(tmp_path / "grid.yaml"), f"where.output={tmp_path / 'run'}", "where.trials=in_process", *SHORTER]
+    assert main(words) == 128 + signal.SIGTERM
+    kept = f"all trials are finished; python -m harness.report {tmp_path / 'run'} writes the report"
+    assert capsys.readouterr().err == f"stopped by SIGTERM; {kept}\n"
 
 
 @pytest.mark.ray
@@ -421,6 +436,11 @@ def test_a_stopped_trial_is_shown_and_restarted(
     run = Run(tmp_path, f"where.trials={trials}", "where.stalled_after=20")
     run.wait_for(1)
     run.kill(run.of_trials(), signal.SIGSTOP)
+    status, seen = [sys.executable, "-m", "harness.status", str(run.output)], ""
+    while "STALLED" not in seen:
+        assert run.process.poll() is None, seen
+        seen = subprocess.run(status, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+        assert "NO SIGN OF LIFE" not in seen
     out, _ = run.end(0)
     assert outcomes(run.output) == expected
     assert "STALLED, without progress for " in out and "; its process is ended after 20 s" in out
@@ -691,6 +711,7 @@ def test_trials_that_end_badly_fail_once_each_and_alone(tmp_path: Path, trials: 
         assert out.count(f"grid / {name} / seed 0: FAILED: {why}") == 1, out
         assert err.count(f"FAILED: grid / {name} / seed 0: {why}") == 1, err
     assert out.count("To run:") == 1 and "1 of 4 trials" in out and "STALLED" not in out
+    assert all(log.stat().st_size for log in (run.output / "logs").iterdir())
     assert "Not finished: 3 trials" in err
 
 

@@ -56,6 +56,11 @@ def noted(log: Path) -> Iterator[None]:
             if before and sys.__stderr__ is not None:  # Ray enables it
                 with suppress(OSError, ValueError, RuntimeError):
                     faulthandler.enable(sys.__stderr__)
+    tidy(log)
+
+
+def tidy(log: Path) -> None:
+    """Remove a log that holds nothing."""
     with suppress(OSError):
         if not log.stat().st_size:
             log.unlink()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from harness import forked
 from harness.errors import Stopped, died, reason
-from harness.experiment import beat, crash
+from harness.experiment import beat, crash, publish
 from harness.experiment.display import duration
 from harness.results import lock
 
@@ -119,6 +119,7 @@ def guarded(work: Callable[[], int], where: Where, lost: Callable[[BaseException
             return _give_up(f"{child.unit}: stalled for {duration(child.limit)}, and its process can't be ended", lost)
         if not child.log:
             return _give_up(f"{child.why('')} while no trial ran", lost)
+        crash.tidy(Path(child.log))
         deaths[child.log] += 1
         if deaths[child.log] > where.retries:
             failures[child.log] = child.why(f" more often than where.retries ({where.retries}) allows")
@@ -218,6 +219,8 @@ class _Child:
                 return
             if silent > self.limit / 2 and not shown:
                 shown = True
+                folder = Path(self.log).parents[1]  # which may be what hangs
+                threading.Thread(target=publish.stalled, args=(folder, self.unit), daemon=True).start()
                 self.say(
                     f"STALLED, without progress for {duration(silent)}; its process is ended after "
                     f"{duration(self.limit)}"
@@ -269,5 +272,5 @@ class _Child:
         if self.code is not None and self.code >= 0:
             return f"its process ended with {died(self.code)}{often}"
         name = signal.Signals(-(self.code or 0)).name
-        more = ", as by a full memory" if name == "SIGKILL" else ""
+        more = ", as by a full memory" + ("," if often else "") if name == "SIGKILL" else ""
         return f"its process died of {name}{more}{often}{crash.at(Path(self.log))}"

@@ -55,6 +55,23 @@ def read(folder: Path) -> Published | None:
         return None
 
 
+def stalled(folder: Path, unit: str) -> None:
+    """Say that a unit of a run makes no progress, in the place of its process, which can't."""
+    if published := read(folder):
+        state = published.state.later(time.time() - published.written).model_copy(update={"stalled": unit})
+        with suppress(OSError):
+            _write(folder / progress.OF_RUN, published.model_copy(update={"state": state, "written": time.time()}))
+
+
+def _write(path: Path, values: Published) -> None:
+    temporary = disk.temporary(path)
+    try:
+        temporary.write_bytes(values.model_dump_json().encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 class Ticker:
     """Refreshes a display every second, and publishes its state, until ``end``, also while the report is written."""
 
@@ -99,12 +116,7 @@ class Ticker:
                 state=self.display.state(),
                 earlier=self.earlier,
             )
-            temporary = disk.temporary(path)
-            try:
-                temporary.write_bytes(values.model_dump_json().encode())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            _write(path, values)
 
     def end(self, outcome: Outcome) -> None:
         """Publish how the run has ended, and let nothing tick any more."""

@@ -325,6 +325,10 @@ def _end(output: Path, grid: Grid, left: Grid, store: RunStore, display: Display
         write(output, print)
     except (StorageError, UserError) as error:  # the report may be printed nevertheless
         unwritten = error
+    except KeyboardInterrupt as stop:
+        if not left.units:
+            stop.kept = f"all trials are finished; python -m harness.report {output} writes the report"  # type: ignore[attr-defined]
+        raise
     for first, *others in grouped(display.failures):
         print(f"FAILED: {first.unit}: {first.cause}", file=sys.stderr)
         if others:

@@ -61,6 +61,8 @@ class Seen:
         found = [fit(readable(first), width)]
         if self.silent is not None and self.silent > LATE:
             found.append(f"NO SIGN OF LIFE for {duration(self.silent)}: its machine may be stopped or out of reach")
+        if self.state.stalled:
+            found.append(fit(readable(f"STALLED: {self.state.stalled}"), width))
         last = []
         for name, cause in [*self.state.failed.items()][:SHOWN]:
             last.append(fit(readable(f"FAILED: {name}: {cause}"), width))
@@ -107,7 +109,7 @@ class Reader:
                 silent = max(0.0, time.time() - published.written)
                 state = self._now(published, silent)
                 # a run that has ended sends its trackers and its notice the rest, and publishes nothing meanwhile
-                late = silent if published.outcome == "running" else None
+                late = silent if published.outcome == "running" and not state.stalled else None
                 return Seen(self.folder, "running", state, held[0], late)
             return Seen(self.folder, "starting", self._stored(manifest, finished, None), held[0])
         state = self._stored(manifest, finished, published)

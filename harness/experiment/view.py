@@ -58,6 +58,8 @@ class State(BaseModel):
     """Expected seconds until the end, or None: too little is known."""
     rows: list[Row] = []
     leaders: list[Leader] = []
+    stalled: str = ""
+    """A trial without progress whose process can't say so itself."""
 
     def later(self, seconds: float) -> State:
         """Return the state so many seconds later, if nothing has happened."""
