@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_evidence import many
 from test_report import METHODS, all_records, record, run_dir, selected, street_record, suite
 from test_verdict import KNOWN, LOGS
 
@@ -499,6 +500,18 @@ def test_the_curves_have_a_line_of_all_training_images(browser: Any, tmp_path: P
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
 def test_a_phone_scrolls_in_one_direction(browser: Any, report: Path, scheme: str) -> None:
     look(browser, report / "report.html", 360, scheme)
+
+
+@pytest.mark.parametrize("scheme", [LIGHT, DARK])
+def test_claims_over_suites_are_typed_like_all_others(browser: Any, scheme: str, tmp_path: Path) -> None:
+    suites = [many(4, "digits"), many(4, "scenes")]
+    folder = run_dir(tmp_path / "run", [r for _, records in suites for r in records], [entry for entry, _ in suites])
+    write(folder)
+    look(browser, folder / "report" / "report.html", 360, scheme)
+    kinds = "return [...document.querySelectorAll('#over .claims li')].map((li) => [li.className, li.innerText])"
+    (better, said), (against, other) = browser.execute_script(kinds)
+    assert (better, against) == ("claimed", "against")
+    assert said.startswith("better\nOver 2 suites of 4 seeds, A (+") and other.startswith("worse\nOver 2 suites")
 
 
 def test_hostile_names_are_text(browser: Any, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def page(
     name: str,
     described: Sequence[dict[str, Any]],
     notes: Sequence[str] = (),
-    over: tuple[Table, Sequence[str]] | None = None,
+    over: tuple[Table, Sequence[Claim]] | None = None,
     terms: Mapping[str, str] | None = None,
     elapsed: float | None = None,
 ) -> str:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from harness.report import part, processes
 from harness.report.captions import in_text
-from harness.report.comparisons import Comparison, together
+from harness.report.comparisons import Claim, Comparison, together
 from harness.report.contents import Table, explained
 from harness.report.files import Files, write_table
 from harness.report.formats import csv, markdown, named, own_file_name, terminal_width, wrapped
@@ -114,11 +114,11 @@ def _written(
         printed.append(f"{each.title}\n{'=' * len(each.title)}\n{each.text}")
         marked.append(f"## {markdown(each.title)}\n\n{each.markdown}")
     tables = [table for each in parts for table in each.tables]
-    over: tuple[Table, list[str]] | None = None
+    over: tuple[Table, list[Claim]] | None = None
     if found := over_suites(entries, compared):
         text, marks, table = _write_over_suites(found, files)
         tables.append(table)
-        over = table, [claim.text for claim in claims_over_suites(found)]
+        over = table, claims_over_suites(found)
         printed.append(f"Over suites\n===========\n{text}")
         marked.append(f"## Over suites\n\n{marks}")
     terms = {term: meaning for table in tables for term, meaning in table.reading.items()}
