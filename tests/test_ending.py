@@ -576,7 +576,7 @@ def test_a_crash_is_named_when_the_run_goes_on(tmp_path: Path) -> None:
     log = next((tmp_path / "run" / "logs").glob("*crashing*.log"))
     assert "crashing.py" in log.read_text()
     out, _ = crashing(tmp_path, "where.trials=in_process", "where.retries=0", "--resume").end(1)
-    assert f"SIGABRT ended its process; where it was is in {log}" in out
+    assert f"SIGABRT ended its process, or the run did after a stall; where it was is in {log}" in out
     assert log.read_text().count("Fatal Python error: Aborted") == 2
     run = Run(
         tmp_path, "where.trials=in_process", "methods={Ran: random}", "protocol.cycles=2", "recipe.epochs=2", "--resume"
@@ -942,7 +942,7 @@ def test_a_full_memory_halves_the_trials_down_to_one(driven: Callable[..., Shown
     ]
 
 
-STALLED = "it stalled for 2 s, and its process was ended"
+STALLED = "it stalled for 10 s, and its process was ended"
 
 
 @pytest.mark.parametrize(
@@ -962,7 +962,7 @@ def test_a_stall_is_told_as_one(
         pipe.send(("finished",))
 
     monkeypatch.setattr(Watch, "stalled", lambda self, longer_than: [beats.Stalled(3, "node", 1, 99.0)])
-    assert driven(act, Where(retries=0, stalled_after=2.0)).values == values
+    assert driven(act, Where(retries=0, stalled_after=2.0)).values == values, "less than two heartbeats is no time"
 
 
 def test_a_results_folder_that_does_not_answer_is_told_once(
@@ -983,6 +983,7 @@ def test_a_results_folder_that_does_not_answer_is_told_once(
 
     waited: list[bool] = []
     monkeypatch.setattr(launch, "BEAT", 0.2)
+    monkeypatch.setattr(launch, "LEAST", 0.4)
     monkeypatch.setattr(Watch, "stalled", waits)
     driven(act, Where(retries=0, stalled_after=2.0))
     told = capsys.readouterr().err
@@ -1046,6 +1047,7 @@ def test_a_ray_that_hangs_is_ended(
         time.sleep(60)
 
     monkeypatch.setattr(launch, "BEAT", 0.5)
+    monkeypatch.setattr(launch, "LEAST", 1.0)
     monkeypatch.setattr(launch.before, "START_SECONDS", 2.0)
     with pytest.raises(RayLost, match=f"^{problem}"):
         driven(act, Where(retries=retries, stalled_after=1.0))

@@ -128,9 +128,11 @@ def test_the_page_shows_the_true_images(tmp_path: Path, files: list[str]) -> Non
         ((entry, records),) = one(run, folder).suites
         first = html.first_selections(entry, records, RunStore(run))
         page = html.page("x", [html.describe(html.Section(entry, records, "", first=first))])
-        names = [name.replace("\x1b", "\\x1b") for name in files] or ["25247", "14"]
+        names = ["a/1.png (25247)", "b/2\\x1b.png (14)"] if files else ["25247", "14"]
         assert ", ".join(names) in " ".join(page.split()), folder
-        assert ("order of selection: files in" if files else "order of selection: indices in") in page
+        assert (
+            "order of selection: files, and their indices in" if files else "order of selection: indices in"
+        ) in page
     with_index(run)
     (run / "trials" / "Ran-1" / "cycle_000.json").unlink()
     assert html.first_selections(entry, records, RunStore(run)) == [], "the file is gone since"
