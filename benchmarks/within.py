@@ -20,6 +20,7 @@ from typing import Any
 from measure import machine, noise, noise_trial, parser, spread
 from tabulate import tabulate
 
+from harness.errors import Death
 from harness.learning.checkpoints import SCORE, SELECT, TRAIN
 from harness.learning.process import Placement
 from harness.results.store import RunStore
@@ -28,7 +29,7 @@ from harness.settings import Protocol, Recipe
 from harness.trial import ActiveLearner, run_trial
 
 
-class Enough(BaseException):
+class Enough(Death):
     """There are as many checkpoints as asked for."""
 
 
