@@ -62,9 +62,9 @@ def wide_reaching(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def reaching_caption(numbers: pd.DataFrame, key: str, reference: str) -> str:
-    """Return what the table says."""
+    """Return what the table says, and then what its seconds are."""
     return (
         f"Labelled images, and seconds of a trial, until the mean {percent(key)} is at least "
-        f"{numbers['level'][0]:.2f}, the last one of {reference}. Seconds are those of training, scoring and "
-        "selection, their mean over seeds; the speed-up counts labels between the budgets, too."
+        f"{numbers['level'][0]:.2f}, the last one of {reference}. of training, scoring and selection, their "
+        "mean over seeds; the speed-up also counts labels between the budgets."
     )
