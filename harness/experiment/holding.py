@@ -50,7 +50,7 @@ def gpus_per_trial(where: Where, exclusive: bool, present: bool) -> float:
 
 
 def scoring_workers(where: Where) -> int:
-    """Return how many workers a trial that scores images has, beside itself."""
+    """Return how many workers score images for a trial, in addition to its own process."""
     with_workers = where.scoring == "ray_data" or (where.scoring == "auto" and where.shards > 1)
     return where.shards if where.trials == "ray" and with_workers else 0
 

@@ -59,7 +59,7 @@ class State(BaseModel):
     rows: list[Row] = []
     leaders: list[Leader] = []
     stalled: str = ""
-    """A trial without progress whose process can't say so itself."""
+    """A trial whose process stands still, so that it can't say so itself."""
 
     def later(self, seconds: float) -> State:
         """Return the state so many seconds later, if nothing has happened."""
